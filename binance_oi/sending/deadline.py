@@ -1,15 +1,18 @@
 """Deadlines for many calls with one timer.
 
-A timer for each call would cost a tenth of a request. The calls of a client have the same timeout,
-so they end in the order in which they began, and the loop needs a timer only for the first.
+A timer for each call would take a tenth of the time of a request. The calls of a client have the
+same timeout, so they end in the order in which they began. So the loop needs a timer only for the
+first one.
 
-The rule of this file: no timer and no deadline keeps anything of a call after the call has ended.
+The rule of this file: after a call has ended, no timer and no deadline has a reference to any part
+of it.
 
-An answer that arrived in time counts, even if the loop could not read it in time. When the caller's
-code has blocked the loop, an answer may be in the socket while the timer fires. So an expired
-deadline first lets the loop read: it cancels its task after `QUIET_PASSES` passes of the loop in a
-row without a byte. The passes follow each other at once, so they delay nothing. A server that keeps
-sending cannot extend them: the longest answer bounds their number.
+If an answer arrives in time, the call must get it, even if the loop could not read it in time. The
+caller's code may have blocked the loop, so that the answer is in the socket when the timer fires.
+So an expired deadline first lets the loop read. It cancels its task only after `QUIET_PASSES`
+passes of the loop in a row without a byte. The passes follow each other at once, so they take no
+time. A server that keeps sending cannot extend them, because the longest answer bounds their
+number.
 """
 
 import asyncio
@@ -17,9 +20,9 @@ from collections import deque
 from contextvars import Context
 from typing import Protocol
 
-# Passes of the loop in a row without a byte. asyncio reads the sockets before it runs the timers,
-# and the waiting task continues in the next pass. uvloop runs the timers first, and a session of
-# the caller may need one pass more.
+# Passes of the loop in a row without a byte, after which a deadline expires. asyncio reads the
+# sockets before it runs the timers, and the waiting task continues in the next pass. uvloop runs
+# the timers first, and a session of the caller may need one more pass.
 QUIET_PASSES = 4
 
 
@@ -38,7 +41,7 @@ class Arrival(Protocol):
 
 
 class Deadline:
-    """The end of one task's time. The task calls `done` when it no longer needs it."""
+    """The deadline of one task. The task calls `done` when it no longer needs the deadline."""
 
     __slots__ = ("_arrival", "_cancelling", "expired", "task", "when")
 

@@ -1,7 +1,7 @@
-"""Admission of requests: one queue, one pacer, one gate.
+"""Admits requests, with one queue, one pacer and one limit of connections.
 
-The rule of this file: it decides the order, and it sleeps. The pool decides how much may be sent,
-and the pacer how fast.
+The rule of this file: the governor decides the order, and sleeps. The pool decides how much may be
+sent, and the pacer how fast.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from binance_oi.sending.pacer import LONGEST_S, Pacer
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines
-ENDED_PER_STEP = 250  # waiters completed in one step of the loop; each wakes in the next step
-LONGEST_SLEEP_S = 1.0  # then the dispatcher checks again: another process may have been banned
-LEAST_RETRY_S = 0.1  # from a refusal to its `retry_at`, so that an obedient caller does not spin
+ENDED_PER_STEP = 250  # waiters completed in one step of the loop; each task wakes in the next step
+LONGEST_SLEEP_S = 1.0  # after it, the queue asks again, because another process may have a ban
+LEAST_RETRY_S = 0.1  # from an error to its `retry_at`, so that a caller that obeys does not spin
 
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
@@ -55,7 +55,7 @@ WHY = {
     Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used up",
     Reason.TOO_HEAVY: "weight {weight} never fits into this budget",
 }
-"""The text of a refusal, by what the call waited for. The client makes the text for `DEADLINE`."""
+"""The text of a `BudgetExhaustedError`, by its reason. The sender has the text for `DEADLINE`."""
 
 
 REFUSED = {
@@ -66,22 +66,22 @@ REFUSED = {
 
 
 class Permit:
-    """The right to send one request now. It is given back exactly once."""
+    """The right to send one request now. Give it back exactly once: `settle` or `refund` it."""
 
     __slots__ = ("_governor", "_receipt", "crowded", "late", "refunded", "refusal")
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
         self.refunded: bool = False
-        self.late: bool = False  # refunded because it could no longer be sent in time
-        self.crowded: bool = False  # never sent: there is no file descriptor for its connection
+        self.late: bool = False  # whether it was refunded because it could not be written in time
+        self.crowded: bool = False  # whether there was no file descriptor for its connection
         self.refusal: Refusal | None = None  # set by `settle` if the answer is one
         self._receipt: Receipt | None = receipt
 
     def may_send(self) -> bool:
-        """Whether it may still be sent; call this right before the write. See `Bucket.sending`.
+        """Whether the request may still be written; call this right before the write.
 
-        A permit that may no longer be sent is refunded: get another one.
+        If not, the call has refunded the permit: get another one. See `Bucket.sending`.
         """
         if self._receipt is not None:
             receipt = self._governor.pool.sending(self._receipt)
@@ -93,7 +93,7 @@ class Permit:
         return False
 
     def settle(self, status: int, headers: Mapping[str, str]) -> None:
-        """Book the answer's headers. Call this before anything else is done with the answer."""
+        """Settle the request with the headers of its answer. Call this first after the answer."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self.refusal = self._governor.settle(receipt, status, headers)
@@ -105,7 +105,7 @@ class Permit:
         self._governor.answered(receipt, used, date)
 
     def refund(self) -> None:
-        """Give the weight back: the request was never sent."""
+        """Refund the weight of a request that was never sent."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self.refunded = True
@@ -119,20 +119,20 @@ class Permit:
             self.release()
 
     def release(self) -> None:
-        """End it. If it was neither settled nor refunded, the exchange may have counted it."""
+        """End the permit. If it was neither settled nor refunded, keep its weight: see `lose`."""
         receipt, self._receipt = self._receipt, None
         try:
             if receipt is not None:
                 self._governor.pool.lose(receipt)
-        finally:  # whatever the pool raises, the next request may go
+        finally:  # even if the pool raises, the next request may go
             self._governor.release()
 
 
 class Waiter(asyncio.Future[Permit]):
     """A call that waits to be admitted.
 
-    When thousands are cancelled at once, each leaves its queue at once, but its task is woken in a
-    later step. Otherwise the loop would be blocked until all of them have ended.
+    If thousands of waiters are cancelled at once, each leaves its queue at once, but its task wakes
+    in a later step of the loop. Otherwise all of them would block the loop until they have ended.
     """
 
     __slots__ = ("_leaving", "_message", "_queue", "deadline")
@@ -164,7 +164,7 @@ class Waiter(asyncio.Future[Permit]):
             self.result().give_back()
 
 
-_Queue = OrderedDict[Waiter, int]  # its weight; objects would slow the collector
+_Queue = OrderedDict[Waiter, int]  # with the weight; objects would slow the garbage collector
 
 
 class Governor:
@@ -172,10 +172,10 @@ class Governor:
 
     Args:
         pool: Decides whether weight may be used now.
-        pace: Requests per second; a second's worth may go at once.
-        max_in_flight: Requests on the wire at the same time. The limit is here because a permit
-            that waits for a connection would be charged to a time at which it is not sent.
-        idle: Seconds without a request under way, after which `Pool.flush` is called.
+        pace: The most requests per second. All requests of a second may go at once.
+        max_in_flight: The most requests on the wire at the same time. The governor limits them,
+            because a charged request must not wait for a connection: its charge is for now.
+        idle: Seconds without a request under way, after which the governor calls `Pool.flush`.
 
     Raises:
         TypeError: `pace` or `max_in_flight` is not a number.
@@ -190,7 +190,7 @@ class Governor:
         self.in_flight: int = 0
         self._pacer = Pacer(check_number("pace", pace, above=0.0))
         self.reason: Reason = Reason.PACE
-        """For which the latest wait was."""
+        """The reason of the latest wait."""
         self.pace: float = self._pacer.pace
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
@@ -205,14 +205,14 @@ class Governor:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait to be admitted."""
+        """The number of calls that wait to be admitted."""
         return len(self._single) + len(self._bulk)
 
     @property
     def waiting_for(self) -> dict[Reason, int]:
-        """Calls that wait, by reason. Called in any thread.
+        """How many calls wait, by reason. Any thread may read it.
 
-        There is one queue, so all calls wait for what its head waits for.
+        There is one queue, so all calls have the reason of the first one.
         """
         waiting = self.waiting
         return {self.reason: waiting} if waiting else {}
@@ -221,14 +221,14 @@ class Governor:
     async def reserve(
         self, weight: int = 1, *, bulk: bool = False, max_wait: float | None = None
     ) -> AsyncGenerator[Permit]:
-        """Wait until `weight` may be used; the block sends the request.
+        """Wait until `weight` may be used; the block then sends the request.
 
-        Leaving the block without `permit.settle` means that the exchange may have counted it;
-        `permit.refund` means that it was never sent.
+        The block calls `permit.settle` with the answer, or `permit.refund` if it sent nothing. If
+        it calls neither, the exchange may have counted the request, so its weight stays charged.
 
         Args:
-            weight: Weight of the request.
-            bulk: Let single calls go first, and leave them their part of the minute.
+            weight: The weight of the request.
+            bulk: Whether to let single calls go first, and leave them their part of the minute.
             max_wait: The longest wait in seconds; None waits as long as necessary.
 
         Raises:
@@ -262,7 +262,7 @@ class Governor:
             raise
 
     def admit_now(self, weight: int = 1, *, bulk: bool = False) -> Permit | None:
-        """Admit without waiting; None when others wait or there is no room: call `admit`."""
+        """Admit without waiting; None if other calls wait or there is no room: call `admit`."""
         if self._single or self._bulk:
             return None
         if not self._pacer.passed and not self._pacer.take_at_once():
@@ -308,7 +308,7 @@ class Governor:
         self._flush.now()
 
     def abandon(self) -> None:
-        """Forget every waiter: their loop is closed, and can wake none of them."""
+        """Forget every waiter, because their loop is closed and can wake none of them."""
         self._flush.now()
         self._single.clear()
         self._bulk.clear()
@@ -319,7 +319,7 @@ class Governor:
     # -- reports of permits ------------------------------------------------------------------
 
     def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> Refusal | None:
-        """Book the headers of an answer; obey them if it is a refusal."""
+        """Settle a request with the headers of its answer; if it is a refusal, obey it."""
         used, date = read.used_weight(headers), read.date(headers)
         if status == 200:
             self.answered(receipt, used, date)

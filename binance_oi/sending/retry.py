@@ -1,7 +1,7 @@
-"""Decides whether a request is sent again, and after which delay.
+"""Decides whether to send a failed request again, and after which delay.
 
-The rule of this file: a retry is a request like any other. It is admitted and charged again, so it
-must be worth its weight. An error of the caller or a ban by the exchange is never retried.
+The rule of this file: a retry is a request like any other, which is admitted and charged again. So
+we retry only if that is likely to help. We never retry after an error of the caller or a ban.
 """
 
 import random
@@ -11,35 +11,36 @@ from binance_oi.arguments import as_float, check_count
 from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError, ServerError, TransportError
 
-OVERLOADED = -1008  # "throttled by system-level protection": not counted; back off [D]
+OVERLOADED = -1008  # "throttled by system-level protection": not counted, but wait longer [D]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy(Encodable):
     """Selects the failed requests to send again. `RetryPolicy(attempts=1)` turns retries off.
 
-    Retried within the call's `timeout`: network errors, timeouts of a connection, 5xx and 408.
-    Never retried: wrong input, other 4xx, 403, 418, 451, certificates, well-formed wrong answers. A
-    request that got a 429 goes back to the queue. A request on a kept connection that proves dead
-    is sent once more on a new one, at once.
+    Within the `timeout` of a call, the client retries network errors, timeouts of a connection, 5xx
+    and 408. It never retries wrong input, other 4xx, 403, 418, 451, errors of certificates, and
+    complete answers with a wrong content. After a 429 the request returns to the queue. If a kept
+    connection proves dead, the client sends the request at once on a new connection.
 
-    Waits are random between 0 and ``base * 2 ** retries`` (full jitter), at most `cap`.
+    The wait before a retry is random between 0 and ``base * 2 ** retries`` (full jitter), and at
+    most `cap`.
     """
 
     attempts: int = 3
-    """Requests for one call, including the first."""
+    """The most requests for one call, the first one included."""
     network_base: float = 0.05
-    """Seconds; for a network error."""
+    """The base of the wait after a network error, in seconds."""
     server_base: float = 0.25
-    """Seconds; for 5xx or 408."""
+    """The base of the wait after a 5xx or 408, in seconds."""
     overload_base: float = 1.0
-    """Seconds; for code -1008."""
+    """The base of the wait after code -1008, in seconds."""
     cap: float = 2.0
-    """The longest wait between two requests, in seconds."""
+    """The longest wait before a retry, in seconds."""
     budget: float = 60.0
-    """The most retries that a client saves up; each retry costs 1."""
+    """The most retries that a client can save; each retry uses one."""
     earned: float = 0.1
-    """Retries that each success earns."""
+    """The part of a retry that each success earns."""
 
     def __post_init__(self) -> None:
         names = ("network_base", "server_base", "overload_base", "cap", "budget", "earned")
@@ -53,12 +54,12 @@ class RetryPolicy(Encodable):
 
 @dataclass(slots=True)
 class Retries:
-    """A client's account of retries, which bounds the requests that an outage can cost.
+    """A client's account of retries, which bounds the number of requests in an outage.
 
-    The account starts full: 600 calls in an outage send at most 660 requests, and one more for each
-    kept connection that proves dead. Those extra requests do not draw on the account: their cause
-    is a balancer or a network that forgot connections, not an outage, and each connection proves
-    dead only once.
+    The account starts full. So 600 calls in an outage send at most 660 requests, and one more for
+    each kept connection that proves dead. These extra requests do not draw on the account: their
+    cause is a balancer or a network that has forgotten connections, not an outage, and each
+    connection proves dead only once.
     """
 
     policy: RetryPolicy
@@ -68,14 +69,17 @@ class Retries:
         self.left = self.policy.budget
 
     def succeeded(self) -> None:
-        """Earn a part of a retry for a usable answer."""
+        """Add `RetryPolicy.earned` to the account after a usable answer."""
         if self.left < self.policy.budget:
             self.left = min(self.policy.budget, self.left + self.policy.earned)
 
     def wait(self, error: BinanceOIError, attempt: int, seconds: float) -> float | None:
-        """Seconds until attempt `attempt + 1` (counted from 1); None when there is none.
+        """Return the seconds until the next attempt; None if there is none.
 
-        There is none if it would begin after the `seconds` that the call has left.
+        Args:
+            error: The error of the last attempt.
+            attempt: The number of attempts so far.
+            seconds: The seconds that the call has left; a later attempt does not happen.
         """
         if attempt >= self.policy.attempts:
             return None

@@ -1,7 +1,8 @@
 """The send loop of every request. A `Sender` belongs to one event loop and one process.
 
-The rule of this file: there is one way to the exchange. Queue, pacer, bucket, send, settle before
-anything else, classify by status, decode, check the symbol: in this order, for every request.
+The rule of this file: every request takes the same steps in the same order. It waits in the queue
+for the pacer and the bucket, is sent, and is settled as soon as its answer comes. Then the status
+is classified, the body decoded, and the symbol checked.
 """
 
 import asyncio
@@ -44,15 +45,15 @@ class Terms:
     timeout: float
     """Seconds for each request from its admission, over all its attempts."""
     max_wait: float | None
-    """Seconds that each request may wait for budget; None: as long as necessary."""
+    """Seconds that each request may wait for the budget; None for any time."""
     bulk: bool = False
-    """Whether single requests of others go first."""
+    """Whether the requests are bulk work, which lets single calls go first."""
     ends: float = math.inf
-    """Loop time at which all of them must be done."""
+    """Loop time at which all requests must be finished."""
     charged: int = 0
-    """Weight charged so far."""
+    """The weight charged so far."""
     waited: float = 0.0
-    """Seconds spent in the queue so far."""
+    """The seconds spent in the queue so far."""
 
 
 class Sender:
@@ -64,7 +65,7 @@ class Sender:
         base_url: The exchange.
         governors: Admit requests.
         transport: Sends one request.
-        retry: Which failed requests are sent again.
+        retry: Selects the failed requests to send again.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class Sender:
     # -- owner and end ---------------------------------------------------------------------------
 
     def check_usable(self) -> asyncio.AbstractEventLoop:
-        """Check before any I/O that the sender is open and in its own loop; return that loop.
+        """Check, before any I/O, that the sender is open and this is its loop; return the loop.
 
         Raises:
-            ClientClosedError: It is not.
+            ClientClosedError: The sender is closed, or belongs to another loop or process.
         """
         if self.is_closed:
             raise ClientClosedError
@@ -101,7 +102,7 @@ class Sender:
         return loop
 
     def now(self) -> float:
-        """Time of the loop that it belongs to, in seconds."""
+        """Return the time of its loop, in seconds."""
         assert self._loop is not None
         return self._loop.time()
 
@@ -109,7 +110,8 @@ class Sender:
         """Close the connections; pending calls end with `ClientClosedError`.
 
         Raises:
-            ClientClosedError: It belongs to another event loop, which is running. It stays open.
+            ClientClosedError: The sender belongs to another event loop, which is still running. It
+                stays open.
         """
         here = self._process is fork.current
         at_home = here and self._loop in (None, asyncio.get_running_loop())
@@ -127,7 +129,7 @@ class Sender:
             self.give_up()
 
     def give_up(self) -> bool:
-        """Close without the loop; return whether there was anything to close."""
+        """Close without the loop; return whether a connection was open."""
         if self._process is fork.current:
             return self._transport.abandon()
         self._transport.leave_to_parent()
@@ -136,7 +138,7 @@ class Sender:
     # -- the send loop ---------------------------------------------------------------------------
 
     async def open_connections(self, request: Request[Any], count: int) -> None:
-        """Open what `count` requests like this one need, after the admitted ones have started."""
+        """Open connections for `count` requests like this one, after admitted ones have started."""
         await asyncio.sleep(0)
         url = self._target(request).url
         await self._transport.open_connections(url, count, self.governor.in_flight)
@@ -144,14 +146,15 @@ class Sender:
     async def send(self, request: Request[T], terms: Terms) -> T:
         """Send until there is an answer, no attempt is left, or the time is over.
 
-        Time counts while a request is on the wire and between two attempts, not in the queue. A
-        request that could not be sent in time is no attempt: it is charged again, for a later time.
+        The time runs while a request is on the wire, and between two attempts, but not in the
+        queue. If a charged request could not be written in time, that is not an attempt: the loop
+        charges it again.
 
         Nearly every request takes the short way of this method: a connection has just served, and
         the answer is the usual one. Whatever differs is left to `_send`.
 
         Raises:
-            BinanceOIError: There is no answer; see `OpenInterestClient.get_open_interest`.
+            BinanceOIError: No attempt succeeded; see `OpenInterestClient.get_open_interest`.
         """
         loop, route = self.check_usable(), request.route
         governor = self.governor if route.limit is WEIGHT else self.governors.of(route.limit)
@@ -258,10 +261,10 @@ class Sender:
             started = Started(permit, began)
 
     def _longest_wait(self, terms: Terms) -> float | None:
-        """Seconds that a request may wait in the queue.
+        """Return the seconds that a request may wait in the queue.
 
         Raises:
-            BudgetExhaustedError: None are left.
+            BudgetExhaustedError: The deadline is over.
         """
         if terms.ends == math.inf:
             return terms.max_wait
@@ -271,10 +274,10 @@ class Sender:
         return left if terms.max_wait is None else min(left, terms.max_wait)
 
     def _value(self, request: Request[T], answer: Answer, permit: Permit, governor: Governor) -> T:
-        """The value that the answer carries.
+        """Return the value in the answer.
 
         Raises:
-            BinanceOIError: It carries none.
+            BinanceOIError: The answer has no value.
         """
         if answer.status != 200 or not answer.complete:
             raise self._failure(answer, permit.refusal, governor)
@@ -286,12 +289,12 @@ class Sender:
     def _failure(
         self, answer: Answer, refusal: Refusal | None, governor: Governor
     ) -> BinanceOIError:
-        """The error for an answer without a value.
+        """Return the error for an answer without a value.
 
         Args:
-            answer: The answer, with as much of its text as could be read.
-            refusal: The refusal from its headers; None when the status is 200.
-            governor: Of the limit that the request drew on.
+            answer: The answer, with all of its text that could be read.
+            refusal: The refusal from its headers; None if the status is 2xx.
+            governor: The governor of the limit on which the request drew.
         """
         if refusal is None:
             return DecodeError("the answer is longer than any real one, or has no end")
@@ -304,14 +307,14 @@ class Sender:
         return self._refused(refusal, governor)
 
     def _refused(self, refusal: Refusal, governor: Governor) -> BinanceOIError:
-        """Obey a refusal, and make its exception."""
+        """Obey a refusal, and return its exception."""
         return refusal.error(governor.heed(refusal) if refusal.is_temporary else None)
 
     def _next_is_fresh(self, error: BinanceOIError, attempt: int, fresh: bool) -> bool:
         """Whether the next attempt needs a new connection.
 
-        It does after a dead kept connection, so that a call meets only one of them. The last
-        attempt does, too, because nothing could replace it.
+        It needs one after a dead kept connection, so that a call meets only one dead connection.
+        The last attempt needs one too, because no further attempt could replace it.
         """
         dead = isinstance(error, TransportError) and error.retry == "now"
         return fresh or dead or attempt + 1 == self._policy.attempts
@@ -332,12 +335,12 @@ class Sender:
         return wait
 
     def _wait_after(self, error: BinanceOIError, attempt: int, left: float) -> float | None:
-        """Seconds until the next attempt; None when no attempt fits into the seconds `left`."""
+        """Return the seconds until the next attempt; None if none fits into the seconds `left`."""
         if self.is_closed:
             raise ClientClosedError from error
         if isinstance(error, WrongSymbolError):
             self._transport.distrust_connections()
-        if isinstance(error, RateLimitedError):  # the queue waits for a cooldown, not for a ban
+        if isinstance(error, RateLimitedError):  # the queue waits for the cooldown, unless a ban
             again = attempt < self._policy.attempts and left > 0.0
             return 0.0 if again and not self.governor.pool.held_for(ban=True) else None
         return self._retries.wait(error, attempt, left)
