@@ -1,12 +1,12 @@
-"""Cells of CSV that a spreadsheet reads as text.
+"""Writes CSV cells that a spreadsheet takes for text.
 
-The rule of this file: a spreadsheet runs any cell that begins like a formula. A leading apostrophe
-makes the cell text, and a reader can remove the apostrophe again.
+The rule of this file: a spreadsheet runs any cell that begins like a formula. With a leading
+apostrophe, it shows the cell as text. A reader of the file can remove the apostrophe again.
 
 Source: https://owasp.org/www-community/attacks/CSV_Injection, 2026-11.
 """
 
-# Spreadsheets of some languages run the full-width forms as well. The apostrophe is in the list so
+# Spreadsheets in some languages also run the full-width forms. The apostrophe is in the list so
 # that a reader can distinguish an apostrophe of the value from ours.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
 _QUOTE = "'"

@@ -1,14 +1,14 @@
-"""Recordings as Parquet, CSV and JSON Lines.
+"""Exports recordings to Parquet, CSV and JSON Lines.
 
-The rule of this file: a number leaves as the exchange wrote it, digit by digit in text, and as a
-decimal of the same value in Parquet. A row of the target stays there. A file gets its name only
-when it is complete, so an interrupted export keeps the old file. A row that cannot leave like this
-is left out alone, and a warning names it.
+The rule of this file: a text file gets each number with the digits that the exchange wrote, and a
+Parquet file a decimal of the same value. Existing rows of the target stay. A file gets its name
+only when it is complete, so an interrupted export leaves the old file. If a row cannot be exported
+like this, the export omits it, and a warning names it.
 
-An export adds to the target. It reads the rows of the file and of the recording side by side, both
-sorted by symbol and time, and merges them; memory grows with neither. A row is identified by its
-symbol and time. Where both have a row, the file's stays, for a row of the target must not change. A
-file that gains nothing is not written.
+An export adds rows to the target. It reads the file and the recording in parallel, both sorted by
+symbol and time, and merges them. Its memory does not grow with their size. Symbol and time identify
+a row. If both have a row, the row of the file stays. A file that would get no new row is not
+written.
 """
 
 import json
@@ -43,8 +43,8 @@ from binance_oi.times import instant, iso_ms, unix_ms
 DAY_MS = 86_400_000
 DAYS, DAY_FILE = "date=*", "open_interest.parquet"
 CSV, CSV_HEADER = ".csv", "symbol,time,open_interest,received,mark_price\n"
-REPLACED_AT_MOST = 20  # times that other exports may replace the file during this one
-LONGEST_LINE = 4096  # characters; a file that is no export may be one long line
+REPLACED_AT_MOST = 20  # times that other programs may replace the file during this export
+LONGEST_LINE = 4096  # characters; a file of another kind may be one long line
 
 Progress = Callable[[int], object]
 Line = Callable[[str, int, str, int, str | None], str]
@@ -56,11 +56,11 @@ class Form(NamedTuple):
     write: Callable[[Iterable[Batch], BinaryIO, Columns, OddRows], object]
     """Raises `TooNarrowError` for a row that does not fit the columns."""
     read: Callable[[Path], Iterator[Row]]
-    """The rows in the order of the file; raises RecordingError for what `write` did not write."""
+    """Yields the rows in the order of the file; raises RecordingError for rows not of `write`."""
     check: Callable[[Path], object] = lambda _: None
-    """Raises the errors of `read` that it can find without reading the rows."""
+    """Raises those errors of `read` that it finds without reading the rows."""
     takes: Callable[[Row], bool] = lambda _: True
-    """Whether a row fits some columns."""
+    """Returns whether a file of this form can have the row."""
 
 
 def export(
@@ -77,41 +77,42 @@ def export(
 ) -> int:
     """Add recorded samples to a file or a directory, sorted by symbol and time.
 
-    Every row of the target stays unchanged, whatever is selected, and whether or not the recording
-    still has it. A file that gains nothing is not touched. Each file is replaced at once; when two
-    exports add to a file at the same time, it gets the rows of both.
+    All existing rows of the target stay unchanged, even rows that are not selected or that the
+    recording no longer has. If a file would get no new row, it is not written. The new file
+    replaces the old one in a single step. If two exports add to a file at the same time, it gets
+    the rows of both.
 
-    An export leaves out samples dated before 2020 or after 2099. From Parquet it also leaves out
-    samples with a number of more than 20 digits before the point or 18 after it. A warning names
-    the first of them.
+    An export omits samples dated before 2020 or after 2099. A Parquet file also omits samples with
+    more than 20 digits before the point, or more than 18 after it. A warning names the first of
+    them.
 
     Args:
         recording: The source of the samples.
         target: A file whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``; or a directory,
             which gets one Parquet file a day: ``date=2026-11-23/open_interest.parquet``. A missing
-            directory is made, unless its name has another suffix: that is probably a mistake. The
-            directory of a file is not made.
-        symbols: None takes all.
-        since: The earliest transaction time (aware).
+            target directory is created, unless its name has another suffix, which is probably a
+            mistake. The parent directory of a file must exist.
+        symbols: The symbols to export; None for all.
+        since: The earliest transaction time, included (aware).
         until: The end of the span, excluded (aware).
-        replace: Write the selected samples alone: a file of the target loses its other rows. In a
-            directory, this concerns the days with selected samples.
-        new: With `replace`, leave files alone that already have every selected sample. Only
-            missing files, and files that lack samples of the recording, are written.
+        replace: Write only the selected samples; the file loses its other rows. In a directory,
+            this applies to the days with selected samples.
+        new: Together with `replace`, do not write files that have every selected sample already.
+            Write only missing files, and files that lack samples of the recording.
         csv_safe: In CSV, put an apostrophe before a cell that begins like a formula (``=``, ``+``,
-            ``-``, ``@``, a tab or the end of a line), which a spreadsheet would run. A file that
-            has such a cell takes rows of the same kind only.
+            ``-``, ``@``, a tab or the end of a line), because a spreadsheet would run it. Such a
+            file can later be added to only with this option.
         on_rows: Called with the number of samples read since the last call.
 
     Returns:
-        The number of written rows that the target did not have; with `replace`, of all written
-        rows. 0 means that nothing was written.
+        The number of new rows in the target; with `replace`, the number of all written rows. If it
+        is 0, nothing was written.
 
     Raises:
-        RecordingError: One of the symbols was never recorded; or the target cannot be written, is
-            the recording or a side file of it; or a file of the target has unreadable or unsorted
-            rows, which would be lost. Such a file is not changed.
-        ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
+        RecordingError: The recording has no sample of one of the symbols. Or the target cannot be
+            written, or belongs to the recording. Or a file of the target has unreadable or unsorted
+            rows, which would be lost; that file is not changed.
+        ModuleNotFoundError: A Parquet file needs pyarrow, which the extra `parquet` installs.
         ValueError: A time has no time zone, or `since` is later than `until`; nothing was written.
     """
     path, progress = check_path("target", target), on_rows or _ignore
@@ -134,7 +135,7 @@ def export(
 
 
 def _form(path: Path, csv_safe: bool) -> "Form | None":
-    """The form of a file; None for a directory of days."""
+    """Return the form of a file; None for a directory of days."""
     ending = path.suffix.lower()
     form = SAFE_CSV if csv_safe and ending == CSV else FORMS.get(ending)
     if path.is_dir():
@@ -147,18 +148,18 @@ def _form(path: Path, csv_safe: bool) -> "Form | None":
 
 
 def _days(samples: Samples, directory: Path) -> Iterator[tuple[Samples, Path]]:
-    """The samples of each day (UTC) that has samples, and the file for them."""
+    """Yield the samples of each day (UTC) that has samples, and the file for them."""
     rest = samples
     while (span := rest.span()) is not None:
         day = span[0] // DAY_MS
         begin, end = day * DAY_MS, (day + 1) * DAY_MS
         date = instant(begin).date()
         yield samples.between(begin, end), directory / f"date={date}" / DAY_FILE
-        rest = samples.between(end, samples.until)  # jumps to the next sample, over empty days
+        rest = samples.between(end, samples.until)  # `span` then skips empty days
 
 
 def _remove_stale_days(directory: Path) -> None:
-    """Remove files of killed exports, also in days that this export does not write."""
+    """Remove unfinished files of killed exports, even in days that this export does not write."""
     for path in (directory, *directory.glob(DAYS)):
         remove_stale(path)
 
@@ -170,7 +171,7 @@ def _update_day(update: Callable[[Form, Samples, Path], int], samples: Samples, 
 
 @contextmanager
 def _made(directory: Path) -> Generator[None]:
-    """Make a directory; remove it again when the block puts nothing into it."""
+    """Create a directory; remove it again if the block puts nothing into it."""
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -191,7 +192,7 @@ def _update(
     new: bool,
     progress: Progress,
 ) -> int:
-    """Update one file; return the number of rows that it gained."""
+    """Update one file; return the number of its new rows."""
     for _ in range(REPLACED_AT_MOST):
         before, part = version(path), _Part(form, samples, columns)
         is_compared = before is not None and (new or not replace)
@@ -204,7 +205,7 @@ def _update(
             written = _write(
                 part, Merged(_in_order(kept, path), part.rows()), path, before, progress
             )
-        except OvertakenError:  # keep what another export has added in the meantime, too
+        except OvertakenError:  # start again, to keep the rows that another export has added
             continue
         except TooNarrowError as error:
             columns = error.columns
@@ -215,7 +216,7 @@ def _update(
 
 
 class _Part:
-    """The samples of a selection that a form can hold."""
+    """The selected samples, without rows that a file of this form cannot have."""
 
     def __init__(self, form: Form, samples: Samples, columns: Columns) -> None:
         self.form, self.columns = form, columns
@@ -231,16 +232,16 @@ class _Part:
                 self.left_out.add(row, TOO_WIDE)
 
     def warn_of_odd_rows(self, path: Path) -> None:
-        """Warn of rows that are left out or lack their notional."""
+        """Warn of rows that the file omits, and of rows without their notional."""
         self.left_out.warn(path)
         self.priceless.warn(path, WITHOUT_NOTIONAL)
 
 
 def _gains(part: _Part, path: Path, replace: bool, progress: Progress) -> bool:
-    """Whether the file lacks samples of the selection. The first such sample ends the search.
+    """Whether the file lacks any selected sample.
 
     Raises:
-        RecordingError: The rows of the file cannot be read, and must not be replaced.
+        RecordingError: The rows of the file cannot be read, and `replace` is not set.
     """
     merged = Merged(_in_order(part.form.read(path), path), part.rows())
     try:
@@ -267,19 +268,19 @@ def _write(
 
 
 class Merged:
-    """The rows of a file, and those of a recording that the file lacks, by symbol and time.
+    """The rows of a file merged with those of a recording that it lacks, by symbol and time.
 
     Args:
-        kept: Rows of the file, sorted; all of them are kept.
-        found: Rows of the recording, in the same order.
+        kept: The rows of the file, sorted. All of them stay.
+        found: The rows of the recording, in the same order.
     """
 
     def __init__(self, kept: Iterable[Row], found: Iterable[Row]) -> None:
         self._kept, self._found = kept, found
         self.read: int = 0
-        """The number of rows of the recording read so far."""
+        """The number of rows of the recording that were read so far."""
         self.added: int = 0
-        """The number of them that the file lacks."""
+        """How many of these the file lacks."""
 
     def __iter__(self) -> Iterator[Row]:
         found = self._once()
@@ -307,7 +308,7 @@ class Merged:
             last = key
 
     def batches(self, progress: Progress) -> Iterator[Batch]:
-        """The rows by column; `progress` gets the number of the recording's rows in each batch."""
+        """Yield the rows by column; call `progress` with the number of rows read for each batch."""
         rows, reported = iter(self), 0
         while batch := list(islice(rows, ROWS_PER_BATCH)):
             yield Batch.of(batch)
@@ -365,7 +366,7 @@ def _ms(text: str) -> int:
 
 
 def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
-    """A form with one line for each row."""
+    """Make a form that has one line for each row."""
 
     def write(batches: Iterable[Batch], file: BinaryIO, _: Columns, __: OddRows) -> None:
         file.write(header.encode())

@@ -1,9 +1,9 @@
-"""Writes a recording as one HTML page that opens offline.
+"""Writes an HTML page about a recording, which works offline.
 
-The rule of this file: the changes of the market come first, and the completeness of the recording
-second. The page has a bounded size for every recording: it has no more points and gaps than a
-screen can show, among them the lowest and highest values and the longest gaps. Its tables and one
-chart need no script.
+The rule of this file: the page first shows the changes of the market, and then the completeness of
+the recording. Its size is bounded for every recording, because it has no more points and gaps than
+a screen can show. They include the lowest and highest values and the longest gaps. Its tables and
+one chart need no script.
 """
 
 import math
@@ -35,14 +35,14 @@ from binance_oi.recorder.tables import ALWAYS
 from binance_oi.times import instant, plain
 
 SUFFIXES = (".html", ".htm")
-MOVERS = 10  # rows of a table, each with a curve
-CHOSEN = 20  # symbols named by the caller that get a curve
+MOVERS = 10  # rows of a table; each symbol in it gets a curve
+CHOSEN = 20  # symbols of the caller that get a curve
 FIRST_ROWS = 100  # symbols that the page shows without its script
-MOST_ROWS = 2_000  # symbols that the page shows with it
-POINTS = 700  # columns of a curve; each keeps its lowest and highest value
+MOST_ROWS = 2_000  # symbols that the page shows with its script
+POINTS = 700  # columns of a curve; each has its lowest and its highest value
 MOST_MOVERS = 50
-MOST_READ = 300_000  # sweeps; in a longer recording, a curve has a few looked-up instants
-DIGITS = 7  # of each value in a curve
+MOST_READ = 300_000  # sweeps; for a longer recording, a curve has only some instants
+DIGITS = 7  # digits of each value in a curve
 
 
 def write_report(
@@ -62,16 +62,15 @@ def write_report(
     Args:
         recording: The recording to report on.
         target: A file whose name ends in ``.html`` or ``.htm``.
-        symbols: The symbols on the page; None takes all.
-        since: The earliest slot and transaction time (aware).
-        until: The end of the span, not included (aware).
-        top: The number of movers in each table; each gets a curve.
+        symbols: The symbols on the page; None for all.
+        since: The earliest slot and transaction time, included (aware).
+        until: The end of the span, excluded (aware).
+        top: The number of movers in each table; each of them gets a curve.
 
     Raises:
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
-        RecordingError: Nothing was recorded in the span, one of `symbols` never was recorded, or
-            the target cannot be written, is the recording or a side file of it, or has another
-            suffix.
+        RecordingError: The recording has nothing in the span, or no sample of one of `symbols`. Or
+            the target cannot be written, belongs to the recording, or has another suffix.
         ValueError: A time has no time zone, `since` is later than `until`, or `top` is out of
             range.
     """
@@ -93,18 +92,18 @@ def report(
     top: int = MOVERS,
     made: datetime | None = None,
 ) -> str:
-    """The page as text; see `write_report`.
+    """Return the page as text; see `write_report`.
 
     Args:
         recording: The recording to report on.
-        symbols: The symbols on the page; None takes all.
-        since: The earliest slot and transaction time (aware).
-        until: The end of the span, not included (aware).
+        symbols: The symbols on the page; None for all.
+        since: The earliest slot and transaction time, included (aware).
+        until: The end of the span, excluded (aware).
         top: The number of movers in each table.
-        made: The time that the page names as its own (aware); None is now.
+        made: The time that the page shows as the time of its creation (aware); None for now.
 
     Raises:
-        RecordingError: Nothing was recorded in the span.
+        RecordingError: The recording has nothing in the span.
     """
     if not 1 <= check_count("top", top) <= MOST_MOVERS:
         raise ValueError(f"top must be from 1 to {MOST_MOVERS}, not {top}")
@@ -137,9 +136,9 @@ def _part(
     since: datetime | None,
     until: datetime | None,
 ) -> Part:
-    """The part that the page covers. One warning names samples with an impossible date."""
+    """Return the part that the page covers. One warning names samples with an impossible date."""
     if symbols is None and since is None and until is None:
-        # Not by `samples`: the file may have names that no caller can give.
+        # `samples` would refuse some names that the file may have, so use `selection`.
         dated(recording.selection(recording.symbols()), recording)
         return Part(None, ALWAYS)
     chosen = recording.samples(symbols, since=since, until=until)
@@ -190,18 +189,18 @@ class _Report:
         return still(title, state, parts)
 
     def _with_curve(self) -> list[str]:
-        """The symbols that get a curve."""
+        """Return the symbols that get a curve."""
         unusual = [line.symbol for line in self.market.movers_by_z_score()[: self.top]]
         return list(dict.fromkeys([*_candidates(self.market, self.part, self.top), *unusual]))
 
     def _curve(self, symbol: str) -> Curve:
         if self.found.sweeps > MOST_READ:
             return self._sparse(symbol)
-        # Not `Recording.samples`: it checks names as if a caller had passed them.
+        # `samples` would refuse some names that the file may have, so use `selection`.
         return thinned(curve(self.recording.selection([symbol], self.times)), POINTS)
 
     def _sparse(self, symbol: str) -> Curve:
-        """A curve of equally spaced instants; reading all samples would take too long."""
+        """Return a curve of evenly spaced instants; to read all samples would take too long."""
         line = self.market.line(symbol)
         assert line is not None
         first = min(round(self.found.span.first * 1000), line.first.time - 1)
@@ -246,7 +245,7 @@ class _Report:
         yield Fact("Samples", f"{self.found.samples:,}")
 
     def _movers(self) -> str:
-        """The tables of movers, which come before the table of the market."""
+        """Return the tables of movers, which come before the table of the market."""
         by_usd = self.market.movers_by_usd()[: self.top]
         by_percent = self.market.movers_by_percent()[: self.top]
         unusual = self.market.movers_by_z_score()[: self.top]
@@ -267,7 +266,7 @@ class _Report:
 
 
 def _candidates(market: Market, part: Part, top: int) -> list[str]:
-    """The named symbols, the reference symbols, and the largest movers of each kind."""
+    """Return the caller's symbols, the reference symbols, and the largest movers of each kind."""
     named = [*sorted(part.symbols or ())[:CHOSEN], *REFERENCES]
     movers = [*market.movers_by_usd()[:top], *market.movers_by_percent()[:top]]
     wanted = dict.fromkeys([*named, *(line.symbol for line in movers)])
@@ -292,12 +291,12 @@ def _lines(title: str, lines: Sequence[Line]) -> str:
 
 
 def _exact(value: Decimal, sign: str = "") -> str:
-    """A short number; the pointer shows all its digits."""
+    """Return a short number, whose tooltip shows all digits."""
     return f'<span title="{value:{sign},f}">{amount(value, sign)}</span>'
 
 
 def _plain_row(line: Line) -> str:
-    """A row of the market that needs no script."""
+    """Return a row of the market as markup, for a page without its script."""
     changes = [line.changes.get(window) for window in WINDOWS]
     numbers = [_amount_or_dash(line.usd), *map(_percent, changes)]
     columns = "".join(f'<td class="n">{number}</td>' for number in numbers)
@@ -305,7 +304,7 @@ def _plain_row(line: Line) -> str:
 
 
 def _row(line: Line) -> Mapping[str, object]:
-    """A row of the market in the form that page.js reads."""
+    """Return a row of the market in the form that page.js reads."""
     return {
         "symbol": line.symbol,
         "coins": float(line.last.open_interest),
@@ -320,14 +319,14 @@ def _row(line: Line) -> Mapping[str, object]:
 
 
 def _coded(line: Curve) -> Mapping[str, object]:
-    """A curve as differences of integers, a third as long as the numbers themselves."""
+    """Return a curve as differences of integers, a third as long as the numbers themselves."""
     prices = None if all(map(math.isnan, line.prices)) else _steps(line.prices)
     times = _steps([time * 1000 for time in line.times], scale=1.0)
     return {"times": times, "values": _steps(line.values), "prices": prices}
 
 
 def _steps(values: Sequence[float], scale: float | None = None) -> Mapping[str, object]:
-    """Each value as an integer difference from the previous one, and the scale of the integers."""
+    """Return each value as an integer difference from the one before, and the scale."""
     known = [abs(value) for value in values if not math.isnan(value)]
     if scale is None:
         largest = max(known, default=0.0) or 1.0
@@ -345,7 +344,7 @@ def _steps(values: Sequence[float], scale: float | None = None) -> Mapping[str, 
 
 
 def amount(value: Decimal, sign: str = "") -> str:
-    """A large number as short text, such as ``5.78 B``; format.js makes the same text."""
+    """Return a large number as short text, such as ``5.78 B``; format.js makes the same text."""
     for power, name in ((12, " T"), (9, " B"), (6, " M"), (3, " k")):
         if abs(value) >= Decimal("0.999995").scaleb(power):  # 999,999 is 1.00 M
             return _minus(f"{value.scaleb(-power):{sign}.2f}{name}")
@@ -353,13 +352,13 @@ def amount(value: Decimal, sign: str = "") -> str:
 
 
 def signed(value: float) -> str:
-    """A change with its sign; what rounds to zero has none. format.js makes the same text."""
+    """Return a change with its sign, or without one if it rounds to 0; as format.js does."""
     text = f"{value:+.2f}"
     return text[1:] if float(text) == 0 else _minus(text)
 
 
 def _minus(text: str) -> str:
-    """The text of a number with a minus as wide as a plus."""
+    """Replace the hyphen with a minus sign, which is as wide as a plus."""
     return text.replace("-", "−")
 
 
