@@ -4,7 +4,7 @@ selection.py  selects the samples of a recording by symbol and time
 cells.py      writes CSV cells that a spreadsheet does not run as formulas
 export.py     writes samples as Parquet, CSV or JSON Lines
 series.py     writes a series in the same formats
-curve.py      turns samples into a line, broken where nothing was recorded
+curve.py      converts samples to a line, which is interrupted where samples are missing
 chart.py      draws charts with matplotlib
 drawing.py    draws charts as SVG text
 markup.py     escapes values and builds pieces of HTML

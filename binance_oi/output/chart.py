@@ -1,7 +1,7 @@
 """Draws charts of recorded open interest, as SVG or PNG.
 
-The rule of this file: a line breaks where nothing was recorded; otherwise a gap would look like a
-calm market. It imports matplotlib (the extra `plot`) on first use, and needs no display.
+The rule of this file: a line is interrupted where samples are missing; otherwise a gap would look
+like a calm market. It imports matplotlib (the extra `plot`) on first use, and needs no display.
 """
 
 import math
@@ -26,7 +26,7 @@ from binance_oi.times import unix_ms
 
 SUFFIXES = (".svg", ".png")
 SIZE = (11.0, 4.5)  # inches of one chart
-COLUMNS = 1100  # of a chart; each keeps its lowest and highest value
+COLUMNS = 1100  # columns of a chart; each has its lowest and its highest value
 CHINESE = (  # fonts of common systems, for symbols such as 币安人生USDT
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
@@ -66,17 +66,17 @@ def plot(
     Args:
         recording: The source of the samples.
         target: A file whose name ends in ``.svg`` or ``.png``.
-        symbols: The symbols, each with a chart of its own.
-        since: The earliest transaction time (aware).
-        until: The end of the span, not included (aware).
-        usd: Draw open interest times mark price instead of units of the base asset.
-        dark: Use light lines on a dark ground.
+        symbols: The symbols; each gets a chart of its own.
+        since: The earliest transaction time, included (aware).
+        until: The end of the span, excluded (aware).
+        usd: Draw open interest times mark price, instead of units of the base asset.
+        dark: Draw light lines on a dark background.
 
     Raises:
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
-        RecordingError: There is nothing to draw, a chart in USD has no recorded mark price, or the
-            target cannot be written, is the recording or a side file of it, or has another suffix.
-        ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
+        RecordingError: A symbol has no sample in the span, or with `usd` no mark price. Or the
+            target cannot be written, belongs to the recording, or has another suffix.
+        ModuleNotFoundError: matplotlib is not installed; the extra `plot` installs it.
         ValueError: A time has no time zone, or `since` is later than `until`.
     """
     path, names = check_path("target", target), check_symbols(symbols)
@@ -131,7 +131,7 @@ def _shade(axes: Any, gaps: Sequence[Mark]) -> None:
 
 @contextmanager
 def _style(dark: bool) -> Generator[None]:
-    # Text stays text in an SVG: the viewer's fonts draw 币安人生USDT, which ours may lack.
+    # An SVG contains its text as text, so that the viewer's fonts draw 币安人生USDT; ours may not.
     style = {"svg.fonttype": "none", "font.family": _families(), **(DARK if dark else {})}
     with _library("matplotlib").rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")
@@ -139,6 +139,6 @@ def _style(dark: bool) -> Generator[None]:
 
 
 def _families() -> list[str]:
-    """matplotlib's default font, and a font with Chinese characters if the machine has one."""
+    """Return matplotlib's default font, and one with Chinese characters if the machine has one."""
     known = set(_library("matplotlib.font_manager").get_font_names())
     return ["sans-serif", *[name for name in CHINESE if name in known][:1]]

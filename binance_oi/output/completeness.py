@@ -1,7 +1,7 @@
-"""Shows how complete a recording is: its slots, gaps by reason, and single reads that failed.
+"""Shows how complete a recording is: its slots, its gaps by reason, and failed reads.
 
-The rule of this file: it counts all gaps, and lists the longest ones. A picture joins gaps that
-touch, so a page has room for a hundred thousand gaps.
+The rule of this file: it counts all gaps, and lists the longest ones. A picture joins gaps that are
+too close to show apart, so a page has room even for a hundred thousand gaps.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +20,16 @@ from binance_oi.times import instant, plain
 
 LONGEST = 20  # gaps in the list
 FAILURES = 20  # rows of the table of failed reads
-MOST_MARKS = 960  # of a picture, which is as many units wide
+MOST_MARKS = 960  # marks of a picture, which is so many units wide
 
 
 class Part(NamedTuple):
     """The part of a recording that a page covers."""
 
     symbols: frozenset[str] | None
-    """The symbols; None is all."""
+    """The symbols; None for all."""
     span: tuple[int, int]
-    """Begin (included) and end (not included), Unix ms, of slots and of transaction times."""
+    """The span of slots and transaction times, Unix ms: start (included) and end (excluded)."""
 
     def has(self, symbol: str) -> bool:
         """Whether the part has this symbol."""
@@ -37,13 +37,14 @@ class Part(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A stretch of a picture that shows slots without a sweep."""
+    """A stretch of a picture for slots without a sweep."""
 
     first: int
     """The first of these slots, Unix ms."""
     last: int
-    """The end of the last slot, Unix ms."""
+    """The end of the last of these slots, Unix ms."""
     reason: str
+    """The reason of the gap; of joined gaps, that of the longest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,19 @@ class Completeness:
     """The counts of recorded slots and samples, and of missing slots."""
 
     first: datetime
+    """The first slot."""
     last: datetime
+    """The last slot."""
     sweeps: int
+    """The number of slots with a sweep."""
     samples: int
+    """The number of samples."""
     missed: int
+    """The number of slots without a sweep."""
     gaps: Sequence[CountedGap]
+    """The gaps."""
     period_s: float
-    """The period of the last sweep; each gap has a period of its own."""
+    """The period of the last sweep, s; each gap has a period of its own."""
     end: float
     """The end of the last slot, Unix seconds."""
 
@@ -73,7 +80,7 @@ class Completeness:
         return f"{100 * self.sweeps / slots:.3f} %" if slots else "none was due"
 
     def marks(self) -> list[Mark]:
-        """The gaps in order; gaps that a picture cannot show apart are joined."""
+        """Return marks for the gaps, in order; join gaps that a picture cannot show apart."""
         least = (self.end - self.first.timestamp()) * 1000 / MOST_MARKS
         found: list[Mark] = []
         for gap, period, _ in self.gaps:
@@ -92,7 +99,7 @@ class Completeness:
 
 
 def completeness_of(recording: Recording, part: Part) -> Completeness | None:
-    """The completeness of a part of a recording; None when it has no slot.
+    """Count the slots and samples of a part of a recording; None if it has no slot.
 
     Raises:
         RecordingError: The recording cannot be read.
@@ -100,7 +107,7 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
     slots: list[int] = []
     ends: list[int] = []
     sweeps, samples, period = 0, 0, 1000
-    # A slot of an impossible date is left out, as samples are: no picture reaches the year 9999.
+    # Omit slots with an impossible date, as for samples: a picture cannot reach to the year 9999.
     span = max(part.span[0], DATES[0]), min(part.span[1], DATES[1])
     for sweep in recording.sweeps(span):
         sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
@@ -121,12 +128,12 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
 
 
 def as_gaps(marks: Iterable[Mark]) -> list[Gap]:
-    """Marks as a picture draws them, with a period of 0."""
+    """Convert marks to gaps for a picture, which draws them with a period of 0."""
     return [Gap(mark.first, mark.last, mark.reason, "") for mark in marks]
 
 
 def sections(recording: Recording, part: Part, found: Completeness, marks: Sequence[Mark]) -> str:
-    """The markup of the section about completeness, with `found.marks()`.
+    """Return the markup of the section about completeness.
 
     Raises:
         RecordingError: The recording cannot be read.
@@ -211,7 +218,7 @@ def _length(gap: CountedGap) -> str:
 
 
 def _failures(recording: Recording, part: Part) -> str:
-    """A table of the symbols whose reads failed in some sweeps."""
+    """Return a table of the symbols that some sweeps failed to read."""
     failures = [failure for failure in recording.failures(part.span) if part.has(failure[0])]
     if not failures:
         return ""
@@ -222,5 +229,5 @@ def _failures(recording: Recording, part: Part) -> str:
 
 
 def as_state(marks: Iterable[Mark]) -> list[Mapping[str, object]]:
-    """Marks in the form that page.js reads."""
+    """Convert marks to the form that page.js reads."""
     return [mark._asdict() for mark in marks]

@@ -38,14 +38,14 @@ class PastFile:
     """A file that gets the history of symbols, one after the other.
 
     Args:
-        target: Its name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
-        asked: The request in words; a run continues only a run of the same request.
+        target: The file; its name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
+        asked: The request as text. A run continues an earlier one only if their requests are equal.
         replace: Replace an existing file of that name, and start a new run.
         csv_safe: In CSV, put an apostrophe before a symbol that begins like a formula.
 
     Raises:
-        RecordingError: The file cannot be written or exists already, or another run writes it or
-            had another request.
+        RecordingError: The file exists already, or cannot be written; or another run is writing it;
+            or the earlier run had another request.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class PastFile:
         self._target, self._asked, self._csv_safe = target, dict(asked), csv_safe
         self._path = target.with_name(target.name + PART)
         self.since: datetime | None = None
-        """The first instant of the run that this one continues; None when it begins."""
+        """The first instant of the earlier run that this one continues; None if there is none."""
         self.until: datetime | None = None
-        """Its last instant."""
+        """The last instant of that run."""
         self._places: list[tuple[str, int]] = []  # the offset of each symbol's line
         with translate_write_errors(self._path):
             self._file: BinaryIO = self._path.open("a+b")
@@ -89,7 +89,7 @@ class PastFile:
         """Store one complete symbol.
 
         Raises:
-            RecordingError: It cannot be written.
+            RecordingError: The file cannot be written.
         """
         with translate_write_errors(self._path):
             if self.since is None:
@@ -105,8 +105,8 @@ class PastFile:
         """Write the file, sorted by symbol and time; return the number of its rows.
 
         Raises:
-            RecordingError: It cannot be written.
-            ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
+            RecordingError: The file cannot be written.
+            ModuleNotFoundError: A Parquet file needs pyarrow, which the extra `parquet` installs.
         """
         columns, count, odd = PastColumns(), 0, OddRows()
         for rows in self._blocks():
@@ -127,14 +127,14 @@ class PastFile:
         return count - odd.count
 
     def close(self) -> None:
-        """Release the file; complete symbols stay for the next run."""
+        """Close the file. The complete symbols stay for the next run."""
         with suppress(OSError):
             self._file.close()
             if not self._places and self._path.stat().st_size == 0:
                 self._path.unlink()
 
     def _blocks(self) -> Iterator[list[PastRow]]:
-        """The rows of each symbol that has any, sorted by name."""
+        """Yield the rows of each symbol that has rows, sorted by symbol."""
         for symbol, places in groupby(sorted(self._places), itemgetter(0)):
             rows: dict[int, PastRow] = {}
             for _, place in places:
@@ -158,7 +158,7 @@ class PastFile:
             raise RecordingError(f"{self._target} is written by another process") from None
 
     def _read(self) -> None:
-        """Read what an earlier run stored, and remove an incomplete line."""
+        """Read the symbols of an earlier run, and remove an incomplete last line."""
         self._file.seek(0)
         end = 0
         for line in iter(self._file.readline, b""):
@@ -183,7 +183,7 @@ class PastFile:
 
 
 def _line(line: bytes) -> dict[str, Any] | None:
-    """A complete line."""
+    """Parse a line; None if it is incomplete."""
     if not line.endswith(b"\n"):
         return None
     try:

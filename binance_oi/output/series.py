@@ -1,8 +1,8 @@
-"""A series as Parquet, CSV or JSON Lines.
+"""Writes a series as Parquet, CSV or JSON Lines.
 
-The rule of this file: a series follows from a recording, so a file of it is written as a whole, and
-never added to. Numbers leave as the exchange wrote them, and a file gets its name when it is
-complete.
+The rule of this file: it always writes a whole file, and never adds rows, because a series can be
+computed from its recording again. Numbers keep the digits that the exchange wrote. A file gets its
+name when it is complete.
 """
 
 import json
@@ -38,30 +38,30 @@ def export_series(
 ) -> int:
     """Write a series to a file, sorted by symbol and time; see `Recording.series`.
 
-    Instants before 2020 and after 2099 are left out. From Parquet, so are rows with a number of
-    more than 20 digits before the point or 18 after it; a warning names the first of them.
+    The file omits instants before 2020 and after 2099. A Parquet file also omits rows with more
+    than 20 digits before the point, or more than 18 after it. A warning names the first of them.
 
     Args:
-        recording: Where the rows come from.
-        target: Its name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
-        step: 5 minutes or a multiple.
-        symbols: None takes all.
-        since: The earliest instant (aware).
+        recording: The source of the rows.
+        target: The file; its name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
+        step: The time between two instants: 5 minutes or a multiple of them.
+        symbols: The symbols to export; None for all.
+        since: The earliest instant, included (aware).
         until: The end of the span, excluded (aware).
         replace: Replace an existing file; otherwise it is an error.
         csv_safe: In CSV, put an apostrophe before a cell that a spreadsheet would run as a formula.
         on_rows: Called with the number of rows written since the last call.
 
     Returns:
-        The number of rows. 0 means that nothing was written.
+        The number of rows. If it is 0, nothing was written.
 
     Raises:
-        RecordingError: The recording has nothing of one of the symbols; or the target exists,
-            cannot be written, or belongs to the recording.
-        ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
-        TypeError: `step` is of another type.
-        ValueError: A time has no time zone, `since` is later than `until`, or there is no such
-            step; nothing was written.
+        RecordingError: The recording has no row of one of the symbols. Or the target exists, cannot
+            be written, or belongs to the recording.
+        ModuleNotFoundError: A Parquet file needs pyarrow, which the extra `parquet` installs.
+        TypeError: `step` has another type.
+        ValueError: A time has no time zone, `since` is later than `until`, or `step` is not a
+            multiple of 5 minutes; nothing was written.
     """
     path = check_path("target", target)
     ending = path.suffix.lower()
@@ -89,7 +89,7 @@ def export_series(
 
 
 class _Written:
-    """Counts the rows that are written."""
+    """Counts the rows as they are written."""
 
     def __init__(self, series: Series, on_rows: Callable[[int], object] | None) -> None:
         self._series, self._on_rows = series, on_rows
