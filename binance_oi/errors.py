@@ -104,7 +104,7 @@ class Reason(StrEnum):
 
 
 class BinanceOIError(EncodableByKey, Exception):
-    """The base of all errors of this package. Catch it where all failures are handled alike."""
+    """The base of all errors of this package; catch it if every failure has the same next step."""
 
     def to_dict(self, *, decimals: Decimals = "text") -> dict[str, Any]:
         """Return a dictionary, ready for any JSON encoder.
@@ -153,7 +153,7 @@ class InvalidSymbolError(BinanceOIError, ValueError):
 class TransportError(BinanceOIError):
     """No usable HTTP answer came: DNS, connection refused or reset, TLS, malformed HTTP.
 
-    `retry` shows when to try again. If it is "never", a certificate is wrong: ask a person.
+    Try again when `retry` says so. If it is "never", a certificate is wrong: ask a person.
     """
 
     def __init__(self, message: str, retry: str = "later") -> None:
@@ -226,7 +226,7 @@ class RateLimitedError(_RetryAtError):
 
 
 class BannedError(_RetryAtError):
-    """This IP address is banned (418). Requests before `retry_at` would prolong the ban."""
+    """This IP address is banned (418). Send nothing before `retry_at`; requests prolong the ban."""
 
 
 class DecodeError(BinanceOIError):
@@ -236,7 +236,7 @@ class DecodeError(BinanceOIError):
 class WrongSymbolError(DecodeError):
     """The answer is not for the requested symbol.
 
-    The connection may have more answers to other requests, so the client has closed it. Call again.
+    The connection may have more answers to other requests, so the client closes it. Try again.
     """
 
 
