@@ -44,6 +44,11 @@ ALLOWED = {
     ): "the instant of a kill, on which nothing depends",
     ("tests/postgres/test_large_prunes.py", "", "timeout"): "`Process.wait` counts sweeps",
     (
+        "tests/cli/test_cli_history.py",
+        "Run.killed",
+        "sleep",
+    ): "the instant of a kill, on which nothing depends",
+    (
         "tests/support/killed_runs.py",
         "run",
         "sleep",
