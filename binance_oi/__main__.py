@@ -14,7 +14,9 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
-        print("binance-oi: needs its extra: pip install 'binance-oi[cli]'", file=sys.stderr)
+        from binance_oi.extras import command
+
+        print(f"binance-oi: the command line needs {command('cli', *EXTRA)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

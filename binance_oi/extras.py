@@ -4,8 +4,12 @@ The rule of this file: such a library is imported on first use. Its objects have
 stay in the module that imports them.
 """
 
+import re
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
+
+DISTRIBUTION = "binance-oi"
 
 
 def library(name: str, extra: str) -> Any:
@@ -19,5 +23,24 @@ def library(name: str, extra: str) -> Any:
     except ImportError as error:
         package = name.partition(".")[0]
         raise ModuleNotFoundError(
-            f"this needs {package}: pip install 'binance-oi[{extra}]'", name=package
+            f"this needs {package}: {command(extra, package)}", name=package
         ) from error
+
+
+def command(extra: str, *otherwise: str) -> str:
+    """The command that installs the libraries of an extra.
+
+    It names the libraries and not our own package, so it also serves a copy of the package that
+    comes from no index.
+
+    Args:
+        extra: The name of the extra.
+        otherwise: The libraries to name for a package that is not installed.
+    """
+    try:
+        found = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        found = []
+    own = re.compile(rf"extra == ['\"]{re.escape(extra)}['\"]")
+    named = [text.partition(";")[0].strip() for text in found if own.search(text)]
+    return "pip install " + " ".join(f"'{each}'" for each in named or otherwise)

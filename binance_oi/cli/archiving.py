@@ -23,6 +23,7 @@ from binance_oi.cli.endings import (
     explain,
 )
 from binance_oi.cli.options import ArchiveSource, Source
+from binance_oi.cli.render import counted, stretches
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
@@ -87,8 +88,8 @@ async def _write_symbols(
         return OK
     _note_failed(failed)
     write_note(
-        f"{rows:,} rows of {days:,} days, {cached:,} from the cache; {holes:,} stretches without "
-        f"rows; {len(failed):,} days failed"
+        f"{counted(rows, 'row')} of {counted(days, 'day')}, {cached:,} from the cache; "
+        f"{stretches(holes)}; {counted(len(failed), 'day')} failed"
     )
     if not rows and not failed:
         return EXCHANGE
@@ -177,8 +178,8 @@ async def _fill(
         )
     _note_failed(found.failed)
     write_note(
-        f"{found.symbols:,} symbols; {found.rows:,} rows, {found.new:,} of them new; "
-        f"{found.holes:,} stretches without rows; {len(found.failed):,} failed"
+        f"{counted(found.symbols, 'symbol')}; {counted(found.rows, 'row')}, {found.new:,} of them "
+        f"new; {stretches(found.holes)}; {len(found.failed):,} failed"
     )
     return _code(found.failed, has_rows=_has_any(found))
 

@@ -12,7 +12,7 @@ from binance_oi.budget.place import budget_directory
 from binance_oi.budget.pool_file import FILE_NAME
 from binance_oi.cli.endings import OK, UsageError, as_usage_errors
 from binance_oi.cli.options import Output
-from binance_oi.cli.render import pools_sheet
+from binance_oi.cli.render import counted, pools_sheet
 from binance_oi.cli.streams import prompt, write_note
 from binance_oi.errors import TransportError, printable
 from binance_oi.exchange.hosts import local_place
@@ -26,7 +26,8 @@ def budgets(output: Output) -> int:
     path = budget_directory() / FILE_NAME
     known = machine_pools()
     pools = {name: usage for name, usage in known.items() if not _is_leftover(name, usage)}
-    output.show(pools_sheet(pools))
+    if pools or not output.is_table:  # an empty table would be an empty line
+        output.show(pools_sheet(pools))
     if gone := len(known) - len(pools):
         write_note(f"left out: {gone} of local ports on which no program listens")
     if known:
@@ -50,9 +51,11 @@ def shared(server: str, egress: str, output: Output) -> int:
         raise TransportError(
             f"the server of the budget does not answer: {error}", "later"
         ) from error
-    output.show(pools_sheet({name: found.usage for name, found in pools.items()}))
+    if pools or not output.is_table:
+        output.show(pools_sheet({name: found.usage for name, found in pools.items()}))
     for name, found in sorted(pools.items()):
-        write_note(f"{printable(name)}: {found.members} processes took part in the last minutes")
+        count = counted(found.members, "process", "processes")
+        write_note(f"{printable(name)}: {count} took part in the last minutes")
     if not pools:
         write_note(f"no budget has been used behind {egress} yet")
     return OK

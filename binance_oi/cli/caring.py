@@ -8,6 +8,7 @@ from pathlib import Path
 
 from binance_oi.cli.endings import OK, SOME_FAILED, as_usage_errors
 from binance_oi.cli.outputs import bar
+from binance_oi.cli.render import counted
 from binance_oi.cli.streams import write_note, write_out
 from binance_oi.errors import printable
 from binance_oi.recorder import care
@@ -27,7 +28,7 @@ def copy(source: str | Path, target: str | Path) -> int:
             total = sum(sweep.new for sweep in opened.sweeps())
         with bar("copying", total) as on_rows:
             added = care.copy(source, target, on_rows=on_rows)
-    write_note(f"{_name(target)} gained {added:,} rows of {_name(source)}")
+    write_note(f"{_name(target)} gained {counted(added, 'row')} of {_name(source)}")
     return OK
 
 
@@ -35,7 +36,8 @@ def prune(place: str | Path, keep_days: int) -> int:
     """Remove old days, and print their number."""
     with as_usage_errors():
         days = care.prune(place, keep_days)
-    write_note(f"{days:,} days removed from {_name(place)}" if days else "no day is that old")
+    removed = f"{counted(days, 'day')} removed from {_name(place)}"
+    write_note(removed if days else "no day is that old")
     return OK
 
 
@@ -62,15 +64,15 @@ def lines(found: Check) -> list[str]:
         counts.append(f"days pruned {found.pruned:,}")
     said = [", ".join(counts)]
     said += [f"DAMAGED: {printable(what, 500)}" for what in found.damage]
-    said += [f"missing: {slots:,} slots: {printable(why)}" for why, slots in found.missed]
+    said += [f"missing: {counted(slots, 'slot')}: {printable(why)}" for why, slots in found.missed]
     if found.unaccounted:
-        said.append(f"missing: {found.unaccounted:,} slots: no gap says why")
+        said.append(f"missing: {counted(found.unaccounted, 'slot')}: no gap says why")
         said += [
             f"  from {plain(instant(first))} to {plain(instant(last))} UTC"
             for first, last in found.stretches
         ]
     said += [
-        f"missing: {symbol} in {sweeps:,} sweeps: {printable(why)}"
+        f"missing: {symbol} in {counted(sweeps, 'sweep')}: {printable(why)}"
         for symbol, why, sweeps in found.failed[:MAX_FAILED]
     ]
     if len(found.failed) > MAX_FAILED:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from binance_oi.cli.endings import OK, SOME_FAILED, as_usage_errors, exit_code, explain
 from binance_oi.cli.history import history_progress
 from binance_oi.cli.options import Output, Ranking, Source
-from binance_oi.cli.render import changes_sheet, changes_table
+from binance_oi.cli.render import changes_sheet, changes_table, counted
 from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import BinanceOIError
@@ -123,9 +123,9 @@ def _show(tracker: ChangeTracker, wanted: Wanted, output: Output) -> int:
     output.show(changes_table(top) if output.is_table else changes_sheet(top))
     without = len(found) - len(recent)
     until = f" until {plain(instant(newest))} UTC" if recent else ""
-    write_note(f"{len(top)} of {len(recent)} changes over {wanted.window}{until}")
+    write_note(f"{len(top)} of {counted(len(recent), 'change')} over {wanted.window}{until}")
     if without:
-        write_note(f"{without} symbols have no recent change over {wanted.window}")
+        write_note(f"{counted(without, 'symbol')} without a recent change over {wanted.window}")
     return len(recent)
 
 

@@ -23,7 +23,7 @@ from binance_oi.cli.endings import (
     explain,
 )
 from binance_oi.cli.options import Output, Source
-from binance_oi.cli.render import history_sheet
+from binance_oi.cli.render import counted, history_sheet, stretches
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
@@ -65,7 +65,13 @@ class Wanted(NamedTuple):
 
 
 def history(
-    wanted: Wanted, to: Path | None, *, replace: bool, source: Source, output: Output
+    wanted: Wanted,
+    to: Path | None,
+    *,
+    replace: bool,
+    is_cut: bool,
+    source: Source,
+    output: Output,
 ) -> int:
     """Read the requested history, and show it or store it in a file."""
     if wanted.symbols is not None:
@@ -74,19 +80,22 @@ def history(
         raise UsageError("the whole market needs a file: --to FILE")
     with as_usage_errors(), source.client() as client:
         if to is None:
-            return asyncio.run(_show(client, wanted, output))
+            return asyncio.run(_show(client, wanted, output, is_cut=is_cut))
         safe = output.csv_safe
         with closing(PastFile(to, wanted.words, replace=replace, csv_safe=safe)) as file:
             return asyncio.run(_keep(client, wanted, file))
 
 
-async def _show(client: OpenInterestClient, wanted: Wanted, output: Output) -> int:
+async def _show(client: OpenInterestClient, wanted: Wanted, output: Output, *, is_cut: bool) -> int:
     """Read everything, then show the rows in the order of the request."""
     async with client, history_progress() as on_progress:
         found = {each.symbol: each async for each in wanted.read(client, on_progress)}
     good = [found[name] for name in wanted.symbols or () if found[name].error is None]
     if good:
-        output.show(history_sheet(row for each in good for row in each))
+        failed = len(found) - len(good)  # each has a line below
+        output.show(
+            history_sheet(row for each in good for row in each), is_cut=is_cut, below=failed
+        )
     return _summarize(found.values(), sum(map(len, good)), sum(len(each.holes) for each in good))
 
 
@@ -94,7 +103,7 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
     """Read what the file lacks, symbol by symbol, then finish it."""
     if file.since is not None:
         wanted = wanted._replace(since=file.since, until=file.until)
-        write_note(f"continuing after {len(file.symbols):,} symbols")
+        write_note(f"continuing after {counted(len(file.symbols), 'symbol')}")
     failed, holes = list[History](), 0
     async with client, history_progress() as on_progress:
         try:
@@ -107,9 +116,8 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
                 else:
                     failed.append(each)
         except asyncio.CancelledError:
-            write_note(
-                f"{len(file.symbols):,} symbols are kept; run the same command again to continue"
-            )
+            kept = counted(len(file.symbols), "symbol")
+            write_note(f"kept {kept}; run the same command again to continue")
             raise
     rows = file.finish() if file.symbols else 0
     return _summarize(failed, rows, holes)
@@ -120,7 +128,9 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
     errors = {each.symbol: each.error for each in found if each.error is not None}
     for symbol, error in errors.items():
         write_note(f"{symbol}: {explain(error)}")
-    write_note(f"{rows:,} rows; {holes:,} stretches without rows; {len(errors):,} symbols failed")
+    write_note(
+        f"{counted(rows, 'row')}; {stretches(holes)}; {counted(len(errors), 'symbol')} failed"
+    )
     codes = {exit_code(error) for error in errors.values()}
     if not codes:
         return OK
@@ -140,7 +150,7 @@ async def history_progress() -> AsyncGenerator[OnProgress | None]:
 
         def tell(seen: HistoryProgress) -> None:
             left = timedelta(seconds=round(seen.seconds_left))
-            text = f"{seen.rows:,} rows, {seen.requests:,} requests, {left} left"
+            text = f"{counted(seen.rows, 'row')}, {counted(seen.requests, 'request')}, {left} left"
             bar.update(task, completed=seen.done, total=seen.symbols, more=text)
 
         yield tell

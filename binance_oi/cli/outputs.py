@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from binance_oi.cli.endings import OK, UsageError, as_usage_errors
 from binance_oi.cli.options import Span
+from binance_oi.cli.render import counted
 from binance_oi.cli.screen import console
 from binance_oi.cli.streams import write_note
 from binance_oi.recorder.recording import Recording
@@ -52,7 +53,7 @@ def export(
         found = rows or opened.samples(symbols, since=since, until=until).span()
     if not found and not new:
         raise UsageError(f"{opened} has no rows in that range; nothing was written")
-    write_note(f"{rows:,} rows written to {to}" if rows else f"{to} has every row already")
+    write_note(f"{counted(rows, 'row')} written to {to}" if rows else f"{to} has every row already")
     return OK
 
 
@@ -84,7 +85,7 @@ def export_series(
         )
     if not rows:
         raise UsageError(f"{recording} has no rows in that range; nothing was written")
-    write_note(f"{rows:,} rows written to {to}")
+    write_note(f"{counted(rows, 'row')} written to {to}")
     return OK
 
 

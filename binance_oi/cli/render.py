@@ -289,12 +289,17 @@ def grouped(reasons: Mapping[str, str]) -> list[str]:
     if len(lines) <= MAX_REASONS:
         return lines
     rest = sum(len(symbols) for symbols in [*names.values()][MAX_REASONS:])
-    return [*lines[:MAX_REASONS], f"{_count(rest, 'symbol')} more failed; a pipe gets each"]
+    return [*lines[:MAX_REASONS], f"{counted(rest, 'symbol')} more failed; a pipe gets each"]
 
 
 def _first_names(symbols: Sequence[str]) -> str:
     shown, more = symbols[:SYMBOLS_SHOWN], len(symbols) - SYMBOLS_SHOWN
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def stretches(number: int) -> str:
+    """Return a number of stretches without rows as text."""
+    return f"{counted(number, 'stretch', 'stretches')} without rows"
 
 
 def summary(snapshot: Snapshot, usage: Usage) -> str:
@@ -303,7 +308,11 @@ def summary(snapshot: Snapshot, usage: Usage) -> str:
     Together with the program's name it fits a terminal of 80 columns.
     """
     read, failed = len(snapshot), len(snapshot.errors)
-    what = f"{read} of {read + failed} read" if failed else f"{_count(read, 'symbol')} read"
+    what = (
+        f"{read} of {read + failed} read"
+        if failed
+        else f"{counted(read, 'symbol')} read".replace(",", "")
+    )
     took = (snapshot.finished - snapshot.started).total_seconds()
     return (
         f"{what}; weight {snapshot.weight}, used {usage.used}/{usage.limit}; "
@@ -318,9 +327,13 @@ def _seconds(seconds: float) -> str:
 
 def waiting(usage: Usage) -> str:
     """Return how many calls wait, for each reason; empty if none waits."""
-    parts = (f", {_count(n, 'call')} waiting: {why}" for why, n in usage.waiting_for.items())
+    parts = (f", {counted(n, 'call')} waiting: {why}" for why, n in usage.waiting_for.items())
     return "".join(parts).replace("_", " ")
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """Return a number of things as text: 1 symbol, 1,200 symbols.
+
+    `things` is the plural, if it is not the singular with an s.
+    """
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"

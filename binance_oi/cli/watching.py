@@ -26,7 +26,7 @@ from binance_oi.budget.usage import Usage
 from binance_oi.cli.comparing import AHEAD_MS, history_span
 from binance_oi.cli.endings import OK, as_usage_errors
 from binance_oi.cli.options import Movement, Source
-from binance_oi.cli.render import align, json_line, rounded, waiting
+from binance_oi.cli.render import align, counted, json_line, rounded, waiting
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import warnings_to, write_note, write_out
 from binance_oi.client import OpenInterestClient
@@ -165,7 +165,8 @@ def heading(snapshot: Snapshot | None, now: datetime) -> str:
     wait = (snapshot.next_slot - now).total_seconds()
     failed = f", {len(snapshot.errors)} failed" if snapshot.errors else ""
     due = f"next in {wait:.0f} s" if wait > 0.0 else f"next is {-wait:.0f} s late"
-    return f"{len(snapshot)} symbols{failed} at {snapshot.slot:%T} UTC in {took:.1f} s, {due}"
+    read = f"{counted(len(snapshot), 'symbol')}{failed}"
+    return f"{read} at {snapshot.slot:%T} UTC in {took:.1f} s, {due}"
 
 
 class View(NamedTuple):

@@ -67,9 +67,9 @@ def check(recording: Recording) -> Check:
     schedule.read(merge(_sweeps(recording), _gaps(recording)))
     # Second sweeps of a slot have samples that no sweep counts, and so has a merged recording.
     if rows < schedule.new and not damage and not recording.is_merged:
-        damage.append(f"{schedule.new - rows:,} samples that sweeps count are not there")
+        damage.append(f"samples that sweeps count and are not there: {schedule.new - rows:,}")
     if schedule.twice:
-        damage.append(f"{schedule.twice:,} slots have a sweep and a gap")
+        damage.append(f"slots with a sweep and a gap: {schedule.twice:,}")
     reasons = Counter[str]()
     for gap, _, slots in recording.counted_gaps():
         reasons[gap.reason] += slots

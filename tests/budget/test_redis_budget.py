@@ -241,7 +241,7 @@ except ModuleNotFoundError as error:
 def test_without_the_extra_it_says_what_to_install() -> None:
     command = [sys.executable, "-W", "error", "-c", WITHOUT_REDIS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "this needs redis: pip install 'binance-oi[redis]'\n", done.stderr
+    assert done.stdout.startswith("this needs redis: pip install 'redis"), done.stderr
 
 
 def test_importing_it_imports_no_library_of_a_server() -> None:
@@ -287,7 +287,7 @@ def test_the_command_line_shares_a_budget_and_shows_it(
     out, err = capsys.readouterr()
     (row,) = (json.loads(line) for line in out.splitlines())
     assert row["used"] == 1
-    assert "1 processes took part" in err
+    assert "1 process took part" in err
 
 
 @pytest.mark.parametrize(

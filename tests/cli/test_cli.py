@@ -35,9 +35,11 @@ from binance_oi.cli.endings import exit_code, explain, snapshot_code
 from binance_oi.cli.render import (
     Sheet,
     align,
+    counted,
     csv_text,
     json_lines,
     pools_sheet,
+    stretches,
     summary,
     symbols_sheet,
     table,
@@ -385,8 +387,36 @@ def test_values_are_printed_when_another_symbol_fails(
     assert header == ["symbol", "open_interest", "time"]
     assert [row[0] for row in rows] == ["BTCUSDT", "币安人生USDT"]
     error, summary_line = err.splitlines()
-    assert error == "binance-oi: NOSUCHUSDT: 400 (code -1121): Invalid symbol."
+    assert error == "binance-oi: NOSUCHUSDT: the exchange does not list it"
     assert summary_line.startswith("binance-oi: 2 of 3 read; weight 3, used 3/2400; ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "get",
+        "record --to {file}",
+        "history --since 1h",
+        *thorough("snapshot", "watch", "changes", "backfill --since 1h {file}"),
+    ],
+)
+def test_a_symbol_that_is_not_listed_has_one_text_and_one_exit_code(
+    exchange: LocalExchange, capsys: Captured, tmp_path: Path, command: str
+) -> None:
+    arguments = command.format(file=tmp_path / "oi.db").split()
+    assert main([*arguments, "NOSUCHUSDT", "--base-url", exchange.url, *PATIENT]) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "binance-oi: NOSUCHUSDT: the exchange does not list it"
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [(0, "0 symbols"), (1, "1 symbol"), (2, "2 symbols"), (1200, "1,200 symbols")],
+)
+def test_one_thing_is_singular(number: int, text: str) -> None:
+    assert counted(number, "symbol") == text
+    assert stretches(1) == "1 stretch without rows"
 
 
 def test_options_may_stand_between_symbols(exchange: LocalExchange, capsys: Captured) -> None:
@@ -746,7 +776,9 @@ def test_without_the_extra_one_line_names_what_to_install(missing: str) -> None:
     command = [sys.executable, "-c", source, "symbols"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "binance-oi: needs its extra: pip install 'binance-oi[cli]'\n"
+    needs = "binance-oi: the command line needs pip install 'cyclopts"
+    assert done.stderr.startswith(needs)
+    assert " 'rich" in done.stderr
 
 
 def test_a_terminal_shows_a_bar_then_a_table_then_the_summary() -> None:

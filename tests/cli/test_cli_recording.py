@@ -181,7 +181,6 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
                 "record --to {new} --every 1s --simulated",
                 "take 47340 weight a minute, and the budget",
             ),
-            ("record NOSUCHUSDT --to {new} --simulated", "the exchange does not list it"),
             ("record --to {text} --simulated", "is not a recording"),
             ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
             ("record --to {dir} --simulated", "is a directory"),

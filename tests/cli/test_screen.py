@@ -107,6 +107,29 @@ def test_a_snapshot_fits_the_terminal_and_says_how_many_more_there_are(
     assert len(rows) >= 15
 
 
+def test_a_history_fits_the_terminal_and_all_shows_every_row() -> None:
+    request = ("history", "BTCUSDT", "--simulated", "--since", "5h", *PATIENT)
+    code, seen = seen_on_a_terminal(*request)
+    lines = left_on_screen(seen)
+    assert code == 0
+    assert len(lines) <= 24
+    (more,) = [line for line in lines if "more; --all shows them" in line]
+    shown = sum("BTCUSDT" in line for line in lines)
+    code, seen = seen_on_a_terminal(*request, "--all")
+    lines = left_on_screen(seen)
+    assert not any("more" in line for line in lines)
+    left = int(more.split()[1])
+    # The row of an instant may come or go between the two commands.
+    assert abs(sum("BTCUSDT" in line for line in lines) - shown - left) <= 2
+
+
+def test_without_a_budget_there_is_no_empty_line(tmp_path: Path) -> None:
+    env = {"BINANCE_OI_BUDGET_DIR": str(tmp_path)}
+    code, seen = seen_on_a_terminal("budget", env=env)
+    assert code == 0
+    assert seen.lstrip("\r").startswith("binance-oi: no budget has been used")
+
+
 @pytest.mark.thorough
 def test_all_shows_the_whole_snapshot() -> None:
     code, seen = seen_on_a_terminal("snapshot", "--simulated", "--all", *PATIENT)

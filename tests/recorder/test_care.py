@@ -308,9 +308,9 @@ def test_a_check_finds_samples_and_sweeps_that_somebody_removed(tmp_path: Path) 
         found = check(recording)
     assert found.unaccounted == 1
     assert found.stretches == ((SLOTS[7], SLOTS[7]),)
-    assert [text.split(" ", 1)[1] for text in found.damage] == [
-        "samples that sweeps count are not there",
-        "slots have a sweep and a gap",
+    assert [text.rpartition(": ")[0] for text in found.damage] == [
+        "samples that sweeps count and are not there",
+        "slots with a sweep and a gap",
     ]
 
 

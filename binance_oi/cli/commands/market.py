@@ -151,6 +151,7 @@ def history(
     period: RowPeriod = "5m",
     to: Place | None = None,
     replace: Flag = False,
+    all: Flag = False,
     source: Source = Source(),
     output: Output = Output(),
 ) -> int:
@@ -169,11 +170,12 @@ def history(
         period: The time between rows.
         to: The file: a name that ends in .parquet, .csv or .jsonl.
         replace: Replace an existing file of that name, and start again.
+        all: Show every row, even if the terminal has room for fewer.
     """
     from binance_oi.cli import history as past
 
     wanted = past.Wanted(symbols, since, until, period)
-    return past.history(wanted, to, replace=replace, source=source, output=output)
+    return past.history(wanted, to, replace=replace, is_cut=not all, source=source, output=output)
 
 
 @command
