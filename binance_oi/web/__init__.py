@@ -15,6 +15,7 @@ changing.py     changes of the values
 page.py         static files
 service.py      all parts of a service, and their beginning and end
 router.py       answers requests, without a framework
+signals.py      ends streams at a signal
 aiohttp_app.py  the adapter for aiohttp
 asgi_app.py     the adapter for ASGI: uvicorn, Starlette, FastAPI
 """

@@ -6,12 +6,9 @@ Source: https://asgi.readthedocs.io/en/latest/specs/ (HTTP 2.5, lifespan 2.0).
 """
 
 import asyncio
-import signal
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from types import FrameType
-from typing import Any, Final, Unpack
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Unpack
 
 from binance_oi.client import OpenInterestClient
 from binance_oi.web.events import OPENING
@@ -19,12 +16,11 @@ from binance_oi.web.hub import FullError, Listener
 from binance_oi.web.messages import Answer, Headers, Request
 from binance_oi.web.router import Router, Stream
 from binance_oi.web.service import Options, Service
+from binance_oi.web.signals import Draining
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class OIAsgi:
@@ -32,6 +28,8 @@ class OIAsgi:
 
     def __init__(self, service: Service) -> None:
         self.service: Service = service
+        self.draining: Draining | None = None
+        """Ends the streams at a signal, within `oi_lifespan`."""
         self._router = Router(service)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -59,6 +57,8 @@ class OIAsgi:
             if isinstance(result, Answer):
                 await _answer(result, send)
                 return
+            if self.draining is not None:
+                self.draining.heed()  # the server may have its handlers since then
             try:
                 await _stream(result, receive, send)
             except FullError:
@@ -95,38 +95,14 @@ async def oi_lifespan(app: OIAsgi) -> AsyncGenerator[None, None]:
     """
     service = app.service
     service.open()
-    with _drained_by_signals(service):
-        try:
-            yield
-        finally:
-            await service.aclose()
-
-
-@contextmanager
-def _drained_by_signals(service: Service) -> Generator[None]:
-    """End the streams at a signal for which the server has a handler, and call that handler."""
-    loop, before = (
-        asyncio.get_running_loop(),
-        dict[int, Callable[[int, FrameType | None], object]](),
-    )
-
-    def drain(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(service.drain)
-        before[number](number, frame)
-
-    if threading.current_thread() is threading.main_thread():
-        number: int
-        for number in SIGNALS:
-            handler = signal.getsignal(number)
-            if callable(handler):
-                before[number] = handler
-                signal.signal(number, drain)
+    app.draining = draining = Draining(service.drain)
+    draining.heed()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is drain:
-                signal.signal(number, handler)
+        draining.forget()
+        app.draining = None
+        await service.aclose()
 
 
 def _request(scope: Message) -> Request:

@@ -92,7 +92,7 @@ class Hub:
         self.period: int | None = None
         """From slot to slot, ms; None before the first sweep."""
         self._limits, self._wall, self._on_values = limits, wall, on_values
-        self._epoch = secrets.token_hex(4)
+        self._epoch = ""  # of the ids; made with the first event, so each fork has its own
         self._kept: deque[Event] = deque(maxlen=limits.kept_events)
         self._latest: Reading | None = None
         self._state: Event | None = None  # the state after event `number`; None until needed
@@ -122,6 +122,8 @@ class Hub:
 
     def publish(self, outcome: Reading | Gap) -> None:
         """Make the next event. The listeners get it after `wake`."""
+        if not self.number:
+            self._epoch = secrets.token_hex(4)
         self.number += 1
         if isinstance(outcome, Gap):
             add_gap(self.gaps, outcome, self.period or 0)

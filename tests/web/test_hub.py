@@ -1,6 +1,7 @@
 """The hub: one poller, any number of listeners, each with its place in one row of events."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -219,6 +220,29 @@ async def test_a_listener_resumes_after_the_event_that_it_had_last() -> None:
     assert [event.kind for event in seen] == ["sweep", "sweep"]
     assert [event.data["values"][0]["open_interest"] for event in seen] == ["1", "2"]
     assert delta.data["values"][0]["open_interest"] == "11.5"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_of_an_application_has_ids_of_its_own() -> None:
+    async def first_id() -> bytes:
+        hub.publish(reading(0, FIRST))
+        assert hub.state is not None
+        return hub.state.framed(View()).split(b"\n")[0]
+
+    hub = Hub(FedSource())  # as an application that a server loads before it forks
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(theirs, asyncio.run(first_id()))
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        of_child = pipe.read()
+    os.waitpid(child, 0)
+    assert of_child.startswith(b"id: ")
+    assert asyncio.run(first_id()) != of_child
 
 
 @pytest.mark.parametrize(

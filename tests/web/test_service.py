@@ -116,6 +116,59 @@ async def test_the_life_of_a_mounted_application_restores_the_signals_of_its_ser
         signal.signal(signal.SIGTERM, before)
 
 
+async def test_a_signal_ends_streams_also_when_the_server_took_the_signal_later() -> None:
+    heard, app, visitor = list[int](), oi_asgi(recording="never.db"), AsgiVisitor()
+
+    def of_server(number: int, frame: object) -> None:
+        heard.append(number)
+
+    outer = signal.signal(signal.SIGTERM, of_server)
+    try:
+        async with oi_lifespan(app):
+            of_lifespan = signal.signal(signal.SIGTERM, of_server)
+            running = visitor.visit(app)
+            while not app.service.hub.listeners:  # noqa: ASYNC110 - nobody sets an event
+                await asyncio.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(running, 3600.0)  # virtual
+            assert heard == [signal.SIGTERM]
+            signal.signal(signal.SIGTERM, of_lifespan)  # the server has ended
+        assert signal.getsignal(signal.SIGTERM) is of_server
+    finally:
+        signal.signal(signal.SIGTERM, outer)
+    assert visitor.sent[-1] == {"type": "http.response.body", "body": b""}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_services_of_one_process_end_in_any_order_and_leave_the_signals_as_they_were(
+    first: int,
+) -> None:
+    heard = list[int]()
+
+    def of_server(number: int, frame: object) -> None:
+        heard.append(number)
+
+    outer = signal.signal(signal.SIGTERM, of_server)
+    try:
+        apps = [oi_asgi(recording="never.db") for _ in range(2)]
+        lives = [oi_lifespan(app) for app in apps]
+        for life in lives:
+            await life.__aenter__()
+        for app in apps * 100:  # each stream looks at the signals again
+            assert app.draining is not None
+            app.draining.heed()
+        await lives[first].__aexit__(None, None, None)
+        left = apps[1 - first].service
+        assert not left.is_closed
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.01)
+        assert (left.is_closed, heard) == (True, [signal.SIGTERM])
+        await lives[1 - first].__aexit__(None, None, None)
+        assert signal.getsignal(signal.SIGTERM) is of_server
+    finally:
+        signal.signal(signal.SIGTERM, outer)
+
+
 async def test_an_asgi_application_refuses_what_is_not_http() -> None:
     app, sent = oi_asgi(recording="never.db"), list[Any]()
 
