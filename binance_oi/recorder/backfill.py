@@ -1,9 +1,9 @@
 """Fills a recording with instants of the past, from the exchange's history and its archive.
 
 The rule of this file: a run requests only rows that the recording lacks, and stores rows as soon as
-it has received them. So a run may end at any moment, also by a kill. The next run stores the rest,
-and the recording then has the same rows as after a single run. An instant that the exchange does
-not have is a hole. Every run requests it again, in case it has appeared.
+it has received them. So a run may end at any moment, even by a kill. The next run stores the rest,
+and the recording then has the same rows as after a single run. If the exchange has no row for an
+instant, that is a hole. Each run requests it again, because the row may have appeared.
 """
 
 import asyncio
@@ -34,23 +34,23 @@ from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import instant
 
 STEP_MS = PERIODS["5m"]
-PAGE_MS = MAX_ROWS * STEP_MS  # one request
-MONTH = timedelta(days=30)  # the exchange keeps so much history
-WORKERS = 8  # symbols at a time, as in `histories`
-ROWS_PER_WRITE = 4096  # of the archive, in one transaction: two weeks of a symbol
+PAGE_MS = MAX_ROWS * STEP_MS  # the span of one request
+MONTH = timedelta(days=30)  # so long the exchange keeps rows of history
+WORKERS = 8  # symbols at once, as in `histories`
+ROWS_PER_WRITE = 4096  # rows of the archive in one transaction: two weeks of a symbol
 
 
 @runtime_checkable
 class PastReader(Protocol):
-    """The part of a client that reads the past; `OpenInterestClient` has it."""
+    """The calls of a client that read the past; `OpenInterestClient` has them."""
 
     @property
     def source(self) -> str:
-        """The exchange's name in a recording."""
+        """The name of the exchange in a recording."""
         ...
 
     async def symbols(self, *, max_age: float = 0.0) -> tuple[str, ...]:
-        """Every symbol that is trading."""
+        """Read the names of all symbols that are trading."""
         ...
 
     def histories(
@@ -61,7 +61,7 @@ class PastReader(Protocol):
         since: Moment = None,
         until: Moment = None,
     ) -> AsyncGenerator[History, None]:
-        """Open interest of many symbols in the past."""
+        """Yield past open interest of many symbols."""
         ...
 
 
@@ -76,12 +76,13 @@ class _BackfillProgress(NamedTuple):
     source: str
     """``history`` or ``archive``."""
     symbol: str
+    """The latest symbol."""
     done: int
-    """Symbols of the history, or days of the archive, that are done."""
+    """The number of finished symbols of the history, or of finished days of the archive."""
     of: int
-    """Symbols or days to do."""
+    """The number of all symbols or days."""
     rows: int
-    """Rows received so far, from both sources."""
+    """The number of rows so far, from both sources."""
 
 
 class BackfillProgress(_BackfillProgress, Encodable):
@@ -95,23 +96,24 @@ class Backfilled(Encodable):
     """The result of a backfill."""
 
     symbols: int = 0
+    """The number of symbols."""
     rows: int = 0
-    """Rows received."""
+    """The number of received rows."""
     new: int = 0
-    """Rows that the recording lacked, or had with other numbers."""
+    """How many of these the recording lacked, or had with other numbers."""
     holes: int = 0
-    """Stretches for which the history, or the archive, has no rows."""
+    """The number of stretches for which the history, or the archive, has no rows."""
     failed: dict[str, BinanceOIError] = field(default_factory=dict[str, BinanceOIError])
-    """The error of each symbol, or of each ``SYMBOL DAY`` of the archive, that could not be read.
-    The next run tries again."""
+    """The error of each symbol that could not be read; for the archive, of each ``SYMBOL DAY``. The
+    next run tries them again."""
 
 
 def spans_of(times: Iterable[int]) -> Iterator[Span]:
     """Yield spans that cover these 5-minute instants with the fewest requests.
 
     Args:
-        times: Unix ms, sorted. A span may cover further instants: within one request they cost
-            nothing.
+        times: The instants, Unix ms, sorted. A span may also cover other instants, because they
+            need no further request.
     """
     first = last = -1
     for at in times:
@@ -130,7 +132,7 @@ class Filler:
         reader: Reads the history.
         sink: An open sink; only `thread` uses it.
         thread: The thread that writes.
-        clock: Unix seconds.
+        clock: Returns Unix seconds.
     """
 
     def __init__(
@@ -144,12 +146,12 @@ class Filler:
     async def fill(self, symbol: str, span: Span, wanted: Container[int] | None = None) -> None:
         """Store the instants of `span` that the sink lacks and the exchange has.
 
-        It leaves out the instants of the last minute, whose rows may still appear.
+        It omits the instants of the last minute, because their rows may still appear.
 
         Args:
             symbol: The symbol to read.
             span: The span to fill.
-            wanted: The instants of `span` to fill; None fills all.
+            wanted: The instants of `span` to fill; None for all.
 
         Raises:
             BinanceOIError: The history could not be read. Rows received earlier are stored.
@@ -180,7 +182,7 @@ class Filler:
         if rows:
             self.rows += len(rows)
             new = await self._thread.run(partial(self._sink.save_past, rows))
-            self.new += new  # read after the wait: several symbols are stored side by side
+            self.new += new  # add after the wait, because other symbols add in the meantime
             await self._thread.run(self._sink.tidy)
 
 
@@ -266,35 +268,36 @@ async def backfill(
 
     The exchange's history has the last 30 days, and the archive has all days since 2020. The
     recording keeps the rows of both, so that a reader can compare them. A backfill waits for the
-    end of a ban or an outage. If it is interrupted, the same call continues it, and requests no
-    stored row again. Of the archive, it requests the checksum of each day again.
+    end of a ban or an outage. After an interruption, the same call continues it, and requests no
+    stored row again. From the archive, it requests the checksum of each day again.
 
     Args:
         reader: The client.
-        to: The recording, made when missing: a file, or the URL of a database; or a `Sink` that
+        to: The recording: a file, or the URL of a database, created if missing; or a `Sink` that
             stores elsewhere.
-        symbols: The symbols to read. None reads those of the recording or, when it has none, every
+        symbols: The symbols to read. None for those of the recording or, if it has none, for every
             trading symbol.
         since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
-        until: The last instant, given in the same way; None is now.
-        archive: The archive to read as well. The caller closes it.
-        source: The exchange's name in the file; None is the client's name.
+        until: The last instant, given in the same way; None for now.
+        archive: An archive to read too; None to read only the history. The caller closes it.
+        source: The name of the exchange in the file; None for the client's.
         on_progress: Called after each symbol of the history, and each day of the archive.
-        clock: Unix seconds.
+        clock: Returns Unix seconds.
 
     Returns:
         The counts of rows that it read and stored, and in `Backfilled.failed` the symbols that
         failed.
 
     Raises:
-        TypeError: `since` or `until` is of another type; nothing was sent.
-        ValueError: One of them is no moment, or the range ends before it begins.
+        TypeError: `since` or `until` has another type; nothing was sent.
+        ValueError: One of them is not a possible time, or the range ends before it begins.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
-        RecordingError: Another process writes the recording (a recorder has `backfill=` for that),
-            it has another source, or it cannot be written. Rows stored earlier stay.
-        BinanceOIError: The list of symbols could not be read, or the archive is out of reach.
+        RecordingError: Another process writes the recording (use `Recorder(backfill=True)` then).
+            Or it has another source, or cannot be written. Rows stored earlier stay.
+        BinanceOIError: The list of symbols could not be read, or the archive does not answer.
 
-    Cost: one request for 500 missing instants of a symbol; the limit is 1000 requests in 5 minutes.
+    Cost: one request for each 500 missing instants of a symbol; the limit is 1000 requests in 5
+    minutes.
     """
     check_moment("since", since)
     check_moment("until", until)
@@ -333,7 +336,7 @@ async def backfill(
 
 
 def _sink_of(to: StrPath | Sink, source: str, clock: Callable[[], float]) -> Sink:
-    """The sink that writes to `to`.
+    """Return the sink that writes to `to`.
 
     Raises:
         TypeError: `to` is neither a path, nor a URL, nor a sink.
@@ -347,9 +350,9 @@ def _sink_of(to: StrPath | Sink, source: str, clock: Callable[[], float]) -> Sin
 
 
 def _recorded(to: StrPath | Sink, sink: Sink) -> Sequence[str]:
-    """The symbols that a recording has, in its samples or in its rows of the past."""
+    """Return the symbols that have samples or rows of the past in a recording."""
     if is_database(to):
-        sink.open()  # the tables of an empty database
+        sink.open()  # creates the tables in an empty database
     elif not isinstance(to, str | os.PathLike) or not os.path.exists(to) or not os.path.getsize(to):
         return ()
     with Recording(to) as recording:

@@ -1,9 +1,9 @@
-"""Fills a recorder's own gaps with instants of the exchange's history.
+"""Fills a recorder's own gaps with rows of the exchange's history.
 
-The rule of this file: it never delays a sweep. It reads after the sweep that ends a gap, from a
-limit of its own, one symbol at a time; and it stores in the recorder's thread, between two sweeps.
-The gap stays recorded, because its slots still have no sweep. Each 5-minute instant within it gets
-the exchange's row for that instant. A gap without such an instant cannot be filled.
+The rule of this file: it never delays a sweep. It reads one symbol at a time, after the sweep that
+ends a gap, and draws on the limit of history. It stores the rows in the recorder's thread, between
+two sweeps. For each 5-minute instant in a gap it stores the exchange's row. The gap itself stays,
+because its slots still have no sweep. A gap that contains no such instant cannot be filled.
 """
 
 import asyncio
@@ -29,36 +29,36 @@ from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import unix_ms
 
-AGAIN_S = 300.0  # after a failure; the next instant comes after as long
-NEVER = frozenset(("unknown", "not_trading"))  # reasons of a gap for which there is no history
-# Errors after which the same request may succeed.
+AGAIN_S = 300.0  # from a failure to the next try; new instants appear as often
+NEVER = frozenset(("unknown", "not_trading"))  # for gaps with these reasons there is no history
+# After these errors, the same request may succeed later.
 PASSING = (TransportError, ServerError, RateLimitedError, BannedError, StorageError)
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class GapFiller:
-    """Closes gaps of a recorder as far as 5-minute instants can.
+    """Fills the gaps of a recorder with rows of 5-minute instants.
 
     Args:
-        filler: Reads and stores.
-        sink: Knows the gaps of earlier runs.
-        thread: Where the sink works.
-        clock: Unix seconds.
+        filler: Reads and stores the rows.
+        sink: Has the gaps of earlier runs.
+        thread: The thread that uses the sink.
+        clock: Returns Unix seconds.
     """
 
     def __init__(
         self, filler: Filler, sink: Sink, thread: WritingThread, clock: Callable[[], float]
     ) -> None:
         self._filler, self._sink, self._thread, self._clock = filler, sink, thread, clock
-        self._wanted: dict[str, set[int]] = {}  # instants by symbol; "" is every symbol
-        self._names: Sequence[str] = ()  # of the latest sweep
+        self._wanted: dict[str, set[int]] = {}  # instants to fill, by symbol; "" for all symbols
+        self._names: Sequence[str] = ()  # the symbols of the latest sweep
         self._swept = asyncio.Event()
         self._has_failed = False
 
     @property
     def new(self) -> int:
-        """Rows stored so far."""
+        """The number of rows stored so far."""
         return self._filler.new
 
     def note(self, outcome: Snapshot | Gap, period: int) -> None:
@@ -79,7 +79,7 @@ class GapFiller:
         self._swept.set()
 
     def _want(self, symbol: str, gap: Gap, period: int) -> None:
-        # A clock that was never set makes gaps of decades; the history has the last days alone.
+        # A clock that was never set may cause a gap of decades. Want only days of the history.
         now = round(self._clock() * 1000)
         first, last = max(gap.first, now - KEPT_MS), min(gap.last, now + period)
         kept = gap._replace(first=first, last=last)
@@ -88,19 +88,19 @@ class GapFiller:
             self._wanted.setdefault(symbol, set()).update(instants)
 
     async def run(self) -> None:
-        """Close the gaps of earlier runs, then each new one after the sweep that ends it."""
+        """Fill the gaps of earlier runs, and then each new gap after the sweep that ends it."""
         await self._want_earlier(round(self._clock() * 1000) - KEPT_MS)
         while True:
             await self._swept.wait()
             self._swept.clear()
-            await asyncio.sleep(SETTLED_MS / 1000)  # until the rows of these instants are there
+            await asyncio.sleep(SETTLED_MS / 1000)  # until the rows of these instants have appeared
             failed = await self._fill()
             if failed:
                 await asyncio.sleep(AGAIN_S)
                 self._swept.set()
 
     async def _want_earlier(self, since: int) -> None:
-        """Want the gaps of earlier runs; without them, if the sink cannot say now."""
+        """Add the gaps of earlier runs; none of them if the sink cannot be read now."""
         try:
             found = await self._thread.run(partial(self._sink.gaps_since, since))
         except StorageError as error:
@@ -110,7 +110,7 @@ class GapFiller:
             self._want(symbol, gap, period)
 
     async def _fill(self) -> bool:
-        """Read what is wanted; return whether some of it failed, and stays wanted."""
+        """Read the wanted instants; return whether any failed, which then stay wanted."""
         until = round(self._clock() * 1000) - SETTLED_MS
         due = {
             symbol: {at for at in times if at <= until} for symbol, times in self._wanted.items()
@@ -130,7 +130,7 @@ class GapFiller:
     async def _fill_symbol(self, symbol: str, wanted: set[int]) -> bool:
         try:
             await self._filler.fill(symbol, Span(min(wanted), max(wanted)), wanted)
-        except BinanceOIError as error:  # of the exchange, or of the sink
+        except BinanceOIError as error:  # from the exchange or from the sink
             if not self._has_failed:
                 logger.warning("gaps of %s stay open for now: %s: %s", self._sink, symbol, error)
             self._has_failed = True
@@ -140,6 +140,6 @@ class GapFiller:
 
 
 def instants_in(gap: Gap, period: int) -> Iterator[int]:
-    """The 5-minute instants from the first slot of a gap until the next sweep."""
+    """Return the 5-minute instants from the first slot of a gap to the next slot after it."""
     first = -(-gap.first // STEP_MS) * STEP_MS
     return iter(range(first, gap.last + max(1, period), STEP_MS))
