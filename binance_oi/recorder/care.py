@@ -1,7 +1,7 @@
-"""Work on a recording that lasts for years: removing old days, returning space, copying.
+"""Maintains a recording over years: removes old days, returns space, and copies.
 
-The rule of this file: everything is done in short steps, so a recorder goes on meanwhile, and a
-process that is killed leaves a whole recording. Only a copy needs its target for itself.
+The rule of this file: it works in short steps. So a recorder can continue between them, and a
+killed process leaves a valid recording. Only the target of a copy must have no recorder.
 """
 
 import os
@@ -29,10 +29,10 @@ from binance_oi.recorder.sqlite_keeper import SqliteKeeper
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.store import ChangedError, Store
 
-PAUSE_S = 0.02  # between two steps: a recorder that waits for its turn gets it
-BUSY_FOR_MS = 600_000  # how long to wait for others that write
+PAUSE_S = 0.02  # between two steps, so that a waiting recorder can write
+BUSY_FOR_MS = 600_000  # the longest wait for other programs that write
 
-# In the order of their key, so they need not go through `recent`.
+# The rows come in the order of their key, so write them to `settled` directly.
 _SAMPLES = """
 INSERT OR IGNORE INTO settled SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM recent WHERE symbol = ?1 AND time = ?2)
@@ -42,36 +42,37 @@ Progress = Callable[[int], object]
 
 
 class _Cared(Protocol):
-    """A store that is open for care."""
+    """A recording that is open for maintenance."""
 
     keeper: Keeper
+    """Does the steps."""
 
     def rest(self) -> None:
-        """Between two steps: let others in."""
+        """Pause between two steps, so that others can write."""
         ...
 
     def size(self) -> int:
-        """Bytes that the recording takes."""
+        """Return the size of the recording in bytes."""
         ...
 
 
 def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.time) -> int:
     """Remove whole days that are too old, and return their space; a summary of each day stays.
 
-    A recorder may record there meanwhile. Instants of the past stay.
+    A recorder may record there at the same time. Rows of the past stay.
 
     Args:
         place: The recording: a file, or the URL of a database.
-        keep_days: Whole days that stay, besides the current one.
-        now: Unix seconds.
+        keep_days: The number of whole days to keep, besides the current one.
+        now: Returns Unix seconds.
 
     Returns:
-        The number of days that were removed.
+        The number of removed days.
 
     Raises:
         ValueError: `keep_days` is not positive.
         RecordingError: There is no recording.
-        StorageError: It cannot be written now; what was done stays done.
+        StorageError: The recording cannot be written now. Days that are removed already stay so.
     """
     days = check_count("keep_days", keep_days)
     with Recording(place) as recording:
@@ -87,20 +88,21 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
 
 
 def compact(place: StrPath) -> tuple[int, int]:
-    """Return free space to the system, step by step, while others record and read.
+    """Return free space to the system in short steps, even while others record and read.
 
-    A file of an earlier program is written anew, once; a recorder keeps its sweeps in memory until
-    that is done.
+    A file of an earlier version of this library is first rewritten, once. A recorder keeps its
+    sweeps in memory during that time.
 
     Args:
         place: The recording: a file, or the URL of a database.
 
     Returns:
-        Bytes before and after. While a recorder writes, a file becomes shorter within a minute.
+        The size before and after, in bytes. While a recorder writes, a file becomes shorter only
+        within a minute.
 
     Raises:
         RecordingError: There is no recording.
-        StorageError: It cannot be written now.
+        StorageError: The recording cannot be written now.
     """
     with Recording(place):
         pass
@@ -113,21 +115,23 @@ def compact(place: StrPath) -> tuple[int, int]:
 
 
 def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
-    """Add everything of one recording to another one, which is made when missing.
+    """Add all rows of one recording to another one, which is created if missing.
 
-    Rows meet by their key: symbol and time of a sample, slot of a sweep. A gap of either remains
-    only where neither has a sweep. When it is interrupted, the same call continues.
+    Symbol and time identify a sample, and the slot a sweep. Existing rows of the target stay. A gap
+    remains only where neither recording has a sweep. After an interruption, the same call
+    continues.
 
     Args:
         source: A file, or the URL of a database. A recorder may write it.
-        target: The same, of the same exchange. No recorder may write it.
-        on_rows: Called with each number of samples that were read.
+        target: A file, or the URL of a database, for the same exchange. No recorder may write it.
+        on_rows: Called with the number of samples read since the last call.
 
     Returns:
         The number of samples that this call added.
 
     Raises:
-        RecordingError: `source` is no recording, both are one, or they are of two exchanges.
+        RecordingError: `source` is not a recording, both are the same one, or they belong to two
+            exchanges.
         OccupiedError: A recorder writes `target`.
         StorageError: `target` cannot be written now.
     """
@@ -146,23 +150,23 @@ def _target(place: StrPath, source: Recording) -> Generator[Target]:
             yield sink
         return
     path = check_path("target", place)
-    if source.source is not None:  # a copy that was killed may leave a file without tables
+    if source.source is not None:  # works even for a file without tables, from a killed copy
         check_source(path, source.source)
     with closing(SqliteTarget(path, source.source)) as file:
         yield file
 
 
 class SqliteTarget:
-    """A file that takes copies; see `Target`.
+    """A file as the target of a copy; see `Target`.
 
     Args:
-        path: The file; made when missing.
-        source: The exchange.
+        path: The file; created if missing.
+        source: The name of the exchange.
 
     Raises:
-        OccupiedError: A recorder writes it.
-        RecordingError: It is not a recording, or of another exchange.
-        StorageError: It cannot be written.
+        OccupiedError: A recorder writes the file.
+        RecordingError: The file is not a recording, or belongs to another exchange.
+        StorageError: The file cannot be written.
     """
 
     def __init__(self, path: Path, source: str | None) -> None:
@@ -195,7 +199,7 @@ class SqliteTarget:
         return write_past(self._store.connection, rows)
 
     def close(self) -> None:
-        """Close the file, and let others record there."""
+        """Close the file, and release its lock."""
         try:
             with _storage_errors(self._path):
                 self._store.close()
@@ -204,7 +208,7 @@ class SqliteTarget:
 
 
 class _CaredFile:
-    """A file that is open for care. A recorder of another process may have it open as well."""
+    """A file that is open for maintenance. A recorder may have it open at the same time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -224,7 +228,7 @@ class _CaredFile:
 
 
 class _CaredDatabase:
-    """A database that is open for care."""
+    """A database that is open for maintenance."""
 
     def __init__(self, url: str) -> None:
         self._connection = Connection(url, "binance-oi care", StorageError)
@@ -244,10 +248,10 @@ class _CaredDatabase:
 
 @contextmanager
 def _cared(place: StrPath) -> Generator[_Cared]:
-    """Open a recording for care.
+    """Open a recording for maintenance.
 
     Raises:
-        StorageError: It cannot be written now.
+        StorageError: The recording cannot be written now.
     """
     if is_database(place):
         with closing(_CaredDatabase(place)) as database:

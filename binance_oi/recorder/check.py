@@ -1,7 +1,8 @@
-"""Whether a recording is whole: what is damaged, and what is missing, and why.
+"""Checks a whole recording for damage and missing slots.
 
-The rule of this file: every slot from the first one to the last has a sweep or a gap. A slot with
-neither is unaccounted for, and a slot with both is damage. Reading takes constant memory.
+The rule of this file: each slot from the first to the last has a sweep or a gap. A slot with
+neither is unaccounted for. A slot with both is damaged. The memory for a check does not grow with
+the recording.
 """
 
 from collections import Counter
@@ -13,46 +14,48 @@ from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.recording import Recording
 
-MAX_NAMED = 20  # stretches that a check names; it counts the others
+MAX_NAMED = 20  # stretches of slots that a check names; it counts the others
 
 Known = tuple[int, int, int, bool]
-"""First and last slot, period, and whether it is a sweep; in ms."""
+"""A sweep or a gap: its first and last slot and its period, in ms, and whether it is a sweep."""
 
 
 class _Check(NamedTuple):
     damage: tuple[str, ...]
-    """What cannot be read, or contradicts itself; in words for people."""
+    """The damage: unreadable or contradictory parts, each as text for people."""
     unaccounted: int
-    """Slots with neither a sweep nor a gap."""
+    """The number of slots with neither a sweep nor a gap."""
     stretches: tuple[tuple[int, int], ...]
     """The first stretches of such slots: first and last slot, Unix ms."""
     sweeps: int
+    """The number of sweeps."""
     rows: int
-    """Samples."""
+    """The number of samples."""
     missed: tuple[tuple[str, int], ...]
-    """Why slots have no sweep, and how many; the most first."""
+    """The reasons of gaps, each with its number of slots; the largest number first."""
     failed: tuple[tuple[str, str, int], ...]
-    """Symbols that single sweeps lack, why, and how many sweeps; the most first."""
+    """The symbols that sweeps failed to read: symbol, reason, number of sweeps; the largest number
+    first."""
     pruned: int
-    """Days of which only a summary is left."""
+    """The number of days that have only a summary."""
 
 
 class Check(_Check, Encodable):
-    """What a check of a recording has found."""
+    """The result of a check of a recording."""
 
     __slots__ = ()
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is damaged and nothing is missing."""
+        """Whether there is no damage and no missing sweep."""
         return not (self.damage or self.unaccounted or self.missed or self.failed)
 
 
 def check(recording: Recording) -> Check:
-    """Read a recording as a whole, also while a recorder writes it.
+    """Check a whole recording, even while a recorder writes it.
 
     Raises:
-        RecordingError: Not even its sweeps and gaps can be read.
+        RecordingError: The sweeps and gaps cannot be read.
     """
     damage = list(recording.integrity())
     rows = 0
@@ -65,7 +68,7 @@ def check(recording: Recording) -> Check:
         damage.append(str(error))
     schedule = _Schedule()
     schedule.read(merge(_sweeps(recording), _gaps(recording)))
-    # Second sweeps of a slot have samples that no sweep counts, and so has a merged recording.
+    # There may be more samples than the sweeps count: from second sweeps of a slot, or from a copy.
     if rows < schedule.new and not damage and not recording.is_merged:
         damage.append(f"samples that sweeps count and are not there: {schedule.new - rows:,}")
     if schedule.twice:
@@ -106,7 +109,7 @@ class _Schedule:
         self._gap: tuple[int, int, int] | None = None  # first, last and period of the latest gap
 
     def read(self, known: Iterable[tuple[Known, int]]) -> None:
-        """Follow everything that is known, in the order of its first slots."""
+        """Follow sweeps and gaps, sorted by their first slots."""
         for (first, last, period, is_sweep), new in known:
             self._expect(first, period)
             if is_sweep:
@@ -117,7 +120,7 @@ class _Schedule:
             self._end = last if self._end is None else max(self._end, last)
 
     def _expect(self, first: int, period: int) -> None:
-        """Count the slots between the latest one and `first`."""
+        """Count the slots between the latest slot so far and `first`; none of them is known."""
         if self._end is None or period <= 0:
             return
         due = (self._end // period + 1) * period

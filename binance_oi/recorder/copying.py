@@ -1,9 +1,10 @@
 """Copies one recording into another, which may have rows already.
 
-The rule of this file: rows meet by their key, and what is there stays. A gap of either remains only
-where neither has a sweep. Samples go first, then sweeps, then gaps: a copy that is killed leaves no
-sweep without its samples. Each transaction also writes how far the copy is, so the next run
-continues there. Memory stays flat.
+The rule of this file: existing rows of the target stay; a row of the source with the same key is
+not copied. A gap remains only where neither recording has a sweep. Samples are copied first, then
+sweeps, then gaps. So a killed copy leaves no sweep without its samples. Each transaction also
+writes the progress of the copy, and the next run continues there. Memory does not grow with the
+recording.
 """
 
 import json
@@ -36,7 +37,7 @@ _SWEEP = f"""
 INSERT INTO sweeps ({", ".join(coverage.SWEEP)}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 ON CONFLICT DO NOTHING
 """
-# Slots that have a sweep and a gap, until the gap gives them up.
+# Slots that have both a sweep and a gap. The copy then removes them from the gap.
 _TWICE = """
 SELECT slot FROM sweeps JOIN gaps ON gaps.symbol = '' AND slot BETWEEN first AND last
 WHERE slot BETWEEN ?1 AND ?2
@@ -51,28 +52,28 @@ _T = TypeVar("_T")
 
 
 class Target(Protocol):
-    """A recording that takes copies; nobody else records into it."""
+    """The recording that gets the copy. No recorder writes it."""
 
     def writing(self) -> AbstractContextManager[Statements]:
-        """One transaction."""
+        """Return the context of one transaction."""
         ...
 
     def add_samples(self, run: Statements, rows: Sequence[Row], /) -> int:
-        """Add samples whose key is not there yet; return how many were added."""
+        """Add samples with new keys; return how many were added."""
         ...
 
     def add_past(self, run: Statements, rows: Sequence[InstantRow], /) -> int:
-        """Add instants of the past, or correct them; return how many changed."""
+        """Add rows of the past, or correct existing ones; return how many changed."""
         ...
 
 
 def copy_into(target: Target, source: Recording, *, on_rows: Callable[[int], object] = int) -> int:
-    """Add everything of `source` to `target`.
+    """Add all rows of `source` to `target`.
 
     Args:
         target: A recording of the same exchange.
-        source: Another recorder may write it meanwhile; what it adds may be left out.
-        on_rows: Called with each number of samples that were read.
+        source: The recording to copy. A recorder may write it; the copy may omit its new rows.
+        on_rows: Called with the number of samples read since the last call.
 
     Returns:
         The number of samples that this run added.
@@ -110,7 +111,10 @@ class _Copy:
         return added
 
     def _last_sweep(self) -> list[int] | None:
-        """Slot and end of the last sweep: later ones are left out, for their samples may be."""
+        """Return slot and end of the last sweep at the start of the copy.
+
+        The copy omits later sweeps, because it may omit their samples.
+        """
         span = self._source.span()
         if span is None:
             return None
@@ -120,7 +124,7 @@ class _Copy:
         return None if found is None else [found.slot, found.finished]
 
     def _continues(self, state: dict[str, Any]) -> bool:
-        """Whether an earlier copy was of this very recording."""
+        """Whether an unfinished copy in the target was of this recording."""
         if state.get("from") != str(self._source):
             return False
         if state["last"] is None:
@@ -136,7 +140,7 @@ class _Copy:
         self._bridge(run)
 
     def _bridge(self, run: Statements) -> None:
-        """Write a gap between two recordings that do not meet."""
+        """If there is time between the two recordings, write a gap for it."""
         span, found = self._source.span(), run.execute(coverage.SPAN).fetchone()
         if span is None or found is None or found[0] is None:
             return
@@ -182,7 +186,7 @@ class _Copy:
                         cover(run, symbol, part, period)
 
     def _failures(self) -> list[tuple[str, Gap, int]]:
-        """What single sweeps lack, by symbol and time."""
+        """Return the gaps of single symbols."""
         return [each for each in self._source.periods() if each[0]]
 
     def _gaps(self, until: int) -> None:
@@ -203,7 +207,7 @@ def _remember(run: Statements, state: dict[str, Any]) -> None:
 
 
 def _within(gap: Gap, period: int, first: int, last: int, slots: set[int]) -> Iterator[Gap]:
-    """The parts of a gap from `first` to `last` whose slots are among `slots`."""
+    """Yield the parts of a gap from `first` to `last` whose slots are in `slots`."""
     if gap.last < first or gap.first > last or period <= 0:
         return
     begin = gap.first + max(0, -(-(first - gap.first) // period)) * period

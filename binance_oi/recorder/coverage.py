@@ -1,7 +1,7 @@
-"""How a recording answers for its schedule, as SQL: sweeps, gaps, and what single sweeps lack.
+"""SQL statements about slots: sweeps, gaps, and symbols that sweeps failed to read.
 
-The rule of this file: these statements run in every store, so that a slot is counted in one way.
-``?1`` and ``?2`` are a span of slots, Unix ms; the second is not included.
+The rule of this file: the same statements run in SQLite and in PostgreSQL, so both count slots in
+the same way. ``?1`` (included) and ``?2`` (excluded) are a span of slots, Unix ms.
 """
 
 from binance_oi.recorder.statements import larger, smaller
@@ -9,7 +9,7 @@ from binance_oi.recorder.statements import larger, smaller
 SWEEP: tuple[str, ...] = (
     *("slot", "period", "started", "finished", "asked", "read", "new", "weight"),
 )
-"""The columns of a sweep; `Sweep` has them as fields."""
+"""The columns of a sweep; `Sweep` has fields of the same names."""
 
 SPAN: str = """
 SELECT min(slot), max(slot) FROM (
@@ -28,10 +28,10 @@ MERGED: str = "SELECT 1 FROM about WHERE name = 'merged'"
 PRUNED: str = "SELECT day, reason, slots, last, rows FROM pruned ORDER BY day, reason"
 
 _AFTER_START = larger("0", "(?1 - first + period - 1) / period")
-# Each gap with its period and the number of its slots that have no sweep. Where gaps overlap, a
-# slot counts once: a gap counts only after the end of all gaps that begin before it. The period is
-# the gap's own, for a recording may change its period. A gap with an impossible period has no slot.
-# An empty gap is where it begins.
+# Each gap with its period and the number of its slots without a sweep. If gaps overlap, a slot
+# counts once: a gap counts only slots after the end of all gaps that begin before it. Each gap has
+# its own period, because a recording may change its period. A gap with an impossible period has no
+# slots. The position of an empty gap is its first slot.
 COUNTED: str = f"""
 WITH gap AS (
     SELECT first, last, reason, detail, CASE WHEN period > 0 THEN period END AS period, coalesce(
@@ -56,7 +56,7 @@ SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due
 ELSE 0 END AS slots FROM part ORDER BY first
 """
 MISSED: str = f"SELECT CAST(coalesce(sum(slots), 0) AS BIGINT) FROM ({COUNTED}) AS counted"
-# The slots in which sweeps lack one symbol alone.
+# For each symbol and reason, the number of sweeps that could not read the symbol.
 FAILED: str = f"""
 WITH part AS (
     SELECT symbol, reason, period, {smaller("last", "?2 - 1")} AS ends,
