@@ -1,9 +1,9 @@
-"""Recent history of each symbol in the user's cache directory, for every command that needs it.
+"""Caches recent history of each symbol in the user's cache directory.
 
-The rule of this file: the cache saves requests and is never needed. A file that is missing, damaged
-or not ours counts as empty; a place that cannot be written is reported once and not used. A file
-appears as a whole, so several processes may read and write at the same time. What one of them has
-read, another one adds to.
+The rule of this file: the cache only saves requests. If a file is missing, damaged or foreign, it
+counts as empty. If the directory cannot be written, one warning reports that, and the cache is not
+used. A file is replaced in a single step, so several processes may read and write at the same time.
+Each process adds its rows to those of the others.
 """
 
 import asyncio
@@ -41,30 +41,31 @@ FOLDER: Final = f"history-{FORMAT}"
 SUFFIX: Final = ".json.z"
 PERIOD: Final = "5m"
 STEP: Final = PERIODS[PERIOD]
-KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # what changes over 24h and 7 days need, and an hour
-UNUSED_S: Final = 30 * 86_400.0  # after which the files of an exchange are removed
-LARGEST: Final = 1 << 24  # bytes of a file, with its contents unpacked; 30 days are 1 MB
-REPLACED_AT_MOST: Final = 20  # times that other processes may replace a file meanwhile
-APPEARS_MS: Final = 7_000  # after its instant a row is there; 6.2 s were seen [O 2026-09-12]
+KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # enough for changes over 24h, and an hour more
+UNUSED_S: Final = 30 * 86_400.0  # after so long without a use, remove the files of an exchange
+LARGEST: Final = 1 << 24  # bytes of the uncompressed content of a file; 30 days are 1 MB
+REPLACED_AT_MOST: Final = 20  # times that other processes may replace a file during one `save`
+APPEARS_MS: Final = 7_000  # from an instant until its row appears; 6.2 s were seen [O 2026-09-12]
 
 
 class Kept(NamedTuple):
-    """History of one symbol without a hole that the exchange could still fill."""
+    """Cached history of one symbol: every row that the exchange has for a span of time."""
 
     rows: tuple[HistoryRow, ...]
+    """The rows."""
     first: int
-    """Unix ms: from here on every row is there that the exchange has."""
+    """The start of the span, Unix ms."""
     until: int
-    """Unix ms: up to here."""
+    """The end of the span, Unix ms."""
 
     @classmethod
     def of(cls, history: History) -> "Kept":
-        """The rows that a call of `client.histories` has read."""
+        """Make it from a result of `client.histories`."""
         newest = history.rows[-1].time if history.rows else 0
         return cls(history.rows, unix_ms(history.since), max(history.complete_until, newest))
 
     def joined(self, other: "Kept") -> "Kept":
-        """Both together; if a stretch between them is unknown, the newer one alone."""
+        """Join both; if there is unknown time between them, return only the newer one."""
         older, newer = sorted((self, other), key=lambda kept: kept.until)
         if older.until + 1 < newer.first:
             return newer
@@ -73,23 +74,24 @@ class Kept(NamedTuple):
         return Kept(ordered, min(older.first, newer.first), newer.until)
 
     def since(self, first: int) -> "Kept":
-        """The same without what is before `first`."""
+        """Return the same without rows before `first`."""
         if first <= self.first:
             return self
         return Kept(tuple(row for row in self.rows if row.time >= first), first, self.until)
 
     def lacks(self, now: int) -> bool:
-        """Whether the exchange may have an instant that is not known here.
+        """Whether the exchange may have a newer row.
 
         Args:
-            now: Unix ms by this machine. When its clock is behind what is known, it is wrong.
+            now: Unix ms by this machine. If it is before `until`, the clock is wrong, and the
+                result is True.
         """
         new = (self.until // STEP + 1) * STEP
         return new + APPEARS_MS <= now or now < self.until
 
 
 def cache_directory() -> Path | None:
-    """The user's cache directory; None when the environment names none."""
+    """Return our directory in the user's cache directory; None if the user has none."""
     try:
         if sys.platform == "win32":
             place = os.environ.get("LOCALAPPDATA", "")
@@ -97,7 +99,7 @@ def cache_directory() -> Path | None:
             place = str(Path.home() / "Library" / "Caches")
         else:
             place = os.environ.get("XDG_CACHE_HOME", "")
-            if not os.path.isabs(place):  # the specification ignores a relative one
+            if not os.path.isabs(place):  # the specification says to ignore a relative path
                 place = str(Path.home() / ".cache")
     except RuntimeError:  # this user has no home
         return None
@@ -108,7 +110,7 @@ class HistoryCache:
     """Recent 5-minute rows of the symbols of one exchange.
 
     Args:
-        directory: Where the files are; None keeps nothing.
+        directory: The directory of the files; None caches nothing.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -117,13 +119,13 @@ class HistoryCache:
 
     @classmethod
     def of(cls, base_url: str) -> "HistoryCache":
-        """The cache of the exchange at this URL."""
+        """Return the cache of the exchange at this URL."""
         place = cache_directory()
         name = quote(urlsplit(base_url).netloc.rpartition("@")[2], safe="")
         return cls(None if place is None or not name else place / FOLDER / name)
 
     def load(self, symbol: str) -> Kept | None:
-        """The kept rows of a symbol; None when there is no usable file."""
+        """Return the cached rows of a symbol; None if there is no usable file."""
         if self.directory is None:
             return None
         try:
@@ -137,12 +139,12 @@ class HistoryCache:
             return None
 
     def save(self, symbol: str, kept: Kept, since: int) -> None:
-        """Keep a symbol, together with what another process has kept meanwhile.
+        """Cache the rows of a symbol, joined with those of other processes.
 
         Args:
             symbol: The symbol.
-            kept: What is known of it.
-            since: Unix ms; what is before it is dropped.
+            kept: Its rows.
+            since: Unix ms; earlier rows are dropped.
         """
         if self.directory is None:
             return
@@ -162,8 +164,8 @@ class HistoryCache:
         """Write the file of a symbol.
 
         Raises:
-            OvertakenError: Another process has replaced it in the meantime.
-            OSError: It cannot be written.
+            OvertakenError: Another process has replaced the file in the meantime.
+            OSError: The file cannot be written.
         """
         path = self._path(symbol)
         seen = version(path)
@@ -178,7 +180,7 @@ class HistoryCache:
         return self.directory / f"{quote(symbol, safe='')}{SUFFIX}"
 
     def _clean(self) -> None:
-        """Remove the files of exchanges that nobody has read for long, such as local ones."""
+        """Remove the files of exchanges that were not used for long, such as local ones."""
         if self._is_cleaned or self.directory is None:
             return
         self._is_cleaned, before = True, time.time() - UNUSED_S
@@ -210,11 +212,11 @@ def _encoded(symbol: str, kept: Kept) -> bytes:
 
 
 def _decoded(packed: bytes, symbol: str) -> Kept:
-    """The contents of a file.
+    """Decode the content of a file.
 
     Raises:
-        ValueError: It is not what `_encoded` writes of this symbol; so are the other errors of
-            unpacking and of wrong types.
+        ValueError: `_encoded` does not write such a file for this symbol. Other errors of
+            decompressing and of wrong types mean the same.
     """
     unpacking = zlib.decompressobj()
     text = unpacking.decompress(packed, LARGEST)
@@ -243,13 +245,15 @@ class Recent(NamedTuple):
     """Recent history of one symbol."""
 
     symbol: str
+    """The symbol."""
     rows: tuple[HistoryRow, ...]
+    """The rows."""
     error: BinanceOIError | None = None
-    """Why what is new could not be read; `rows` are those that were kept."""
+    """Why newer rows could not be read; then `rows` are the cached ones. Otherwise None."""
 
 
 def load_recent(cache: HistoryCache, symbols: Sequence[str]) -> dict[str, Kept]:
-    """The kept rows of these symbols; it reads a file for each symbol."""
+    """Return the cached rows of these symbols. It reads one file for each symbol."""
     found = {symbol: cache.load(symbol) for symbol in symbols}
     return {symbol: kept for symbol, kept in found.items() if kept is not None}
 
@@ -261,19 +265,20 @@ async def read_recent(
     span: timedelta,
     on_progress: OnProgress | None = None,
 ) -> AsyncGenerator[Recent]:
-    """History of the last `span` of each symbol, in any order: what is kept first.
+    """Yield the history of the last `span` of each symbol, in any order.
 
-    It asks the exchange for what is not kept, and keeps that as soon as it is there.
+    Symbols for which the cache is enough come first. For the others, it requests the missing rows,
+    and caches them as soon as they come.
 
     Args:
-        client: It asks.
-        cache: It keeps.
-        symbols: Whose history.
-        span: How far back.
+        client: Reads the exchange.
+        cache: The cache.
+        symbols: The symbols.
+        span: How far back to read.
         on_progress: See `client.histories`.
 
     Raises:
-        ClientClosedError: The client was closed meanwhile.
+        ClientClosedError: The client was closed during the run.
     """
     now = round(time.time() * 1000)
     since = now - round(span.total_seconds() * 1000)
