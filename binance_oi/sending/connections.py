@@ -1,12 +1,12 @@
-"""Connections: how requests are sent, and how much may come back. With `transport`, all of aiohttp.
+"""Connections: writes requests, and bounds the bytes of answers.
 
-The rule of this file: one attempt is one request on the wire, on a connection without unread bytes.
-Its `Guard` closes a connection that brings more than one answer can have.
+The rule of this file: each attempt writes one request, on a connection without unread bytes. If a
+connection receives more bytes than one answer can have, its `Guard` closes it.
 
-The first request to an origin goes through `ClientSession`, which is most of a request's cost.
-Later requests avoid it: aiohttp's connector opens and keeps the connections, and the bytes of a
-request go straight to one. The usual answer comes straight back (`plain_answers`). An unusual one
-goes to aiohttp's parser, from its first byte on.
+The first request to an origin goes through `ClientSession`, which takes most of the time of a
+request. Later requests avoid it: aiohttp's connector opens and keeps the connections, and we write
+the bytes of a request directly to one. `plain_answers` parses the usual answer. Aiohttp's parser
+gets any other answer, from its first byte on.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ from binance_oi.sending.parked_connections import ParkedConnections
 from binance_oi.sending.plain_answers import PlainAnswer
 from binance_oi.sending.wire import SMALL_BODY, WireRequest, origin_of, wire_request
 
-SHORTAGES = (errno.EMFILE, errno.ENFILE)  # of file descriptors, of the process or the machine
+SHORTAGES = (errno.EMFILE, errno.ENFILE)  # no file descriptors left: of the process, the machine
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines` covers all of it
-KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
-# Another release of aiohttp may require more from users of its connections than our code does.
+KEEP_ALIVE = 60.0  # s for which we keep an idle connection, so that polls find it open
+# With another release of aiohttp, our use of its connections might be wrong, so we do not use it.
 LEAN: bool = aiohttp.__version__.startswith("3.14.")
 
 
@@ -51,10 +51,10 @@ class LateError(Exception):
 
 
 def is_out_of_descriptors(error: Exception) -> bool:
-    """Whether there is no connection because there is no file descriptor for it.
+    """Whether a connection failed because there was no file descriptor for it.
 
-    A name that was not resolved, and several addresses that failed differently, do not say so: then
-    the system is asked for a descriptor.
+    If a name was not resolved, or several addresses failed differently, the error does not show
+    that. Then we test whether the system gives us a descriptor.
     """
     if not isinstance(error, OSError):
         return False

@@ -1,7 +1,7 @@
 """The guard of a connection, and the attempts at requests that it serves.
 
-The rule of this file: one attempt is one request on the wire, and a connection that brings more
-than one answer can have is closed.
+The rule of this file: each attempt writes one request. If a connection receives more bytes than
+one answer can have, it is closed.
 """
 
 import asyncio
@@ -22,30 +22,31 @@ from binance_oi.sending.kept_connections import KeptConnections, Line
 from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_answer
 from binance_oi.sending.wire import SMALL_BODY
 
-REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
-# Bytes on the wire besides a body: headers, chunk sizes, 1xx answers. A real answer has one
-# thousand; more than this bound would be as much work as some hundred answers.
+REFUSALS = (403, 418, 429, 451)  # after one of these statuses, we send nothing for some time
+# The most bytes of an answer in addition to its body: headers, chunk sizes, 1xx answers. A real
+# answer has about a thousand of them.
 ENVELOPE = 64 * 1024
 BYTES_PER_READ = 16 * 1024  # as large as a TLS record
 MOST_PER_READ = 128 * 1024  # the same where a body may be large; a page of history has 90,000
-HEADS_PER_READ = 8  # 1xx answers and the real one; a flood of them is not worth more work
+HEADS_PER_READ = 8  # heads to separate in one read: those of 1xx answers and of the real one
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
 
 
 class SilentConnectionError(Exception):
-    """A kept connection brought no byte for so long that it was abandoned."""
+    """A kept connection received no byte for so long that we abandoned it."""
 
 
 class Guard(asyncio.BufferedProtocol):
-    """Stands between a connection and aiohttp, and ends what brings more than one answer can have.
+    """Sits between a connection and aiohttp, and ends a connection that receives too many bytes.
 
-    aiohttp bounds the headers, and we bound the body. But some bytes become neither: endless chunk
-    sizes and 1xx answers, trailers, gzip that decompresses to nothing.
+    aiohttp bounds the headers, and we bound the body. But some bytes belong to neither: endless
+    chunk sizes and 1xx answers, trailers, and gzip that decompresses to nothing.
 
-    It provides a buffer. Without one, asyncio allocates 256 KiB for each read, which costs 0.1 of a
-    request. All connections of a loop may share one, because each read is taken out of it at once.
+    The guard provides the read buffer. Without it, asyncio allocates 256 KiB for each read, which
+    takes a tenth of the time of a request. All connections of a loop share one buffer, because each
+    read is copied out of it at once.
     """
 
     def __init__(
@@ -54,22 +55,22 @@ class Guard(asyncio.BufferedProtocol):
         self._handler = handler
         self._kept = kept
         self.line = line
-        self.left: int = ENVELOPE  # bytes
-        self.refusal: int = 0  # the status of an answer that is a refusal
-        self.unused: bool = False  # opened for a request that was too late, kept for the next one
-        self.ended: bool = False  # by the other side
+        self.left: int = ENVELOPE  # bytes that the connection may still receive for this answer
+        self.refusal: int = 0  # the status of the answer if it is a refusal
+        self.unused: bool = False  # whether its first request was too late; the next one uses it
+        self.ended: bool = False  # whether the other side has ended it
         self._large, self._small = buffer, buffer[:BYTES_PER_READ]
         self._buffer = self._small
         self._tail = b""
-        self._transport: asyncio.Transport | None = None  # the request was written to it
+        self._transport: asyncio.Transport | None = None  # that of the latest request
         self._socket: socket.socket  # of the transport
         self._body: aiohttp.StreamReader | None = None
-        self._plain: asyncio.Future[PlainAnswer | None] | None = None  # until the first byte came
-        self._is_idle = True  # the last answer is complete, and no request follows it yet
+        self._plain: asyncio.Future[PlainAnswer | None] | None = None  # until the first byte comes
+        self._is_idle = True  # whether the last answer is complete and no request has followed
 
     @property
     def flooded(self) -> bool:
-        """Whether the connection was ended because it brought too much."""
+        """Whether we ended the connection because it received too many bytes."""
         return self.left < 0
 
     @property
@@ -78,11 +79,11 @@ class Guard(asyncio.BufferedProtocol):
         return self._handler.transport is None
 
     def begin(self, attempt: "Attempt", transport: asyncio.Transport, now: float) -> None:
-        """Note that the request of `attempt` is about to be written to `transport`.
+        """Note that the caller is about to write the request of `attempt` to `transport`.
 
         Args:
-            attempt: Gets this guard.
-            transport: Of the connection.
+            attempt: The attempt; this method sets its guard.
+            transport: The transport of the connection.
             now: The loop's time.
         """
         self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
@@ -96,7 +97,7 @@ class Guard(asyncio.BufferedProtocol):
         attempt.guard, attempt.request, attempt.sent = self, self.line.request, True
 
     def send(self, data: bytes) -> asyncio.Future[PlainAnswer | None]:
-        """Write a request; the result is its answer, or None once aiohttp's parser reads it."""
+        """Write a request. The future gets its answer, or None if aiohttp's parser reads it."""
         assert self._transport is not None  # `begin` came just before
         self._plain = asyncio.get_running_loop().create_future()
         self._transport.write(data)
@@ -108,10 +109,14 @@ class Guard(asyncio.BufferedProtocol):
         """Send a request at once if the connection is open and its last answer was the usual one.
 
         Args:
-            attempt: Gets this guard, and its answer; see `send`.
-            data: The request.
+            attempt: The attempt; this method sets its guard, and the future of its answer (see
+                `send`).
+            data: The bytes of the request.
             loop: The running loop.
-            now: Its time.
+            now: The loop's time.
+
+        Returns:
+            Whether the request was sent.
         """
         transport = self._transport
         if transport is None or self.ended or not self._kept.trusts(self.line):
@@ -121,7 +126,7 @@ class Guard(asyncio.BufferedProtocol):
         attempt.answer = self._plain = loop.create_future()
         try:
             transport.write(data)
-        except Exception as error:  # uvloop: of a handle that was closed in this step of the loop
+        except Exception as error:  # from uvloop, if its handle was closed in this step of the loop
             self._plain = None
             attempt.answer.set_exception(error)
         return True
@@ -135,9 +140,9 @@ class Guard(asyncio.BufferedProtocol):
                 plain.set_result(None)
 
     def _abandon(self) -> None:
-        """End a silent connection, so that its late answer reaches no other request.
+        """End a silent connection, so that its late answer cannot reach another request.
 
-        It sends no TLS close, because no peer would answer it.
+        It sends no TLS close, because the peer would not answer.
         """
         if self._handler.transport is not None:
             self._parse()
@@ -145,10 +150,10 @@ class Guard(asyncio.BufferedProtocol):
             self.reset()
 
     def reset(self) -> None:
-        """End the connection with a reset, so that nothing written to it is sent any more.
+        """End the connection with a reset, so that the system sends no more of its bytes.
 
-        A request is charged to a minute. After a normal close, the system would resend its
-        unacknowledged bytes for minutes.
+        After a normal close, the system would resend unacknowledged bytes for minutes. The request
+        would then arrive in a minute to which it is not charged.
         """
         transport, self._transport = self._transport, None
         if transport is not None:
@@ -159,13 +164,14 @@ class Guard(asyncio.BufferedProtocol):
             transport.abort()
 
     def rest(self) -> None:
-        """Note that the answer is complete: what comes now belongs to no request."""
+        """Note that the answer is complete: any further bytes belong to no request."""
         self._is_idle = True
 
     def watch(self, body: aiohttp.StreamReader) -> None:
-        """Raise an error to the reader of `body` when its chunks are broken.
+        """Raise an error in the reader of `body` if its chunks are broken.
 
-        aiohttp itself closes the connection and drops the body, and its reader would wait for ever.
+        Without that, aiohttp closes the connection and drops the body, and its reader waits for
+        ever.
         """
         self._body = body
         self._end_body()
@@ -189,7 +195,7 @@ class Guard(asyncio.BufferedProtocol):
             self._kept.heard(self.line)
         self.left -= nbytes
         view = self._buffer[:nbytes]
-        if self._is_idle:  # the beginning of an answer that nobody asked for
+        if self._is_idle:  # the beginning of an answer without a request
             self._kept.refuse(self.line)
         if self._plain is not None:
             answer = plain_answer(view, self.left + nbytes - ENVELOPE)
@@ -212,10 +218,10 @@ class Guard(asyncio.BufferedProtocol):
             self._end_body()
 
     def _pass_on_by_heads(self, data: bytes) -> None:
-        """Pass on headers before the bytes that follow them.
+        """Pass headers on to aiohttp separately from the bytes after them.
 
-        aiohttp drops the status of a piece that also contains a broken body, but a ban must not be
-        missed. It is noted even when its own headers are broken.
+        If one piece contains headers and a broken body, aiohttp drops its status. But we must not
+        miss a ban. So we note a refusal ourselves, even if its headers are broken.
         """
         seen, start, line = self._tail + data, len(self._tail), 0
         self._note_refusal(seen, line)
@@ -229,7 +235,7 @@ class Guard(asyncio.BufferedProtocol):
             start = line
         if start < len(seen):
             self._handler.data_received(seen[start:])
-        # What the next piece may continue: a first line, or else a blank one.
+        # Keep the bytes that the next piece may complete: a status line, or a blank line.
         self._tail = seen[line:] if len(seen) - line < 16 else seen[-3:]
 
     def _note_refusal(self, seen: bytes, start: int) -> None:
@@ -257,7 +263,7 @@ class Guard(asyncio.BufferedProtocol):
 
 
 def read_buffer() -> memoryview:
-    """A buffer for all guards of one loop."""
+    """Return a new buffer, for all guards of one loop."""
     return memoryview(bytearray(MOST_PER_READ))
 
 
@@ -268,12 +274,12 @@ def _at_any_time() -> bool:
 class Attempt(Deadline):
     """One attempt at a request: its conditions, and what happened on its connection.
 
-    It may be the deadline of its call as well; see `Deadlines.add`.
+    It can also be the deadline of its call; see `Deadlines.add`.
 
     Args:
-        max_body: Bytes.
-        may_send: Called right before the request is written.
-        fresh: Whether it needs a connection that has not served before.
+        max_body: The largest size of the body, bytes.
+        may_send: Called right before the request is written; if it returns False, nothing is sent.
+        fresh: Whether it needs a new connection.
     """
 
     __slots__ = (
@@ -289,44 +295,44 @@ class Attempt(Deadline):
         self.may_send = may_send
         self.max_body = max_body
         self.fresh = fresh
-        self.sent: bool = False  # it has a connection: from now on the exchange may count it
-        self.reused: bool = False  # its connection has served before
-        self.guard: Guard | None = None  # of its connection
-        self.request: int = 0  # its number among all requests, see `Line.request`
+        self.sent: bool = False  # whether the exchange may count it: it has a connection
+        self.reused: bool = False  # whether its connection has served an earlier request
+        self.guard: Guard | None = None  # the guard of its connection
+        self.request: int = 0  # its number among all requests; see `Line.request`
         self.expired = False
         self.task = None
 
     def _progress(self) -> Self:
-        """See `Deadline`; stored, it would be a cycle that only the collector ends."""
+        """See `Deadline`. A stored reference to itself would need the garbage collector."""
         return self
 
     @property
     def received(self) -> int:
-        """Bytes that have come since it was sent; -1 before that."""
+        """The number of bytes received since the request was sent; -1 before that."""
         if not self.sent:
             return -1
         return 0 if self.guard is None else self.max_body + ENVELOPE - self.guard.left
 
     @property
     def pieces(self) -> int:
-        """The number of reads that the longest possible answer takes."""
+        """The number of reads that the longest possible answer needs."""
         return (self.max_body + ENVELOPE) // BYTES_PER_READ
 
     @property
     def refusal(self) -> int:
-        """The status of a refusal that began, even with broken headers; 0 for none."""
+        """The status if a refusal has begun, even with broken headers; otherwise 0."""
         return 0 if self.guard is None else self.guard.refusal
 
     @property
     def flooded(self) -> bool:
-        """Whether the connection was ended because it brought too much."""
+        """Whether we ended the connection because it received too many bytes."""
         return self.guard is not None and self.guard.flooded
 
     @property
     def dropped(self) -> bool:
-        """Whether a connection that had served before ended before or within its answer.
+        """Whether a reused connection ended before or during its answer.
 
-        A connection without a single byte counts, whatever the error is.
+        If it received no byte at all, that is so for any error.
         """
         return self.reused and (self.silent or (self.guard is not None and self.guard.ended))
 
@@ -334,12 +340,13 @@ class Attempt(Deadline):
     def silent(self) -> bool:
         """Whether the request was sent, and no byte has come since.
 
-        The end of a body frees the connection before its call continues. Another call may have sent
-        a request on it by then; its silence belongs to that request.
+        When a body ends, its connection becomes free before the call continues. Another call may
+        have sent a request on it by then. If the connection is silent after that, the silence
+        belongs to the other request.
         """
         line = None if self.guard is None else self.guard.line
         return line is not None and line.request == self.request and line.silent
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
-"""The attempt of the call that uses a session: aiohttp passes no argument on to the connector."""
+"""The attempt of the running call. It is a context variable, because aiohttp cannot pass it on."""

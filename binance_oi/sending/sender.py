@@ -150,8 +150,8 @@ class Sender:
         queue. If a charged request could not be written in time, that is not an attempt: the loop
         charges it again.
 
-        Nearly every request takes the short way of this method: a connection has just served, and
-        the answer is the usual one. Whatever differs is left to `_send`.
+        This method has a fast path for nearly all requests: a kept connection is open, and the
+        answer is the usual one. In every other case, `_send` continues the request.
 
         Raises:
             BinanceOIError: No attempt succeeded; see `OpenInterestClient.get_open_interest`.
@@ -162,7 +162,7 @@ class Sender:
         is_free = terms.ends == math.inf
         wait = terms.max_wait if is_free else self._longest_wait(terms)
         permit = governor.admit_now(route.weight, bulk=terms.bulk)
-        may_start = permit is not None  # what was admitted in this step needs no other question
+        may_start = permit is not None  # admitted in this step of the loop, so it needs no check
         if permit is None:
             queued_at = loop.time()
             waiter = governor.queue(route.weight, terms.bulk, wait)
@@ -218,7 +218,7 @@ class Sender:
         target: Target,
         started: Started,
     ) -> T:
-        """Go on with a first attempt that did not take the short way; see `send`."""
+        """Continue a request whose first attempt did not end on the fast path of `send`."""
         permit, began, route = started.permit, started.began, request.route
         left, attempt, fresh = terms.timeout, 0, False
         while True:
@@ -232,7 +232,7 @@ class Sender:
                     error=started.error,
                 )
                 value = self._value(request, answer, permit, governor)
-                if started.error is not None:  # after a plain answer: the pool failed
+                if started.error is not None:  # the answer is good, but the pool failed
                     raise started.error
                 self._retries.succeeded()
                 return value
@@ -253,7 +253,7 @@ class Sender:
             try:
                 permit = await self._queued(route.weight, terms, governor)
             except BudgetExhaustedError:
-                if refused is not None:  # a call whose last answer was a 429 raises that error
+                if refused is not None:  # if the last answer was a 429, raise its error
                     raise refused from None
                 raise
             terms.charged += route.weight
@@ -322,9 +322,16 @@ class Sender:
     def _wait_for_next(
         self, error: BinanceOIError, permit: Permit, governor: Governor, attempt: int, left: float
     ) -> float:
-        """Seconds until the next attempt; raise `error` when none fits into the seconds `left`.
+        """Return the seconds until the next attempt, or raise `error` if there is none.
 
-        `permit.late` is set if the request was not sent, so that it was no attempt.
+        It sets `permit.late` if the request was not sent; then it does not count as an attempt.
+
+        Args:
+            error: The error of the last attempt.
+            permit: The permit of that attempt.
+            governor: The governor that issued it.
+            attempt: The number of that attempt, from 1.
+            left: The seconds that remain for the request.
         """
         if permit.crowded and not permit.late:
             permit.late = governor.connections.lower(governor.in_flight)

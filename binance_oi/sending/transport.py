@@ -1,7 +1,7 @@
-"""One GET over aiohttp, with its permit, its deadline and its errors.
+"""Sends one GET over aiohttp, with its permit, its deadline and its errors.
 
-The rule of this file: before anything else is done with an answer, the permit learns whether the
-exchange may have counted the request. No exception of another library leaves this file.
+The rule of this file: before it does anything else with an answer, it settles the permit, because
+the exchange may have counted the request. No exception of another library leaves this file.
 """
 
 import asyncio
@@ -42,10 +42,10 @@ from binance_oi.sending.plain_answers import PlainAnswer
 from binance_oi.sending.wire import USER_AGENT, Target
 
 Session = aiohttp.ClientSession
-ERROR_TEXT_WAIT_S = 0.5  # how long to wait for the text of an error: its status says enough
-REFUSAL_TEXT_WAIT_S = 0.2  # the same when the status stops all requests for some time
-MAX_ERROR_TEXT = 64 * 1024  # bytes, decoded
-TIMED_OUT = 408  # also sent by servers before they drop an idle connection
+ERROR_TEXT_WAIT_S = 0.5  # s to wait for the text of an error; its status is enough
+REFUSAL_TEXT_WAIT_S = 0.2  # s for the same if the status stops all requests for some time
+MAX_ERROR_TEXT = 64 * 1024  # bytes, uncompressed
+TIMED_OUT = 408  # servers also send it before they close an idle connection
 _NUMBERS = re.compile(r"\[Errno ([0-9]+)\]")
 _of_the_parent: list[Session] = []  # sessions that were open before a fork
 
@@ -54,19 +54,21 @@ class Answer(NamedTuple):
     """Status and body of an answer."""
 
     status: int
+    """The HTTP status."""
     body: bytes
+    """The body, uncompressed."""
     complete: bool
-    """False when the body stopped, stalled or went on for too long."""
+    """False if the body was cut off, stalled, or exceeded its bound."""
 
 
 class IdleTimeout(Answer):
-    """A 408 on a connection that had served before: it was idle for too long, and is dropped."""
+    """A 408 on a reused connection: it was idle for too long, and the server closes it."""
 
     __slots__ = ()
 
 
 class _Options(TypedDict, total=False):
-    """Options of every request. Our own session already has most of them."""
+    """The options of every request. Our own session has most of them by default."""
 
     allow_redirects: bool
     timeout: aiohttp.ClientTimeout
@@ -95,15 +97,16 @@ class Transport:
     """Sends GET requests, each with a permit.
 
     Args:
-        session: The caller's session, never closed by us; None opens our own at the first request.
-        tls: Replaces the default certificate checks; None verifies as usual, or as the caller's
+        session: The caller's session, which we never close; None opens our own at the first
+            request.
+        tls: Replaces the default checks of certificates. None checks as usual, or as the caller's
             session does.
-        proxy: URL of a proxy; the environment is never read.
-        local_address: The IP address of this machine that our own connections come from.
-        replace: Whether the caller sends a request once more when a kept connection proves dead.
-            If not, no silent connection is abandoned.
-        patience: The most seconds that a kept connection may be silent, however slow the exchange
-            is.
+        proxy: The URL of a proxy. Environment variables for proxies have no effect.
+        local_address: The IP address of this machine that our own connections use.
+        replace: Whether the caller sends a request again if a kept connection proves dead. If not,
+            the transport waits even on a silent connection.
+        patience: The most seconds that a kept connection may be silent, even if the exchange is
+            slow.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class Transport:
             self._options["auto_decompress"] = True
 
     async def aclose(self) -> None:
-        """End running requests with a timeout; close our own session, but not the caller's."""
+        """End running requests with a timeout error; close our own session, not the caller's."""
         self._closed = True
         self._deadlines.expire_all()
         self._deadlines.cancel()
@@ -146,33 +149,33 @@ class Transport:
             await session.close()
 
     def abandon(self) -> bool:
-        """Close without a loop; return whether there was anything to close."""
+        """Close without a loop; return whether a session was open."""
         session, self._session = self._session, None
         self._connector = None  # aiohttp closes no connection of a closed loop
         if session is None or not self._owned or session.closed:
             return False
         closing = session.close()
         with suppress(StopIteration):
-            closing.send(None)  # the first step closes everything; without it aiohttp warns
+            closing.send(None)  # runs the first step, which closes the connections
         closing.close()
         return True
 
     async def open_connections(self, url: URL, count: int, busy: int) -> None:
-        """See `Connector.open`. Opens none for a caller's session."""
+        """See `Connector.open`. For a caller's session, it opens none."""
         if self._connector is not None:
             await self._connector.open(url, count, busy)
 
     def leave_to_parent(self) -> None:
-        """Keep the session in a child after a fork, so that it is never closed there.
+        """In a forked child, keep the parent's session open for ever.
 
-        A child shares the parent's sockets and its epoll: closing a connection in the child would
-        stop the parent from receiving on it.
+        A child shares the sockets and the epoll of its parent. If the child closed a connection,
+        the parent would receive nothing more on it.
         """
         if self._session is not None:
             _of_the_parent.append(self._session)
 
     def distrust_connections(self) -> None:
-        """Close every connection that may still deliver the answer to another request."""
+        """Close every connection on which the answer to another request may still arrive."""
         self._kept.distrust()
 
     def start(
@@ -229,24 +232,24 @@ class Transport:
 
         Args:
             url: A URL from `ready_url`.
-            permit: Checked right before the request is written. Afterwards it is settled, refunded,
-                or neither (the exchange may have counted it). `permit.late` says that it was
-                refunded because no connection was available in time; the connection is kept.
-                `permit.crowded` says that it was refunded because there is no file descriptor for
-                a connection.
-            max_bytes: Bound of the decoded body.
+            permit: The permit. The call checks it right before it writes the request. Afterwards
+                the permit is settled, refunded, or neither (then the exchange may have counted the
+                request). `permit.late` is set if it was refunded because no connection was
+                available in time. `permit.crowded` is set if it was refunded because there was no
+                file descriptor for a connection.
+            max_bytes: The largest size of the uncompressed body.
             timeout: Seconds from now to the end of the body.
-            fresh: Use a new connection, because a kept one proved dead.
+            fresh: Whether to use a new connection, because a kept one proved dead.
             sent: The attempt, if `start` has sent it.
-            error: What ended the wait for its answer.
+            error: The error that ended the wait for its answer, if any.
 
         Raises:
-            TransportTimeoutError: Not done within `timeout`; or, with `retry` "now", a kept
-                connection was silent for too long.
-            TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead,
-                or ended within its answer.
+            TransportTimeoutError: There was no complete answer within `timeout`. With `retry`
+                "now": a kept connection was silent for too long.
+            TransportError: There was no usable HTTP answer. With `retry` "now": a kept connection
+                was dead, or ended during its answer.
         """
-        if self._closed and sent is None:  # closed while this request was being admitted
+        if self._closed and sent is None:  # closed while this request waited in the queue
             permit.refund()
             raise TransportError("the connections are closed", "never")
         response: Response | aiohttp.ClientResponse | None = None
@@ -270,7 +273,7 @@ class Transport:
             refusal = None if response is not None else _bare_refusal(attempt, permit)
             if not deadline.done():
                 raise
-            if response is not None and response.status != 200:  # the status alone says enough
+            if response is not None and response.status != 200:  # the status alone is enough
                 return Answer(response.status, b"", False)
             if refusal is not None:
                 return refusal
@@ -295,7 +298,7 @@ class Transport:
     async def _ask(
         self, url: URL, attempt: Attempt
     ) -> PlainAnswer | Response | aiohttp.ClientResponse:
-        """Send the request; wait for the answer, or for status and headers of an unusual one."""
+        """Send the request. Return the whole usual answer, or status and headers of another one."""
         if self._connector is not None:
             found = await self._connector.ask(url, attempt)
             if found is not None:
@@ -311,23 +314,24 @@ class Transport:
         body: bytes,
         max_bytes: int,
     ) -> Answer:
-        """Read an answer that is an error, or whose body did not come with its headers."""
+        """Read the rest of an answer that is an error, or whose body comes after its headers."""
         if attempt.guard is not None:
             attempt.guard.watch(response.content)
         if response.status != 200:
             answer = await self._error_answer(response, attempt, max_bytes)
             is_dropped = attempt.reused and answer.status == TIMED_OUT
             return IdleTimeout(*answer) if is_dropped else answer
-        if says_longer(response.headers, max_bytes):  # it would be refused anyway
+        if says_longer(response.headers, max_bytes):  # the body would exceed its bound
             response.close()
             return Answer(response.status, body[:max_bytes], False)
         answer = await _rest(response, body, max_bytes)
-        return answer._replace(complete=False) if attempt.flooded else answer  # looks complete
+        # If the guard has ended the connection, aiohttp takes the body for complete.
+        return answer._replace(complete=False) if attempt.flooded else answer
 
     async def _error_answer(
         self, response: Response | aiohttp.ClientResponse, attempt: Attempt, max_bytes: int
     ) -> Answer:
-        """Read an error's text, which is useful but never worth a long wait or another error."""
+        """Read the text of an error, but do not wait long for it, and raise no other error."""
         seconds = REFUSAL_TEXT_WAIT_S if response.status in REFUSALS else ERROR_TEXT_WAIT_S
         deadline = self._deadlines.start(seconds, attempt)
         try:
@@ -355,7 +359,7 @@ class Transport:
 
 
 async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
-    """Read the rest of a body; close the connection unless the body ends."""
+    """Read the rest of a body; close the connection if the body does not end."""
     content, pieces, size = response.content, [body], len(body)
     try:
         while not content.at_eof() and size <= max_bytes:
@@ -389,7 +393,7 @@ def _refusal_after(
 
 
 def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:
-    """The answer when only the status of a refusal could be read: it says enough."""
+    """Return the answer if only the status of a refusal could be read, which is enough."""
     if not attempt.refusal:
         return None
     permit.settle(attempt.refusal, {})
@@ -397,7 +401,7 @@ def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:
 
 
 def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
-    """The error for the caller; its `retry` says whether another attempt can help."""
+    """Return the error for the caller; its `retry` shows when another attempt may help."""
     retry = "later"
     if isinstance(error, LateError):
         return TransportTimeoutError(str(error))
@@ -416,9 +420,9 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
 
 
 def _text(error: Exception) -> str:
-    """Say what went wrong, in our words.
+    """Describe an error in our own words.
 
-    Of a parser's error it shows only the text: no server sent the status that it carries.
+    A parser's error has a status that no server has sent, so the text omits it.
     """
     if isinstance(error, aiohttp.ServerDisconnectedError):
         if isinstance(error.message, str):
@@ -430,7 +434,7 @@ def _text(error: Exception) -> str:
 
 
 def _no_connection(error: aiohttp.ClientConnectorError) -> str:
-    """The reason why there is no connection, and the target."""
+    """Return why a connection could not be opened, with its target."""
     cause = error.os_error
     is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
     host = f"[{error.host}]" if ":" in error.host else error.host
