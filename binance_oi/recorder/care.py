@@ -15,7 +15,7 @@ from typing import Protocol
 from binance_oi.arguments import StrPath, check_count, check_path
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.market.rows import InstantRow, Row
-from binance_oi.recorder.address import is_database, same_file
+from binance_oi.recorder.address import is_database, same_file, shown
 from binance_oi.recorder.copying import Target, copy_into
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.opening import check_source
@@ -136,9 +136,16 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
         StorageError: `target` cannot be written now.
     """
     if same_file(source, target):
-        raise RecordingError(f"{target} is the recording itself")
+        raise _itself(target)
     with Recording(source) as opened, _target(target, opened) as there:
+        if is_database(source) and isinstance(there, PostgresSink) and there.is_at(source):
+            raise _itself(target)  # two URLs may lead to one schema
         return copy_into(there, opened, on_rows=on_rows)
+
+
+def _itself(target: StrPath) -> RecordingError:
+    name = shown(target) if is_database(target) else target
+    return RecordingError(f"{name} is the recording itself")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ https://www.postgresql.org/docs/current/sql-reindex.html#SQL-REINDEX-CONCURRENTL
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from binance_oi.errors import StorageError
 from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.postgres_connection import LOCK_TIMEOUT_MS, Connection
 
@@ -29,6 +30,11 @@ SELECT relname::text FROM pg_class WHERE relnamespace = ({schema.NAMESPACE}) AND
         WHERE parent.relname = 'samples' AND parent.relnamespace = ({schema.NAMESPACE})
     ))
 ORDER BY relname
+"""
+# VACUUM passes over the tables of others without an error.
+_IS_OWNER = f"""
+SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), true) FROM pg_class
+WHERE relnamespace = ({schema.NAMESPACE}) AND relname = 'samples'
 """
 # How many bytes a table has, and how many its rows would fill.
 _SIZE = f"""
@@ -70,8 +76,12 @@ def compacting(connected: Callable[[], Connection]) -> Iterator[None]:
 
     Raises:
         RecordingError: The server is out of reach or refuses; of the kind of the connection.
+        StorageError: This user does not own the tables.
     """
     with connected().bounded():
+        if not connected().execute(_IS_OWNER).fetchone()[0]:
+            raise StorageError("only the owner of the tables may return their space")
+        connected().execute("SET statement_timeout = 0")  # a step of VACUUM takes what it takes
         names = [name for (name,) in connected().execute(_NAMES).fetchall()]
     for name in names:
         yield from _compacted(connected, name)

@@ -46,6 +46,7 @@ SELECT set_config('tcp_keepalives_idle', '{SILENT_S}', false),
     set_config('tcp_keepalives_count', '{PROBES}', false),
     set_config('tcp_user_timeout', '{LOST_AFTER_MS}', false),
     set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
+    set_config('default_transaction_isolation', 'read committed', false),
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """

@@ -114,6 +114,19 @@ WHERE locktype = 'advisory' AND classid::bigint = {LOCK} AND granted
     AND objid::bigint = ((({NAMESPACE})::bigint - 2147483648) & 4294967295)
 """
 
+# The process of the server that holds the lock, and which server it is.
+LOCKED_BY: str = f"SELECT pid, pg_postmaster_start_time()::text FROM ({HOLDER}) AS holder"
+
+
+def check_schema(run: Statements, name: str) -> None:
+    """Check that the connection has a schema; the lock is one of a schema.
+
+    Raises:
+        RecordingError: It has none.
+    """
+    if not run.execute(_HAS_SCHEMA).fetchone()[0]:
+        raise RecordingError(f"{name} has no schema for this user: set its search_path")
+
 
 def check_version(run: Statements, name: str) -> int:
     """The version of the recording in the schema; 0 when the schema has none of its tables.
@@ -122,8 +135,7 @@ def check_version(run: Statements, name: str) -> int:
         RecordingError: The tables are of another program, or of another version; or the
             connection has no schema.
     """
-    if not run.execute(_HAS_SCHEMA).fetchone()[0]:
-        raise RecordingError(f"{name} has no schema for this user: set its search_path")
+    check_schema(run, name)
     found = {table for (table,) in run.execute(_TABLES).fetchall()}
     if not found:
         return 0

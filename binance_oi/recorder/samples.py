@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
-from operator import itemgetter
+from itertools import chain
 from typing import Any, NamedTuple, Self, TypedDict
 
 from binance_oi.arguments import StrPath
@@ -25,11 +25,10 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import BY_TIME, Tables
 
 ROWS_PER_BATCH = 65_536
-ROWS_PER_CHECK = 1024
+ROWS_PER_CHECK = 4096  # a day of a symbol is 4320 samples; each fetch costs a server's answer
 
 # `*+` matches without backtracking.
 _NUMBERS_IN_LINES = re.compile(rf"{NUMBER.pattern}(?:\n{NUMBER.pattern})*+")
-_BY_KIND = itemgetter(0, 1, 3, 2, 4)  # columns by kind: the symbol, two instants, two numbers
 
 
 class _Sample(NamedTuple):
@@ -101,9 +100,9 @@ def check_samples(rows: Sequence[Row], tables: Tables) -> None:
     Raises:
         RecordingError: No recorder writes one of the values.
     """
-    symbols, *instants, values, marks = zip(*map(_BY_KIND, rows), strict=True)
+    symbols, times, values, received, marks = zip(*rows, strict=True)
     is_named = {*map(type, symbols)} == {str} and all(map(is_name, {*symbols}))
-    if not is_named or not are_right(instants, values, marks):
+    if not is_named or not are_right((times, received), values, marks):
         raise odd_sample(tables, symbols[0])
 
 
@@ -175,8 +174,7 @@ class Samples:
         Raises:
             RecordingError: The recording cannot be read or is damaged.
         """
-        for rows in self._chunks(ROWS_PER_CHECK):
-            yield from rows
+        return chain.from_iterable(self._chunks(ROWS_PER_CHECK))
 
     def _moment(self) -> AbstractContextManager[Statements]:
         return self._tables.moment(len(self.symbols))
@@ -188,9 +186,14 @@ class Samples:
             rows: list[Row] = []
             for symbol in self.symbols:
                 found = run.execute(query, (symbol, self.since, self.until))
-                while more := found.fetchmany(size - len(rows)):
-                    check_samples(more, self._tables)
-                    rows += more
+                is_more = True
+                while is_more:
+                    wanted = size - len(rows)
+                    more = found.fetchmany(wanted)
+                    is_more = len(more) == wanted
+                    if more:
+                        check_samples(more, self._tables)
+                        rows += more
                     if len(rows) == size:
                         yield rows
                         rows = []

@@ -42,6 +42,7 @@ from . import (
     growth,
     machines,
     past,
+    postgres,
     recording,
     reporting,
     series,
@@ -462,6 +463,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "archive": archive.measure,
     "report": reporting.measure,
     "machines": machines.measure,
+    "postgres": postgres.measure,
 }
 
 if __name__ == "__main__":

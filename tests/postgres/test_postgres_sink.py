@@ -25,7 +25,8 @@ import pytest
 from binance_oi import Gap, OccupiedError, OpenInterest, RecordingError, Snapshot, StorageError
 from binance_oi.output import export, plot
 from binance_oi.output.report import report
-from binance_oi.recorder import Recorder, Recording, postgres_connection
+from binance_oi.recorder import Recorder, Recording, care, postgres_connection
+from binance_oi.recorder.check import check
 from binance_oi.recorder.postgres import YIELD_S, PostgresSink
 from binance_oi.recorder.sqlite import SqliteSink
 from support.postgres_server import Server
@@ -505,3 +506,91 @@ def test_names_of_symbols_sort_as_in_a_file(url: str) -> None:
     with Recording.open(url) as recording:
         assert recording.symbols() == tuple(sorted(VALUES))
         assert {gap.reason for gap in recording.gaps("BTCUSDT")} == {"outage"}
+
+
+def test_a_recording_is_not_copied_into_itself_by_another_url(url: str) -> None:
+    with opened(url) as sink:
+        write(sink)
+    before = everything_in(url)
+    for other in (url, f"{url}&application_name=other", f"{url}&password=secret"):
+        with pytest.raises(RecordingError, match="is the recording itself") as refused:
+            care.copy(url, other)
+        assert "secret" not in str(refused.value)
+    with Recording.open(url) as recording:
+        assert not recording.is_merged
+    assert everything_in(url) == before
+
+
+def test_two_schemas_of_one_database_are_copied_into_each_other(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA other")
+    with opened(url) as sink:
+        write(sink)
+    assert care.copy(url, f"{url}&options={quote('-csearch_path=other')}") == 8
+
+
+def test_a_user_without_a_schema_learns_that_at_once(url: str) -> None:
+    """Also a standby, which would wait for ever otherwise."""
+    nowhere = f"{url}&options={quote('-csearch_path=nowhere')}"
+    for place in (lambda: opened(nowhere), lambda: Recording.open(nowhere)):
+        with pytest.raises(RecordingError, match="has no schema for this user") as refused, place():
+            pass
+        assert not isinstance(refused.value, OccupiedError | StorageError)
+
+
+def test_only_the_owner_returns_space(server: Server, url: str) -> None:
+    with opened(url) as sink:
+        write(sink)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE ROLE guest LOGIN")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest")
+    guest = url.replace("user=postgres", "user=guest")
+    with pytest.raises(StorageError, match="only the owner of the tables"):
+        care.compact(guest)
+    with Recording.open(guest) as recording:  # it reads everything
+        assert check(recording).rows == 8
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP OWNED BY guest")
+        connection.execute("DROP ROLE guest")
+
+
+def test_an_index_that_a_killed_run_left_unfinished_is_removed(url: str) -> None:
+    with opened(url) as sink:
+        write(sink)
+    with psycopg.connect(url, autocommit=True) as connection:
+        unfinished = "samples_2026_11_pkey_ccnew"
+        connection.execute(f"CREATE INDEX {unfinished} ON samples_2026_11 (time)".encode())
+        catalog = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass"
+        connection.execute(catalog, (unfinished,))
+        care.compact(url)
+        row = connection.execute("SELECT to_regclass(%s)", (unfinished,)).fetchone()
+    assert row == (None,)
+
+
+def test_odd_settings_of_a_database_change_nothing(url: str) -> None:
+    name = url.partition("///")[2].partition("?")[0]
+    with psycopg.connect(url, autocommit=True) as connection:
+        for setting in (
+            "timezone = 'Asia/Kathmandu'",
+            "datestyle = 'German, DMY'",
+            "default_transaction_isolation = 'serializable'",
+            "standard_conforming_strings = off",
+            "extra_float_digits = -15",
+            "bytea_output = 'escape'",
+            "synchronous_commit = off",
+        ):
+            connection.execute(f"ALTER DATABASE {name} SET {setting}".encode())
+    names = ('A"B', "A\\B", "A,B", "{A}", "NULL", "币安人生USDT")
+    values = {n: OpenInterest(n, Decimal("1.10"), ORIGIN) for n in names}
+    with opened(url) as sink:
+        sink.save(replace(sweep(0), values_by_symbol=values, mark_prices={}), [], PERIOD)
+        assert sink.save_past([(n, ORIGIN, 1, "1.10", None, "7.0") for n in names]) == len(names)
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT symbol, open_interest::text, extract(epoch FROM at)::text FROM samples_utc"
+        )
+        rows = found.fetchall()
+        past = connection.execute("SELECT symbol FROM past").fetchall()
+    assert {row[0] for row in rows} == {row[0] for row in past} == set(names)
+    assert {row[1:] for row in rows} == {("1.10", f"{BEGIN.timestamp():.6f}")}

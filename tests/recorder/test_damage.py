@@ -169,8 +169,9 @@ def test_an_intact_file_is_readable_in_every_way(intact: bytes, tmp_path: Path) 
 
 
 def test_damage_raises_the_same_error_in_the_middle_of_an_iteration(
-    intact: bytes, tmp_path: Path
+    intact: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("binance_oi.recorder.samples.ROWS_PER_CHECK", 100)
     path = tmp_path / "oi.db"
     path.write_bytes(intact)
     with Recording(path) as recording:
