@@ -29,7 +29,10 @@ from binance_oi.recorder.sqlite_keeper import SqliteKeeper
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.store import ChangedError, Store
 
-PAUSE_S = 0.02  # between two steps, so that a waiting recorder can write
+PAUSE_S = 0.02  # between two steps
+# SQLite requests a lock again after up to 100 ms. A waiting recorder gets it in a longer pause.
+TURN_S = 0.12
+TURN_AFTER_S = 0.2  # of work
 BUSY_FOR_MS = 600_000  # the longest wait for other programs that write
 
 # The rows come in the order of their key, so write them to `settled` directly.
@@ -221,11 +224,16 @@ class _CaredFile:
         self._path = path
         self._store = Store(path)
         self._store.connection.execute(f"PRAGMA busy_timeout = {BUSY_FOR_MS}")
+        self._since = time.monotonic()  # others had no turn
         self.keeper: Keeper = SqliteKeeper(self._store)
 
     def rest(self) -> None:
         self._store.tidy()
-        time.sleep(PAUSE_S)
+        if time.monotonic() - self._since < TURN_AFTER_S:
+            time.sleep(PAUSE_S)
+            return
+        time.sleep(TURN_S)
+        self._since = time.monotonic()
 
     def size(self) -> int:
         return os.stat(self._path).st_size

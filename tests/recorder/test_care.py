@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -207,6 +208,32 @@ def test_a_pruned_file_returns_its_space(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_recorder_that_waits_for_its_turn_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its SQLite asks every 100 ms: of each quarter of a second of work, it needs such a pause."""
+    fill(str(tmp_path / "oi.db"), SLOTS)
+    monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.STEP_ROWS", 7)
+    now, worked, longest = 0.0, 0.0, 0.0
+    step = SqliteKeeper.drop_samples
+
+    def slow(keeper: SqliteKeeper, before: int) -> bool:
+        nonlocal now, worked, longest
+        now, worked = now + 0.06, worked + 0.06
+        longest = max(longest, worked)
+        return step(keeper, before)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, worked
+        now += seconds
+        worked = 0.0 if seconds > 0.1 else worked
+
+    monkeypatch.setattr(SqliteKeeper, "drop_samples", slow)
+    monkeypatch.setattr(care, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    assert care.prune(tmp_path / "oi.db", 2, now=at(END - 1)) > 0
+    assert 0.0 < longest < 0.25
 
 
 def test_one_step_returns_many_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
