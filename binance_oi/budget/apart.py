@@ -10,6 +10,7 @@ from typing import Literal
 from binance_oi.budget import member_record, record_time
 from binance_oi.budget.journal import ALONE, Booked
 from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.member_record import SETTLED
 from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_pool import BEAT, MakeBucket, logger
 from binance_oi.budget.server_clock import MINUTE
@@ -18,6 +19,7 @@ from binance_oi.budget.turns import SOON, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
+ROOM = 8  # weight that must be left for each member: with less, all wait for the next minute
 LEAST_MEMBERS = 2  # another member may exist although this one has never seen it
 
 
@@ -46,35 +48,56 @@ class ApartPool(TurnPool):
         super().__init__(make_bucket, make_state, steady, wall)
 
     def _lose_server(self, why: str) -> None:
-        """Warn once, and use our part from the next minute on; this minute is used by all."""
+        """Warn once, and use our part, first alone, when all that others sent is counted."""
         if self._is_lost:
             return
         now = self._now()
-        if not self._is_apart:
-            self._return_leases()
-            self._parted = self._bucket.known.limit, self._bucket.known.others.expected_until
-        self._is_lost = self._is_apart = True
-        self._is_joining = False
-        self._want = self._refusal = None
         known = self._bucket.known
         k = known.clock.latest(now)
         self._alone_from = known.clock.when_over(MINUTE * (k + 1))
+        if not self._is_apart:
+            self._parted_in = known.clock.earliest(self._read_at)
+        members = self._members(k)
+        if not self._is_apart:
+            leases = self._return_leases()
+            self._parted = known.limit, known.others.expected_until
+            if self._bucket.usage(now).remaining >= ROOM * members:
+                self._alone_from = min(self._alone_from, max(now, self._read_at + SETTLED))
+                self._count_only_ours(known.clock.earliest(now), leases, members)
+        self._is_lost = self._is_apart = True
+        self._is_joining = False
+        self._want = self._refusal = None
         known.counted_at = UNKNOWN
         known.others.expect_until(k + 1 + MEMORY)
-        members = self._members(k)
         self._bucket = self._make(known, members)
         self.has_news = True
         is_waiting = self._without_server == "wait"
         part = "sends nothing" if is_waiting else f"may use 1/{members} of the limit"
         logger.warning(
-            "the budget is not shared with other machines, and this process %s from the next"
-            " minute on, until this ends: %s",
+            "the budget is not shared with other machines, and this process %s until this ends: %s",
             *(part, why),
         )
 
+    def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
+        """Count what other members booked as weight of others: our part is for us alone.
+
+        We may use an even part of what is left, and no more than an even part of the limit. The
+        count of our first request, which goes alone, shows what the others sent.
+        """
+        for k, minute in self._bucket.known.ledger.minutes.items():
+            if k < first:
+                continue
+            returned = sum(each.weight for each in leases if each.first <= k <= each.last)
+            ours = max(0, self._journal.booked(k) - returned)
+            under_way = max(0, min(self._out, minute.under_way))
+            minute.others = max(minute.others, minute.reported - max(0, ours - under_way))
+            minute.booked = max(ours, -(-minute.booked // members))
+            minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
+
     def _members(self, minute: int) -> int:
-        last = member_record.decode(self._last)
-        return max(LEAST_MEMBERS, 0 if last is None else last.seen(minute))
+        """The members that shared the record when the server answered last."""
+        found = member_record.decode(self._found or b"") or member_record.decode(self._last)
+        return max(LEAST_MEMBERS, found.seen(min(minute, self._parted_in)) if found else 0)
 
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
         """Charge to our own part; the record gets the change when we join again."""
@@ -89,7 +112,7 @@ class ApartPool(TurnPool):
         if isinstance(answer, Wait):
             return answer
         self._keep(before)
-        self._out += 1
+        self._out += answer.weight
         return answer if self._time.is_known else Early(*answer)
 
     def _keep(self, before: Booked) -> None:

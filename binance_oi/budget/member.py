@@ -61,7 +61,7 @@ class MemberPool(ApartPool):
         now = self._now()
         leased = self._leased.get((weight, bulk))
         if leased and now - leased[0].sent < LEASE:
-            self._out += 1
+            self._out += weight
             return leased.popleft()
         if self._is_apart:
             self.wake()
@@ -99,7 +99,8 @@ class MemberPool(ApartPool):
         if self._is_of_parent(receipt):
             return
         newest = self._bucket.known.ledger.newest
-        self._come_back(methodcaller("settle", self._timely(receipt), self._now(), used, date))
+        receipt = self._timely(receipt)
+        self._come_back(receipt, methodcaller("settle", receipt, self._now(), used, date))
         self._is_probe_late |= receipt.probe
         is_new_minute = self._bucket.known.ledger.newest > newest
         if receipt.probe or len(self._late) >= MANY or is_new_minute:
@@ -122,17 +123,19 @@ class MemberPool(ApartPool):
     def lose(self, receipt: Receipt) -> None:
         """See `Pool.lose`."""
         if not self._is_of_parent(receipt):
-            self._come_back(methodcaller("lose", self._timely(receipt), self._now()))
+            receipt = self._timely(receipt)
+            self._come_back(receipt, methodcaller("lose", receipt, self._now()))
 
     def refund(self, receipt: Receipt) -> None:
         """See `Pool.refund`."""
         if not self._is_of_parent(receipt):
-            self._come_back(methodcaller("refund", self._timely(receipt)))
+            receipt = self._timely(receipt)
+            self._come_back(receipt, methodcaller("refund", receipt))
 
     @changing
-    def _come_back(self, change: Change) -> None:
+    def _come_back(self, receipt: Receipt, change: Change) -> None:
         """A receipt is returned."""
-        self._out -= 1
+        self._out -= receipt.weight
         self.has_news = True
         self._note(change)
         self.nudge()
@@ -144,7 +147,7 @@ class MemberPool(ApartPool):
         if self._is_of_parent(receipt):
             self.refused(seconds, ban=ban)
             return
-        self._out -= 1
+        self._out -= receipt.weight
         receipt = self._timely(receipt)
         self._hold(partial(apply_refusal, receipt, self._now(), used, date, seconds, ban))
         self._warn_of_doubts()

@@ -31,6 +31,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 BEAT = 1.0  # s after which late changes are written
 GRACE = 2.0  # s for members to restore what the server has lost; longer than BEAT and a call
+NEVER = 2**62  # a minute that does not come
 TRUSTED = -10  # contradictions of a copied clock: our own clock has counted them already
 
 
@@ -118,7 +119,7 @@ class RecordPool(DeferredPool):
         self._turn_at = -math.inf  # when to ask for a turn again
         self._lots = 0  # weight to charge in advance; doubles while it is used up
         self._read_at = -math.inf  # when the server last answered
-        self._out: int = 0  # receipts that are out
+        self._out: int = 0  # weight of the receipts that are out
         self._holds = 0  # number of holds; a lease from before a hold is not sent
         self._heard = Known(1, copy(self._bucket.known.clock))  # holds that others have published
         self._is_urgent = False
@@ -129,6 +130,7 @@ class RecordPool(DeferredPool):
         self._is_write_failing = False
         # The record does not hold our changes: at the start, and while the server is lost.
         self._is_apart, self._is_joining, self._is_changed = True, False, False
+        self._parted_in = NEVER  # the minute in which the server answered last
         self._parted = self._bucket.known.limit, self._bucket.known.others.expected_until
 
     def _now(self) -> float:
@@ -161,7 +163,7 @@ class RecordPool(DeferredPool):
         """Whether other members may have to restore something, too; not if only we were away."""
         if not self._is_apart:
             return True
-        minute = shared.state.clock.likeliest(now)
+        minute = min(shared.state.clock.likeliest(now), self._parted_in)
         lines = [line for who, line in shared.lines.items() if who != self.member]
         return any(line.minute >= minute - 1 and now - line.at > 2 * BEAT for line in lines)
 

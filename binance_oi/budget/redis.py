@@ -33,10 +33,10 @@ class RedisBudget(ProcessBudget):
     It needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or later,
     Valkey, or a cluster. Anybody who may write its keys can stop all members.
 
-    While the server is lost, each process logs one warning. With `"share"` it uses, from the next
-    minute on, the limit divided by the members that it saw, two at least; with `"wait"` it sends
-    nothing. Either way it obeys the last ban that it knows. When the server is back, what was used
-    meanwhile is booked.
+    While the server is lost, each process logs one warning. With `"share"` it uses the limit
+    divided by the members that it saw, two at least: from the next minute on, or as soon as all
+    that others sent is counted. With `"wait"` it sends nothing. Either way it obeys the last ban
+    that it knows. When the server is back, what was used meanwhile is booked.
 
     It belongs to one event loop at a time, and to the process that made it; a child that was forked
     takes part as another member. Close it with `await budget.aclose()`: without that, what was

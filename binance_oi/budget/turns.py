@@ -87,11 +87,13 @@ class TurnPool(RecordPool):
     def _reading(self) -> Turn:
         return Turn(Swap(member_record.version(self._found or b"")))
 
-    def _return_leases(self) -> None:
-        """Refund what was charged in advance."""
+    def _return_leases(self) -> list[Receipt]:
+        """Refund what was charged in advance, and return it."""
         self._lots = 0
-        for receipt in self._take_leases():
+        leased = self._take_leases()
+        for receipt in leased:
             self._note(methodcaller("refund", receipt))
+        return leased
 
     def _take_leases(self) -> list[Receipt]:
         leased = [receipt for queue in self._leased.values() for receipt in queue]

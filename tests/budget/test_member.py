@@ -398,6 +398,83 @@ def test_without_the_server_a_member_uses_its_part_from_the_next_minute_on(
     assert len([each for each in caplog.records if each.levelno == logging.WARNING]) == 1
 
 
+def read(machines: Machines, pool: MemberPool) -> None:
+    """Let it read the record, as after a new connection."""
+    pool.reset()
+    machines.talk(pool)
+
+
+def test_a_minute_in_which_the_server_is_lost_is_used_when_all_that_was_sent_is_counted(
+    machines: Machines,
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 30)
+    machines.use(other, 300)
+    read(machines, one)
+    machines.lose(one)
+    assert isinstance(one.charge(1), Wait)
+    machines.time.now = SETTLED + 20.0
+    receipt = one.charge(1)
+    assert isinstance(receipt, Receipt)
+    assert receipt.probe
+    assert isinstance(one.charge(1), Wait)  # the first one goes alone
+    one.settle(receipt, 331, NOON + int(machines.time.now))
+    total = 31
+    for _ in range(400):
+        answer = one.charge(1)
+        if isinstance(answer, Receipt):
+            total += 1
+            one.settle(answer, 300 + total, NOON + int(machines.time.now))
+        machines.time.move(0.05)
+    # An even part of the limit, and of what the last record had left.
+    assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
+
+
+def test_a_minute_that_was_nearly_full_when_the_server_was_lost_is_left_alone(
+    machines: Machines,
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other, LIMIT - 10)
+    read(machines, one)
+    machines.lose(one)
+    machines.time.now = SETTLED + 20.0
+    assert isinstance(one.charge(1), Wait)
+
+
+def test_a_part_is_that_of_all_who_took_part_when_the_server_answered_last(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    pools = [machines.member() for _ in range(4)]
+    for pool in pools:  # those that come later have not been there at the first one's write
+        machines.use(pool)
+    read(machines, pools[0])
+    machines.lose(pools[0])
+    assert "1/4 of the limit" in caplog.text
+
+
+def test_after_a_long_cut_the_first_member_to_join_waits_for_those_that_are_still_alone(
+    machines: Machines,
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    for pool in (one, other):
+        machines.lose(pool)
+    machines.time.now = 183.0  # three minutes later
+    for pool in (one, other):
+        receipt = pool.charge(1)
+        assert isinstance(receipt, Receipt)
+        pool.settle(receipt, 2, NOON + 183)
+    machines.time.move(BEAT)
+    machines.talk(one)
+    assert isinstance(machines.want(one), Wait)
+    assert machines.record().quiet_until > one._now()
+    machines.talk(other)
+    machines.time.move(GRACE)
+    assert isinstance(machines.want(one), Receipt)
+
+
 def test_what_was_used_alone_is_booked_when_the_server_is_back(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -118,6 +118,8 @@ UNNOTICED = {
             *(f"budget.turns.{name}" for name in ("LOST", "TRIES", "AGAIN", "RETRY", "ASKED")),
             *(f"budget.turns.{name}" for name in ("TURN", "KEPT", "CROWD", "CROWD_BEAT")),
             "budget.apart.LEAST_MEMBERS",
+            "budget.apart.ROOM",
+            "budget.record_pool.NEVER",
             "budget.member.GROUP_MINUTES",
             "budget.member.MANY",
             "budget.courier.LAST_TURNS",
