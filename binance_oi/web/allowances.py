@@ -1,7 +1,9 @@
-"""How much visitors still may: tokens that come back evenly.
+"""Limits the requests of visitors with token buckets.
 
-The rule of this file: pure; time is an argument. What it remembers is bounded, whatever addresses
-come.
+A request takes a token. Tokens return at a constant rate: with 30 tokens in 60 s, one every 2 s.
+
+The rule of this file: pure; time is an argument. Its memory is bounded, for any number of
+addresses.
 """
 
 from collections import OrderedDict
@@ -9,7 +11,12 @@ from ipaddress import IPv6Address, ip_address
 
 
 class Allowance:
-    """Tokens: at most `most` at once, and `most` come back in `seconds`."""
+    """One token bucket.
+
+    Args:
+        most: The tokens of a full bucket.
+        seconds: The time in which an empty bucket becomes full.
+    """
 
     __slots__ = ("_at", "_most", "_rate", "_used")
 
@@ -21,8 +28,9 @@ class Allowance:
         """Take tokens.
 
         Returns:
-            0 if they were there; or else the seconds until they are, and nothing was taken. More
-            than there ever are need as long as all of them.
+            0 if the bucket had so many tokens. Otherwise it takes none, and returns the seconds
+            until it will have them. For more tokens than a full bucket has, these are the seconds
+            until it is full.
         """
         used = self.used(now)
         if used + tokens <= self._most:
@@ -31,7 +39,7 @@ class Allowance:
         return (used + min(tokens, self._most) - self._most) / self._rate or 1 / self._rate
 
     def used(self, now: float) -> float:
-        """Tokens that have not come back yet."""
+        """Return the number of tokens that have not returned yet."""
         return max(0.0, self._used - max(0.0, now - self._at) * self._rate)
 
 
@@ -39,9 +47,10 @@ class Allowances:
     """An `Allowance` for each address.
 
     Args:
-        most: Tokens of one address.
-        seconds: In which they come back.
-        addresses: How many are remembered; the one that came least recently is forgotten first.
+        most: The tokens of one address.
+        seconds: The time in which all of them return.
+        addresses: The most addresses to remember. Beyond that, the address whose last request
+            is oldest is dropped.
     """
 
     def __init__(self, most: int, seconds: float, addresses: int) -> None:
@@ -62,7 +71,10 @@ class Allowances:
 
 
 def network_of(address: str) -> str:
-    """What counts as one visitor: an IPv4 address, or the 64 bits of an IPv6 network."""
+    """Return the key of a visitor: an IPv4 address, or the first 64 bits of an IPv6 address.
+
+    It is empty if the text is not an address.
+    """
     try:
         known = ip_address(address.partition("%")[0])
     except ValueError:

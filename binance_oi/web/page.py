@@ -1,7 +1,7 @@
 """The page of the service: static files, held in memory.
 
-The rule of this file: only files that were there at the start are sent, so no path leads anywhere
-else. A page runs its own script and nothing of another host.
+The rule of this file: it reads all files at the start and serves only these, so that no path can
+lead to another file. The page runs only its own scripts, and loads nothing from another host.
 """
 
 import os
@@ -27,7 +27,7 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-# The type of a file is its ending's; other files are not sent.
+# The content type for each ending. Files with other endings are not served.
 KINDS: Mapping[str, str] = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -40,10 +40,10 @@ KINDS: Mapping[str, str] = {
 
 
 class Page:
-    """Static files by their path.
+    """Static files by the path of their URL.
 
     Args:
-        files: The files; ``/`` is the page itself.
+        files: The files; the path of the page itself is ``/``.
     """
 
     def __init__(self, files: Mapping[str, Body]) -> None:
@@ -51,10 +51,11 @@ class Page:
 
     @classmethod
     def of(cls, directory: StrPath | None) -> Self:
-        """The files of a directory; ``index.html`` is the page itself.
+        """Read the files of a directory; ``index.html`` is the page itself.
 
         Args:
-            directory: None is the page of this package; without any file, there is no page.
+            directory: The directory; None uses the page of this package. If it has no file, the
+                service has no page.
         """
         home = HOME if directory is None else check_path("page", directory)
         files: dict[str, Body] = {}
@@ -69,5 +70,5 @@ class Page:
         return len(self._files)
 
     def file(self, path: str) -> Body | None:
-        """The file at this path; None if there is none."""
+        """Return the file at this path; None if there is none."""
         return self._files.get(path)

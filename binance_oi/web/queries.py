@@ -1,7 +1,7 @@
-"""The parameters of a query, read strictly.
+"""Reads the parameters of a query strictly.
 
-The rule of this file: pure. A parameter that is unknown, repeated or out of range is a problem 400,
-so a misspelt name never means the default.
+The rule of this file: pure. A parameter that is unknown, repeated or out of range is answered with
+status 400. So a misspelt name never silently selects the default.
 """
 
 import re
@@ -30,10 +30,10 @@ class Query:
     Args:
         text: The query, percent-encoded.
         names: The parameters that the route knows.
-        most: The longest query.
+        most: The most characters of a query.
 
     Raises:
-        ProblemError: It has others, or one twice, or is too long.
+        ProblemError: The query has an unknown parameter, or one twice, or is too long.
     """
 
     def __init__(self, text: str, names: Collection[str], most: int) -> None:
@@ -49,11 +49,11 @@ class Query:
             self._values[name] = _decoded(name, value)
 
     def text(self, name: str) -> str | None:
-        """A parameter as it is; None when it is not given."""
+        """Return the text of a parameter; None if it is not given."""
         return self._values.get(name)
 
     def one_of(self, name: str, choices: Collection[str], default: str) -> str:
-        """A parameter with a few possible values."""
+        """Return a parameter that must be one of `choices`."""
         value = self._values.get(name, default)
         if value not in choices:
             raise ProblemError(MALFORMED, f"{name} is one of {', '.join(choices)}.")
@@ -64,13 +64,13 @@ class Query:
         return self.one_of(name, ("true", "false"), "false") == "true"
 
     def decimals(self) -> Decimals:
-        """How the visitor wants decimals."""
+        """Return the format in which the visitor wants decimals."""
         return (
             "number" if self.one_of("decimal", ("text", "number"), "text") == "number" else "text"
         )
 
     def seconds(self, name: str) -> float | None:
-        """A parameter in seconds."""
+        """Return a parameter in seconds; None if it is not given."""
         value = self._values.get(name)
         if value is None:
             return None
@@ -80,7 +80,7 @@ class Query:
         return float(value)
 
     def count(self, name: str, most: int) -> int | None:
-        """A parameter that is a number from 1 to `most`."""
+        """Return a parameter that is a number from 1 to `most`; None if it is not given."""
         value = self._values.get(name)
         if value is None:
             return None
@@ -89,7 +89,7 @@ class Query:
         return int(value)
 
     def instant(self, name: str) -> int | None:
-        """A parameter in Unix ms."""
+        """Return a parameter in Unix ms; None if it is not given."""
         value = self._values.get(name)
         if value is None:
             return None
@@ -98,7 +98,7 @@ class Query:
         return int(value)
 
     def symbols(self, most: int) -> tuple[str, ...] | None:
-        """The parameter `symbols`: names with commas between them; None when it is not given."""
+        """Return the parameter `symbols`, which separates names by commas; None if not given."""
         value = self._values.get("symbols")
         if value is None:
             return None
@@ -108,10 +108,10 @@ class Query:
 
 
 def symbol_of(text: str) -> str:
-    """The name of a symbol that a visitor gives.
+    """Return the symbol that a visitor named.
 
     Raises:
-        ProblemError: It cannot be one.
+        ProblemError: The text cannot be the name of a symbol.
     """
     try:
         return check_symbol(text)

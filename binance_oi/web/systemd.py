@@ -1,4 +1,4 @@
-"""What systemd hears from a service, and the unit that starts it.
+"""Reports the state of a service to systemd, and writes the unit that starts it.
 
 The rule of this file: without systemd, nothing happens.
 
@@ -43,11 +43,11 @@ WantedBy=default.target
 
 
 def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Send a state, such as ``READY=1``; return whether systemd waits for one."""
+    """Send a state, such as ``READY=1``, to systemd; return whether it was sent."""
     address = environment.get("NOTIFY_SOCKET", "")
     if not address or not hasattr(socket, "AF_UNIX"):
         return False
-    if address.startswith("@"):  # an abstract name
+    if address.startswith("@"):  # an abstract socket
         address = f"\0{address[1:]}"
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.setblocking(False)
@@ -57,7 +57,7 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_pause(environment: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds between two signs of life; None when systemd waits for none."""
+    """Return the seconds between two signs of life; None if systemd expects none."""
     period, process = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if not period.isdigit() or not int(period) or process not in ("", str(os.getpid())):
         return None
@@ -65,7 +65,7 @@ def watchdog_pause(environment: Mapping[str, str] = os.environ) -> float | None:
 
 
 async def keep_watchdog_quiet() -> None:
-    """Send signs of life for as long as the loop runs; end at once when nobody waits for them."""
+    """Send signs of life to systemd while the loop runs; return at once if it expects none."""
     pause = watchdog_pause()
     while pause is not None:
         notify("WATCHDOG=1")
@@ -73,18 +73,18 @@ async def keep_watchdog_quiet() -> None:
 
 
 def unit(arguments: Sequence[str], directory: str) -> str:
-    """The unit of a service.
+    """Return the text of a unit that starts a service.
 
     Args:
-        arguments: Those of `python -m binance_oi`.
-        directory: Where relative paths begin.
+        arguments: The arguments of `python -m binance_oi`.
+        directory: The working directory, to which relative paths refer.
     """
     command = " ".join(map(_quoted, [sys.executable, "-m", "binance_oi", *arguments]))
     return UNIT.format(command=command, directory=directory.replace("%", "%%"))
 
 
 def _quoted(word: str) -> str:
-    """A word of a command line in a unit.
+    """Quote one word of a command line in a unit.
 
     Source: systemd.service(5), "Command lines"; systemd.syntax(7), "Quoting".
     """

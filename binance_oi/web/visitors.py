@@ -1,9 +1,10 @@
-"""Who asks, and for which host: what a header may claim.
+"""Finds the address of a visitor, and checks the host and the origin of a request.
 
-The rule of this file: pure. A header is believed only from a proxy that the owner named.
+The rule of this file: pure. It trusts `X-Forwarded-For` only from a proxy that the owner named.
 
-Without the check of `Host`, a page of another site could read a service on loopback: its name
-resolves to 127.0.0.1 after the page was loaded (DNS rebinding).
+Without the check of `Host`, a page of another site could read a service on loopback. After
+a browser has loaded that page, its owner changes the address of its name to 127.0.0.1 (DNS
+rebinding).
 """
 
 from collections.abc import Collection, Mapping
@@ -13,21 +14,25 @@ from binance_oi.web.messages import Headers
 from binance_oi.web.problems import Kind, ProblemError
 
 WRONG_HOST: Final = Kind(421, "host", "This service does not answer for that host.")
-LONGEST_CHAIN: Final = 32  # addresses of an `X-Forwarded-For`
+LONGEST_CHAIN: Final = 32  # the most addresses to read in an `X-Forwarded-For`
 
 
 def check_host(host: str, allowed: Collection[str] | None) -> None:
-    """Check the header `Host`; None allows any.
+    """Check the header `Host`.
+
+    Args:
+        host: The value of the header.
+        allowed: The names for which the service answers; None allows any.
 
     Raises:
-        ProblemError: The service does not answer for it.
+        ProblemError: The service does not answer for this name.
     """
     if allowed is not None and name_of(host) not in allowed:
         raise ProblemError(WRONG_HOST)
 
 
 def name_of(host: str) -> str:
-    """The name in a `Host`, without its port, in lower case; empty if it cannot be one."""
+    """Return the name in a `Host`, without its port, in lower case; empty if it is malformed."""
     if host.startswith("["):
         name, bracket, port = host.partition("]")
         name, port = name + bracket, port.removeprefix(":") if port.startswith(":") else port or "0"
@@ -39,12 +44,12 @@ def name_of(host: str) -> str:
 
 
 def address_of(peer: str, headers: Mapping[str, str], proxies: Collection[str]) -> str:
-    """The address of the visitor: the peer, or what a known proxy says of it.
+    """Return the address of the visitor: the peer's, or the one that a trusted proxy reports.
 
     Args:
-        peer: The address of the connection.
-        headers: Of the request.
-        proxies: Addresses whose `X-Forwarded-For` is believed.
+        peer: The address of the other end of the connection.
+        headers: The headers of the request.
+        proxies: The addresses of the trusted proxies.
     """
     if peer not in proxies:
         return peer
@@ -56,7 +61,12 @@ def address_of(peer: str, headers: Mapping[str, str], proxies: Collection[str]) 
 
 
 def cross_origin(origin: str, origins: Collection[str]) -> Headers:
-    """Headers that let pages of a named origin read an answer; none for any other."""
+    """Return the headers that let pages of an allowed origin read an answer.
+
+    Args:
+        origin: The header `Origin` of the request.
+        origins: The allowed origins; ``*`` allows all.
+    """
     if not origins:
         return ()
     vary = ("Vary", "Origin")
@@ -66,5 +76,5 @@ def cross_origin(origin: str, origins: Collection[str]) -> Headers:
 
 
 def is_allowed(origin: str, origins: Collection[str]) -> bool:
-    """Whether pages of this origin may read answers; ``*`` allows all."""
+    """Whether pages of this origin may read answers; ``*`` in `origins` allows all."""
     return bool(origin) and (origin in origins or "*" in origins)
