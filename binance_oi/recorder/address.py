@@ -1,6 +1,6 @@
-"""Where a recording is: in a file, or in a database.
+"""Tells from its name whether a recording is a file or a database.
 
-The rule of this file: a name decides, nothing is opened, and no password leaves in a message.
+The rule of this file: it opens nothing, and no text that it returns contains a password.
 """
 
 import os
@@ -16,7 +16,7 @@ def is_database(place: object) -> TypeGuard[str]:
 
 
 def shown(url: str) -> str:
-    """The URL of a database without what only its owner may see: user, password, parameters."""
+    """Return the URL of a database without its user, password and parameters, for messages."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
@@ -26,7 +26,7 @@ def shown(url: str) -> str:
 
 
 def title_of(url: str) -> str:
-    """The name of a database."""
+    """Return the name of a database, such as ``oi`` for ``postgresql://host/oi``."""
     return shown(url).rpartition("/")[2] or "PostgreSQL"
 
 

@@ -1,7 +1,7 @@
-"""Finds the values of many symbols at a few instants, also in a long recording.
+"""Finds the values of many symbols at a few instants.
 
-The rule of this file: the cost grows with the number of values that it finds, not with the number
-of samples. Each value takes one search in an index.
+The rule of this file: it searches an index once for each value. So its time grows with the number
+of values, and not with the length of the recording.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +17,10 @@ def values_at(
 
     Args:
         tables: The recording.
-        symbols: Which symbols.
+        symbols: The symbols, in the order of the result.
         instants: Unix ms.
-        within: The greatest age of a sample at an instant, ms; an older one counts as none.
+        within: The greatest age of a sample at an instant, ms. If the last sample is older, the
+            result has None.
 
     Raises:
         RecordingError: The recording cannot be read, or is damaged.

@@ -1,7 +1,8 @@
 """A recorder that waits until another one ends.
 
-The rule of this file: a standby never gives up. A place that is recorded, and a server that is out
-of reach, are reasons to wait; a place that is no recording is an error at once.
+The rule of this file: a standby never gives up. It waits while another recorder uses the recording,
+and while the server cannot be reached. It fails at once only if waiting cannot help, such as for a
+file that is not a recording.
 """
 
 import asyncio
@@ -10,13 +11,13 @@ from collections.abc import Awaitable, Callable
 
 from binance_oi.errors import OccupiedError, RecordingError, StorageError
 
-PAUSE_S = 1.0  # between two tries to take over
+PAUSE_S = 1.0  # s between two attempts to become the recorder
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 def is_temporary(error: RecordingError) -> bool:
-    """Whether a standby should wait: another recorder took over, or the store is out of reach."""
+    """Whether waiting helps: another recorder took over, or the store cannot be reached."""
     return any(isinstance(each, OccupiedError | StorageError) for each in (error, error.__cause__))
 
 
@@ -27,14 +28,14 @@ async def stand_by(
     name: object,
     says: Callable[[str | None], object],
 ) -> None:
-    """Wait until the place is free, and record there; wait again when another one took over.
+    """Wait until the sink is free, then record; wait again if another recorder takes over.
 
     Args:
         claim: See `Sink.claim`.
         record: Records until it is stopped.
-        give_way: Lets go of the place.
+        give_way: Releases the sink for the other recorder.
         name: The sink, for messages.
-        says: Called with the reason whenever it has to wait, and with None when it need not.
+        says: Called with the reason at each failed attempt to begin, and with None at success.
 
     Raises:
         RecordingError: Waiting does not help.

@@ -1,8 +1,7 @@
-"""SQL that a file and a database both run.
+"""SQL that runs both in SQLite and in PostgreSQL.
 
-The rule of this file: a statement that both stores share says ``?1``, ``?2``, ... for its values,
-and uses only what SQLite and PostgreSQL have in common. So what a slot is, and what a gap is, is
-decided once.
+The rule of this file: a shared statement writes its parameters as ``?1``, ``?2``, ..., and uses
+only SQL that both databases know. So slots and gaps mean the same in a file and in a database.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Found(Protocol):
-    """What a statement found or changed; a cursor of the store."""
+    """The result of a statement: a cursor of the store."""
 
     @property
     def rowcount(self) -> int:
@@ -18,22 +17,22 @@ class Found(Protocol):
         ...
 
     def fetchone(self) -> Any:
-        """The next row; None after the last one."""
+        """Return the next row; None after the last one."""
         ...
 
     def fetchmany(self, size: int) -> list[Any]:
-        """The next rows, at most `size`."""
+        """Return the next rows, at most `size`."""
         ...
 
     def fetchall(self) -> list[Any]:
-        """The remaining rows."""
+        """Return the remaining rows."""
         ...
 
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class Statements(Protocol):
-    """A connection that runs statements, within a transaction of its caller."""
+    """A connection that runs statements; its caller has begun a transaction."""
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
         """Run one statement."""
@@ -41,10 +40,10 @@ class Statements(Protocol):
 
 
 def larger(first: str, second: str) -> str:
-    """The larger of two numbers, as SQL: the stores have no function in common."""
+    """Return SQL for the larger of two numbers; the databases share no function for it."""
     return f"CASE WHEN {first} > {second} THEN {first} ELSE {second} END"
 
 
 def smaller(first: str, second: str) -> str:
-    """The smaller of two numbers, as SQL."""
+    """Return SQL for the smaller of two numbers; see `larger`."""
     return f"CASE WHEN {first} < {second} THEN {first} ELSE {second} END"

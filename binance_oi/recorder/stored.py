@@ -1,7 +1,7 @@
-"""Which sink a name means.
+"""Makes the sink for a path or a URL.
 
-The rule of this file: a name and some options choose the sink, and nothing is opened. It alone
-knows all kinds of sinks.
+The rule of this file: it chooses the sink by the name and the options, and opens nothing. No other
+file knows all kinds of sinks.
 """
 
 import os
@@ -17,7 +17,7 @@ from binance_oi.recorder.sqlite import SqliteSink
 
 
 class Storing(NamedTuple):
-    """How a recorder stores."""
+    """The options of a recorder for its sink."""
 
     source: str | None
     keep_days: int | None
@@ -26,11 +26,11 @@ class Storing(NamedTuple):
 
 
 def stored(path: StrPath | Sink, how: Storing) -> tuple[Path | None, Sink]:
-    """The one file, if it is one, and what stores there.
+    """Return the path of the recording, if it is a single file, and its sink.
 
     Raises:
         TypeError: `path` is neither a path nor a sink.
-        ValueError: An option is out of range, or not for such a place.
+        ValueError: An option is out of range, or does not fit this kind of sink.
     """
     if how.keep_days is not None:
         check_count("keep_days", how.keep_days)

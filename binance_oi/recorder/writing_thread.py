@@ -1,7 +1,7 @@
 """The one thread in which a sink works.
 
-The rule of this file: calls run one after the other, and a call that began ends before anything
-else happens. A connection of SQLite belongs to the thread that made it.
+A connection of SQLite may be used only in the thread that opened it. The rule of this file: calls
+run one after the other, and a call that has begun is never interrupted.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class WritingThread:
-    """A thread from `with` until its end; the end waits for the call that runs."""
+    """A thread that lives during a ``with`` block, whose end waits for a running call."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "binance-oi-recorder")
