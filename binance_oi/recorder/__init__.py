@@ -1,44 +1,44 @@
 """Recording for weeks, and reading what was recorded.
 
 schema.py      the tables, their versions, and the migration
-sides.py       the files beside a recording
+sides.py       the names of the files that SQLite and a recorder keep beside a recording
 opening.py     opening a recording to read it
 statements.py  SQL that every store runs
-tables.py      what a reader needs of the place that holds a recording
-sqlite_tables.py  the same, of a file
+tables.py      the interface through which readers use a recording
+sqlite_tables.py  this interface for a file
 coverage.py    sweeps and gaps, as SQL
-samples.py     its samples, in order
+samples.py     the samples of a recording, in order
 series.py      samples and the past as one series
-recording.py   reading it: samples, series, sweeps, gaps, the past
-past.py        rows of the past in it: written once, read in order
-lock.py        one recorder for each recording
-slots.py       what a recording knows of a slot, also when a slot occurs again
-store.py       writing it: one transaction for each sweep
-place.py       where an open file is now, and the files that SQLite keeps beside it
+recording.py   reading a recording: samples, series, sweeps, gaps, the past
+past.py        writing and reading rows of the past
+lock.py        the lock that allows one recorder for each recording
+slots.py       sweeps and gaps by slot, also if a slot occurs twice
+store.py       writing a file: one transaction for each sweep
+place.py       the current path of an open file, and the files that SQLite keeps beside it
 readers.py     whether a connection still reads an earlier state
-log.py         which file a log belongs to
-atomic.py      files that appear as a whole
-backup.py      a copy of a recording, also while a recorder writes it
+log.py         whether a log belongs to a file
+atomic.py      writing files that appear only when they are complete
+backup.py      copying a recording while a recorder may write it
 pending.py     sweeps and gaps that are not written yet
-sink.py        what a recorder requires of a store
-sqlite.py      a recording as such a store, whatever others do to its file
+sink.py        the interface through which a recorder writes
+sqlite.py      this interface for a file, even if other programs move or replace it
 writing_thread.py  the one thread in which a sink works
-backfill.py    instants of the past into a sink
-gap_filler.py  what a recorder reads of the past for its gaps
+backfill.py    writing instants of the past into a sink
+gap_filler.py  reading the past of a recorder's gaps
 history_cache.py  recent history in the user's cache directory
-address.py     a file or a database, by its name
-postgres.py    a recording in PostgreSQL as such a store
-postgres_connection.py  a connection that waits for nothing for ever
-postgres_schema.py      its tables and their months
-postgres_tables.py      the tables, for reading
-stored.py      which sink a name means
-retention.py   how old days leave; sqlite_keeper.py and postgres_keeper.py: in each store
+address.py     telling a file from a database by its name
+postgres.py    the interface for writing, for PostgreSQL
+postgres_connection.py  a connection to PostgreSQL whose every wait is bounded
+postgres_schema.py      its tables and their partitions
+postgres_tables.py      the interface for reading, for PostgreSQL
+stored.py      making the sink for a path or a URL
+retention.py   removing old days; sqlite_keeper.py and postgres_keeper.py do it in each store
 rotating.py    one file for each day or month
-copying.py     one recording into another
-check.py       what is damaged or missing
-care.py        prune, compact, copy
-standby.py     a recorder that waits until another one ends
-recorder.py    polls into a sink, and outlasts the failures of both
+copying.py     copying one recording into another
+check.py       finding damage and missing sweeps
+care.py        pruning, compacting, copying
+standby.py     waiting until another recorder ends
+recorder.py    polling into a sink, and surviving failures of the poll and of the sink
 """
 
 from typing import TYPE_CHECKING
@@ -69,7 +69,7 @@ __all__ = [
     "Sweep",
 ]
 
-if not TYPE_CHECKING:  # who only reads a recording imports no client
+if not TYPE_CHECKING:  # a program that only reads recordings need not import the client
     __getattr__ = on_first_use(
         __name__,
         {

@@ -1,7 +1,7 @@
-"""One recorder for each recording.
+"""The lock that allows only one recorder for each recording.
 
-The rule of this file: the system releases the lock when the process ends, however it ends. A
-recorder overwrites nothing but an old lock.
+The rule of this file: the system releases the lock when the process ends, even if it is killed. A
+recorder never overwrites a file that is not an old lock.
 """
 
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not POSIX: SQLite keeps the file whole, but nobody notices a second recorder
+except ImportError:  # not POSIX: SQLite protects the file, but a second recorder is not detected
     fcntl = None  # type: ignore[assignment]
 
 from binance_oi.errors import OccupiedError, RecordingError
 from binance_oi.recorder.place import name_of
 from binance_oi.recorder.sides import beside
 
-LOCK_BYTES = 20  # more than a process id and a line end take
+LOCK_BYTES = 20  # enough for a process id and a line end
 
 
 class RecorderLock:
@@ -26,13 +26,13 @@ class RecorderLock:
 
     Args:
         path: The recording. The lock is a file beside it that holds the process id. A link to the
-            recording leads to the same lock. The lock file itself must not be a link, and must not
-            hold more than a process id: it may be a file of somebody else.
+            recording leads to the same lock. The lock file itself must not be a link. It must hold
+            only a process id; anything else may be a file of another program.
 
     Raises:
         OccupiedError: Another recorder holds the lock.
         RecordingError: The lock's name leads to another file.
-        OSError: The lock file cannot be made; none is left behind.
+        OSError: The lock file cannot be made; no lock file remains.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class RecorderLock:
             os.truncate(self._file, 0)
             os.write(self._file, f"{os.getpid()}\n".encode())
         except BaseException:
-            self.close()  # a full disk has room for an empty file, but nobody needs it
+            self.close()  # on a full disk, remove the empty lock file
             raise
 
     def _taken(self, path: Path) -> int:
@@ -58,33 +58,33 @@ class RecorderLock:
             os.close(file)  # the previous owner has just removed it
 
     def _name(self, file: int) -> Path | None:
-        """The path to remove; a renamed directory may have been replaced by another one."""
+        """Return the path of the lock file, which differs if its directory was renamed."""
         return self._path if _leads_to(self._path, file) else name_of(file)
 
     def protects(self, path: Path) -> bool:
         """Whether another recorder of `path` would find this lock.
 
-        It would not after the lock was removed or its directory moved. The file counts and not its
-        name: a link to the directory, or a mount of it, leads to the same lock.
+        It would not if the lock was removed, or its directory moved. Another path to the same file
+        is fine, such as one through a link to the directory, or through a mount of it.
         """
         return self._file is not None and _leads_to(beside(path, "-lock"), self._file)
 
     def renew(self, path: Path) -> None:
-        """Take the lock at the place to which `path` leads now, unless it is there already.
+        """Move the lock to the directory to which `path` leads now, if that has changed.
 
         Raises:
-            RecordingError: Another recorder holds that lock; this one stays as it is.
-            OSError: The lock file cannot be made; this one stays as it is.
+            RecordingError: Another recorder holds the lock there; the present lock stays.
+            OSError: The lock file cannot be made; the present lock stays.
         """
         if self.protects(path):
-            self._path = beside(path, "-lock")  # its directory may have another name now
+            self._path = beside(path, "-lock")  # its directory may have been renamed
             return
         there = RecorderLock(path)
         self.close()
         self._path, self._file = there._path, there._file
 
     def close(self) -> None:
-        """Release the lock. May be repeated."""
+        """Release the lock. A second call does nothing."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -102,10 +102,11 @@ def _leads_to(path: Path, file: int) -> bool:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the lock file, and make it when missing; never open another file under its name.
+    """Open the lock file, or make it if it is missing; refuse any other file of this name.
 
     Raises:
-        RecordingError: The name leads to a link, to no regular file, or to a file that is no lock.
+        RecordingError: The name belongs to a link, to something other than a regular file, or to a
+            file that is not a lock.
         OSError: The file cannot be made.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -116,7 +117,7 @@ def _open_lock(path: Path) -> int:
             raise RecordingError(f"{path} is a link; a lock must not be one. Remove it") from None
         raise
     found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is another file
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a second name of another file
         os.close(file)
         raise RecordingError(f"{path} leads to another file; the lock needs this name. Remove it")
     if not _is_lock(file):
@@ -126,7 +127,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _is_lock(file: int) -> bool:
-    """Whether the file holds at most a process id; a power failure may leave zeros or nothing."""
+    """Whether the file holds a process id, or zeros or nothing, as after a power failure."""
     held = os.pread(file, LOCK_BYTES + 1, 0)
     return len(held) <= LOCK_BYTES and not held.strip(b"0123456789\0 \r\n")
 

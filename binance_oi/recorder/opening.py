@@ -1,6 +1,6 @@
-"""Opening a recording to read it.
+"""Opens a recording to read it.
 
-The rule of this file: a reader changes nothing, and leaves no new file behind.
+The rule of this file: a reader changes no file, and leaves no new one behind.
 """
 
 import os
@@ -14,19 +14,19 @@ from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
 from binance_oi.recorder.schema import check_version, read_source, translate_read_errors
 from binance_oi.recorder.sides import beside, check_sides
 
-LOCK_TIMEOUT_S = 5.0  # how long to wait until another connection unlocks the file
+LOCK_TIMEOUT_S = 5.0  # s to wait for another connection to unlock the file
 READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a connection that changes nothing and leaves no new file behind.
+    """Open a connection that changes no file and leaves no new one behind.
 
-    When nobody records into the file and this user may not write it, SQLite reads the file as one
-    that never changes. Do not start a recorder as another user in the meantime.
+    If no recorder uses the file, and this user may not write it, SQLite assumes that the file
+    never changes. While the connection is open, do not start a recorder as another user.
 
     Raises:
-        RecordingError: The file is missing, is not a recording, has an unknown version, or has the
-            log of another recording, or no regular file, under the name of its log.
+        RecordingError: The file is missing, is not a recording, or has an unknown version; or the
+            name of its log belongs to the log of another recording, or is not a regular file.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} is not there")
@@ -50,23 +50,23 @@ def _open(path: Path, *, reads_log: bool = True, may_be_empty: bool = False) -> 
         if size_of(beside(path, LOG)) and not os.path.exists(beside(path, INDEX)):
             raise RecordingError(f"{error}; copy it with its log to a writable place") from error
         if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
-            raise  # without its log or journal, the file is not what was written
+            raise  # without its log or journal, the file may lack written data
         return _checked(path, UNCHANGING, may_be_empty)  # SQLite cannot write in this directory
 
 
 def _mode(path: Path) -> str:
-    """The mode in which SQLite leaves no new file beside this one."""
+    """Return the mode of a connection that leaves no new file beside this one."""
     log, index = beside(path, LOG), beside(path, INDEX)
     if size_of(log) or (log.exists() and index.exists()):
-        return READING  # a connection that may write would move the log into the file on closing
-    # On closing, a connection that may write removes what SQLite has put beside the file.
+        return READING  # when it closes, a writable connection would move the log into the file
+    # When it closes, a writable connection removes the files that SQLite put beside this one.
     may_write = os.access(path, os.W_OK) and os.access(log.parent, os.W_OK)
     return WRITING if may_write else UNCHANGING
 
 
 def _checked(path: Path, mode: str, may_be_empty: bool) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
-    # Readers of an Arrow stream may use threads of their own, one at a time.
+    # A reader of an Arrow stream may use the connection in other threads, one at a time.
     with translate_read_errors(path):
         connection = sqlite3.connect(
             uri,
@@ -98,7 +98,7 @@ def check_source(path: Path, source: str | None) -> None:
         return
     check_sides(path)
     reads_log = not is_foreign(path, beside(path, LOG))
-    # A recorder that was killed when it made the file leaves a database without tables.
+    # If a recorder was killed while it made the file, the file is a database without tables.
     opened = _open(path, reads_log=reads_log, may_be_empty=True)
     with translate_read_errors(path), closing(opened) as connection:
         known = read_source(connection)

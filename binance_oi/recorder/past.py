@@ -1,7 +1,7 @@
 """Writes rows of the past into a recording, and reads them in order.
 
-The rule of this file: the file has one row for each symbol, instant and source, however often it is
-written. Reading takes constant memory, and numbers keep the exchange's digits.
+The rule of this file: a recording has at most one row for each symbol, instant and source; a second
+write replaces the first. Reading takes constant memory, and numbers keep the exchange's digits.
 """
 
 import sqlite3
@@ -17,8 +17,8 @@ from binance_oi.recorder.tables import ALWAYS, Tables
 
 ROWS_PER_READ = 1024
 
-# The exchange may publish a file of its archive again with other numbers; the newest ones count.
-# Writing an unchanged row again changes no page of the file.
+# The exchange may replace a file of its archive by one with other numbers; then the newest ones are
+# right. If a row has not changed, this statement changes no page of the file.
 _INSERT = """
 INSERT INTO past VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     open_interest = excluded.open_interest,
@@ -41,10 +41,10 @@ _NEXT = "SELECT min(symbol) FROM past WHERE symbol > ?1"
 
 
 def source_number(source: str | None) -> int | None:
-    """The number of a source in a recording; None for both sources.
+    """Return the number of a source in a recording; None, for all sources, if `source` is None.
 
     Raises:
-        ValueError: There is no such source.
+        ValueError: There is no source of this name.
     """
     if source is None:
         return None
@@ -72,12 +72,12 @@ def past_times(
 class Past:
     """Rows of the past of some symbols in a span of time, sorted by symbol, time and source.
 
-    They come in the order of symbol, time and source. Every iteration reads anew and keeps
-    nothing, so the rows may exceed the memory. A recording that is older than the table has none.
+    Each iteration reads the recording again and keeps no rows in memory, so there may be more of
+    them than fit. Recordings of early versions have no table of the past; they yield no rows.
 
     Args:
         tables: The recording.
-        symbols: None takes all.
+        symbols: The symbols to read; None reads all.
         since: Unix ms, included.
         until: Unix ms, not included.
         source: The number of the source to read; None reads both.
@@ -92,14 +92,14 @@ class Past:
         source: int | None,
     ) -> None:
         self._tables, self._symbols, self._span = tables, symbols, (since, until)
-        # Without a source, all: also one that only damage can have written.
+        # Without a source, read every number, so that `check_past` also sees damaged ones.
         self._sources = ALWAYS if source is None else (source, source)
 
     def __iter__(self) -> Iterator[Instant]:
         return map(instant_of, self.rows())
 
     def symbols(self) -> tuple[str, ...]:
-        """Every symbol that has rows of the past, of any time and source, sorted.
+        """Return every symbol that has rows of the past, of any time and source, sorted.
 
         Raises:
             RecordingError: The recording cannot be read.
@@ -108,7 +108,7 @@ class Past:
             return tuple(past_symbols(run)) if self._tables.has("past", run) else ()
 
     def rows(self) -> Iterator[InstantRow]:
-        """The rows, with numbers as the exchange wrote them.
+        """Yield the rows, with numbers as text, as the exchange wrote them.
 
         Raises:
             RecordingError: The recording cannot be read, or is damaged.
@@ -124,10 +124,10 @@ class Past:
 
 
 def check_past(rows: Sequence[InstantRow], tables: Tables) -> None:
-    """Check that the values are what a backfill writes.
+    """Check that a backfill can have written these rows.
 
     Raises:
-        RecordingError: No backfill writes such a value.
+        RecordingError: A row has a value that no backfill writes.
     """
     if rows and not _are_right(rows):
         row = next(row for row in rows if not _are_right([row]))
@@ -136,11 +136,11 @@ def check_past(rows: Sequence[InstantRow], tables: Tables) -> None:
 
 
 def past_symbols(connection: Statements) -> Iterator[str]:
-    """Every symbol that has rows, sorted; the recording must have the table."""
+    """Yield every symbol that has rows, sorted; the recording must have the table `past`."""
     symbol = ""
     while True:
         ((found,),) = connection.execute(_NEXT, (symbol,)).fetchall()
-        # Damage may put an earlier symbol behind a later one; without this, the loop has no end.
+        # In a damaged index, an earlier symbol may follow a later one. This check ends the loop.
         if not isinstance(found, str) or found <= symbol:
             return
         yield found
@@ -166,7 +166,7 @@ def _are_right(rows: Sequence[InstantRow]) -> bool:
 
 
 def _known(texts: Sequence[str | None]) -> Sequence[str]:
-    """The texts that are not None; often all are None."""
+    """Return the texts that are not None; it is fast for the usual case, in which all are None."""
     if texts.count(None) == len(texts):
         return ()
     return [text for text in texts if text is not None]

@@ -1,12 +1,12 @@
 """Finds out whether another connection still reads an earlier state of a recording.
 
 The rule of this file: it changes nothing. A checkpoint moves a page from the log into the file,
-unless a reader needs the file's older version of that page. While a connection reads an earlier
-state, a checkpoint therefore moves some pages and leaves others. Until that connection ends, the
-file alone is no valid database, and a plain copy of it is worthless. One check before the
-checkpoint is enough: no other process writes, and new readers read the latest state.
+unless a reader needs the older version of that page in the file. So while a connection reads an
+earlier state, a checkpoint moves only some of the pages. Until that connection ends, the file alone
+is not a valid database, and a plain copy of it is useless. One check before the checkpoint is
+enough, because no other process writes, and new readers read the latest state.
 
-Only Linux lists the owners of locks; elsewhere the answer is always no.
+Only Linux lists the owners of locks. On other systems, the answer is always no.
 
 Source: https://www.sqlite.org/walformat.html#the_wal_index_file_format (since SQLite 3.7.0).
 """
@@ -28,7 +28,7 @@ def is_earlier_state_read(index: int) -> bool:
     """Whether a checkpoint would now move only part of the log.
 
     Args:
-        index: Descriptor of the log's index (``-shm``).
+        index: The descriptor of the index of the log (``-shm``).
     """
     with suppress(OSError, struct.error):
         latest, *marks = MARKS.unpack(os.pread(index, MARKS.size, 0))
@@ -38,7 +38,7 @@ def is_earlier_state_read(index: int) -> bool:
 
 
 def _reading(inode: int) -> set[int]:
-    """The marks in use, numbered from 0."""
+    """Return the numbers of the marks that readers use, from 0."""
     found = set[int]()
     for line in LOCKS.read_text().splitlines():
         lock = _READ_LOCK.search(line)

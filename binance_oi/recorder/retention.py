@@ -1,14 +1,15 @@
-"""How days that are too old leave a recording.
+"""Removes old days from a recording.
 
-The rule of this file: whole days leave, and a step is short and complete. A day first becomes a
-summary, in one transaction: how many slots had a sweep, and why the others had none. Then its
-samples go, some thousands at a time. A process that is killed in between leaves samples without
-their sweep, which the next run removes; it never leaves a sweep without its samples.
+The rule of this file: it removes whole days, in short steps, each of which is one transaction. The
+first step of a day replaces its sweeps and gaps by a summary: the number of slots with a sweep, and
+of the others for each reason. The next steps remove its samples, some thousands at a time. If the
+process is killed between two steps, samples without a sweep remain, and the next run removes them.
+A sweep without its samples never remains.
 
-A sample goes if its transaction time and the moment of its answer are both too old: the first sweep
-of a day that stays has samples that the exchange dates before midnight.
+A step removes a sample only if its transaction time and the time of its answer are both too old.
+The first sweep of a kept day needs that: the exchange dates some of its samples before midnight.
 
-Instants of the past (`Recording.past`) stay: whoever filled them in wanted them.
+Instants of the past (`Recording.past`) are never removed, because the user asked for them.
 """
 
 from collections import Counter
@@ -56,29 +57,30 @@ class _Pruned(NamedTuple):
     day: int
     """Its beginning, Unix ms."""
     reason: str
-    """``swept``, or why the slots had no sweep."""
+    """``swept``, or the reason why the slots had no sweep."""
     slots: int
+    """The number of these slots."""
     last: int
     """The last of these slots, Unix ms."""
     rows: int
-    """Samples that belonged to these slots."""
+    """The number of samples that these slots had."""
 
 
 class Pruned(_Pruned, Encodable):
-    """What is left of a day that was pruned: the number of its slots, by what became of them."""
+    """The summary of a pruned day for one reason; a day has one summary for each of its reasons."""
 
     __slots__ = ()
 
 
 class Keeper(Protocol):
-    """Removes and returns space in one store, in short steps."""
+    """Removes samples from one store, and returns its free space, in short steps."""
 
     def writing(self) -> AbstractContextManager[Statements]:
-        """One transaction."""
+        """Return the context manager of one transaction."""
         ...
 
     def now(self) -> int | None:
-        """The time of the newest sample, as far as a few symbols say, Unix ms."""
+        """Return the time of the newest sample of a few symbols, Unix ms; None if there is none."""
         ...
 
     def drop_samples(self, before: int) -> bool:
@@ -91,29 +93,29 @@ class Keeper(Protocol):
 
 
 def end_of(days: int, now: int) -> int:
-    """The beginning of the oldest day that stays, Unix ms.
+    """Return the beginning of the oldest day to keep, Unix ms.
 
     Args:
-        days: Whole days before the day of `now`.
+        days: The number of whole days to keep before the day of `now`.
         now: Unix ms.
     """
     return (now // DAY_MS - days) * DAY_MS
 
 
 class Pruning:
-    """Removes what is older than some days from one store, step by step.
+    """Removes the days before the last `days` from one store, step by step.
 
-    The newest sample says what time it is if the clock is ahead of it: a wrong clock removes
-    nothing that should stay.
+    If the clock is ahead of the newest sample, the time of that sample counts as now. So a wrong
+    clock cannot remove days that should stay.
 
     Args:
         keeper: The store.
-        days: Whole days that stay, besides the current one.
+        days: The number of whole days to keep, in addition to the current one.
     """
 
     def __init__(self, keeper: Keeper, days: int) -> None:
         self._keeper, self._days = keeper, days
-        self._done = 0  # Unix ms: nothing before it is left
+        self._done = 0  # Unix ms; everything before it has been removed
 
     def step(self, now: int) -> bool:
         """Do one step; return whether there is more to do.
@@ -142,11 +144,11 @@ class Pruning:
 
 
 def summarize(run: Statements, day: int) -> None:
-    """Replace the sweeps and gaps of a day, and of all before it, by a summary of that day.
+    """Replace the sweeps and gaps of the oldest day by a summary.
 
     Args:
-        run: Within a transaction.
-        day: Its beginning, Unix ms; the recording has no slot before it.
+        run: A connection, within a transaction.
+        day: The beginning of that day, Unix ms; the recording has no slot before it.
     """
     end = day + DAY_MS
     run.execute(_SWEPT, (day, end))
@@ -165,5 +167,5 @@ def summarize(run: Statements, day: int) -> None:
 
 
 def clock(times: Sequence[int | None]) -> int | None:
-    """The newest of these times; None when there is none."""
+    """Return the newest of these times; None if there is none."""
     return max((time for time in times if time is not None), default=None)
