@@ -65,7 +65,8 @@ class Curve:
     @property
     def calm(self) -> float:
         """Their usual rate, weight/s: the median over the slots that we have seen."""
-        rates = [rise / SLOT for rise in self.rises()[round(self.since / SLOT) :]]
+        rises = [b - a for a, b in pairwise([0, *self.heights])]
+        rates = [rise / SLOT for rise in rises[round(self.since / SLOT) :]]
         if not rates:
             return self.rate
         rates[-1] *= SLOT / (self.until - SLOT * (len(self.heights) - 1))
@@ -74,9 +75,14 @@ class Curve:
     def rises(self) -> list[int]:
         """Their use in each slot from the beginning of the minute to our last count.
 
-        Use before our first count belongs to the slot of that count.
+        We do not know when their use before our first count came. As much as their usual rate
+        explains came evenly, and the rest in the slot of that count.
         """
-        return [b - a for a, b in pairwise([0, *self.heights])]
+        slots = min(math.ceil(self.since / SLOT), len(self.heights))
+        even = min(self.base, self.calm * self.since) if slots > 1 else 0.0
+        before = [round(even * n / slots) for n in range(1, slots)]
+        heights = [0, *before, *self.heights[len(before) :]]
+        return [b - a for a, b in pairwise(heights)]
 
     def all_rises(self) -> list[int]:
         """The same for the whole minute, at their usual rate after our last count.

@@ -188,8 +188,13 @@ def every(seconds: float, size: int, *, first: float, minutes: int = 3) -> list[
 def test_a_curve_shows_what_was_used_in_each_slot() -> None:
     drawn = curve((2.0, 0), (4.0, 30), (12.0, 30), (14.0, 100))
     assert drawn.rises() == [30, 0, 70]
-    assert curve((12.0, 100)).rises() == [0, 0, 100]  # use before our first count
     assert NOTHING.rises() == []
+
+
+def test_use_before_our_first_count_came_evenly_as_far_as_the_usual_rate_explains_it() -> None:
+    from_second_12 = curve(*((float(second), 10 * second) for second in range(12, 41)))
+    assert from_second_12.rises() == [40, 40, 70, 50, 50, 50, 50, 50]
+    assert curve((12.0, 600), (24.0, 600)).rises() == [0, 0, 600, 0, 0]
 
 
 def test_after_our_last_count_all_slots_are_filled_at_the_usual_rate() -> None:
@@ -246,6 +251,11 @@ def test_others_may_come_again_before_we_have_seen_a_whole_minute() -> None:
 def test_steady_others_are_expected_to_use_no_more_at_any_second(into: float, until: float) -> None:
     past, now = [steadily(10.0, until) for _ in range(3)], steadily(10.0, max(1.0, into))
     assert at_any_second(past, now, into, int(10 * into)) <= 10 * (60 - into) + 10
+
+
+def test_a_start_beside_steady_others_leaves_no_room_for_a_burst() -> None:
+    part = curve((37.5, 500), (40.0, 533))  # a minute that is soon full has no more counts
+    assert at_any_second([part], NOTHING, 40.0, 0) <= 20 * 15
 
 
 def test_others_that_we_never_saw_need_no_room_at_any_second() -> None:
