@@ -1,7 +1,7 @@
-"""Files beside a recording: SQLite's, and the recorder's.
+"""The side files of a recording: those of SQLite, and the lock of the recorder.
 
-The rule of this file: a side file lies where SQLite looks for it: beside the file that a link leads
-to. Its name is reserved for it, whether it exists or not.
+The rule of this file: a side file is in the directory in which SQLite looks for it. If the path of
+the recording is a link, this is the directory of its target. No other file may use its name.
 """
 
 import os
@@ -17,7 +17,7 @@ SIDE_FILES = (*SIDES, "-lock")  # SQLite's, and the recorder's
 
 
 def check_sides(path: Path) -> None:
-    """Check that side files of SQLite are regular or missing: SQLite would block on a pipe.
+    """Check that SQLite's side files are regular files or missing; SQLite would block on a pipe.
 
     Raises:
         RecordingError: One of them is a pipe, a device, a socket or a directory.
@@ -34,13 +34,13 @@ def has_side_name(path: Path) -> bool:
 
 
 def beside(path: Path, ending: str) -> Path:
-    """The side file of a recording, where SQLite looks for it: beside the target of a link."""
+    """Return the path of a side file of a recording, in the directory of the target of a link."""
     real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself before 3.13
     return real.with_name(real.name + ending)
 
 
 def is_same(target: Path, own: Path) -> bool:
-    """Whether both are one file, or would be one if `target` were made."""
+    """Whether both paths are the same file, or would be if a file were made at `target`."""
     with suppress(OSError):
         if os.path.samefile(target, own):
             return True
@@ -52,5 +52,5 @@ def is_same(target: Path, own: Path) -> bool:
 
 
 def _folded(name: str) -> str:
-    """One spelling of all names that some file system treats as the same."""
+    """Return one spelling for all names that some file system treats as the same."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,7 +1,7 @@
-"""Removing samples from a file, and returning its free space, while others use it.
+"""Removes samples from a file, and returns its free space, while other processes use it.
 
-The rule of this file: a transaction takes a moment, so a recorder of another process gets its turn,
-and readers see the state before or after it.
+The rule of this file: each transaction is short, so that a recorder in another process can write
+between two of them. Readers see the state before a transaction or after it.
 """
 
 import sqlite3
@@ -10,14 +10,14 @@ from contextlib import AbstractContextManager, closing
 from binance_oi.recorder.retention import STEP_ROWS, clock
 from binance_oi.recorder.store import Store
 
-# A larger number changes nothing: the module `sqlite3` ends this statement after its first page.
+# A larger number would have no effect: the module `sqlite3` stops this statement after one page.
 _RETURN_PAGE = "PRAGMA incremental_vacuum(1)"
 PAGES_PER_STEP = 4096  # 4 MiB
 INCREMENTAL = 2  # a value of `PRAGMA auto_vacuum`
 
 _RECENT = "DELETE FROM recent WHERE time < ?1 AND received < ?1"
 _NEXT = "SELECT min(symbol) FROM settled WHERE symbol > ?1"
-# The time of the row that one step does not reach.
+# The time of the first row that is left to the next step.
 _BOUND = (
     "SELECT time FROM settled WHERE symbol = ?1 AND time < ?2"
     f" ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}"
@@ -36,12 +36,12 @@ class SqliteKeeper:
     """Removes samples from a file; see `Keeper`.
 
     Args:
-        store: The file, open in this thread. Another process may record into it as well.
+        store: The file, opened in this thread. Another process may record into it.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._symbol = ""  # the one whose old samples were removed last
+        self._symbol = ""  # the last symbol whose old samples have all been removed
 
     def writing(self) -> AbstractContextManager[sqlite3.Connection]:
         """See `Keeper.writing`."""
@@ -73,7 +73,7 @@ class SqliteKeeper:
         return found
 
     def is_wasteful(self) -> bool:
-        """Whether a third of the file is free, so that returning it is worth the writing."""
+        """Whether more than a third of the file is free; then it is worth returning the space."""
         free, pages = (self._value(f"PRAGMA {name}_count") for name in ("freelist", "page"))
         return 3 * (free or 0) > (pages or 0) and self._is_incremental()
 
@@ -81,7 +81,7 @@ class SqliteKeeper:
         return self._value("PRAGMA auto_vacuum") == INCREMENTAL
 
     def compact(self) -> bool:
-        """See `Keeper.compact`. A file of an earlier program is written anew, once."""
+        """See `Keeper.compact`. A file of an early version of the program is first rewritten."""
         if not self._is_incremental():
             self._write_anew()
             return False
@@ -91,7 +91,7 @@ class SqliteKeeper:
         return bool(self._value("PRAGMA freelist_count"))
 
     def _write_anew(self) -> None:
-        """VACUUM, after which the file can return space in steps. Recorders and readers wait."""
+        """Rewrite the file, so that it can return space in steps. Recorders and readers wait."""
         uri = f"{self._store.path.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60.0)) as other:
             other.execute("PRAGMA wal_autocheckpoint = 0")

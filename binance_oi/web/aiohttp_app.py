@@ -1,6 +1,6 @@
 """The service as an aiohttp application, alone or as a part of another one.
 
-The rule of this file: it translates. What is answered is decided by `Router`.
+The rule of this file: it only translates requests and answers. `Router` decides every answer.
 """
 
 from functools import partial
@@ -23,15 +23,16 @@ def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options])
 
         app.add_subapp("/oi", oi_app(client))
 
-    The first request that needs the market starts to poll it. The end of the application ends all
-    streams; the client stays open, and its owner closes it after that.
+    The first request that needs the market starts the poll. When the application ends, it ends all
+    streams. It does not close the client: close it after the application.
 
     Args:
-        client: Reads the exchange. None sends nothing, and serves the option `recording`.
+        client: Sends the requests to the exchange. None sends no request, and serves only the
+            option `recording`.
         options: See `Options`.
 
     Raises:
-        TypeError: There is neither a client nor a recording.
+        TypeError: Both the client and the option `recording` are missing.
         ValueError: An option is out of range.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
     """

@@ -1,6 +1,7 @@
 """The service as an ASGI application, alone or mounted in another one.
 
-The rule of this file: it translates, as in `aiohttp_app`. It needs no framework and no extra.
+The rule of this file: like `aiohttp_app`, it only translates requests and answers. It needs no
+framework, and no extra of this package.
 
 Source: https://asgi.readthedocs.io/en/latest/specs/ (HTTP 2.5, lifespan 2.0).
 """
@@ -24,16 +25,16 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class OIAsgi:
-    """What `oi_asgi` makes: an ASGI application."""
+    """The ASGI application that `oi_asgi` makes."""
 
     def __init__(self, service: Service) -> None:
         self.service: Service = service
         self.draining: Draining | None = None
-        """Ends the streams at a signal, within `oi_lifespan`."""
+        """Ends the streams at SIGINT or SIGTERM; None outside `oi_lifespan`."""
         self._router = Router(service)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI says."""
+        """Serve one connection; see the specification of ASGI."""
         match scope["type"]:
             case "lifespan":
                 await self._lifespan(receive, send)
@@ -58,7 +59,7 @@ class OIAsgi:
                 await _answer(result, send)
                 return
             if self.draining is not None:
-                self.draining.heed()  # the server may have its handlers since then
+                self.draining.heed()  # the server may have set its own handlers meanwhile
             try:
                 await _stream(result, receive, send)
             except FullError:
@@ -70,16 +71,17 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
 
         app.mount("/oi", oi_asgi(client))
 
-    The first request that needs the market starts to poll it. A server that runs it alone ends it
-    properly. Frameworks do not pass the end to a mounted application, so wrap the life of yours
-    into `oi_lifespan`.
+    The first request that needs the market starts the poll. If a server runs this application
+    alone, it also ends it. But frameworks do not tell a mounted application when they end. So run
+    `oi_lifespan` in the lifespan of your own application.
 
     Args:
-        client: Reads the exchange. None sends nothing, and serves the option `recording`.
+        client: Sends the requests to the exchange. None sends no request, and serves only the
+            option `recording`.
         options: See `Options`.
 
     Raises:
-        TypeError: There is neither a client nor a recording.
+        TypeError: Both the client and the option `recording` are missing.
         ValueError: An option is out of range.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
     """
@@ -88,10 +90,10 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
 
 @asynccontextmanager
 async def oi_lifespan(app: OIAsgi) -> AsyncGenerator[None, None]:
-    """The life of a mounted application: its streams and its poll end with the block.
+    """Run a mounted application for the time of the block; its streams and its poll end with it.
 
-    A server waits for open streams before it ends an application. So SIGINT and SIGTERM end the
-    streams first, and then do what they did before.
+    Before a server ends an application, it waits for open streams. So within the block, SIGINT and
+    SIGTERM first end the streams, and then call the handlers that were set before.
     """
     service = app.service
     service.open()
