@@ -18,6 +18,7 @@ from pathlib import Path
 
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.atomic import JOURNAL, LOG, SIDES, OvertakenError, replace_atomically
+from binance_oi.recorder.connection import Connection
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.log import settle
 from binance_oi.recorder.opening import open_to_read
@@ -102,7 +103,7 @@ def _copy_pages(source: Path, part: Path, progress: _Progress) -> None:
     uri = f"{part.absolute().as_uri()}?mode=rw"
     with (
         closing(open_to_read(source)) as ours,
-        closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as theirs,
+        closing(sqlite3.connect(uri, uri=True, isolation_level=None, factory=Connection)) as theirs,
     ):
         with translate_read_errors(source):
             # A transaction pins this moment; without it, each commit would restart the copy.
@@ -166,7 +167,10 @@ def _is_database(path: Path) -> bool:
     if path.is_symlink() or not os.path.isfile(path) or not path.stat().st_size:
         return False
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True)) as connection:
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(uri, uri=True, factory=Connection)) as connection,
+    ):
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return True
     return False

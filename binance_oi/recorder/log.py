@@ -48,6 +48,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from binance_oi.recorder.connection import Connection
+
 try:
     import fcntl
 except ImportError:  # without POSIX locks, an index that a reader has created stays
@@ -248,7 +250,7 @@ def descriptor(inode: os.stat_result) -> int | None:
     return None
 
 
-class LogReader(sqlite3.Connection):
+class LogReader(Connection):
     """A connection for reading. When it closes, it leaves no new file beside the database."""
 
     _files: tuple[Path, Path, Path] | None = None
@@ -295,7 +297,7 @@ def _remove_unused(index: Path) -> None:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None)
+    return sqlite3.connect(uri, uri=True, isolation_level=None, factory=Connection)
 
 
 def size_of(path: Path) -> int:

@@ -1,0 +1,29 @@
+"""A connection to SQLite that takes `?1`, `?2`, ... for the places of values, on every Python.
+
+The rule of this file: a statement has the same values on every Python. Python 3.12.0 to 3.12.3 take
+`?1` for a name, and warn of values in a sequence (python/cpython#117995).
+"""
+
+import sqlite3
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def by_place(values: Sequence[Any]) -> Mapping[str, Any]:
+    """The values of `?1`, `?2`, ... by the names that SQLite has for these places."""
+    return {str(place): value for place, value in enumerate(values, 1)}
+
+
+class Connection(sqlite3.Connection):
+    """See `sqlite3.Connection`."""
+
+    if (3, 12) <= sys.version_info < (3, 12, 4):
+
+        def execute(self, query: str, values: Any = (), /) -> sqlite3.Cursor:
+            """Run one statement."""
+            return super().execute(query, by_place(values) if "?1" in query else values)
+
+        def executemany(self, query: str, values: Iterable[Any], /) -> sqlite3.Cursor:
+            """Run one statement for each row of values."""
+            return super().executemany(query, map(by_place, values) if "?1" in query else values)
