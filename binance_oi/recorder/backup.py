@@ -18,7 +18,7 @@ from pathlib import Path
 
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.atomic import JOURNAL, LOG, SIDES, OvertakenError, replace_atomically
-from binance_oi.recorder.connection import Connection
+from binance_oi.recorder.connection import Connection, connect
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.log import settle
 from binance_oi.recorder.opening import open_to_read
@@ -103,7 +103,7 @@ def _copy_pages(source: Path, part: Path, progress: _Progress) -> None:
     uri = f"{part.absolute().as_uri()}?mode=rw"
     with (
         closing(open_to_read(source)) as ours,
-        closing(sqlite3.connect(uri, uri=True, isolation_level=None, factory=Connection)) as theirs,
+        closing(connect(uri)) as theirs,
     ):
         with translate_read_errors(source):
             # A transaction pins this moment; without it, each commit would restart the copy.

@@ -27,3 +27,13 @@ class Connection(sqlite3.Connection):
         def executemany(self, query: str, values: Iterable[Any], /) -> sqlite3.Cursor:
             """Run one statement for each row of values."""
             return super().executemany(query, map(by_place, values) if "?1" in query else values)
+
+
+def connect(uri: str, timeout: float = 5.0) -> Connection:
+    """Open a database without implicit transactions.
+
+    Args:
+        uri: Its URI.
+        timeout: Seconds to wait until another connection unlocks it.
+    """
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout, factory=Connection)

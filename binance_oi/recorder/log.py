@@ -48,7 +48,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from binance_oi.recorder.connection import Connection
+from binance_oi.recorder.connection import Connection, connect
 
 try:
     import fcntl
@@ -297,7 +297,7 @@ def _remove_unused(index: Path) -> None:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, factory=Connection)
+    return connect(uri)
 
 
 def size_of(path: Path) -> int:

@@ -7,7 +7,7 @@ between two of them. Readers see the state before a transaction or after it.
 import sqlite3
 from contextlib import AbstractContextManager, closing
 
-from binance_oi.recorder.connection import Connection
+from binance_oi.recorder.connection import connect
 from binance_oi.recorder.retention import STEP_ROWS, clock
 from binance_oi.recorder.store import Store
 
@@ -94,9 +94,7 @@ class SqliteKeeper:
     def _write_anew(self) -> None:
         """Rewrite the file, so that it can return space in steps. Recorders and readers wait."""
         uri = f"{self._store.path.absolute().as_uri()}?mode=rw"
-        with closing(
-            sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60.0, factory=Connection)
-        ) as other:
+        with closing(connect(uri, 60.0)) as other:
             other.execute("PRAGMA wal_autocheckpoint = 0")
             other.execute("PRAGMA synchronous = FULL")
             other.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")

@@ -23,7 +23,7 @@ from binance_oi.market.gap import Gap
 from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
-from binance_oi.recorder.connection import Connection
+from binance_oi.recorder.connection import connect
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
 from binance_oi.recorder.past import write_past
 from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
@@ -158,9 +158,7 @@ class Store:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?{mode}"
-        return sqlite3.connect(
-            uri, uri=True, isolation_level=None, timeout=LOCK_TIMEOUT_S, factory=Connection
-        )
+        return connect(uri, LOCK_TIMEOUT_S)
 
     def _second_connection(self) -> sqlite3.Connection:
         """Open a connection that prevents a checkpoint when the writing connection closes.
