@@ -118,7 +118,7 @@ class RecordPool(DeferredPool):
         )
         self._turn_at = -math.inf  # when to ask for a turn again
         self._lots = 0  # weight to charge in advance; doubles while it is used up
-        self._read_at = -math.inf  # when the server last answered
+        self._read_at: float = -math.inf  # when the server last answered
         self._out: int = 0  # weight of the receipts that are out
         self._holds = 0  # number of holds; a lease from before a hold is not sent
         self._heard = Known(1, copy(self._bucket.known.clock))  # holds that others have published
