@@ -282,8 +282,9 @@ class Governor:
     def queue(self, weight: int, bulk: bool, max_wait: float | None) -> Waiter:
         """Add a call to the queue; the dispatcher gives its waiter a permit.
 
-        Await the waiter at once, and not in another coroutine, which would be one more object for
-        each waiting call. When it is cancelled, call `Waiter.give_back`.
+        Await the waiter at once and directly: another coroutine between the call and the waiter
+        would be one more object for each waiting call. If the await is cancelled, call
+        `Waiter.give_back`.
         """
         if (banned := _ban_of(self.pool)) is not None:
             raise banned
@@ -308,7 +309,7 @@ class Governor:
         self._flush.now()
 
     def abandon(self) -> None:
-        """Forget every waiter, because their loop is closed and can wake none of them."""
+        """Forget every waiter: the loop is closed, so it can no longer wake them."""
         self._flush.now()
         self._single.clear()
         self._bulk.clear()
@@ -319,7 +320,7 @@ class Governor:
     # -- reports of permits ------------------------------------------------------------------
 
     def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> Refusal | None:
-        """Settle a request with the headers of its answer; if it is a refusal, obey it."""
+        """Settle a request with the headers of its answer; obey the answer if it is a refusal."""
         used, date = read.used_weight(headers), read.date(headers)
         if status == 200:
             self.answered(receipt, used, date)
@@ -340,7 +341,7 @@ class Governor:
         return refusal
 
     def answered(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """Book an answer with status 200: its count and its `Date`."""
+        """Book an answer with status 200: its used-weight header and its `Date` header."""
         self.pool.settle(receipt, used, date)
         connections = self.connections
         if connections.now != connections.most:
@@ -349,14 +350,16 @@ class Governor:
             self._wake()
 
     def heed(self, refusal: Refusal) -> datetime:
-        """Obey what the text of a temporary refusal adds to its headers.
+        """Obey a temporary refusal's text, which may name the end of a ban or a lower limit.
+
+        `settle` has already obeyed the headers.
 
         Returns:
-            When requests are sent again, by this machine's clock.
+            The instant from which requests may be sent again, by this machine's clock.
         """
-        if refusal.until is not None:  # under 429 as well: the text counts more than the status
+        if refusal.until is not None:  # even with status 429: a text that names an end means a ban
             self.obey_ban(refusal.until)
-        elif refusal.status not in (418, 429):  # a limit under another status is still a limit
+        elif refusal.status not in (418, 429):  # the text reports a limit; the status does not
             self.pool.refused(0.0)
         if refusal.limit is not None and refusal.limit < self.pool.usage.limit:
             self.pool.set_limit(refusal.limit)
@@ -364,9 +367,10 @@ class Governor:
         return _in(left)
 
     def obey_ban(self, until: float) -> None:
-        """Send nothing before the end of a ban that the exchange named, Unix s.
+        """Send nothing before `until`, the end of a ban that the exchange named, in Unix seconds.
 
-        If the end is in the past, one of the clocks is wrong; the ban still lasts.
+        If that end is in the past, one of the two clocks is wrong, and the ban still lasts. Then
+        nothing is sent for `MIN_BAN` seconds.
         """
         rollover = self.pool.usage.resets_at.timestamp()
         self.pool.hold_until(min(until, rollover + MAX_BAN), ban=True)
@@ -392,17 +396,17 @@ class Governor:
             self._wakeup.set_result(None)
 
     def _start_dispatcher(self) -> None:
-        """Start the dispatcher in an empty context: it serves all calls, not only the first."""
+        """Start the dispatcher in an empty context, because it serves more than the first call."""
         loop = asyncio.get_running_loop()
         self._dispatcher = loop.create_task(self._dispatch(), context=Context())
         if self._dispatcher.done():  # an eager task may end before it is returned
             self._dispatcher = None
 
     async def _dispatch(self) -> None:
-        """Serve all waiters. However this ends, none of them waits without a dispatcher.
+        """Serve all waiters. However this task ends, no waiter is left without a dispatcher.
 
-        An unexpected error reaches all waiters, and the next call starts a new dispatcher. If the
-        application cancels this task but not the waiters, another dispatcher continues.
+        An unexpected error fails all waiters, and the next call starts a new dispatcher. If the
+        application cancels this task but not the waiters, this method starts another dispatcher.
         """
         is_wanted = False
         try:
@@ -429,7 +433,14 @@ class Governor:
                 await self._admit_head()
 
     async def _stand_still(self, seconds: float, reason: Reason) -> None:
-        """Sleep until a wakeup, which may take about `seconds`; nobody can be admitted before."""
+        """Refuse the calls whose deadline is within `seconds`; if there is none, sleep.
+
+        The sleep ends at a wakeup.
+
+        Args:
+            seconds: No call can be admitted before they have passed.
+            reason: Why no call can be admitted.
+        """
         self.reason = reason
         if self._expire(0.0, lambda _weight, _bulk: seconds):
             await asyncio.sleep(0)
@@ -448,7 +459,7 @@ class Governor:
             waiter.set_result(Permit(self, answer))
             return
         self.reason = answer.reason
-        if (seconds := answer.seconds) is None:  # waiting does not help, and would block others
+        if (seconds := answer.seconds) is None:  # the weight never fits: do not block the queue
             error = _exhausted(self, weight, None, self.pool.usage)
             del queue[waiter]
             waiter.set_exception(error)
@@ -464,19 +475,19 @@ class Governor:
                 stop()
 
     def _could_follow(self) -> int:
-        """Number of calls behind the first that pacer and connections would let pass with it."""
+        """The number of calls that pace and connections would admit right after the first one."""
         free = min(self._pacer.passed, self.connections.now - self.in_flight)
         return min(len(self._single) + len(self._bulk), free) - 1
 
     def _raise_ban(self) -> bool:
-        """Fail every waiter if there is a ban; return whether there is one."""
+        """Fail every waiter if this IP address is banned; return whether it is banned."""
         banned = _ban_of(self.pool)
         if banned is not None:
             self._fail_all(banned)
         return banned is not None
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep until a wakeup or a deadline, at most for `seconds`."""
+        """Sleep until a wakeup or the earliest deadline, but at most `seconds`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + min(seconds, LONGEST_SLEEP_S)
         if self._deadlines:
@@ -490,21 +501,26 @@ class Governor:
             timer.cancel()
 
     def _forget_deadlines(self) -> None:
-        """Drop deadlines of finished calls: most calls end long before, and they would pile up."""
+        """Drop deadlines of finished calls from the heap, where they would pile up.
+
+        Most calls end long before their deadline.
+        """
         if len(self._deadlines) > 2 * self.waiting + MAX_FINISHED:
             self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
     def _expire(self, seconds: float, room_in: Callable[[int, bool], float | None]) -> bool:
-        """Refuse the calls that cannot wait: nobody can be admitted for `seconds`.
+        """Refuse the calls whose deadline comes before the pool can admit any call.
 
         Args:
-            seconds: From now.
-            room_in: Seconds until there may be room for a weight, of bulk work or not, if that is
-                later; None means never.
+            seconds: Time from now during which no call can be admitted.
+            room_in: Takes a weight, and whether it is for bulk work. Returns the seconds until
+                there may be room for that weight, or None if there never is. The `retry_at` of a
+                refused call comes after the longer of this time and `seconds`.
 
         Returns:
-            Whether a call was refused; more may follow in the loop's next step.
+            Whether a call was refused. If so, call again in the loop's next step: one call of this
+            method refuses at most `ENDED_PER_STEP`.
         """
         if not self._deadlines:
             return False
@@ -527,7 +543,7 @@ class Governor:
         return refused > 0
 
     def _fail_all(self, error: Exception) -> None:
-        """Fail all waiters; only some are woken in each step of the loop."""
+        """Fail all waiters, at most `ENDED_PER_STEP` in each step of the loop."""
         waiters = deque([*self._single, *self._bulk])
         self._single.clear()
         self._bulk.clear()
@@ -538,12 +554,12 @@ class Governor:
 def _exhausted(
     governor: Governor, weight: int, seconds: float | None, usage: Usage
 ) -> BudgetExhaustedError:
-    """The refusal of a call, for the reason for which the queue waits.
+    """The refusal of a call. Its reason is the one for which the whole queue waits.
 
     Args:
-        governor: Has the queue.
+        governor: The governor in whose queue the call waited.
         weight: Weight of the call.
-        seconds: Until there may be room; None means never.
+        seconds: Seconds until there may be room; None means never.
         usage: The current usage.
     """
     reason = Reason.TOO_HEAVY if seconds is None else governor.reason
@@ -563,12 +579,12 @@ def _ban_of(pool: Pool) -> BannedError | None:
 
 
 def _in(seconds: float) -> datetime:
-    """A `retry_at` by our clock: the caller reads our clock, not the exchange's."""
+    """A `retry_at` by this machine's clock, because the caller does not know the exchange's."""
     return datetime.now(UTC) + timedelta(seconds=min(max(seconds, LEAST_RETRY_S), LONGEST_S))
 
 
 def _failure(error: Exception) -> BinanceOIError:
-    """The error for callers when the queue fails, with its cause."""
+    """The error that every waiter gets if the dispatcher fails with `error`."""
     text = printable(f"{type(error).__name__}: {error}")
     failure = BinanceOIError(f"no request can be admitted: {text}")
     failure.__cause__ = error
@@ -576,7 +592,7 @@ def _failure(error: Exception) -> BinanceOIError:
 
 
 def _end_in_steps(waiters: deque[Waiter], how: Callable[[Waiter], object]) -> None:
-    """End some waiters now, and the others in later steps of the loop."""
+    """Call `how` for `ENDED_PER_STEP` waiters now, and for the rest in later steps of the loop."""
     for _ in range(min(ENDED_PER_STEP, len(waiters))):
         waiter = waiters.popleft()
         if not waiter.done():
