@@ -29,10 +29,11 @@ from binance_oi.sending.parked_connections import ParkedConnections
 from binance_oi.sending.plain_answers import PlainAnswer
 from binance_oi.sending.wire import SMALL_BODY, WireRequest, origin_of, wire_request
 
-SHORTAGES = (errno.EMFILE, errno.ENFILE)  # no file descriptors left: of the process, the machine
-NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines` covers all of it
+SHORTAGES = (errno.EMFILE, errno.ENFILE)  # the process or the machine has no file descriptor left
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines` ends late calls
 KEEP_ALIVE = 60.0  # s for which we keep an idle connection, so that polls find it open
-# With another release of aiohttp, our use of its connections might be wrong, so we do not use it.
+# Our direct use of aiohttp's connections is tested with 3.14 only. With any other release, every
+# request goes through `ClientSession`.
 LEAN: bool = aiohttp.__version__.startswith("3.14.")
 
 
@@ -53,8 +54,8 @@ class LateError(Exception):
 def is_out_of_descriptors(error: Exception) -> bool:
     """Whether a connection failed because there was no file descriptor for it.
 
-    If a name was not resolved, or several addresses failed differently, the error does not show
-    that. Then we test whether the system gives us a descriptor.
+    The error hides a shortage if aiohttp could not resolve a name, or if several addresses failed
+    in different ways. In these cases we open a socket to test whether the system has a descriptor.
     """
     if not isinstance(error, OSError):
         return False
@@ -68,7 +69,7 @@ def is_out_of_descriptors(error: Exception) -> bool:
 
 
 class Response:
-    """Status, headers and body, without aiohttp's conveniences."""
+    """Status, headers and body of an answer that aiohttp's parser reads."""
 
     __slots__ = ("_connection", "content", "headers", "status")
 
@@ -104,7 +105,7 @@ async def unusual_response(attempt: Attempt, error: BaseException | None) -> Res
 
 
 async def _parsed(connection: Connection, guard: Guard) -> Response:
-    """Wait for headers that aiohttp's parser reads."""
+    """Wait until aiohttp's parser has read the final headers; skip interim ones such as 103."""
     handler = connection.protocol
     assert handler is not None
     while True:
@@ -119,7 +120,8 @@ class Connector(aiohttp.TCPConnector):
     def __init__(
         self, *, tls: ssl.SSLContext | None, kept: KeptConnections, local: str | None = None
     ) -> None:
-        # No limits here: a permit that waited for a connection would be charged too early.
+        # No limit of connections here, because a request is charged for the current minute when it
+        # gets its permit. A request that then waited could be sent in the next minute.
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
             limit=0,
             limit_per_host=0,
@@ -128,9 +130,9 @@ class Connector(aiohttp.TCPConnector):
             local_addr=None if local is None else (local, 0),
             family=socket.AF_UNSPEC if local is None else family_of(local),
         )
-        # For each origin, a request that aiohttp made: it says how to connect there.
+        # By origin: a request that aiohttp made. It has all that is needed to connect there.
         self._templates: dict[str, aiohttp.ClientRequest] = {}
-        self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which the guard keeps
+        self._guards: dict[int, Guard] = {}  # by `id` of the handler that the guard refers to
         self._kept = kept
         self._buffer = read_buffer()
         self._parked: ParkedConnections[Guard] = ParkedConnections()
@@ -138,7 +140,12 @@ class Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Called by the session: provide a connection, unless this request already had one."""
+        """Provide a connection for the session's request.
+
+        Raises:
+            SecondRequestError: This attempt was already sent, so aiohttp is repeating it.
+            LateError: The request may no longer be sent.
+        """
         attempt = current_attempt.get()
         if attempt.sent:
             raise SecondRequestError
@@ -147,9 +154,12 @@ class Connector(aiohttp.TCPConnector):
         return await self._take(req, attempt)
 
     async def ask(self, url: URL, attempt: Attempt) -> PlainAnswer | Response | None:
-        """Send a request without the session; wait for its answer, or only for unusual headers.
+        """Send a request without the session, and wait for its answer.
 
-        None when nothing was sent, because no template for the origin is known: use the session.
+        Returns:
+            The complete answer if it is a usual one. Otherwise a `Response`, whose body the caller
+            reads. None if nothing was sent, because aiohttp has not made a request to this origin
+            yet: send this one through the session.
         """
         origin, data = wire_request(url, attempt.max_body <= SMALL_BODY)
         connection = self._take_parked(origin, attempt)
@@ -172,10 +182,13 @@ class Connector(aiohttp.TCPConnector):
     def start(
         self, wire: WireRequest, attempt: Attempt, loop: asyncio.AbstractEventLoop, now: float
     ) -> bool:
-        """Send a request at once, on a connection that has just served; False if there is none.
+        """Send a request at once, on a connection that served another one a moment ago.
 
-        It is the usual way of a request, and the shortest. Afterwards, call `follow`, or
-        `unusual_response`.
+        Most requests are sent this way, because it needs the least CPU time. Afterwards, call
+        `follow`; if it returns None, call `unusual_response`.
+
+        Returns:
+            Whether the request was sent. False if no such connection could be used.
         """
         parked = self._parked.at(wire.origin) if self._kept.are_usable else None
         if not parked:
@@ -187,9 +200,10 @@ class Connector(aiohttp.TCPConnector):
         return False
 
     def follow(self, origin: str, attempt: Attempt) -> PlainAnswer | None:
-        """The answer to a started request that came; its connection is free again.
+        """Return the answer to a request of `start`, and park its connection for the next request.
 
-        None for an unusual answer.
+        None if the answer is unusual; its connection stays in use. Call this only after the future
+        `attempt.answer` is done.
         """
         plain = attempt.answer.result()
         if plain is not None:
@@ -205,12 +219,12 @@ class Connector(aiohttp.TCPConnector):
         return plain
 
     async def close(self, *, abort_ssl: bool = False) -> None:
-        """Close all connections, the parked ones included."""
+        """Close all connections, including the parked ones."""
         self._parked.release()
         await super().close(abort_ssl=abort_ssl)
 
     def _take_parked(self, origin: str, attempt: Attempt) -> Connection | None:
-        """Take a connection that has just served, for this attempt."""
+        """Take a parked connection for this attempt; None if none of them can be used."""
         fresh = attempt.fresh or not self._kept.are_usable
         while (parked := self._parked.take(origin)) is not None:
             connection = parked[0]
@@ -232,7 +246,11 @@ class Connector(aiohttp.TCPConnector):
         return connection
 
     def _hand_out(self, connection: Connection, guard: Guard, attempt: Attempt) -> None:
-        """Give a connection to an attempt, unless it is too late for its request."""
+        """Give a connection to an attempt.
+
+        Raises:
+            LateError: The attempt may no longer send its request; the connection is free again.
+        """
         attempt.reused = guard.line.kept
         if not attempt.may_send():
             guard.unused = guard.unused or not attempt.reused
@@ -242,7 +260,12 @@ class Connector(aiohttp.TCPConnector):
         guard.begin(attempt, connection.transport, asyncio.get_running_loop().time())
 
     def _guard_of(self, connection: Connection, *, fresh: bool) -> Guard | None:
-        """The guard of a usable connection; closes one that is not usable."""
+        """Return the guard of a connection, or close an unusable connection and return None.
+
+        Args:
+            connection: A connection that aiohttp's pool or `ParkedConnections` handed out.
+            fresh: Whether only a connection without earlier requests is usable.
+        """
         handler = connection.protocol
         assert handler is not None
         guard = self._guards.get(id(handler))
@@ -253,14 +276,19 @@ class Connector(aiohttp.TCPConnector):
             guard.line.kept = not fresh
             return guard
         del self._guards[id(handler)]
-        connection.close()  # it may be dead, or deliver an answer that nobody requested
+        connection.close()  # it may be dead, or deliver the answer to an earlier request
         return None
 
     async def open(self, url: URL, count: int, busy: int) -> None:
-        """Open connections until there are `count`; `busy` requests have or open one themselves.
+        """Open connections to the origin of `url` until there are `count`.
 
-        It runs only beside a request to the same origin. It ignores errors, because the request
-        that needs the connection gets them as well.
+        It ignores errors, because a request that needs a connection gets the same error. It opens
+        none if aiohttp has not made a request to this origin yet.
+
+        Args:
+            url: Any URL of the origin.
+            count: The number of connections wanted.
+            busy: The number of requests under way; each has a connection, or is opening one.
         """
         template = self._templates.get(origin_of(url))
         if template is not None:
