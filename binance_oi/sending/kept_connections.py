@@ -1,28 +1,32 @@
 """Decides which kept (pooled) connections may be used again, and how long one may be silent.
 
-The rule of this file: a handshake costs no weight, a second request does, and a failed call costs
-most. In doubt the client opens a new connection; it sends a request twice only on evidence.
+The rule of this file: a new connection costs no weight, a second request costs weight, and a failed
+call costs its caller the answer. So in doubt the client opens a new connection. It sends a request
+twice only if there is evidence that the first connection is dead.
 
 Theory of operation. A kept connection can be dead without a sign: a NAT or a VPN forgot it, or the
-laptop was suspended. The network drops all that is written to it, and no answer comes. Only silence
-shows that, but a slow exchange is silent as well. Three rules separate the two:
+laptop was suspended. The network then drops every request that we write to the connection, and no
+answer comes. The silence is the only symptom, but a slow exchange is silent as well. Three rules
+tell a dead connection from a slow exchange:
 
 1. A request on a kept connection that gets no byte within `patience` is abandoned, and its caller
    sends it once more on a new connection. A new connection is never abandoned: its handshake has
    just shown that the network works, so only the exchange can be slow.
-2. A dead connection makes others suspect: those that received nothing since it sent its last
-   request. The client does not use them again, so the next 99 calls do not wait as well.
+2. A dead connection makes other connections suspect: all that have received nothing since the dead
+   connection sent its last request. The client does not use them again. Otherwise, with 100 dead
+   connections, the next 99 calls would each wait for `patience`.
 3. An answer that begins after more than `PATIENCE` shows that the exchange is slow. Patience grows
    to `PATIENCE_FACTOR` times the slowest recent answer, and shrinks when answers are quick again.
    It has an upper bound, so that the second request fits into its call's timeout. While answers are
-   slower than that bound, a dead connection cannot be found in time, so each request opens a new
-   connection.
+   slower than that bound, the client cannot detect a dead connection in time, so it opens a new
+   connection for each request.
 
-Cost in weight. A dead connection costs 1 for the request that it swallowed. An exchange that turns
-slow costs 1 for each request on a kept connection at that moment, and nothing more while it stays
-slow. When only a share of its answers takes 3 s, at most 1.5 % of requests are sent twice.
+Cost in weight. A dead connection costs weight 1 for the request that was lost. An exchange that
+turns slow costs weight 1 for each request on a kept connection at that moment, and nothing more
+while it stays slow. When only a part of the answers takes 3 s, at most 1.5 % of requests are sent
+twice.
 
-Requests are counted rather than timed: "before request 17 was sent" needs no clock.
+The client numbers its requests. "Since request 17 was sent" then needs no clock.
 """
 
 import asyncio
@@ -32,12 +36,13 @@ from contextvars import Context
 from dataclasses import dataclass
 
 PATIENCE = 2.0  # s without a byte; a real answer takes 0.1 s, and a call has 10 s for both attempts
-SUSPECT_AFTER = 0.25  # of patience; a request that ends after so long a silence makes it suspect
-PATIENCE_FACTOR = 1.5  # times the slowest answer; the next one may be slower still
-NEVER = -1  # a generation in which no connection is opened
-ANSWERS_REMEMBERED = 100  # the slowest of the last 100 to 200 answers counts
-# Seconds. uvloop runs timers before it reads its sockets. If the caller has blocked the loop, an
-# answer may have arrived that the loop has not read yet.
+# The part of patience after which a call that ends without a byte makes its connection suspect.
+SUSPECT_AFTER = 0.25
+PATIENCE_FACTOR = 1.5  # patience by slowest recent answer; the next answer may be slower still
+NEVER = -1  # the generation of a connection that must not be used again
+ANSWERS_REMEMBERED = 100  # patience depends on the slowest of the last 100 to 200 answers
+# Seconds from the end of patience until we abandon a connection. If the application has blocked the
+# loop, an answer may be in the socket, and uvloop runs timers before it reads sockets.
 LAST_READ_S = 0.01
 
 
@@ -46,14 +51,15 @@ class Line:
     """The state of one connection, which decides whether it may be used again."""
 
     generation: int
+    """The generation in which the connection was opened; see `KeptConnections.distrust`."""
     heard: int
-    """The number of requests sent, on all connections, when a byte last came on this one."""
+    """How many requests all connections had sent when this one last received a byte."""
     request: int = 0
-    """The number of its last request; requests are numbered over all connections."""
+    """The number of the connection's last request; all connections share one numbering."""
     since: float = 0.0
     """Loop time at which that request was sent."""
     kept: bool = False
-    """Whether it has served a request before, or was opened ahead of its first one."""
+    """Whether the connection existed before its present request needed one."""
     silent: bool = False
     """Whether no byte has come since that request was sent."""
 
@@ -62,9 +68,10 @@ class KeptConnections:
     """The state of all connections of one client.
 
     Args:
-        replace: Whether a request may be sent once more. If not, no connection is abandoned, since
-            its call has no time for a second request.
-        longest: The upper bound of patience, s, however slow the answers are; at least `PATIENCE`.
+        replace: Whether a call has time for a second request. If not, the client abandons no
+            connection.
+        longest: The upper bound of patience in seconds, however slow the answers are. A value below
+            `PATIENCE` means `PATIENCE`.
     """
 
     def __init__(self, *, replace: bool = True, longest: float = math.inf) -> None:
@@ -72,15 +79,18 @@ class KeptConnections:
         self._longest = max(PATIENCE, longest) if replace else math.inf
         self._is_slow = False  # a recent answer began after more than `PATIENCE`
         self.are_usable: bool = True
-        """Whether recent answers began within the longest patience. Otherwise a dead connection
-        cannot be found in time, and each request needs a new one."""
+        """Whether recent answers began within the longest patience. Otherwise the client cannot
+        detect a dead connection in time, and each request needs a new connection."""
         self._replace = replace
         self._generation = 0
         self._sent = 0
-        self._suspected = 0  # connections that were last heard before this request may be dead
-        self._slowest = self._slowest_before = 0.0  # s, in this period and in the previous one
-        self._answers = 0  # in this period of `ANSWERS_REMEMBERED` answers
-        # Kept connections without a byte, in the order of their requests, and how to abandon them.
+        self._suspected = 0  # a connection without a byte since this request may be dead
+        # The slowest answer of this period and of the previous one, s. A period has
+        # `ANSWERS_REMEMBERED` answers.
+        self._slowest = self._slowest_before = 0.0
+        self._answers = 0  # in this period
+        # The kept connections whose last request has got no byte, in the order of these requests.
+        # The value abandons its connection.
         self._silent: dict[Line, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._context = Context()  # or a timer would keep the whole context of its call
@@ -90,7 +100,7 @@ class KeptConnections:
         return Line(self._generation, self._sent)
 
     def distrust(self) -> None:
-        """Stop using all open connections: one delivered the answer to another request."""
+        """Stop using all open connections, because one delivered the answer to another request."""
         self._generation += 1
 
     def refuse(self, line: Line) -> None:
@@ -98,7 +108,10 @@ class KeptConnections:
         line.generation = NEVER
 
     def suspect(self, line: Line) -> None:
-        """Note that it is dead. Connections last heard before its request are not used again."""
+        """Note that a connection is dead.
+
+        It is not used again, nor is any other that got no byte since it sent its last request.
+        """
         self._suspected = max(self._suspected, line.request)
 
     def trusts(self, line: Line) -> bool:
@@ -106,7 +119,13 @@ class KeptConnections:
         return line.generation == self._generation and line.heard >= self._suspected
 
     def sent(self, line: Line, abandon: Callable[[], None], now: float) -> None:
-        """Note a request at `now`, loop time; call `abandon` if a kept connection stays silent."""
+        """Note that a request is sent.
+
+        Args:
+            line: The connection.
+            abandon: Called if the connection is a kept one and gets no byte within `patience`.
+            now: The loop's time.
+        """
         line.request = self._sent = self._sent + 1
         line.silent = True
         line.since = now
@@ -119,23 +138,23 @@ class KeptConnections:
         """Note the first byte of an answer."""
         line.silent, line.heard = False, self._sent
         self._silent.pop(line, None)
-        if line.kept and not self._is_slow:  # nearly always: within patience, or else abandoned
+        if line.kept and not self._is_slow:  # nearly always: it answered within patience
             return
         waited = asyncio.get_running_loop().time() - line.since
         if waited > PATIENCE or self._is_slow:
             self._learn(waited)
 
     def lost(self, line: Line) -> None:
-        """Note the end of a connection. A kept one that ends instead of answering was dead."""
+        """Note the end of a connection. A kept one that ends without an answer was dead."""
         if line.silent and line.kept:
             self.suspect(line)
 
     def ended(self, line: Line) -> None:
-        """Note that a request ended without a byte: by a timeout or a cancellation."""
+        """Note that a timeout or a cancellation ended a request before a byte came."""
         line.silent = False
         self._silent.pop(line, None)
         waited = asyncio.get_running_loop().time() - line.since
-        if line.kept and waited >= self.patience * SUSPECT_AFTER:  # the caller gave up earlier
+        if line.kept and waited >= self.patience * SUSPECT_AFTER:  # the call ended before patience
             self.suspect(line)
 
     def close(self) -> None:
@@ -146,7 +165,10 @@ class KeptConnections:
             self._timer = None
 
     def _learn(self, waited: float) -> None:
-        """Adapt patience to the start of an answer, while the exchange is or was slow."""
+        """Adapt patience to an answer that began after `waited` seconds.
+
+        Called for each slow answer, and for each answer while recent ones were slow.
+        """
         self._slowest = max(self._slowest, waited)
         self._answers += 1
         if self._answers == ANSWERS_REMEMBERED:
@@ -172,7 +194,7 @@ class KeptConnections:
             break
 
     def _check_silent(self) -> None:
-        """Find the requests that have waited too long; give their answers a last chance."""
+        """Find the requests that waited for `patience`; abandon them after `LAST_READ_S`."""
         loop = asyncio.get_running_loop()
         now, due = loop.time(), list[tuple[Line, int]]()
         for line in self._silent:
@@ -185,7 +207,13 @@ class KeptConnections:
             self._arm_next()
 
     def _abandon(self, due: list[tuple[Line, int]]) -> None:
-        """Abandon those that are still silent after the loop has read its sockets once more."""
+        """Abandon the connections of `due` that are still silent.
+
+        Since `_check_silent`, the loop has read its sockets once more.
+
+        Args:
+            due: Connections, each with the number of the request that waited too long.
+        """
         for line, request in due:
             if line.request == request and (abandon := self._silent.pop(line, None)) is not None:
                 self.suspect(line)
