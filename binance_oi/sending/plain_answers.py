@@ -1,8 +1,8 @@
 """Reads the usual answer without an HTTP parser.
 
-The rule of this file: read only a piece that is exactly one complete answer of the plainest form.
-Never repair or guess: aiohttp's parser reads any other answer. A test checks that both read the
-same answer in the same way.
+The rule of this file: it reads only a piece of data that is exactly one complete answer of the
+plainest form. It never repairs and never guesses; aiohttp's parser reads every other answer. A test
+checks that this reader and aiohttp's parser read the same values in the same answer.
 """
 
 import re
@@ -14,13 +14,13 @@ from binance_oi.exchange import headers as read
 from binance_oi.exchange.limits import WEIGHT
 
 MAX_HEAD_BYTES = 4096  # bytes of the headers; a real answer has 1,000
-# Before each colon, only what RFC 9112 calls a token; after it, only printable ASCII. This excludes
-# folded lines, bare line feeds and spaces before a colon, which parsers read in different ways. At
-# most 64 lines; a real answer has 25.
+# The status line and the headers. A header's name is a token of RFC 9112, and its value is
+# printable ASCII. This excludes folded lines, bare line feeds and spaces before a colon, which
+# parsers read in different ways. At most 64 headers; a real answer has 25.
 _HEAD = re.compile(
     rb"HTTP/1\.1 200 [ -~]*+\r\n(?:[!#-'*+.0-9A-Z^-z|~-]++:[ -~]*+\r\n){1,64}+\r\n", re.ASCII
 )
-MAX_CHUNKS = 64  # of a body; a compressed page of history has one to ten
+MAX_CHUNKS = 64  # in one body, with the empty last chunk; a page of history has one to ten
 _LENGTH, _CODING, _ENCODING = b"content-length", b"transfer-encoding", b"content-encoding"
 _CONNECTION, _DATE = b"connection", b"date"
 _COUNT = WEIGHT.header.lower().encode()
@@ -36,9 +36,9 @@ class PlainAnswer(NamedTuple):
     """An answer with status 200."""
 
     counted: bytes | None
-    """The used-weight header, as it was written; None if there is none."""
+    """The used-weight header, as the exchange wrote it; None if there is none."""
     dated: bytes | None
-    """The `Date` header, as it was written."""
+    """The `Date` header, as the exchange wrote it; None if there is none."""
     body: bytes
     """The whole body, decompressed."""
 
@@ -65,23 +65,27 @@ class PlainAnswer(NamedTuple):
 
 
 def _is_number(text: bytes) -> bool:
-    """As `headers.number`."""
+    """Whether `headers.number` would read `text`."""
     return len(text) <= read.MAX_DIGITS and text.isdigit()
 
 
-@lru_cache(maxsize=8)  # as `headers.date`: hundreds of answers share a date
+@lru_cache(maxsize=8)  # hundreds of answers have the same date
 def _date(text: bytes) -> float | None:
     return read.date({"Date": text.decode("ascii")})
 
 
 def plain_answer(data: bytes | memoryview, max_body: int) -> PlainAnswer | None:
-    """Read `data` if it is one complete answer of the plainest form; None otherwise.
+    """Read `data` if it is one complete answer of the plainest form; otherwise return None.
 
-    The plainest form is HTTP/1.1 with status 200. Its one `Content-Length` is the number of bytes
-    after the blank line; or else its `Transfer-Encoding` is `chunked`, and all chunks are there. It
-    has no `Content-Encoding` except `gzip`, and no `Connection` except `keep-alive`. None of these
-    comes twice, nor does a header that the governor reads. A body that is chunked or compressed has
-    from 1 to `max_body` bytes in the end.
+    An answer has the plainest form under these conditions:
+
+    - It is HTTP/1.1 with status 200.
+    - It has a `Content-Length`, which is the number of bytes after the blank line. Or it has
+      `Transfer-Encoding: chunked`, and `data` contains all chunks. It does not have both headers.
+    - Its `Content-Encoding`, if any, is `gzip`.
+    - Its `Connection`, if any, is `keep-alive`.
+    - None of these headers occurs twice, nor does the used-weight header or `Date`.
+    - A chunked body is not empty. A compressed body has 1 to `max_body` bytes after decompression.
     """
     match = _HEAD.match(data)
     if match is None or (end := match.end()) > MAX_HEAD_BYTES:
@@ -104,14 +108,14 @@ def plain_answer(data: bytes | memoryview, max_body: int) -> PlainAnswer | None:
     if body is None:
         return None
     count, day = used.get(_COUNT), used.get(_DATE)
-    if day is not None:  # names of days and months have capitals
+    if day is not None:  # take it from `written`: a date has capitals
         start = head.index(b"\ndate:") + len(b"\ndate:")
         day = written[start : start + len(day)].strip(b" ")
     return PlainAnswer(None if count is None else count.strip(b" "), day, body)
 
 
 def _chunked(data: bytes | memoryview, start: int) -> bytes | None:
-    """The body of the chunks that begin at `start` and end with `data`."""
+    """Join the chunks from `start` to the end of `data`; None if they are not one whole body."""
     chunks: list[bytes | memoryview] = []
     for _ in range(MAX_CHUNKS):
         match = _CHUNK.match(data, start)
@@ -120,7 +124,7 @@ def _chunked(data: bytes | memoryview, start: int) -> bytes | None:
         size, start = int(match[1], 16), match.end()
         if data[start + size : start + size + 2] != b"\r\n":
             return None
-        if not size:  # the last one; trailers would follow
+        if not size:  # the last chunk; None if trailers follow, or if the body is empty
             return b"".join(chunks) or None if start + 2 == len(data) else None
         chunks.append(data[start : start + size])
         start += size + 2
@@ -128,7 +132,7 @@ def _chunked(data: bytes | memoryview, start: int) -> bytes | None:
 
 
 def _decompressed(packed: bytes, most: int) -> bytes | None:
-    """The bytes in `packed`, if they are one gzip member of 1 to `most` bytes."""
+    """Decompress `packed`; None unless it is one gzip member that contains 1 to `most` bytes."""
     reader = zlib.decompressobj(_GZIP)
     try:
         body = reader.decompress(packed, most)
@@ -138,7 +142,7 @@ def _decompressed(packed: bytes, most: int) -> bytes | None:
 
 
 def has_surplus(data: bytes | memoryview) -> bool:
-    """Whether more bytes follow a plain answer in one piece: they belong to no request."""
+    """Whether `data` is an answer with more bytes after its body, which answer no request."""
     match = _HEAD.match(data)
     if match is None:
         return False
