@@ -1,7 +1,7 @@
 """The guard of a connection, and the attempts at requests that it serves.
 
 The rule of this file: each attempt writes one request. If a connection receives more bytes than
-one answer can have, it is closed.
+one answer can have, its guard closes it.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_ans
 from binance_oi.sending.wire import SMALL_BODY
 
 REFUSALS = (403, 418, 429, 451)  # after one of these statuses, we send nothing for some time
-# The most bytes of an answer in addition to its body: headers, chunk sizes, 1xx answers. A real
-# answer has about a thousand of them.
+# The most bytes that an answer may have besides its body: headers, chunk sizes, 1xx answers. A real
+# answer has about 1,000 such bytes.
 ENVELOPE = 64 * 1024
-BYTES_PER_READ = 16 * 1024  # as large as a TLS record
-MOST_PER_READ = 128 * 1024  # the same where a body may be large; a page of history has 90,000
-HEADS_PER_READ = 8  # heads to separate in one read: those of 1xx answers and of the real one
+BYTES_PER_READ = 16 * 1024  # bytes in one read if the body is small; a TLS record has as many
+MOST_PER_READ = 128 * 1024  # bytes in one read if the body may be large; a history page has 90,000
+HEADS_PER_READ = 8  # blocks of headers that we separate in one read: 1xx answers, and the real one
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
@@ -55,18 +55,19 @@ class Guard(asyncio.BufferedProtocol):
         self._handler = handler
         self._kept = kept
         self.line = line
-        self.left: int = ENVELOPE  # bytes that the connection may still receive for this answer
+        self.left: int = ENVELOPE  # bytes that may still come for this answer
         self.refusal: int = 0  # the status of the answer if it is a refusal
-        self.unused: bool = False  # whether its first request was too late; the next one uses it
-        self.ended: bool = False  # whether the other side has ended it
+        # Whether it is new and unused, because its first request was too late to be sent.
+        self.unused: bool = False
+        self.ended: bool = False  # whether the other side ended the connection, or it failed
         self._large, self._small = buffer, buffer[:BYTES_PER_READ]
         self._buffer = self._small
         self._tail = b""
-        self._transport: asyncio.Transport | None = None  # that of the latest request
-        self._socket: socket.socket  # of the transport
+        self._transport: asyncio.Transport | None = None  # to which the last request was written
+        self._socket: socket.socket  # of that transport
         self._body: aiohttp.StreamReader | None = None
-        self._plain: asyncio.Future[PlainAnswer | None] | None = None  # until the first byte comes
-        self._is_idle = True  # whether the last answer is complete and no request has followed
+        self._plain: asyncio.Future[PlainAnswer | None] | None = None  # see `send`
+        self._is_idle = True  # whether no answer is due: the last one is complete
 
     @property
     def flooded(self) -> bool:
@@ -97,7 +98,12 @@ class Guard(asyncio.BufferedProtocol):
         attempt.guard, attempt.request, attempt.sent = self, self.line.request, True
 
     def send(self, data: bytes) -> asyncio.Future[PlainAnswer | None]:
-        """Write a request. The future gets its answer, or None if aiohttp's parser reads it."""
+        """Write a request.
+
+        Returns:
+            Gets the answer if it has the plainest form; otherwise None, and aiohttp's parser reads
+            the answer. See `plain_answer`.
+        """
         assert self._transport is not None  # `begin` came just before
         self._plain = asyncio.get_running_loop().create_future()
         self._transport.write(data)
@@ -142,7 +148,7 @@ class Guard(asyncio.BufferedProtocol):
     def _abandon(self) -> None:
         """End a silent connection, so that its late answer cannot reach another request.
 
-        It sends no TLS close, because the peer would not answer.
+        This sends no TLS close, because a dead peer would not answer it.
         """
         if self._handler.transport is not None:
             self._parse()
@@ -152,8 +158,8 @@ class Guard(asyncio.BufferedProtocol):
     def reset(self) -> None:
         """End the connection with a reset, so that the system sends no more of its bytes.
 
-        After a normal close, the system would resend unacknowledged bytes for minutes. The request
-        would then arrive in a minute to which it is not charged.
+        After a normal close, the system resends unacknowledged bytes for minutes. So the request
+        could still arrive in a later minute, but it is charged to this one.
         """
         transport, self._transport = self._transport, None
         if transport is not None:
@@ -164,14 +170,13 @@ class Guard(asyncio.BufferedProtocol):
             transport.abort()
 
     def rest(self) -> None:
-        """Note that the answer is complete: any further bytes belong to no request."""
+        """Note that the answer is complete. Bytes from now to the next request are surplus."""
         self._is_idle = True
 
     def watch(self, body: aiohttp.StreamReader) -> None:
         """Raise an error in the reader of `body` if its chunks are broken.
 
-        Without that, aiohttp closes the connection and drops the body, and its reader waits for
-        ever.
+        aiohttp by itself closes the connection and drops the body, and the reader waits forever.
         """
         self._body = body
         self._end_body()
@@ -182,7 +187,7 @@ class Guard(asyncio.BufferedProtocol):
             body.set_exception(aiohttp.ClientPayloadError(str(error)))
 
     def leave(self) -> None:
-        """Give the connection back to aiohttp unchanged."""
+        """Make aiohttp's handler the protocol of the connection again, without this guard."""
         transport = self._handler.transport
         if transport is not None and transport.get_protocol() is self:
             transport.set_protocol(self._handler)
@@ -195,7 +200,7 @@ class Guard(asyncio.BufferedProtocol):
             self._kept.heard(self.line)
         self.left -= nbytes
         view = self._buffer[:nbytes]
-        if self._is_idle:  # the beginning of an answer without a request
+        if self._is_idle:  # these bytes answer no request
             self._kept.refuse(self.line)
         if self._plain is not None:
             answer = plain_answer(view, self.left + nbytes - ENVELOPE)
@@ -220,8 +225,8 @@ class Guard(asyncio.BufferedProtocol):
     def _pass_on_by_heads(self, data: bytes) -> None:
         """Pass headers on to aiohttp separately from the bytes after them.
 
-        If one piece contains headers and a broken body, aiohttp drops its status. But we must not
-        miss a ban. So we note a refusal ourselves, even if its headers are broken.
+        If one piece has both headers and a broken body, aiohttp drops the status with the body, and
+        we would miss a ban. We also note a refusal ourselves, because its headers may be broken.
         """
         seen, start, line = self._tail + data, len(self._tail), 0
         self._note_refusal(seen, line)
@@ -235,7 +240,7 @@ class Guard(asyncio.BufferedProtocol):
             start = line
         if start < len(seen):
             self._handler.data_received(seen[start:])
-        # Keep the bytes that the next piece may complete: a status line, or a blank line.
+        # Keep the last bytes: the next piece may complete their status line or blank line.
         self._tail = seen[line:] if len(seen) - line < 16 else seen[-3:]
 
     def _note_refusal(self, seen: bytes, start: int) -> None:
@@ -272,14 +277,14 @@ def _at_any_time() -> bool:
 
 
 class Attempt(Deadline):
-    """One attempt at a request: its conditions, and what happened on its connection.
+    """One attempt at a request: its conditions, and the events on its connection.
 
     It can also be the deadline of its call; see `Deadlines.add`.
 
     Args:
-        max_body: The largest size of the body, bytes.
+        max_body: The largest body accepted, in bytes.
         may_send: Called right before the request is written; if it returns False, nothing is sent.
-        fresh: Whether it needs a new connection.
+        fresh: Whether the request must go on a new connection.
     """
 
     __slots__ = (
@@ -295,7 +300,7 @@ class Attempt(Deadline):
         self.may_send = may_send
         self.max_body = max_body
         self.fresh = fresh
-        self.sent: bool = False  # whether the exchange may count it: it has a connection
+        self.sent: bool = False  # whether the exchange may have counted the request
         self.reused: bool = False  # whether its connection has served an earlier request
         self.guard: Guard | None = None  # the guard of its connection
         self.request: int = 0  # its number among all requests; see `Line.request`
@@ -303,7 +308,7 @@ class Attempt(Deadline):
         self.task = None
 
     def _progress(self) -> Self:
-        """See `Deadline`. A stored reference to itself would need the garbage collector."""
+        """See `Deadline`. A method, because an attribute would make a reference cycle."""
         return self
 
     @property
@@ -315,12 +320,15 @@ class Attempt(Deadline):
 
     @property
     def pieces(self) -> int:
-        """The number of reads that the longest possible answer needs."""
+        """How many reads of `BYTES_PER_READ` the longest accepted answer needs."""
         return (self.max_body + ENVELOPE) // BYTES_PER_READ
 
     @property
     def refusal(self) -> int:
-        """The status if a refusal has begun, even with broken headers; otherwise 0."""
+        """The status of the answer if it is one of `REFUSALS`, otherwise 0.
+
+        It is known as soon as the status line came, even if the headers are broken.
+        """
         return 0 if self.guard is None else self.guard.refusal
 
     @property
@@ -330,9 +338,9 @@ class Attempt(Deadline):
 
     @property
     def dropped(self) -> bool:
-        """Whether a reused connection ended before or during its answer.
+        """Whether the attempt failed because a reused connection ended.
 
-        If it received no byte at all, that is so for any error.
+        If no byte of the answer came, any error on a reused connection counts as its end.
         """
         return self.reused and (self.silent or (self.guard is not None and self.guard.ended))
 
@@ -340,13 +348,13 @@ class Attempt(Deadline):
     def silent(self) -> bool:
         """Whether the request was sent, and no byte has come since.
 
-        When a body ends, its connection becomes free before the call continues. Another call may
-        have sent a request on it by then. If the connection is silent after that, the silence
-        belongs to the other request.
+        The end of a body frees the connection before the attempt's own call continues. In between,
+        another call may send a request on the connection. Its silence then belongs to that request,
+        and this attempt is not silent.
         """
         line = None if self.guard is None else self.guard.line
         return line is not None and line.request == self.request and line.silent
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
-"""The attempt of the running call. It is a context variable, because aiohttp cannot pass it on."""
+"""The attempt of the running call. A context variable, because aiohttp passes no such argument."""
