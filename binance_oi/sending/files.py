@@ -1,8 +1,8 @@
-"""Files of a public server: a few at a time, evenly, and no more of one than a bound.
+"""Downloads files from a public server: few at a time, evenly spaced, and each of bounded size.
 
-The rule of this file: such a server announces no limit, so we keep a modest one of our own. It has
-no budget, and nothing here touches the budget of the exchange. A failure that may pass is waited
-out; one that stays is raised.
+The rule of this file: such a server announces no limit, so this file keeps a modest one of its own.
+Its requests have no weight, so it never touches a budget. After an error that may pass, it waits
+and tries again; any other error reaches the caller.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from binance_oi.sending.transport import Answer, Transport
 from binance_oi.sending.wire import ready_url
 
 NOT_FOUND = 404
-PAUSES = (1.0, 5.0, 25.0)  # s, one after the other, before a file is given up
-LONGEST_PAUSE = 120.0  # s that a server may ask us to wait
+PAUSES = (1.0, 5.0, 25.0)  # s before the second, third and fourth attempt at a file; then give up
+LONGEST_PAUSE = 120.0  # s; if a server asks for a longer wait, we wait only so long
 
 
 class FreePermit(Permit):
-    """The right to send a request that costs nothing."""
+    """The right to send a request without weight."""
 
     __slots__ = ()
 
@@ -55,14 +55,14 @@ class FreePermit(Permit):
 
 
 class Files:
-    """Reads files below one URL.
+    """Downloads files below one URL.
 
     Args:
-        base_url: Of the server, as `check_base_url` returns it.
-        connections: Requests on the wire at the same time.
-        pace: Requests per second, evenly.
-        timeout: Seconds for one file.
-        proxy: URL of a proxy; the environment is never read.
+        base_url: The server's URL, as `check_base_url` returns it.
+        connections: The most requests on the wire at the same time.
+        pace: The most requests per second, evenly spaced.
+        timeout: The most seconds for one attempt at a file.
+        proxy: URL of a proxy. None means no proxy, even if the environment names one.
         ssl: Replaces the default certificate checks.
     """
 
@@ -78,11 +78,11 @@ class Files:
     ) -> None:
         self._base_url, self._timeout, self._every = base_url, timeout, 1.0 / pace
         self._free = asyncio.Semaphore(connections)
-        self._next = 0.0  # loop time from which the next request may go
+        self._next = 0.0  # loop time before which the next request must not be sent
         self._transport = Transport(session=None, tls=ssl, proxy=proxy)
         self._is_closed = False
         self.requests: int = 0
-        """Requests so far, repeated ones included."""
+        """The number of requests so far, including repeated ones."""
 
     async def aclose(self) -> None:
         """Close the connections; running requests end with an error."""
@@ -90,13 +90,17 @@ class Files:
         await self._transport.aclose()
 
     async def get(self, path: str, max_bytes: int) -> bytes | None:
-        """The content of a file; None when the server does not have it.
+        """Download a file; None if the server does not have it (status 404).
+
+        Args:
+            path: The path below `base_url`.
+            max_bytes: The longest content accepted, in bytes.
 
         Raises:
-            DecodeError: It is longer than `max_bytes`, or the answer is no file.
-            ResponseError: The server refuses it.
+            DecodeError: The file is longer than `max_bytes`, or the answer is not a file.
+            ResponseError: The server refused the request.
             TransportError: No usable answer came.
-            ClientClosedError: It was closed meanwhile.
+            ClientClosedError: `aclose` was called meanwhile.
         """
         pauses = iter(PAUSES)
         fresh = False
@@ -113,15 +117,20 @@ class Files:
     def _wait_after(
         self, error: BinanceOIError, pauses: Iterator[float], *, fresh: bool
     ) -> float | None:
-        """Seconds until the next attempt; None when there is none.
+        """Seconds until the next attempt; None if there is to be none.
+
+        Args:
+            error: The error of the last attempt.
+            pauses: The pauses of this file that are left.
+            fresh: Whether the last attempt used a new connection.
 
         Raises:
-            ClientClosedError: It was closed meanwhile.
+            ClientClosedError: `aclose` was called meanwhile.
         """
         if self._is_closed:
             raise ClientClosedError from error
         retry = error.retry if isinstance(error, TransportError) else "later"
-        if retry == "now" and not fresh:  # only a kept connection was dead
+        if retry == "now" and not fresh:  # a kept connection was dead; the server may be fine
             return 0.0
         seconds = None if retry == "never" else next(pauses, None)
         return None if seconds is None else max(seconds, _asked_for(error))
@@ -139,7 +148,7 @@ class Files:
         return _content(answer, max_bytes)
 
     async def _take_turn(self) -> None:
-        """Wait until this request is as far behind the one before as the pace demands."""
+        """Wait until `1 / pace` seconds after the previous request."""
         now = asyncio.get_running_loop().time()
         at = max(now, self._next)
         self._next = at + self._every
@@ -148,7 +157,11 @@ class Files:
 
 
 def _refused(refusal: Refusal) -> BinanceOIError:
-    """The error for a refusal. A file server bans nobody; one that says so is unavailable."""
+    """The error for a refusal.
+
+    A `BannedError` would mean a ban by the exchange. So status 418 from a file server becomes a
+    `ServerError`, as if the server were unavailable.
+    """
     if refusal.kind is Kind.BANNED:
         return ServerError(refusal.status, refusal.code, refusal.message)
     if refusal.kind is Kind.LIMITED:
@@ -158,7 +171,7 @@ def _refused(refusal: Refusal) -> BinanceOIError:
 
 
 def _asked_for(error: BinanceOIError) -> float:
-    """Seconds that the server asked us to wait."""
+    """Seconds for which the server asked us to wait; 0 if it did not ask."""
     if not isinstance(error, RateLimitedError):
         return 0.0
     return (error.retry_at - datetime.now(UTC)).total_seconds()
