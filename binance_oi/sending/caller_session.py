@@ -1,7 +1,7 @@
 """Sends our requests through a caller's session.
 
-The rule of this file: it keeps the rules of our own connections (`connections`), although the
-caller's code uses the same session. It does not affect the caller's own requests.
+The rule of this file: our requests keep the rules of the module `connections`, although the caller
+uses the same session. The caller's own requests stay as they are.
 """
 
 import asyncio
@@ -25,8 +25,9 @@ class _StaleConnectionError(Exception):
 class CallerSessionMiddleware:
     """Does the work of `Connector` for a caller's session, as a middleware of aiohttp.
 
-    It checks the connection at the moment when the request is written to it. It leaves other
-    traffic of the session alone. But it can only get a new connection by closing every idle one.
+    It checks a connection right before aiohttp writes our request to it. It changes no other
+    traffic of the session, with one exception: to get a new connection, it must close all idle
+    ones.
     """
 
     def __init__(self, kept: KeptConnections) -> None:
@@ -49,7 +50,8 @@ class CallerSessionMiddleware:
             except _StaleConnectionError:
                 continue  # aiohttp has closed it
             assert attempt.guard is not None
-            # The connection's next request may be the owner's, before this call continues.
+            # Remove the guard as soon as the body ends. The session's owner may send the next
+            # request on this connection before the present call continues.
             response.content.on_eof(attempt.guard.leave)
             return response
 
@@ -87,8 +89,8 @@ class CallerSessionMiddleware:
 class _Gate:
     """Replaces the transport of a connection until a request is written to it.
 
-    A session awaits its traces between getting a connection and the write, and they may take long.
-    Only here nothing can come between the check of the permit and the write.
+    Between getting a connection and writing to it, a session awaits its traces, which may take
+    long. Here we check the permit and write at once, with no await between the two.
     """
 
     def __init__(self, handler: ResponseHandler, attempt: Attempt, guard: Guard) -> None:
@@ -101,12 +103,16 @@ class _Gate:
         return getattr(self._transport, name)
 
     def open(self) -> None:
-        """Put the transport back; a lost connection no longer has one."""
+        """Put the transport back, unless the connection was lost: its handler then has none."""
         if self._handler.transport is cast(asyncio.Transport, self):
             self._handler.transport = self._transport
 
     def write(self, data: bytes) -> None:
-        """Write the request; aiohttp calls this once, with all of it."""
+        """Write the request. aiohttp calls this once, with the whole request.
+
+        Raises:
+            LateError: The request may no longer be sent.
+        """
         self.open()
         if not self._attempt.may_send():
             raise LateError
@@ -116,9 +122,9 @@ class _Gate:
 
 
 def _has_served(handler: ResponseHandler) -> bool:
-    """Whether an answer has come on this connection, also to a request of the session's owner.
+    """Whether this connection has received an answer, to our request or the session owner's.
 
-    aiohttp keeps the last body there until the connection ends, and shows it nowhere else.
+    Only the private attribute shows this: it refers to the last body until the connection ends.
     """
     return handler._payload is not None  # pyright: ignore[reportPrivateUsage]
 
@@ -126,9 +132,10 @@ def _has_served(handler: ResponseHandler) -> bool:
 async def _unwatched(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, attempt: Attempt
 ) -> aiohttp.ClientResponse:
-    """Send with an unknown release of aiohttp: one request for each permit, and no more.
+    """Send a request with a release of aiohttp for which we do not know the internals.
 
-    Its connections are not visible, so a dead kept connection looks like any other error.
+    Each permit still sends at most one request. But we cannot observe the connections, so a dead
+    kept connection looks like any other error.
     """
     send = request.send
 
