@@ -1,6 +1,6 @@
-"""Writes what a pool keeps back, once nothing has been under way for a while.
+"""Flushes a pool after some time without a request under way.
 
-The rule of this file: it arms at most one timer in each such while, whatever the number of calls.
+The rule of this file: at most one timer is armed at any time, whatever the number of calls.
 """
 
 import asyncio
@@ -13,22 +13,23 @@ from binance_oi.budget import Pool
 class LateFlush:
     """Calls `Pool.flush` when no request is under way.
 
-    A pool that lends leases would write twice for each of many requests that follow each other, so
-    this waits `idle` seconds.
+    A pool with leases takes a lease before a request, and a flush returns it. With sequential
+    requests, a flush after each one would cost two writes for each request. So this class flushes
+    such a pool only some time after a request.
 
     Args:
-        pool: Its settlements are written, and its leases returned.
-        idle: Seconds; 0 flushes at once.
+        pool: The pool. A flush writes its settlements and returns its leases.
+        idle: Seconds from the end of a request until the flush; 0 flushes at once.
         in_flight: Returns the number of requests under way.
     """
 
     def __init__(self, pool: Pool, idle: float, in_flight: Callable[[], int]) -> None:
         self._pool, self._idle, self._in_flight = pool, idle, in_flight
         self._timer: asyncio.TimerHandle | None = None
-        self._context = Context()  # or the timer would keep the context of a call
+        self._context = Context()  # empty: the timer would keep a call's context alive
 
     def when_idle(self) -> None:
-        """Note that nothing is under way."""
+        """Note that no request is under way any more; flush, now or later."""
         if not self._idle:
             self._pool.flush()
         elif self._timer is None:
@@ -36,7 +37,7 @@ class LateFlush:
             self._timer = loop.call_later(self._idle, self._due, context=self._context)
 
     def now(self) -> None:
-        """Flush if a flush is due later: the governor ends."""
+        """If the timer is armed, flush now instead. The governor calls this when it ends."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -44,5 +45,5 @@ class LateFlush:
 
     def _due(self) -> None:
         self._timer = None
-        if not self._in_flight():  # otherwise the last of them comes back here
+        if not self._in_flight():  # else the end of the last request calls `when_idle` again
             self._pool.flush()
