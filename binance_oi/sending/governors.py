@@ -1,7 +1,7 @@
-"""The governors of one client: one for each limit that its requests draw on.
+"""The governors of one client: one for each of the exchange's limits on its requests.
 
-The rule of this file: the governor of the minute is there from the start, the others from their
-first request on.
+The rule of this file: the governor of the weight per minute exists from the start. The governor of
+any other limit is made for the first request under that limit.
 """
 
 from binance_oi.budget import Budget
@@ -9,30 +9,31 @@ from binance_oi.budget.beside import pool_of
 from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.sending.governor import Governor
 
-# Of requests for the past, beside all others: their limit allows 3.3 a second.
+# The most requests per second and at the same time, for requests for the past. Their limit allows
+# 3.3 requests per second on average.
 HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
-HISTORY_IDLE_S = 1.0  # without a request, after which a lease goes back; see `PoolBeside.flush`
+HISTORY_IDLE_S = 1.0  # s after a request for the past until its lease is returned; see `LateFlush`
 
 
 class Governors:
     """The governors of one client.
 
     Args:
-        budget: Has the pools.
-        name: Of its pools.
-        pace: Requests per second.
-        max_in_flight: Requests under way at the same time.
+        budget: The budget that has the pools.
+        name: The name of the client's pools in that budget.
+        pace: The most requests per second of one governor.
+        max_in_flight: The most requests of one governor on the wire at the same time.
     """
 
     def __init__(self, budget: Budget, name: str, *, pace: float, max_in_flight: int) -> None:
         self._budget, self._name = budget, name
         self._pace, self._max_in_flight = pace, max_in_flight
         self.minute: Governor = Governor(budget.pool(name), pace=pace, max_in_flight=max_in_flight)
-        """Of requests that draw on the minute's weight."""
+        """The governor of requests that have weight in the minute."""
         self._made = {WEIGHT: self.minute}
 
     def of(self, limit: Limit) -> Governor:
-        """The governor of requests that draw on `limit`; made on first use."""
+        """The governor of requests that `limit` counts. The first call for a limit makes it."""
         governor = self._made.get(limit)
         if governor is None:
             governor = self._made[limit] = Governor(
