@@ -1,12 +1,12 @@
 """Copies a recording, also while a recorder writes it.
 
-The rule of this file: the copy gets its name only when it is complete. Until then it is an
-unfinished file of `atomic` with SQLite's journal beside it: nobody mistakes the remains of a killed
-copy for a recording, and the next output into that directory removes them.
+The rule of this file: the copy gets its name only when it is complete. Until then it has the name
+that `atomic` gives to unfinished files, so nobody mistakes it for a recording. If the process is
+killed, the next output into that directory removes the unfinished file and its journal.
 
 `replace_atomically` keeps its own descriptor of the unfinished file. When a process closes any
-descriptor of a file, the system releases SQLite's locks on that file. So this descriptor closes
-after SQLite's, and its own lock (``flock``) is of another kind.
+descriptor of a file, the system releases all of SQLite's locks on that file. So SQLite closes its
+descriptor first. The lock of `replace_atomically` (``flock``) does not interfere with SQLite's.
 """
 
 import errno
@@ -26,13 +26,14 @@ from binance_oi.recorder.place import set_aside_foreign_log
 from binance_oi.recorder.schema import translate_read_errors
 from binance_oi.recorder.sides import check_sides
 
-PAGES_PER_STEP = 16_384  # 16 MiB; Python handles signals between two steps
-# SQLite's check of a copy lets Python handle signals once in this many of its instructions.
+PAGES_PER_STEP = 16_384  # 16 MiB; Python handles signals, such as Ctrl-C, between two steps
+# While SQLite checks a copy, Python handles signals once in this many of SQLite's instructions.
 INSTRUCTIONS_PER_SIGNAL_CHECK = 100_000
 
 Pages = Callable[[int, int], object]
 
-# Errors of a failed copy that concern its source: no other process opens the copy.
+# Error codes that blame the source of a copy. No other process opens the copy, so SQLite cannot
+# find the copy locked.
 _OF_SOURCE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL} | {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -41,7 +42,10 @@ _READ_ERRORS = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
 
 
 class _Progress:
-    """Calls `on_pages`, and remembers its error to tell it from an error of the disk."""
+    """Calls `on_pages`, and remembers an error that it raises.
+
+    `copy` translates an `OSError` of the disk, but passes on an `OSError` of `on_pages`.
+    """
 
     def __init__(self, on_pages: Pages | None) -> None:
         self._on_pages = on_pages
@@ -85,7 +89,10 @@ def _is_there(target: Path) -> RecordingError:
 
 @contextmanager
 def _alone(target: Path) -> Generator[None]:
-    """Keep recorders away from the target. No recorder can use a name too long for a lock."""
+    """Exclude recorders from the target within the block.
+
+    If the target's name is too long for a lock file, no recorder can use the target anyway.
+    """
     lock: RecorderLock | None = None
     try:
         lock = RecorderLock(target)
@@ -106,7 +113,8 @@ def _copy_pages(source: Path, part: Path, progress: _Progress) -> None:
         closing(connect(uri)) as theirs,
     ):
         with translate_read_errors(source):
-            # A transaction pins this moment; without it, each commit would restart the copy.
+            # The transaction pins the present state. Without it, each commit of the recorder would
+            # restart the copy.
             ours.execute("BEGIN")
             ours.execute("SELECT count(*) FROM sqlite_master").fetchone()
         try:
@@ -115,21 +123,27 @@ def _copy_pages(source: Path, part: Path, progress: _Progress) -> None:
             if error is progress.error or not _is_of_source(error):
                 raise
             raise RecordingError(f"{source} cannot be read: {error}") from error
-        theirs.execute("PRAGMA journal_mode = DELETE")  # one file, also while others read it
+        # Without a log, a recording stays one file while others read it.
+        theirs.execute("PRAGMA journal_mode = DELETE")
         _check_whole(theirs, source)
 
 
 def _is_of_source(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own errors have none
+    # An error that Python itself raises has no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return code in _READ_ERRORS or code & 0xFF in _OF_SOURCE
 
 
 def _check_whole(copied: sqlite3.Connection, source: Path) -> None:
-    """Check that the copied pages are a valid database; the copying itself checks nothing.
+    """Check that the copied pages are a valid database. SQLite copies pages unchecked.
 
-    A damaged recording must not replace a copy that was made before the damage.
+    Otherwise a damaged recording could replace a good copy that was made before the damage.
+
+    Raises:
+        RecordingError: The source is damaged.
     """
-    # An exception cannot leave the handler: SQLite stops instead, and reports an interrupt.
+    # If a signal raises an exception in the handler, such as `KeyboardInterrupt`, SQLite drops the
+    # exception, stops, and reports an interrupt.
     copied.set_progress_handler(lambda: 0, INSTRUCTIONS_PER_SIGNAL_CHECK)
     try:
         ((found,),) = copied.execute("PRAGMA quick_check(1)").fetchall()
@@ -145,10 +159,13 @@ def _check_whole(copied: sqlite3.Connection, source: Path) -> None:
 
 
 def _check_room(target: Path) -> None:
-    """Check that a log beside the target belongs to the file that the copy replaces.
+    """Check that no log of another file is beside the target.
 
-    SQLite would apply a foreign log to the copy, and would block on a pipe. A foreign log may hold
-    the last sweeps of a recording that was moved away, so we do not remove it.
+    SQLite would apply such a log to the copy. The log may hold the last sweeps of a recording that
+    the user has moved away, so we do not remove it. A pipe of that name would block SQLite.
+
+    Raises:
+        RecordingError: The log of another file is there, or something that is not a regular file.
     """
     check_sides(target)
     if not _is_database(target):
@@ -163,7 +180,8 @@ def _check_room(target: Path) -> None:
 
 
 def _is_database(path: Path) -> bool:
-    # SQLite opens the file: closing a descriptor of our own would release this process's locks.
+    # We let SQLite open the file. If we opened and closed the file ourselves, the system would
+    # release all locks of this process on it.
     if path.is_symlink() or not os.path.isfile(path) or not path.stat().st_size:
         return False
     uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -177,12 +195,13 @@ def _is_database(path: Path) -> bool:
 
 
 def _make_room(target: Path) -> None:
-    """Leave nothing beside the target that SQLite could take for a part of the copy."""
+    """Remove every file beside the target that SQLite would use together with the copy."""
     if os.path.isfile(target):
         set_aside_foreign_log(target)
-        with suppress(sqlite3.Error):  # it is no recording, or its log is in the file afterwards
+        # Move the target's log into the target. If that fails, the target is not a recording.
+        with suppress(sqlite3.Error):
             settle(target)
     for ending in SIDES:
         side = f"{target}{ending}"
-        if os.path.lexists(side):  # False also for a name that is too long
+        if os.path.lexists(side):  # False, and no error, for a name that is too long
             os.unlink(side)
