@@ -1,8 +1,9 @@
 """A recording as one file for each day or month.
 
-The rule of this file: a slot belongs to the file of its day, whenever it is stored. Each file is a
-recording of its own that any reader opens, and `binance-oi copy` joins several. What one call
-stores in several files is stored in their order; when it fails midway, it may be repeated.
+The rule of this file: a slot belongs to the file of its own day or month, even if it is stored
+later. Each file is a complete recording that any reader can open. `binance-oi copy` joins several.
+A call that stores in several files starts with the oldest. If the call fails midway, the caller may
+repeat it.
 """
 
 import re
@@ -27,11 +28,11 @@ from binance_oi.recorder.sqlite import SqliteSink
 from binance_oi.times import instant, unix_ms
 
 Rotation = Literal["day", "month"]
-"""How much time one file covers."""
-
+"""How much time one file covers: one UTC day, or one UTC month."""
 _FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m"}
 _PATTERNS = {"day": r"\d{4}-\d\d-\d\d", "month": r"\d{4}-\d\d"}
-# A file may be removed twice after a kill; its days then have their summary already.
+# If the process was killed while it removed a file, the next process removes that file again. The
+# summary of its days may be stored already.
 _SUMMARY = """
 INSERT INTO pruned (day, reason, slots, last, rows) VALUES (?1, ?2, ?3, ?4, ?5)
 ON CONFLICT DO NOTHING
@@ -39,14 +40,16 @@ ON CONFLICT DO NOTHING
 
 
 class RotatingSink:
-    """Stores sweeps in one file after the other; see `Sink`.
+    """Stores sweeps in one file for each day or month; see `Sink`.
 
     Args:
-        path: ``oi.db`` becomes ``oi.2026-11-26.db``, or ``oi.2026-11.db``.
-        source: The exchange's name; None is neither written nor compared.
+        path: The name without a date. For ``oi.db``, the files are called ``oi.2026-11-26.db`` or
+            ``oi.2026-11.db``.
+        source: The exchange's name, which the sink writes and compares. None skips both.
         rotation: How much time one file covers.
-        keep_days: Whole days that stay: an older file is removed; None keeps all.
-        now: Unix seconds.
+        keep_days: The sink removes a file when all its samples are older than this many whole days.
+            None keeps all files.
+        now: Returns Unix seconds.
     """
 
     def __init__(
@@ -64,16 +67,16 @@ class RotatingSink:
         self._pattern = re.compile(r"{}\.({}){}".format(*name))
         self._clock: Callable[[], float] = time.monotonic
         self._lock: RecorderLock | None = None
-        self._begin: int | None = None  # of the file that is open
+        self._begin: int | None = None  # the beginning of the open file, Unix ms
         self._sink: SqliteSink | None = None
-        self._lost = 0
-        self._newest = 0  # Unix ms, by the exchange: of the latest sweep
+        self._lost = 0  # sweeps that closed files lost, not yet returned by `take_lost`
+        self._newest = 0  # the newest transaction time of the latest sweep, Unix ms
 
     def __str__(self) -> str:
         return str(self._path)
 
     def claim(self, clock: Callable[[], float]) -> None:
-        """See `Sink.claim`; the lock is beside the name without a date."""
+        """See `Sink.claim`. The lock file is named after the path without a date."""
         self._clock = clock
         try:
             self._lock = RecorderLock(self._path)
@@ -82,7 +85,7 @@ class RotatingSink:
             raise RecordingError(f"{self} cannot be recorded into: {reason}") from error
 
     def open(self) -> None:
-        """See `Sink.open`: the newest file, if there is one."""
+        """See `Sink.open`. It opens the newest file; if there is none, `save` creates the first."""
         for begin in self._begins()[-1:]:
             self._at(begin)
 
@@ -114,7 +117,7 @@ class RotatingSink:
         return saved
 
     def save_past(self, rows: Sequence[InstantRow]) -> int:
-        """See `Sink.save_past`: an instant is in the file of its day."""
+        """See `Sink.save_past`. Each row goes to the file of its instant."""
         parts: dict[int, list[InstantRow]] = {}
         for row in rows:
             parts.setdefault(self._begin_of(row[1]), []).append(row)
@@ -137,7 +140,7 @@ class RotatingSink:
         return sink is not None and sink.is_due()
 
     def tidy(self) -> None:
-        """See `Sink.tidy`; it removes one file that is too old."""
+        """See `Sink.tidy`. It also removes the oldest file, if that file is too old."""
         if self._sink is None:
             return
         self._sink.tidy()
@@ -165,24 +168,24 @@ class RotatingSink:
     # -- files ---------------------------------------------------------------------------------
 
     def _begins(self) -> list[int]:
-        """The beginnings of the files that are there, Unix ms, sorted."""
+        """The beginnings of the existing files, Unix ms, sorted."""
         found = (self._pattern.fullmatch(file.name) for file in self._path.parent.iterdir())
         begins = list[int]()
         for match in filter(None, found):
-            with suppress(ValueError):  # such as day 31 of February
+            with suppress(ValueError):  # an impossible date, such as February 31
                 date = datetime.strptime(match[1], _FORMATS[self._rotation])
                 begins.append(unix_ms(date.replace(tzinfo=UTC)))
         return sorted(begins)
 
     def _begin_of(self, slot: int) -> int:
-        """The beginning of the file to which a slot belongs."""
+        """The beginning of the file to which a slot (Unix ms) belongs."""
         day = slot // DAY_MS * DAY_MS
         if self._rotation == "day":
             return day
         return unix_ms(instant(day).replace(day=1))
 
     def _after(self, begin: int) -> int:
-        """The beginning of the next file."""
+        """The beginning of the file after the one that begins at `begin`."""
         later = instant(begin) + timedelta(days=1 if self._rotation == "day" else 32)
         return self._begin_of(unix_ms(later))
 
@@ -191,21 +194,21 @@ class RotatingSink:
         return self._path.with_name(f"{self._path.stem}.{date}{self._path.suffix}")
 
     def _split(self, gap: Gap, period: int) -> Iterator[Gap]:
-        """The parts of a gap, by file."""
+        """Split a gap where a file ends; each part belongs to one file."""
         first = gap.first
         while first <= gap.last:
             end = self._after(self._begin_of(first))
             last = min(gap.last, first + (end - 1 - first) // period * period)
             yield gap._replace(first=first, last=last)
             first = last + period
-        if gap.last < gap.first:  # empty: the clock was set back
+        if gap.last < gap.first:  # a gap without slots: somebody set the clock back
             yield gap
 
     def _at(self, begin: int) -> SqliteSink:
-        """The file that begins there, open.
+        """Open the file that begins at `begin`, and close the one that was open before.
 
         Raises:
-            StorageError: It cannot be opened now.
+            StorageError: The file cannot be opened now.
         """
         if self._sink is not None and begin == self._begin:
             return self._sink
@@ -227,10 +230,10 @@ class RotatingSink:
             self._lost += sink.take_lost()
 
     def _remove(self, begin: int) -> None:
-        """Remove a file, after a summary of it is in the one that is open.
+        """Write a summary of a file into the open file, and then remove the former.
 
         Raises:
-            StorageError: It stays.
+            StorageError: An error prevented this; the file stays.
         """
         assert self._sink is not None
         path = self._name(begin)
@@ -245,7 +248,7 @@ class RotatingSink:
 
 
 def _summaries(recording: Recording) -> Iterator[tuple[int, str, int, int, int]]:
-    """What is left of each day of a file: see the table `pruned`."""
+    """Summarise each day of a file as rows of the table `pruned`; see `schema`."""
     found: dict[tuple[int, str], tuple[int, int, int]] = {}
 
     def add(last: int, reason: str, slots: int, rows: int) -> None:
