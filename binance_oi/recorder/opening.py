@@ -1,6 +1,6 @@
 """Opens a recording to read it.
 
-The rule of this file: a reader changes no file, and leaves no new one behind.
+The rule of this file: a reader changes no file, and leaves no new file behind.
 """
 
 import os
@@ -14,19 +14,19 @@ from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
 from binance_oi.recorder.schema import check_version, read_source, translate_read_errors
 from binance_oi.recorder.sides import beside, check_sides
 
-LOCK_TIMEOUT_S = 5.0  # s to wait for another connection to unlock the file
-READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
+LOCK_TIMEOUT_S = 5.0  # how long to wait until another connection unlocks the file
+READING, WRITING = "mode=ro", "mode=rw"  # parameters of SQLite's URIs
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a connection that changes no file and leaves no new one behind.
+    """Open a connection that changes no file and leaves no new file behind.
 
-    If no recorder uses the file, and this user may not write it, SQLite assumes that the file
-    never changes. While the connection is open, do not start a recorder as another user.
+    If no recorder uses the file, and this user may not write to it, SQLite assumes that the file
+    never changes. While such a connection is open, do not start a recorder as another user.
 
     Raises:
         RecordingError: The file is missing, is not a recording, or has an unknown version; or the
-            name of its log belongs to the log of another recording, or is not a regular file.
+            log beside it belongs to another recording; or a file beside it is no regular file.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} is not there")
@@ -50,16 +50,18 @@ def _open(path: Path, *, reads_log: bool = True, may_be_empty: bool = False) -> 
         if size_of(beside(path, LOG)) and not os.path.exists(beside(path, INDEX)):
             raise RecordingError(f"{error}; copy it with its log to a writable place") from error
         if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
-            raise  # without its log or journal, the file may lack written data
-        return _checked(path, UNCHANGING, may_be_empty)  # SQLite cannot write in this directory
+            raise  # some of the recording may be only in the log or the journal
+        # SQLite cannot create its files in this directory, and the recording needs none of them.
+        return _checked(path, UNCHANGING, may_be_empty)
 
 
 def _mode(path: Path) -> str:
-    """Return the mode of a connection that leaves no new file beside this one."""
+    """Return the mode for a connection that leaves no new file beside the recording."""
     log, index = beside(path, LOG), beside(path, INDEX)
     if size_of(log) or (log.exists() and index.exists()):
-        return READING  # when it closes, a writable connection would move the log into the file
-    # When it closes, a writable connection removes the files that SQLite put beside this one.
+        return READING  # a writable connection would move the log into the file on closing
+    # SQLite creates files beside the recording. A writable connection removes them on closing; a
+    # read-only connection cannot.
     may_write = os.access(path, os.W_OK) and os.access(log.parent, os.W_OK)
     return WRITING if may_write else UNCHANGING
 
@@ -98,7 +100,7 @@ def check_source(path: Path, source: str | None) -> None:
         return
     check_sides(path)
     reads_log = not is_foreign(path, beside(path, LOG))
-    # If a recorder was killed while it made the file, the file is a database without tables.
+    # If a recorder was killed while it created the file, the file is a database without tables.
     opened = _open(path, reads_log=reads_log, may_be_empty=True)
     with translate_read_errors(path), closing(opened) as connection:
         known = read_source(connection)

@@ -1,6 +1,6 @@
 """The tables of a recording, its versions, and the migration between them.
 
-The rule of this file: it says what is in the file, and nothing about readers or writers.
+The rule of this file: it says what a recording contains, and nothing about readers or writers.
 """
 
 import re
@@ -14,19 +14,21 @@ from binance_oi.errors import RecordingError
 
 APPLICATION_ID = 0x624F4931  # "bOI1": identifies a recording, also to `file`
 VERSION = 5
-READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older one to the newest
-SINCE: Mapping[str, int] = MappingProxyType({"about": 3, "past": 4, "pruned": 5})  # versions
+READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older recording to the newest version
+# The version that introduced each of these tables.
+SINCE: Mapping[str, int] = MappingProxyType({"about": 3, "past": 4, "pruned": 5})
 # Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
-# The exchange's answers contain no other numbers, and an export accepts no others.
+# The form of every number in the exchange's answers. An export accepts no other form.
 NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
-EVERY_SYMBOL = ""  # in `gaps`: the gap is of the whole sweep
+EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missing
 
-# The samples of one symbol lie together, so that a day of them can be read at once. But to write
-# each sweep there would change a page for each symbol: twenty times the amount of new data. So a
-# sweep goes to the end of `recent`, and sixty sweeps together move to `settled`. A sample is in
-# one of the two tables; the view `samples` joins them.
-PAGE_SIZE = 1024  # moving to `settled` changes at least one page for each symbol
+# In `settled`, the samples of one symbol lie together, so a reader gets a day of them at once. But
+# a sweep has a sample of each symbol: written to `settled`, it would change one page for each, and
+# SQLite would write twenty times the new data. So the recorder appends a sweep to `recent`, and
+# moves sixty sweeps together to `settled`. A sample is in one of the two tables; the view `samples`
+# joins them.
+PAGE_SIZE = 1024  # small, because each move to `settled` changes at least one page of each symbol
 COLUMNS = """
     symbol TEXT NOT NULL,
     time INTEGER NOT NULL,        -- the exchange's transaction time, Unix ms
@@ -35,7 +37,8 @@ COLUMNS = """
     mark_price TEXT,              -- in units of the quote asset; NULL when it was not asked for
 """
 
-# We write an observation to one table only; if it is in both, the row of `settled` counts.
+# The recorder keeps a sample in one table only. If a file has it in both, readers use the row of
+# `settled`.
 NOT_SETTLED = (
     "NOT EXISTS (SELECT 1 FROM settled"
     " WHERE settled.symbol = recent.symbol AND settled.time = recent.time)"
@@ -50,9 +53,10 @@ CREATE TABLE about (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
-# What the exchange says about an instant of the past, beside the samples and never among them. Each
-# of its two sources has a row of its own, so that a reader can compare them. Symbol and time lead
-# the key, because a reader wants one symbol in order; rows of a backfill come in that order, too.
+# Values that the exchange published later for an instant of the past. They are not samples, so they
+# have a table of their own. The exchange has two sources of such values. Each source has its own
+# rows, so a reader can compare them. The key begins with symbol and time, because readers and
+# backfills go through one symbol in the order of time.
 _PAST = """
 CREATE TABLE past (
     symbol TEXT NOT NULL,
@@ -64,7 +68,7 @@ CREATE TABLE past (
     PRIMARY KEY (symbol, time, source)
 ) STRICT, WITHOUT ROWID
 """
-# What is left of a day that was pruned: how many slots it had, by what became of them.
+# The summary of a pruned day: its slots with a sweep, and its slots without one by the reason.
 _PRUNED = """
 CREATE TABLE pruned (
     day INTEGER NOT NULL,         -- its beginning, Unix ms
@@ -107,24 +111,25 @@ CREATE TABLE gaps (
 ) STRICT, WITHOUT ROWID
 """,
 )
-# From a version to the next one, without changing any row.
+# The statements that lead from each version to the next one. They change no row.
 _STEPS = {2: ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT), 3: (_PAST,), 4: (_PRUNED,)}
 
 
 def migration(version: int) -> Iterator[str]:
-    """The statements that make the newest version of an older one."""
+    """Return the statements that migrate a recording of `version` to the newest version."""
     for step in range(version, VERSION):
         yield from _STEPS[step]
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of the recording in the file; 0 when the file is empty.
+    """Return the version of the recording in the file; 0 when the file is empty.
 
     Raises:
         RecordingError: The file is not a recording, or has an unknown version.
     """
     try:
-        connection.execute("BEGIN")  # one moment for all three: somebody may be making the file
+        # A recorder may be creating the file: all three queries must see the same state.
+        connection.execute("BEGIN")
         (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -156,13 +161,16 @@ def translate_read_errors(path: Path) -> Generator[None]:
 
 
 def read_version(connection: sqlite3.Connection) -> int:
-    """The version as it is now: a recorder may migrate a file that is open for reading."""
+    """Return the present version. A recorder may migrate a file that is open for reading."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
 
 
 def read_source(connection: sqlite3.Connection) -> str | None:
-    """The exchange that the recording is of; None when it does not say (before version 3)."""
+    """Return the name of the recorded exchange; None if the recording does not contain it.
+
+    Recordings before version 3 never do.
+    """
     if read_version(connection) < SINCE["about"]:
         return None
     row = connection.execute("SELECT value FROM about WHERE name = 'source'").fetchone()

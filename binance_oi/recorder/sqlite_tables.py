@@ -1,7 +1,7 @@
 """The tables of a recording in an SQLite file.
 
-The rule of this file: reading changes nothing, and every error of SQLite leaves as a
-`RecordingError` that names the file.
+The rule of this file: reading changes no file. Every error of SQLite becomes a `RecordingError`
+that names the file.
 """
 
 import os
@@ -27,7 +27,8 @@ from binance_oi.recorder.sides import SIDE_FILES, beside, is_same
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import Queries, Steps
 
-# SELECT DISTINCT would read every row. This reads one row for each symbol, and all of `recent`.
+# SELECT DISTINCT would read every row. This query reads one row of `settled` for each symbol, and
+# all rows of `recent`.
 _SYMBOLS = """
 WITH RECURSIVE found(symbol) AS (
     SELECT min(symbol) FROM settled
@@ -38,26 +39,30 @@ WITH RECURSIVE found(symbol) AS (
 SELECT symbol FROM found WHERE symbol IS NOT NULL
 UNION SELECT symbol FROM recent ORDER BY symbol
 """
-# Not from the view: its `recent` is always the file's, never the temporary one of `_sort_recent`.
+# This query does not use the view `samples`. The view would ignore the temporary table `recent`
+# that `_sort_recent` creates.
 _SAMPLES = " UNION ALL ".join(
     f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
     f"WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND {condition}"
     for table, condition in (("settled", "TRUE"), ("recent", NOT_SETTLED))
 )
-# Four queries: one query with both min and max, or over both tables, reads all rows in between.
+# Four queries, because SQLite finds a single min or max of one table in the index. For a query with
+# both min and max, or over both tables, it would read all rows of the span.
 _ENDS = " UNION ALL ".join(
     f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
-# Whether there is a mark price, and whether a number is longer than the exchange's usual ones. For
-# most numbers the length alone is enough to say no.
+# Whether a number has more digits than the usual Arrow columns hold, before or after the point. The
+# first comparison alone rules out most numbers, by their length.
 _LONG = (
     f"(length({{0}}) > {arrow.PLAIN_SCALE + 1} AND CASE instr({{0}}, '.')"
     " WHEN 0 THEN length({0}) > {1} ELSE instr({0}, '.') > {1} + 1"
     f" OR length({{0}}) - instr({{0}}, '.') > {arrow.PLAIN_SCALE} END)"
 )
-_NUMBERS = " UNION ALL ".join(  # one query over both tables would take twice as long
+# Whether there is a mark price, and whether there is a long number. One query over both tables
+# would take twice as long.
+_NUMBERS = " UNION ALL ".join(
     "SELECT max(mark_price IS NOT NULL),"
     f" max({_LONG.format('open_interest', arrow.PLAIN_VALUE)}"
     f" OR (mark_price IS NOT NULL AND {_LONG.format('mark_price', arrow.PLAIN_PRICE)}))"
@@ -66,12 +71,15 @@ _NUMBERS = " UNION ALL ".join(  # one query over both tables would take twice as
 )
 
 _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
-SORT_RECENT_ABOVE = 8  # symbols: then one sort of `recent` is cheaper than a scan for each symbol
-MAX_FOUND = 20  # problems that a check names
+# For more symbols than this, one sort of `recent` is cheaper than one scan of it for each symbol.
+SORT_RECENT_ABOVE = 8
+MAX_FOUND = 20  # the most problems that a check lists
 _SPAN = "WHERE symbol = ?1 AND time >= ?2 AND time <= ?3"
-# The last sample of each step, chosen by SQLite: the other columns are those of the row with the
-# maximum. Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
-# `recent` comes first, because a recorder moves samples from there to `settled` at any time.
+# The third query finds the last sample of each step. In a query with a single max(), SQLite takes
+# the other columns from the row with the maximum.
+# Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
+# A reader must read `recent` first, because a recorder may move samples from `recent` to `settled`
+# at any time. In the other order, the reader would miss them.
 _STEPS = tuple(
     Steps(
         f"SELECT count(*) FROM {table} {_SPAN}",
@@ -84,7 +92,10 @@ _STEPS = tuple(
 
 
 def _end(end: str, condition: str) -> str:
-    """The first or last time of both tables; one query over the view would read all rows."""
+    """A query for the first or last time in both tables.
+
+    The same query over the view `samples` would read all rows.
+    """
     both = " UNION ALL ".join(
         f"SELECT {end}(time) AS time FROM {table} WHERE symbol = ?1 AND time {condition}"
         for table in ("recent", "settled")
@@ -116,7 +127,7 @@ class SqliteTables:
 
     @property
     def title(self) -> str:
-        """See `Tables.title`: the file's name."""
+        """See `Tables.title`. It is the file's name."""
         return self.path.name
 
     def open(self) -> None:
@@ -137,8 +148,8 @@ class SqliteTables:
 
     def _translated(self, found: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
         with translate_read_errors(self.path):
-            # Not `yield from`: it would close the cursor of an abandoned iterator, which fails
-            # when the connection is closed already.
+            # When a caller abandons the iterator, `yield from` would close the cursor. That fails
+            # if the connection is closed already.
             for row in found:  # noqa: UP028
                 yield row
 
@@ -152,7 +163,7 @@ class SqliteTables:
         return int(version) >= SINCE[table]
 
     def integrity(self) -> Iterator[str]:
-        """See `Tables.integrity`: pages, keys and types, as SQLite checks them."""
+        """See `Tables.integrity`. SQLite checks pages, keys and types."""
         for (found,) in self.rows(f"PRAGMA integrity_check({MAX_FOUND})"):
             if found != "ok":
                 yield f"{self}: {found}"
@@ -168,7 +179,7 @@ class SqliteTables:
         return self._connection
 
     def check_target(self, target: Path) -> None:
-        """See `Tables.check_target`: the file, its log, and the other files beside it."""
+        """See `Tables.check_target`. The recording is the file and SQLite's files beside it."""
         if is_same(target, self.path):
             raise RecordingError(f"{target} is the recording itself")
         made = (target, *(path for path in target.parents if not os.path.exists(path)))
@@ -185,7 +196,7 @@ class SqliteTables:
 
 @contextmanager
 def _moment(path: Path, symbols: int) -> Generator[Statements]:
-    """A connection for reading the symbols one by one; many symbols see one moment.
+    """Open a connection; for many symbols, begin a transaction and sort `recent` first.
 
     Raises:
         RecordingError: The file cannot be read.
@@ -197,10 +208,12 @@ def _moment(path: Path, symbols: int) -> Generator[Statements]:
 
 
 def _sort_recent(connection: sqlite3.Connection) -> None:
-    """Replace `recent` for this connection by a copy in memory, sorted by symbol."""
+    """Copy `recent` into memory, sorted by symbol, and let this connection read the copy."""
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA query_only = OFF")  # it forbids temporary tables as well
-    connection.execute("BEGIN")  # or a recorder could move rows to `settled`: they would be twice
+    connection.execute("PRAGMA query_only = OFF")  # ON would forbid temporary tables as well
+    # The transaction hides later changes. Without it, a recorder could move rows to `settled`, and
+    # this connection would read them twice.
+    connection.execute("BEGIN")
     connection.execute(_SORTED)
     connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
     connection.execute("PRAGMA query_only = ON")

@@ -1,7 +1,8 @@
-"""What a reader needs of the place that holds a recording: a file, or a database.
+"""The protocol through which readers use a recording, in a file or in a database.
 
-The rule of this file: `Tables` is to readers what `Sink` is to recorders. Sweeps and gaps are read
-with the same SQL everywhere (`coverage`); only the samples lie differently.
+The rule of this file: readers use `Tables`, as recorders use `Sink`. The SQL that reads sweeps and
+gaps is the same for both kinds of store (see `coverage`). Samples are stored differently, so each
+kind has its own `Queries` for them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,43 +13,50 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from binance_oi.recorder.statements import Statements
 
 ALL_TIME_MS: tuple[int, int] = (0, 1 << 62)  # Unix ms
-ALWAYS: tuple[int, int] = (-(1 << 62), 1 << 62)  # Unix ms, of slots: damage may put one before 1970
+# Unix ms. All slots, even those that damage has moved to before 1970.
+ALWAYS: tuple[int, int] = (-(1 << 62), 1 << 62)
 
 BY_TIME, FIRST, LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
 
 
 class Steps(NamedTuple):
-    """How to find the last sample of each step in one table, up to and with ``?3``.
+    """Three queries on the samples of one table, for one symbol and span.
 
-    The rows have the time, the open interest and the mark price, and are in the order of time.
+    ``?1`` is the symbol. ``?2`` and ``?3`` are the first and last time of the span, both included,
+    in Unix ms. The rows are in the order of time. Each has the time, the open interest and the mark
+    price.
     """
 
     number: str
-    """How many samples there are."""
+    """Counts the samples."""
     samples: str
-    """All of them."""
+    """Finds all samples."""
     last: str
-    """The last one of each step of ``?4`` ms."""
+    """Finds the last sample of each step of ``?4`` ms."""
 
 
 class Queries(NamedTuple):
-    """How one store finds samples. ``?1`` is a symbol, ``?2`` and ``?3`` are the ends of a span."""
+    """The queries with which one kind of store finds samples.
+
+    ``?1`` is a symbol. ``?2`` (included) and ``?3`` (not included) bound a span, in Unix ms.
+    """
 
     symbols: str
-    """Every symbol, sorted."""
+    """Finds every symbol, sorted."""
     samples: str
-    """Rows of one symbol, in no order, with numbers as text."""
+    """Finds the samples of one symbol, in no order, with numbers as text."""
     ends: str
-    """First and last times of one symbol; several rows, and NULL for none."""
+    """Finds the first and the last times of one symbol, in several rows. A row may be NULL."""
     numbers: str
-    """Of one symbol: whether there are mark prices, and whether there are long numbers."""
+    """Finds whether one symbol has mark prices, and whether it has numbers too long for Arrow's
+    usual columns."""
     steps: tuple[Steps, ...]
-    """For each table with samples. A recorder moves them only from one to a later one, and a sample
-    in two tables is that of the later one."""
+    """One `Steps` for each table with samples. A recorder moves samples only from an earlier of
+    these tables to a later one. If two tables have the same sample, the later table is right."""
     next_time: str
-    """The first time of a symbol from ``?2`` on; NULL for none."""
+    """Finds the first time of a symbol at or after ``?2``; NULL if there is none."""
     newest_time: str
-    """The last time of a symbol before ``?2``; NULL for none."""
+    """Finds the last time of a symbol before ``?2``; NULL if there is none."""
 
 
 @runtime_checkable
@@ -65,57 +73,58 @@ class Tables(Protocol):
 
     @property
     def queries(self) -> Queries:
-        """How to find samples here."""
+        """The queries that find samples in this store."""
         ...
 
     def open(self) -> None:
-        """Check that a recording is there, and keep a connection to it.
+        """Check that the recording exists, and keep a connection to it.
 
         Raises:
-            RecordingError: There is none, or it has an unknown version.
+            RecordingError: There is no recording, or it has an unknown version.
         """
         ...
 
     def close(self) -> None:
-        """Close that connection. May be repeated."""
+        """Close the connection that `open` made. A second call does nothing."""
         ...
 
     def rows(self, query: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query on the current state, read while they are iterated over."""
+        """Run a query on the present state; the iterator reads one row after the other."""
         ...
 
     def moment(self, symbols: int) -> AbstractContextManager[Statements]:
-        """A connection of its own, closed at the end of the block.
+        """Give the block a connection that no other reader uses until the end of the block.
 
         An error of the store within the block becomes a `RecordingError`.
 
         Args:
-            symbols: How many symbols will be read, one by one. Many of them see one moment.
+            symbols: How many symbols the block will read, one by one. If they are many, all queries
+                of the block see the same state of the recording.
         """
         ...
 
     def has(self, table: str, run: Statements) -> bool:
-        """Whether there is a table ``about``, ``past`` or ``pruned``; older recordings lack some.
+        """Whether the recording has a table. Older recordings lack some.
 
         Args:
-            table: Its name.
+            table: ``about``, ``past`` or ``pruned``.
             run: A connection of `moment`.
         """
         ...
 
     def integrity(self) -> Iterator[str]:
-        """What the store itself finds damaged, in words for people."""
+        """Let the store check itself; return one message for each damage that it finds."""
         ...
 
     def source(self) -> str | None:
-        """The exchange that was recorded; None when the recording does not say."""
+        """Return the name of the recorded exchange; None if the recording does not contain it."""
         ...
 
     def check_target(self, target: Path) -> None:
-        """Check that a file at `target` would replace no part of the recording.
+        """Check that `target` is not a file of the recording, so that an output may replace it.
 
         Raises:
-            RecordingError: It would.
+            RecordingError: `target` belongs to the recording.
         """
         ...
 
