@@ -1,9 +1,10 @@
 """A recording in PostgreSQL as a sink: one transaction for each sweep.
 
-The rule of this file: what was acknowledged is committed, and what is written again changes
-nothing. So a COMMIT whose answer was lost may be repeated. One recorder writes at a time: it holds
-an advisory lock, which the server releases when its connection ends. A lost connection is a lost
-lock, and the sink takes the lock again before it writes.
+The rule of this file: when a call returns, the server has committed its rows, and a second write of
+the same rows changes nothing. So the sink may repeat a transaction whose COMMIT got no answer. One
+recorder writes at a time, because a recorder must hold an advisory lock. The server releases that
+lock when the recorder's connection ends. After a lost connection, the sink takes the lock again
+before it writes.
 """
 
 import logging
@@ -32,11 +33,13 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
 from binance_oi.times import unix_ms
 
-# After the server was away, a standby lets the recorder that was there before come back first.
+# When the server comes back after an outage, a standby waits so long before it takes the lock. In
+# this time the recorder that held the lock before can take it again.
 YIELD_S = 10.0
-MONTH_AHEAD_MS = 7 * 86_400_000  # how long before its first sample a month gets its partition
+MONTH_AHEAD_MS = 7 * 86_400_000  # the sink creates a month's partition so long before the month
 
-# Numbers travel as text: their digits and zeros stay. `ON CONFLICT` makes a repetition harmless.
+# Numbers are sent as text, so the server stores every digit and every zero. `ON CONFLICT` makes a
+# repeated write harmless.
 _SAMPLES = """
 INSERT INTO samples (symbol, time, open_interest, received, mark_price)
 SELECT * FROM unnest(
@@ -74,10 +77,11 @@ class PostgresSink:
     """Stores sweeps in a database; see `Sink`.
 
     Args:
-        url: ``postgresql://...``; the tables lie in the first schema of its search path.
-        source: The exchange's name; None is neither written nor compared.
-        keep_days: Whole days that stay, besides the current one; None keeps all.
-        now: Unix seconds.
+        url: ``postgresql://...``; the tables are in the first schema of its search path.
+        source: The exchange's name, which the sink writes and compares. None skips both.
+        keep_days: The sink deletes samples older than this many whole days before the current day.
+            None keeps all samples.
+        now: Returns Unix seconds.
     """
 
     def __init__(
@@ -98,17 +102,17 @@ class PostgresSink:
             self._pruning = Pruning(PostgresKeeper(self.locked), keep_days)
         self._now = now
         self._latest = 0  # the latest slot with a sweep, Unix ms
-        self._has_more = False  # days to prune
-        self._waits = False  # for another recorder
-        self._was_away = False  # the server, while we waited
-        self._back_since: float | None = None  # when it came back
-        self._months = set[schema.Month]()  # that have a partition
+        self._has_more = False  # whether the last pruning step left samples to delete
+        self._waits = False  # whether this is a standby: the last `claim` found another recorder
+        self._was_away = False  # whether the server was out of reach while this was a standby
+        self._back_since: float | None = None  # when the server came back, by the clock of `claim`
+        self._months = set[schema.Month]()  # months known to have a partition
 
     def __str__(self) -> str:
         return shown(self._url)
 
     def claim(self, clock: Callable[[], float]) -> None:
-        """See `Sink.claim`. The server releases the lock with the connection."""
+        """See `Sink.claim`. The server releases the lock when the connection ends."""
         try:
             connection = self._connected()
             if self._was_away:
@@ -129,16 +133,16 @@ class PostgresSink:
         self._is_claimed, self._waits, self._back_since = True, False, None
 
     def _yield(self, now: float) -> None:
-        """Leave a recorder that was here before time to come back, when the server was away.
+        """After an outage of the server, let the recorder that held the lock take it first.
 
         Raises:
-            OccupiedError: That time is not over.
+            OccupiedError: The server came back less than `YIELD_S` ago.
         """
         if self._back_since is not None and now - self._back_since < YIELD_S:
             raise OccupiedError(f"{self} was away; its recorder may come back")
 
     def _connected(self) -> Connection:
-        """The connection; a new one when there is none, or it is lost."""
+        """Return the connection; connect first if there is none or it is lost."""
         if self._connection is not None and self._connection.is_lost:
             self._disconnect()
         if self._connection is None:
@@ -146,12 +150,13 @@ class PostgresSink:
         return self._connection
 
     def _lock(self, connection: Connection) -> None:
-        """Take the lock; a second time it is ours already.
+        """Take the lock. A connection that holds the lock may take it again.
 
-        The server may not know yet that our former connection is lost: then we end that one.
+        After a reconnection, the server may not have noticed yet that our former connection is
+        lost. Then that connection still holds the lock, and we end it.
 
         Raises:
-            OccupiedError: Another recorder has it.
+            OccupiedError: Another recorder holds the lock.
         """
         if connection.execute(schema.TRY_LOCK).fetchone()[0]:
             return
@@ -189,7 +194,7 @@ class PostgresSink:
         return self._run(lambda connection: last_slot(connection, end))
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
-        """See `Sink.save`; it notifies listeners of `CHANNEL` in the same transaction."""
+        """See `Sink.save`. The same transaction notifies the listeners of `CHANNEL`."""
 
         def write(connection: Connection) -> Saved:
             covered = sum(swept(connection, gap, period) for gap in gaps)
@@ -204,13 +209,14 @@ class PostgresSink:
 
     def save_past(self, rows: Sequence[InstantRow]) -> int:
         """See `Sink.save_past`."""
-        latest = {row[:3]: row for row in rows}  # one statement cannot change a row twice
+        # PostgreSQL refuses a statement that would change a row twice: keep the last of equal keys.
+        latest = {row[:3]: row for row in rows}
         if not latest:
             return 0
         return self._run(lambda run: self.add_past(run, list(latest.values())))
 
     def is_at(self, url: str) -> bool:
-        """Whether a URL leads to this recording: our lock is seen there."""
+        """Whether a URL leads to this recording: a connection to it sees the lock that we hold."""
         with closing(Connection(url, "binance-oi care", StorageError)) as other, other.bounded():
             return bool(_locked_by(other) == self._run(_locked_by))
 
@@ -222,7 +228,7 @@ class PostgresSink:
             with connection.bounded(), connection.transaction():
                 yield connection
         except BaseException:
-            self._months = set[schema.Month]()  # those of this transaction are not there
+            self._months = set[schema.Month]()  # the rollback removed partitions made in this block
             raise
 
     def add_samples(self, run: Statements, rows: Sequence[Row], /) -> int:
@@ -245,11 +251,11 @@ class PostgresSink:
         return self._run(lambda run: gaps_since(run, since))
 
     def is_due(self) -> bool:
-        """See `Sink.is_due`: the server does its own work, but old days wait for ours."""
+        """See `Sink.is_due`. Only pruning can be due; the server does all other work by itself."""
         return self._has_more
 
     def tidy(self) -> None:
-        """See `Sink.tidy`: a month gets its partition some days before its first sample."""
+        """See `Sink.tidy`. It creates the next month's partition in advance, and prunes."""
         (month,) = schema.months_of([self._latest + MONTH_AHEAD_MS]) or (None,)
         if self._latest and month is not None and month not in self._months:
             self._run(lambda _: None, {month})
@@ -257,10 +263,10 @@ class PostgresSink:
             self._has_more = self._pruning.step(round(self._now() * 1000))
             if not self._has_more:
                 return
-            self._months = set[schema.Month]()  # one of them may be gone
+            self._months = set[schema.Month]()  # the step may have dropped a partition
 
     def take_lost(self) -> int:
-        """See `Sink.take_lost`: the server loses nothing that it has committed."""
+        """See `Sink.take_lost`. It is always 0: the server loses nothing that it has committed."""
         return 0
 
     def close(self) -> None:
@@ -271,27 +277,27 @@ class PostgresSink:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        self._months = set[schema.Month]()  # the next server may be another one
+        self._months = set[schema.Month]()  # the next connection may lead to another server
         if connection is not None:
             connection.close()
 
     def _run(self, work: Callable[[Connection], _T], months: set[schema.Month] | None = None) -> _T:
-        """Run `work` in one transaction; once more on a new connection when this one is lost.
+        """Run `work` in a transaction. If the connection is lost, reconnect and run it once more.
 
         Args:
-            work: It may run twice, and the second time after its first commit.
-            months: They have a partition then.
+            work: It must allow a second run, even if the server has committed the first one.
+            months: The months that need a partition before `work` runs.
 
         Raises:
             OccupiedError: The connection was lost, and another recorder has taken over.
-            StorageError: Nothing was stored, or the answer of the server was lost.
+            StorageError: The server stored nothing, or it stored the rows and its answer was lost.
         """
         try:
             return self._try(work, months or set())
         except OccupiedError:
             raise
         except StorageError as error:
-            self._months = set[schema.Month]()  # another program may have dropped one
+            self._months = set[schema.Month]()  # another program may have dropped a partition
             if self._connection is None or not self._connection.is_lost:
                 raise
             logger.debug("%s is connected to again: %s", self, error)
@@ -299,7 +305,7 @@ class PostgresSink:
         return self._try(work, months or set())
 
     def locked(self) -> Connection:
-        """A connection that holds the lock of the recording, whose tables are there.
+        """Return a connection that holds the lock of the recording; create missing tables.
 
         Raises:
             OccupiedError: Another recorder has taken over.
@@ -315,7 +321,7 @@ class PostgresSink:
                     with connection.transaction():
                         self._make(connection)
             except BaseException:
-                self._disconnect()  # or the next call would write without the lock
+                self._disconnect()  # otherwise the next call would write without the lock
                 raise
         return connection
 
@@ -344,7 +350,8 @@ def _write(connection: Connection, sweep: Snapshot, rows: Sequence[Row], period:
         _SWEEP, (slot, period, started, finished, asked, len(sweep), new, sweep.weight)
     )
     uncover(connection, slot, slot)
-    if first.rowcount == 0:  # the slot occurs again, or the answer to our COMMIT was lost
+    # The slot has a sweep already: another one, or this one, whose COMMIT got no answer.
+    if first.rowcount == 0:
         ours = connection.execute(_STORED, (slot, started, finished)).fetchone()
         return new if ours is None else int(ours[0])
     fail(connection, sweep, slot, period)
@@ -353,7 +360,7 @@ def _write(connection: Connection, sweep: Snapshot, rows: Sequence[Row], period:
 
 
 def _columns(rows: Sequence[Row] | Sequence[InstantRow]) -> list[str]:
-    """The columns as arrays in PostgreSQL's own words; the driver takes twice as long for them."""
+    """Return the columns as texts of PostgreSQL arrays; the driver would take twice as long."""
     symbols, *others = zip(*rows, strict=True)
     return [_texts(symbols), *map(_numbers, others)]
 
