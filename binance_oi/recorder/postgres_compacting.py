@@ -1,9 +1,9 @@
-"""Returns free space of a database to the system, while others record and read.
+"""Returns free space of a database to the system, while other programs record and read.
 
-The rule of this file: nobody waits for longer than one short step. VACUUM shortens a table only
-from its end, so the rows there move to free pages before it, some pages at a time; then its indexes
-are built anew beside the old ones. A process that is killed at any moment leaves every row, and at
-most an unfinished index, which the next run removes.
+The rule of this file: no other program waits longer than one short step. VACUUM shortens a table
+only by free pages at its end. So we move the rows of the last pages to free pages before them, some
+pages at a time. Then PostgreSQL builds new indexes beside the old ones. If the process is killed,
+no row is lost. At most, an unfinished index stays, and the next run removes it.
 
 Source: https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY and
 https://www.postgresql.org/docs/current/sql-reindex.html#SQL-REINDEX-CONCURRENTLY, 2026-11.
@@ -16,12 +16,16 @@ from binance_oi.errors import StorageError
 from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.postgres_connection import LOCK_TIMEOUT_MS, Connection
 
-WORTH_BYTES = 1 << 20
-PAGES_PER_STEP = 128  # 1 MiB; writers of the table wait for so long
-PASSES = 3  # rows may move to another page near the end, or be written there meanwhile
-SPARE = 1.2  # of the pages that the rows would fill
-PATIENT_MS = 600_000  # for the end of transactions that still see the old indexes; nobody waits
-PAGE_SIZE = 8192  # unless the server was built with another one: then goals are too low or high
+WORTH_BYTES = 1 << 20  # compacting a table must promise to free more than this
+PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved them
+# After a pass, some rows may still be near the end: the server put them there again, or a recorder
+# has written them meanwhile.
+PASSES = 3
+SPARE = 1.2  # a compacted table may have this many times the pages that its rows would fill
+# How long REINDEX waits for transactions that still use the old indexes. It blocks no other program
+# meanwhile.
+PATIENT_MS = 600_000
+PAGE_SIZE = 8192  # bytes, PostgreSQL's default; with another page size, goals are too low or high
 
 _NAMES = f"""
 SELECT relname::text FROM pg_class WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r'
@@ -31,12 +35,12 @@ SELECT relname::text FROM pg_class WHERE relnamespace = ({schema.NAMESPACE}) AND
     ))
 ORDER BY relname
 """
-# VACUUM passes over the tables of others without an error.
+# VACUUM skips the tables of other owners without an error, so we check the owner first.
 _IS_OWNER = f"""
 SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), true) FROM pg_class
 WHERE relnamespace = ({schema.NAMESPACE}) AND relname = 'samples'
 """
-# How many bytes a table has, and how many its rows would fill.
+# How many bytes a table has, and how many bytes its rows would fill without free space.
 _SIZE = f"""
 SELECT pg_relation_size(oid), (coalesce((
     SELECT sum(avg_width) + 28 FROM pg_stats WHERE schemaname = current_schema()
@@ -56,7 +60,7 @@ WHERE of_table.relnamespace = ({schema.NAMESPACE}) AND of_table.relname = ?1
 class _Size(NamedTuple):
     bytes: int
     needed: int
-    """Bytes that the rows would fill."""
+    """How many bytes the rows would fill without free space."""
 
     @property
     def is_wasteful(self) -> bool:
@@ -64,24 +68,29 @@ class _Size(NamedTuple):
 
     @property
     def goal(self) -> int:
-        """The first page that should become free."""
+        """The number of the first page that should become free."""
         return int(self.needed * SPARE) // PAGE_SIZE + 16
 
 
 def compacting(connected: Callable[[], Connection]) -> Iterator[None]:
-    """Compact each table of a recording; every step of the iterator is short, or disturbs nobody.
+    """Compact each table of a recording; one `next` on the iterator is one step.
+
+    A step that moves rows blocks writers of the table, but is short. A step that runs VACUUM or
+    REINDEX may take minutes, but other programs read and write meanwhile.
 
     Args:
-        connected: Gives the connection, which is in no transaction.
+        connected: Returns the connection, which must not be in a transaction.
 
     Raises:
-        RecordingError: The server is out of reach or refuses; of the kind of the connection.
+        RecordingError: The server is out of reach, or refuses. The exact class is the `failure` of
+            the connection.
         StorageError: This user does not own the tables.
     """
     with connected().bounded():
         if not connected().execute(_IS_OWNER).fetchone()[0]:
             raise StorageError("only the owner of the tables may return their space")
-        connected().execute("SET statement_timeout = 0")  # a step of VACUUM takes what it takes
+        # VACUUM may take longer than a timeout that the user has set for ordinary statements.
+        connected().execute("SET statement_timeout = 0")
         names = [name for (name,) in connected().execute(_NAMES).fetchall()]
     for name in names:
         yield from _compacted(connected, name)
@@ -111,17 +120,18 @@ def _compacted(connected: Callable[[], Connection], name: str) -> Iterator[None]
 def _size(connection: Connection, name: str) -> _Size:
     with connection.bounded():
         row = connection.execute(_SIZE, (name,)).fetchone()
-        return _Size(0, 0) if row is None else _Size(*row)  # a prune may have dropped the month
+        return _Size(0, 0) if row is None else _Size(*row)  # a pruning may have dropped the table
 
 
 def _moved(connected: Callable[[], Connection], name: str, size: _Size) -> Iterator[None]:
-    """Move the rows of the last pages to free ones before them."""
+    """Move the rows of the last pages to free pages before them, one step for each `next`."""
     end = size.bytes // PAGE_SIZE
     while end > size.goal:
         begin = max(size.goal, end - PAGES_PER_STEP)
         connection = connected()
         with connection.bounded(), connection.transaction():
-            # Without it, somebody who changes a row while it moves would miss it.
+            # We delete a row and insert it elsewhere. Without the lock, an UPDATE that another
+            # program runs at this moment would find the row deleted, and would change nothing.
             connection.execute(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
             connection.execute(
                 f"WITH moved AS (DELETE FROM {name} WHERE ctid >= '({begin},0)'"
@@ -132,13 +142,13 @@ def _moved(connected: Callable[[], Connection], name: str, size: _Size) -> Itera
 
 
 def _unfinished(connection: Connection, name: str) -> list[str]:
-    """Indexes that a run has not finished, because it was killed."""
+    """Return the names of unfinished indexes, which a killed run left."""
     with connection.bounded():
         return [index for (index,) in connection.execute(_UNFINISHED, (name,)).fetchall()]
 
 
 def _build_indexes(connection: Connection, name: str) -> None:
-    """Build the indexes of a table anew: they keep the pages of rows that are gone."""
+    """Build the indexes of a table anew. The old ones keep the pages of deleted rows."""
     for index in _unfinished(connection, name):
         with connection.translated():
             connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
