@@ -1,7 +1,8 @@
-"""A connection to PostgreSQL that never waits for ever, and runs the SQL of every store.
+"""A connection to PostgreSQL that accepts our SQL for SQLite, and never waits without limit.
 
-The rule of this file: this module alone imports psycopg. An error of the driver or of the server
-leaves as one of ours, and names no password. A server that answers nothing costs `PATIENCE_S`.
+The rule of this file: only this module imports psycopg. It translates every error of the driver or
+the server into an error of this package, whose message contains no password. If a server does not
+answer, a block of statements fails after `PATIENCE_S`.
 
 Source: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS and, on the
 server's side, https://www.postgresql.org/docs/current/runtime-config-connection.html, 2026-11.
@@ -21,10 +22,11 @@ from binance_oi.extras import library
 from binance_oi.recorder.address import shown
 from binance_oi.recorder.statements import Found
 
-PATIENCE_S = 30.0  # for one block of statements; then the connection is cut
-CONNECT_WITHIN_S = 5
-# Of a silent peer: it is lost after 5 + 2 · 5 s, on both sides. So the server releases the lock of
-# a host that vanished, and another recorder takes over.
+PATIENCE_S = 30.0  # one block of statements may take so long; then we cut the connection
+CONNECT_WITHIN_S = 5  # s
+# After 5 s of silence, each side probes the other every 5 s, and gives up after two probes without
+# an answer: 15 s in all. So the server releases the lock of a host that vanished, and another
+# recorder takes over.
 SILENT_S, PROBES = 5, 2
 LOST_AFTER_MS = (SILENT_S + PROBES * SILENT_S) * 1000
 LOCK_TIMEOUT_MS = 10_000
@@ -37,9 +39,9 @@ _OURS = {
     "keepalives_count": PROBES,
     "tcp_user_timeout": LOST_AFTER_MS,
 }
-# Settings of the session. While an answer waits for its confirmation, the server sends no probes of
-# a silent peer, and only `tcp_user_timeout` ends its wait. With `synchronous_commit = off` a crash
-# of the server loses commits.
+# The same settings on the server's side. While the server waits until our host confirms an answer,
+# it sends no probes, and only `tcp_user_timeout` ends the wait. We overrule `synchronous_commit =
+# off`, because a crash of the server would then lose commits.
 _SESSION = f"""
 SELECT set_config('tcp_keepalives_idle', '{SILENT_S}', false),
     set_config('tcp_keepalives_interval', '{SILENT_S}', false),
@@ -57,20 +59,21 @@ _library = partial(library, extra="postgres")
 
 @lru_cache(maxsize=256)
 def _native(query: str) -> str:
-    """The query with PostgreSQL's names of values: ``$1`` for ``?1``."""
+    """Translate the names of values from SQLite's ``?1`` to PostgreSQL's ``$1``."""
     return _VALUE.sub(r"$\1", query)
 
 
 class Connection:
-    """A connection in which every statement commits by itself, unless `transaction` says more.
+    """A connection in which every statement outside a `transaction` block commits by itself.
 
     Args:
-        url: ``postgresql://...``; libpq's parameters are allowed, and win over ours.
-        name: What the server calls this connection.
-        failure: The kind of error that leaves.
+        url: ``postgresql://...``. It may contain libpq's parameters, such as ``?sslmode=require``,
+            which override ours.
+        name: The name of this connection in the server's list of connections.
+        failure: The class of error that the blocks of this connection raise.
 
     Raises:
-        RecordingError: The server cannot be reached, or refuses; an error of the kind `failure`.
+        RecordingError: The server is out of reach, or refuses. The exact class is `failure`.
         ModuleNotFoundError: psycopg is missing; it comes with the extra `postgres`.
     """
 
@@ -91,30 +94,34 @@ class Connection:
         driver = self._driver
         try:
             given = driver.conninfo.conninfo_to_dict(url)
-        except driver.ProgrammingError:  # its text may quote a part of the password
+        except driver.ProgrammingError:  # we drop its text, which may quote a part of the password
             raise RecordingError(f"{self._name} is no URL that PostgreSQL understands") from None
         connection = driver.connect(
             **{"application_name": name, **_OURS, **given},
             autocommit=True,
             cursor_factory=driver.RawCursor,
         )
-        # Each number has one type, whatever its size: the server then plans a statement once.
+        # psycopg chooses an integer's type by its size, and the server would plan a statement once
+        # for each type. We send all integers as `bigint`.
         numbers = _library("psycopg.types.numeric")
         connection.adapters.register_dumper(int, numbers.Int8Dumper)
         return connection
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection is closed, on our side or by the server as far as we know."""
+        """Whether we closed the connection, or have noticed that the server did."""
         return bool(self._connection.closed)
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
-        """Run one statement. Errors are the driver's; see `translated`."""
+        """Run one statement. It raises the driver's errors; `translated` turns them into ours."""
         found: Found = self._connection.execute(_native(query), values)
         return found
 
     def has_locked(self, statement: str) -> bool:
-        """Run one statement within a transaction; False, and no change, when a lock is taken."""
+        """Run a statement within a transaction; False if it needs a lock that is not free in time.
+
+        Then the statement changes nothing, and the transaction goes on.
+        """
         try:
             with self._connection.transaction():
                 self.execute(statement)
@@ -123,9 +130,9 @@ class Connection:
         return True
 
     def stream(self, query: str, values: Sequence[Any] = (), /) -> Any:
-        """Run a query whose rows stay on the server until they are fetched; close the cursor.
+        """Run a query whose rows stay on the server until the caller fetches them.
 
-        It needs a transaction.
+        The connection must be in a transaction. The caller must close the returned cursor.
         """
         self._streams += 1
         cursor = self._driver.RawServerCursor(self._connection, f"rows_{self._streams}")
@@ -133,7 +140,7 @@ class Connection:
         return cursor
 
     def begins(self, begin: str) -> bool:
-        """Begin a transaction; False when the server no longer answers on this connection."""
+        """Run the statement `begin`; False if the server no longer answers on this connection."""
         try:
             with self.bounded():
                 self.execute(begin)
@@ -143,15 +150,16 @@ class Connection:
 
     @contextmanager
     def transaction(self) -> Generator[None]:
-        """Commit at the end of the block; after an error, nothing of the block is there."""
+        """Commit at the end of the block; after an error, undo all statements of the block."""
         with self._connection.transaction():
             yield
 
     @contextmanager
     def bounded(self) -> Generator[None]:
-        """Translate errors within the block, and cut the connection when it takes too long.
+        """Translate errors within the block; after `PATIENCE_S` of it, cut the connection.
 
-        A server that was stopped answers the system's probes, so only a clock notices it.
+        The operating system of the server's host answers probes even if the server's process is
+        stopped. So only a timer notices such a server.
         """
         timer = threading.Timer(PATIENCE_S, self._cut)
         timer.daemon = True
@@ -163,7 +171,7 @@ class Connection:
             timer.cancel()
 
     def _cut(self) -> None:
-        """End the wait of another thread for this connection."""
+        """Shut down the socket, so that the thread that waits for the server gets an error."""
         with (
             suppress(OSError, self._driver.Error),
             socket.socket(fileno=os.dup(self._connection.fileno())) as ours,
@@ -172,10 +180,10 @@ class Connection:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Turn errors of the driver into ours.
+        """Turn the driver's errors within the block into ours.
 
         Raises:
-            RecordingError: An error of the kind that was asked for.
+            RecordingError: The driver raised an error. The exact class is `failure`.
         """
         try:
             yield
@@ -183,11 +191,11 @@ class Connection:
             raise self._failure(f"{self._name}: {printable(_text(error))}") from error
 
     def close(self) -> None:
-        """Close it; the server ends what was not committed. May be repeated."""
+        """Close the connection; the server rolls an open transaction back. May be repeated."""
         with suppress(self._driver.Error, OSError):
             self._connection.close()
 
 
 def _text(error: Exception) -> str:
-    """The error in one line."""
+    """Return the error's text in one line, or the name of its class if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
-"""Removing samples from a database, and returning their space, while others use it.
+"""Removes samples from a database and returns their space while other programs use it.
 
-The rule of this file: a month that is too old goes as a whole, and a day goes row by row. Nobody
-waits for long.
+The rule of this file: when all of a month is too old, its table is dropped at once; otherwise rows
+are deleted, `STEP_ROWS` in one transaction. So no other program waits for long.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -24,7 +24,7 @@ SIZE: str = f"""
 SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
 WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r'
 """
-# How long a month that should go may make others wait for its lock.
+# While DROP TABLE waits for its lock, new readers wait behind it. It gives up after 200 ms.
 _BRIEFLY = "SET LOCAL lock_timeout = 200"
 
 
@@ -32,13 +32,14 @@ class PostgresKeeper:
     """Removes samples from a database; see `Keeper`.
 
     Args:
-        connected: Gives a connection that holds the lock of the recording, or any connection.
+        connected: Returns the connection to use. A recorder gives the one that holds its lock;
+            other programs may give any connection.
     """
 
     def __init__(self, connected: Callable[[], Connection]) -> None:
         self._connected = connected
-        self._symbol = ""  # the one whose old samples were removed last
-        self._compacting: Iterator[None] | None = None  # what `compact` has begun
+        self._symbol = ""  # the symbol whose old samples were deleted last
+        self._compacting: Iterator[None] | None = None  # the remaining steps of `compact`
 
     @contextmanager
     def writing(self) -> Generator[Statements]:
@@ -69,11 +70,12 @@ class PostgresKeeper:
         return True
 
     def _drop_month(self, before: int) -> bool:
-        """Drop a month that is too old, unless somebody reads: then its rows go one by one."""
+        """Drop the table of a month that is too old; False if there is none, or if it is in use."""
         connection = self._connected()
         with connection.bounded(), connection.transaction():
             for month in schema.months(connection):
-                # The day after a month may still have answers that are dated in it.
+                # An answer received on the day after a month may be dated in that month. Such a
+                # sample stays until that day is too old as well.
                 if schema.ends_of(month)[1] + DAY_MS <= before:
                     connection.execute(_BRIEFLY)
                     return connection.has_locked(f"DROP TABLE {schema.partition(month)}")

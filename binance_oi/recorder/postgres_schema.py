@@ -1,12 +1,14 @@
 """The tables of a recording in PostgreSQL, its version, and its months.
 
-The rule of this file: it says what is in the database. The tables are those of a file, and lie in
-the first schema of the connection's ``search_path``. A number is `numeric` without precision, which
-keeps every digit and every zero that the exchange wrote; a time is Unix ms, as in a file.
+The rule of this file: it says what a recording contains, and nothing about readers or writers. The
+tables have the columns of those in a file (see `schema`), and are in the first schema of the
+connection's ``search_path``. A number is `numeric` without precision, which keeps every digit and
+every zero that the exchange wrote. A time is in Unix ms, as in a file.
 
-Samples lie in a partition for each month, from the first one on: a table cannot be partitioned
-later, and a month that is due goes at once. No partition is the default one: a new month would have
-to wait until nobody reads it.
+The table of samples has one partition for each month, so that a month that is too old can be
+dropped at once. It is partitioned from the beginning, because PostgreSQL cannot partition a table
+later. There is no default partition: PostgreSQL locks it to attach another one, so a new month
+would have to wait until no program reads the default partition.
 """
 
 from collections.abc import Iterable
@@ -17,10 +19,10 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.times import instant, unix_ms
 
 VERSION = 1
-CHANNEL = "binance_oi"  # of NOTIFY; the payload is the slot of a sweep, Unix ms
-LOCK = 0x624F4931  # "bOI1": the class of our advisory locks
+CHANNEL = "binance_oi"  # the channel of NOTIFY; the payload is the slot of a sweep, Unix ms
+LOCK = 0x624F4931  # "bOI1": the first of the two numbers of our advisory locks
 
-FIRST_YEAR, LAST_YEAR = 2000, 2100  # with a partition for each month
+FIRST_YEAR, LAST_YEAR = 2000, 2100  # samples before or after these years share two partitions
 
 SCHEMA: tuple[str, ...] = (
     """
@@ -33,7 +35,7 @@ CREATE TABLE samples (
     PRIMARY KEY (symbol, time)
 ) PARTITION BY RANGE (time)
 """,
-    # The key leads with the symbol; this one finds all symbols since a moment.
+    # The primary key begins with the symbol. This index finds the samples of all symbols by time.
     "CREATE INDEX samples_time ON samples USING brin (time) WITH (autosummarize = on)",
     f"CREATE TABLE samples_before_{FIRST_YEAR} PARTITION OF samples FOR VALUES FROM (MINVALUE)"
     f" TO ({unix_ms(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC))})",
@@ -103,7 +105,7 @@ _PARTITIONS = (
     f" WHERE relnamespace = ({NAMESPACE}) AND relname ~ '^samples_[0-9]{{4}}_[0-9]{{2}}$'"
 )
 _HAS_SCHEMA = "SELECT current_schema() IS NOT NULL"
-# The second number is the schema, so that a database may hold several recordings.
+# The second number of a lock stands for the schema, so a database may hold several recordings.
 LOCK_ID = f"{LOCK}, (({NAMESPACE})::bigint - 2147483648)::int"
 TRY_LOCK: str = f"SELECT pg_try_advisory_lock({LOCK_ID})"
 LOCK_WHEN_FREE: str = f"SELECT pg_advisory_lock({LOCK_ID})"
@@ -114,25 +116,26 @@ WHERE locktype = 'advisory' AND classid::bigint = {LOCK} AND granted
     AND objid::bigint = ((({NAMESPACE})::bigint - 2147483648) & 4294967295)
 """
 
-# The process of the server that holds the lock, and which server it is.
+# The server process that holds the lock. Another server may have a process of the same number, so
+# the query also returns when this server started.
 LOCKED_BY: str = f"SELECT pid, pg_postmaster_start_time()::text FROM ({HOLDER}) AS holder"
 
 
 def check_schema(run: Statements, name: str) -> None:
-    """Check that the connection has a schema; the lock is one of a schema.
+    """Check that the search path names a schema that exists; the lock and the tables need one.
 
     Raises:
-        RecordingError: It has none.
+        RecordingError: It names none.
     """
     if not run.execute(_HAS_SCHEMA).fetchone()[0]:
         raise RecordingError(f"{name} has no schema for this user: set its search_path")
 
 
 def check_version(run: Statements, name: str) -> int:
-    """The version of the recording in the schema; 0 when the schema has none of its tables.
+    """Return the version of the recording in the schema; 0 if none of its tables exists.
 
     Raises:
-        RecordingError: The tables are of another program, or of another version; or the
+        RecordingError: The tables belong to another program, or have another version; or the
             connection has no schema.
     """
     check_schema(run, name)
@@ -150,7 +153,7 @@ def check_version(run: Statements, name: str) -> int:
 
 
 def read_source(run: Statements) -> str | None:
-    """The exchange that was recorded; None when the recording does not say."""
+    """Return the name of the recorded exchange; None if the recording does not contain it."""
     row = run.execute("SELECT value FROM about WHERE name = 'source'").fetchone()
     return None if row is None else str(row[0])
 
@@ -159,39 +162,43 @@ Month = tuple[int, int]
 
 
 def months_of(times: Iterable[int]) -> set[Month]:
-    """The months (year, month) that need a partition for samples of these times, Unix ms."""
+    """Return the months (year, month) of samples of these times, Unix ms; each needs a partition.
+
+    Times before `FIRST_YEAR` or after `LAST_YEAR` need none.
+    """
     ends = [unix_ms(datetime(year, 1, 1, tzinfo=UTC)) for year in (FIRST_YEAR, LAST_YEAR + 1)]
     days = {time // 86_400_000 for time in times if ends[0] <= time < ends[1]}
     return {(day.year, day.month) for day in (instant(day * 86_400_000) for day in days)}
 
 
 def after(month: Month) -> Month:
-    """The next month."""
+    """Return the month after `month`."""
     year, number = month
     return (year + 1, 1) if number == 12 else (year, number + 1)
 
 
 def partition(month: Month) -> str:
-    """The name of the partition of a month."""
+    """Return the name of a month's partition, such as ``samples_2026_11``."""
     return f"samples_{month[0]}_{month[1]:02}"
 
 
 def ends_of(month: Month) -> tuple[int, int]:
-    """The beginning of a month and of the next one, Unix ms."""
+    """Return the beginning of a month and the beginning of the next month, Unix ms."""
     begin, end = (datetime(*each, 1, tzinfo=UTC) for each in (month, after(month)))
     return unix_ms(begin), unix_ms(end)
 
 
 def months(run: Statements) -> list[Month]:
-    """The months that have a partition, the oldest first."""
+    """Return the months that have a partition, the oldest first."""
     found = [name for (name,) in run.execute(_PARTITIONS).fetchall()]
     return sorted((int(name[8:12]), int(name[13:15])) for name in found)
 
 
 def make_month(run: Statements, month: Month) -> None:
-    """Make the partition of a month, if it is missing; within the caller's transaction.
+    """Create the partition of a month if it is missing, within the caller's transaction.
 
-    It is attached, and not made as a part: so it waits for nobody who reads or writes.
+    ``CREATE TABLE ... PARTITION OF`` would wait for every program that reads or writes samples. So
+    we create a table and attach it, which waits for none of them.
     """
     name = partition(month)
     if run.execute(_ATTACHED, (name,)).fetchone() is not None:

@@ -1,7 +1,8 @@
 """The tables of a recording in PostgreSQL, for reading.
 
-The rule of this file: reading changes nothing, and rows stay on the server until they are read, so
-memory stays flat. Numbers leave as text, with every digit and zero.
+The rule of this file: reading changes nothing. Rows stay on the server until a reader fetches them,
+so memory does not grow with their number. The server sends numbers as text, with every digit and
+zero.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,9 +19,9 @@ from binance_oi.recorder.statements import Found, Statements
 from binance_oi.recorder.tables import Queries, Steps
 
 ROWS_PER_FETCH = 4096
-KEPT = 2  # connections that wait for the next reader
+KEPT = 2  # the most idle connections kept for later readers
 
-# SELECT DISTINCT would read every row. This looks into the key once for each symbol.
+# SELECT DISTINCT would read every row. This query searches the index once for each symbol.
 _SYMBOLS = """
 WITH RECURSIVE found(symbol) AS (
     (SELECT symbol FROM samples ORDER BY symbol LIMIT 1)
@@ -60,7 +61,7 @@ class PostgresTables:
     """A recording in a database; see `Tables`.
 
     Args:
-        url: ``postgresql://...``; the tables lie in the first schema of its search path.
+        url: ``postgresql://...``; the tables are in the first schema of its search path.
     """
 
     queries: Queries = QUERIES
@@ -75,7 +76,7 @@ class PostgresTables:
 
     @property
     def title(self) -> str:
-        """See `Tables.title`: the name of the database."""
+        """See `Tables.title`. It is the name of the database."""
         return title_of(self._url)
 
     def open(self) -> None:
@@ -99,7 +100,7 @@ class PostgresTables:
 
     @contextmanager
     def moment(self, symbols: int) -> Generator[Statements]:
-        """See `Tables.moment`: all that is read within the block is of one moment."""
+        """See `Tables.moment`. All queries of the block see the same state of the recording."""
         with self._connection() as connection:
             streams = _Streams(connection)
             try:
@@ -110,7 +111,7 @@ class PostgresTables:
 
     @contextmanager
     def _connection(self) -> Generator[Connection]:
-        """A connection in a transaction, for one reader at a time; it is kept for the next one."""
+        """Give one reader a connection in a transaction, and keep it for the next reader."""
         connection = self._taken()
         try:
             with connection.translated():
@@ -149,11 +150,11 @@ class PostgresTables:
         return connection
 
     def has(self, table: str, run: Statements) -> bool:
-        """See `Tables.has`."""
+        """See `Tables.has`. A recording in PostgreSQL always has all tables."""
         return True
 
     def integrity(self) -> Iterator[str]:
-        """See `Tables.integrity`: the server checks its pages when it reads them."""
+        """See `Tables.integrity`. It finds nothing: the server checks its pages itself."""
         return iter(())
 
     def source(self) -> str | None:
@@ -162,15 +163,15 @@ class PostgresTables:
             return schema.read_source(run)
 
     def check_target(self, target: Path) -> None:
-        """See `Tables.check_target`: no file belongs to a database."""
+        """See `Tables.check_target`. A file never belongs to a recording in a database."""
 
     def backup(
         self, target: Path, *, replace: bool, on_pages: Callable[[int, int], object] | None
     ) -> None:
-        """See `Tables.backup`: a database is copied in other ways.
+        """See `Tables.backup`. It cannot copy a database.
 
         Raises:
-            RecordingError: Always; the message names these ways.
+            RecordingError: Always; the message names the commands that can.
         """
         raise RecordingError(
             f"{self} is a database: `binance-oi copy` copies it into a file; pg_dump backs it up"
@@ -178,21 +179,21 @@ class PostgresTables:
 
 
 class _Streams:
-    """Runs one query at a time; its rows stay on the server until they are fetched."""
+    """Runs one query at a time, whose rows stay on the server until the reader fetches them."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._latest: Any = None
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
-        """Run a query, and drop what is left of the one before."""
+        """Drop the unread rows of the query before, and run a query."""
         self.close()
         self._latest = self._connection.stream(query, values)
         found: Found = self._latest
         return found
 
     def close(self) -> None:
-        """Drop what is left of the latest query."""
+        """Drop the unread rows of the latest query."""
         latest, self._latest = self._latest, None
         if latest is not None:
             latest.close()
