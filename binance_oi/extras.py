@@ -6,7 +6,6 @@ stay in the module that imports them.
 
 import re
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 DISTRIBUTION = "binance-oi"
@@ -37,6 +36,8 @@ def command(extra: str, *otherwise: str) -> str:
         extra: The name of the extra.
         otherwise: The libraries to name for a package that is not installed.
     """
+    from importlib.metadata import PackageNotFoundError, requires  # slow to import
+
     try:
         found = requires(DISTRIBUTION) or []
     except PackageNotFoundError:

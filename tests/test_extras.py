@@ -1,6 +1,7 @@
 """A missing library is named with a command that installs it."""
 
 import re
+from importlib import metadata
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_the_command_names_the_libraries_of_the_extra_and_not_our_package(
         'rich>=14; python_version < "4" and extra == "cli"',
         "pyarrow>=18; extra == 'parquet'",
     ]
-    monkeypatch.setattr(extras, "requires", lambda name: found)
+    monkeypatch.setattr(metadata, "requires", lambda name: found)
     assert command("cli") == "pip install 'cyclopts>=5' 'rich>=14'"
     assert command("parquet") == "pip install 'pyarrow>=18'"
     assert command("absent", "polars") == "pip install 'polars'"

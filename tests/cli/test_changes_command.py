@@ -140,7 +140,7 @@ def test_a_recording_has_changes_and_nothing_is_sent(tmp_path: Path, capsys: Cap
     assert main([*command, "http://127.0.0.1:9", "--sort", "symbol"]) == 0
     out, err = capsys.readouterr()
     assert out == ""  # two days with one gap of minutes: no window of 5 minutes has both ends
-    assert "no recent change over 5m" in err
+    assert "without a recent change over 5m" in err
     with Recording(path) as recording:
         assert len(list(recording.series())) > 3
     assert main(["changes", "--recording", str(tmp_path / "no.db")]) == 2
@@ -170,7 +170,7 @@ def test_changes_of_a_recording_are_those_up_to_its_last_sample(
     assert (row["symbol"], row["open_interest"], row["absolute"]) == ("A", "500", "104")
     assert ms_of(row["time"]) == begin + 300 * STEP - 100_000
     assert row["z_score"] > 3
-    assert "1 of 1 changes over 15m until" in err
+    assert "1 of 1 change over 15m until" in err
     write_samples(tmp_path / "empty.db", [])
     assert main(["changes", "--recording", str(tmp_path / "empty.db")]) == 0
     assert "0 of 0 changes over 1h" in capsys.readouterr().err

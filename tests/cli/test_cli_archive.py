@@ -106,7 +106,7 @@ def test_days_that_fail_are_named_and_the_others_written(tmp_path: Path, capsys:
     with served(files) as url:
         command = ["archive", "BTCUSDT", *last(2), "--to", str(tmp_path)]
         assert main([*command, "--archive-url", url]) == 6
-    assert "1 days failed" in capsys.readouterr().err
+    assert "1 day failed" in capsys.readouterr().err
     assert len(cells(tmp_path / "BTCUSDT.csv")) == 1 + 288
 
 

@@ -156,7 +156,7 @@ def test_options_that_exclude_each_other_or_a_missing_recording_are_errors(
 
 
 def test_a_symbol_that_is_not_listed_ends_the_service_with_its_error(capsys: Captured) -> None:
-    assert main(["serve", "NOSUCHUSDT", "--simulated", "--port", "0"]) == 2
+    assert main(["serve", "NOSUCHUSDT", "--simulated", "--port", "0"]) == 4
     assert "NOSUCHUSDT" in capsys.readouterr().err.splitlines()[-1]
 
 
