@@ -1,4 +1,4 @@
-"""Identical calls at the same time share one request."""
+"""Lets identical calls at the same time share one request."""
 
 import asyncio
 import math
@@ -18,15 +18,15 @@ class _Running(Generic[T]):
 
     task: asyncio.Task[T]
     ends: float
-    """Loop time at which it ends by itself."""
+    """Loop time at which the task ends by itself, because its deadline is over."""
     callers: int = 0
 
 
 class SharedCalls(Generic[T]):
-    """Runs a call once for all that join while it runs; when the last one leaves, it ends.
+    """Runs one call for all callers that join while it runs.
 
-    All callers get the same value, or the same exception. Cancelling one does not affect the
-    others.
+    All callers get the same value, or the same exception. Cancelling one caller does not affect the
+    others. When the last caller is cancelled, the call is cancelled as well.
     """
 
     def __init__(self) -> None:
@@ -39,17 +39,18 @@ class SharedCalls(Generic[T]):
         ends: float = math.inf,
         is_late: Callable[[Exception], bool] = lambda _: False,
     ) -> T:
-        """Wait for the call named `key`; `start` it if it does not run.
+        """Join the running call named `key`, or start it; return its value.
 
         Args:
-            key: Its name.
-            start: Makes it; ends by itself at `ends`.
-            ends: Loop time until which to wait for a call of another; ours ends by itself.
-            is_late: Whether an error may come from a lack of time. A caller with more time than the
-                call had starts it once more.
+            key: The name of the call. Identical calls have the same name.
+            start: Makes the call's coroutine, which must end by itself at `ends`.
+            ends: The caller's deadline, in loop time. At this time it stops waiting for a call that
+                another caller started.
+            is_late: Returns whether an error may come from the deadline of the call. If so, and the
+                caller's own deadline is later, the caller starts the call once more.
 
         Raises:
-            BudgetExhaustedError: A call of another was under way at `ends`.
+            BudgetExhaustedError: The call of another caller was still running at `ends`.
         """
         while (running := self._running.get(key)) is not None:
             try:
@@ -82,4 +83,4 @@ class SharedCalls(Generic[T]):
         if running is not None and running.task is task:  # not a newer task of that name
             del self._running[key]
         if not task.cancelled():
-            task.exception()  # marks it as retrieved, even if all callers have just left
+            task.exception()  # so that asyncio does not log it when all callers have left
