@@ -1,8 +1,8 @@
 """Limits concurrent requests to the number of possible connections.
 
-The rule of this file: the governor admits a request only when there is a connection for it. A
-request that waited for a connection after its admission would be sent later than its weight is
-charged for.
+The rule of this file: the governor admits a request only if a connection is available for it.
+Admission charges the request for the current minute. If the request then waited for a connection,
+it could be sent in the next minute.
 """
 
 import logging
@@ -18,7 +18,7 @@ class ConnectionLimit:
     """The greatest number of concurrent requests, reduced while file descriptors are scarce.
 
     Args:
-        most: The limit that the user sets.
+        most: The limit that the user sets, `max_in_flight`.
 
     Raises:
         TypeError: `most` is not an integer.
@@ -29,21 +29,22 @@ class ConnectionLimit:
         self.most: int = check_count("max_in_flight", most)
         self.now: int = self.most
         """The limit at present."""
-        self._answers = 0  # since the limit changed
+        self._answers = 0  # the number of answers since the limit changed
         self._has_warned = False
 
     def lower(self, in_flight: int) -> bool:
-        """Lower the limit to the open connections: the system has no descriptor for another one.
+        """Lower the limit to the number of open connections, after a request got no connection.
 
         Args:
-            in_flight: Requests under way, including the one that got no connection.
+            in_flight: The number of requests under way, including that request.
 
         Returns:
-            Whether other requests are under way; that request can wait for their connections.
+            Whether other requests are under way, so that this one can wait for a connection of
+            theirs. If not, the limit stays as it is.
         """
         if in_flight <= 1:
             return False
-        if not self._has_warned:  # once: the limit rises again, and may be too high again
+        if not self._has_warned:  # once, although the limit may rise and fall many times
             self._has_warned = True
             logger.warning(
                 "too few file descriptors for %d connections: requests wait for open ones",
