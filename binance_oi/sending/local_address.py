@@ -1,7 +1,7 @@
 """Chooses the address of this machine from which requests are sent.
 
-The rule of this file: the exchange counts weight by address. Two names of one address would be two
-budgets for one limit.
+The rule of this file: the exchange counts weight by address, so each address has one budget. The
+default address must not get a second budget when a user names it. `is_default` detects that.
 """
 
 import socket
@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 # No machine has these addresses (RFC 5737, RFC 3849); packets to them take the default route.
 _UNUSED_ADDRESSES = {4: "192.0.2.1", 6: "2001:db8::1"}
-_DISCARD_PORT = 9  # a port; nothing is sent to it
+_DISCARD_PORT = 9  # a port number is required, although we send nothing
 
 
 def family_of(address: str) -> socket.AddressFamily:
@@ -20,12 +20,13 @@ def family_of(address: str) -> socket.AddressFamily:
 def is_default(address: str, host: str) -> bool:
     """Whether the system chooses `address` by itself for a connection to `host`.
 
-    It asks the system for the route and sends nothing. Without a route it returns False.
+    This function asks the system for the route to `host` and sends nothing. It returns False if
+    there is no route.
 
     Args:
         address: An IP address of this machine.
-        host: The host of the exchange. For a name instead of an IP address, the default route
-            decides.
+        host: The host of the exchange. If it is a name instead of an IP address of the same
+            version, this function uses the default route.
     """
     version = ip_address(address).version
     try:
