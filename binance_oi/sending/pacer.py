@@ -1,9 +1,10 @@
 """Limits the requests per second, in batches.
 
-The rule of this file: aiolimiter only paces. It smooths bursts, so that no firewall reacts, and so
-that headers arrive before too much is sent. It never counts weight: `AsyncLimiter(2400, 60)` lets
-4799 through in one minute, serves small amounts first so that large ones starve, and cannot be
-paused, refunded or corrected.
+The rule of this file: aiolimiter limits the pace of requests and never counts weight. An even pace
+does not alarm a firewall. It also lets the counts in the first answers arrive before the client has
+sent too many requests. As a budget, aiolimiter would fail: `AsyncLimiter(2400, 60)` admits a weight
+of 4799 in one minute, and serves small amounts first, so that large ones starve. It also has no way
+to pause, to correct its count, or to refund weight.
 """
 
 import asyncio
@@ -13,26 +14,26 @@ from contextvars import Context
 
 from aiolimiter import AsyncLimiter
 
-BATCHES_PER_SECOND = 100  # a batch is what the pace allows in 1/100 s; it is taken at once
-LONGEST_S = 1e9  # longer than any wait; beyond it, `datetime` and timers may overflow
+BATCHES_PER_SECOND = 100  # a batch is the number of requests that the pace allows in 1/100 s
+LONGEST_S = 1e9  # s, longer than any wait; larger values may overflow `datetime` and timers
 
 
 class Pacer:
     """Lets requests pass, one batch at a time.
 
     Args:
-        pace: Requests per second, above 0; a second's worth may go at once.
+        pace: The most requests per second, above 0. All requests of a second may go at once.
     """
 
     def __init__(self, pace: float) -> None:
         self.pace: float = pace
         self.passed: int = 0
-        """Requests that may pass now and were not sent yet."""
+        """How many requests may still pass from the batches taken so far."""
         self._limiter = AsyncLimiter(max(1.0, pace), min(max(1.0, 1.0 / pace), LONGEST_S))
         self._batch = max(1, int(pace / BATCHES_PER_SECOND))
         self.every: float = min(self._batch / pace, LONGEST_S)
         """Seconds from one batch to the next."""
-        self._pacing: asyncio.Task[None] | None = None  # waits for a batch
+        self._pacing: asyncio.Task[None] | None = None  # the task that waits for a batch
 
     def take_at_once(self) -> bool:
         """Take a batch if it is available now; return whether it was."""
@@ -46,10 +47,11 @@ class Pacer:
         return True
 
     def take(self, wake: Callable[[], object]) -> bool:
-        """Take a batch if it is available; otherwise a task waits for it, and then calls `wake`.
+        """Take a batch if it is available; return whether it was.
 
-        The caller itself must not wait for the limiter, because it keeps deadlines in the meantime.
-        At most one request to the limiter is pending.
+        If not, a task waits for the batch and then calls `wake`; call this method again after that.
+        The caller must not wait for the limiter itself, because it also serves deadlines. At most
+        one such task exists.
         """
         if self._pacing is None:
             if self.take_at_once():
@@ -61,7 +63,7 @@ class Pacer:
         if not self._pacing.done():
             return False
         pacing, self._pacing = self._pacing, None
-        if pacing.cancelled():  # by code that cancels every task of the loop
+        if pacing.cancelled():  # by an application that cancels all tasks of its loop
             return False
         pacing.result()
         self.passed = self._batch
@@ -74,5 +76,5 @@ class Pacer:
             self._pacing = None
 
     def abandon(self) -> None:
-        """Like `stop`, for a closed loop, whose tasks cannot be cancelled."""
+        """Like `stop`, for a closed loop: a task of a closed loop cannot be cancelled."""
         self._pacing = None
