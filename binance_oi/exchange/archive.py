@@ -1,15 +1,19 @@
-"""Files of the exchange's public archive: where they are, and what their bytes say.
+"""The exchange's public archive of past open interest: paths of its files, and their decoding.
 
-The rule of this file: no I/O, and no trust in the bytes. One odd row never spoils the others, and a
-number keeps the digits that the archive has. Marks: [D] documented by the exchange, [O] observed
-live, with the month.
+The rule of this file: it does no I/O, and it does not trust the bytes of a file. One odd row never
+spoils the others. A number keeps the digits that the archive has. Marks: [D] documented by the
+exchange, [O] observed live, with the month.
 
-A file has the rows of one day, every 5 minutes [O 2026-11]. These traps were seen [O 2026-11]:
+A file has the rows of one symbol and one day, one row for every 5 minutes [O 2026-11]. Files have
+these irregularities [O 2026-11]:
 
-    2020-09-01 has each row twice; 2024-08-08 is out of order
-    a day begins at 00:00 and ends at 23:55, or begins at 00:05 and ends at 00:00 of the next day
-    ratios are blank; open interest is 0, negative or blank during outages
-    rows are missing, days are missing, and files are published again with other content
+    the file of 2020-09-01 has each row twice
+    the rows of 2024-08-08 are not in the order of time
+    some days begin at 00:00 and end at 23:55; others begin at 00:05 and end at the next midnight
+    ratios may be blank
+    during outages of the exchange, open interest is 0, negative or blank
+    some rows are missing, and so are the files of some days
+    the exchange replaces files by others with the same name and different content
 """
 
 import io
@@ -25,18 +29,18 @@ from binance_oi.errors import DecodeError, printable
 from binance_oi.exchange.hosts import source_name
 
 PUBLIC_ARCHIVE = "https://data.binance.vision"  # [O] 2026-11; no key, no limit known
-STEP_MS = 300_000  # from row to row
+STEP_MS = 300_000  # from one row to the next
 DAY_MS = 86_400_000
 MAX_CHECKSUM = 4096  # bytes; a real one has about 100
 MAX_ZIP = 1024 * 1024  # bytes; a real one has about 10,000
 MAX_TEXT = 4 * 1024 * 1024  # bytes, unpacked; a real one has about 45,000
-MAX_NAMED = 8  # odd rows of one file that are named; the others are only counted
+MAX_NAMED = 8  # odd rows of one file that we quote; we only count the others
 
 TIME, SYMBOL = "create_time", "symbol"
 VALUE, NOTIONAL = "sum_open_interest", "sum_open_interest_value"
-COLUMNS = (TIME, SYMBOL, VALUE, NOTIONAL)  # the first ones of each file, in this order
+COLUMNS = (TIME, SYMBOL, VALUE, NOTIONAL)  # the first columns of each file, in this order
 
-# `zipfile` bounds what it unpacks for these two methods alone.
+# Only for these two methods does `zipfile` limit the memory that unpacking takes.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})(?:\s|\Z)")
 _NUMBER = re.compile(r"[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
@@ -55,26 +59,28 @@ class MetricsFile:
     rows: dict[int, tuple[str, str | None]] = field(
         default_factory=dict[int, tuple[str, str | None]]
     )
-    """Open interest and notional by instant (Unix ms), as written, in the order of time. The
-    notional is None where the file has none. The last instant may be the next midnight."""
+    """Open interest and notional by instant (Unix ms), in the order of time.
+
+    Both keep the digits of the file. The notional is None if the row has none above 0. The last
+    instant may be the next midnight."""
     blank: set[int] = field(default_factory=set[int])
-    """Instants whose row has no open interest, or none above 0, and that have no other row."""
+    """Instants (Unix ms) whose only rows have no open interest above 0."""
     repeated: int = 0
-    """Rows left out because another row of the same instant says the same."""
+    """The number of rows left out because another row has the same instant and values."""
     odd_rows: list[str] = field(default_factory=list[str])
-    """Rows that are left out for another reason; the first eight, each with its reason."""
+    """The first `MAX_NAMED` rows with an error or a contradiction, each with its reason."""
     odd: int = 0
-    """Their number."""
+    """The number of all rows with an error or a contradiction."""
 
 
 def metrics_path(symbol: str, day: date) -> str:
-    """The path of a file below the archive's URL; its checksum has ``.CHECKSUM`` after it."""
+    """The path of a file below the archive's URL. For its checksum, append ``.CHECKSUM``."""
     name = quote(symbol)
     return f"/data/futures/um/daily/metrics/{name}/{name}-metrics-{day.isoformat()}.zip"
 
 
 def archive_of(base_url: str) -> str:
-    """The URL of the archive that belongs to an exchange: a local exchange has its own."""
+    """The archive's URL for an exchange at `base_url`. A local exchange is its own archive."""
     return base_url if source_name(base_url) == "local" else PUBLIC_ARCHIVE
 
 
@@ -84,10 +90,10 @@ def midnight_ms(day: date) -> int:
 
 
 def decode_checksum(body: bytes) -> str:
-    """The SHA-256 in a checksum file, in hexadecimal digits.
+    """The SHA-256 in a checksum file, in lower-case hexadecimal digits.
 
     Raises:
-        DecodeError: There is none.
+        DecodeError: The file has no SHA-256 at its beginning.
     """
     match = _CHECKSUM.match(body)
     if match is None:
@@ -98,14 +104,15 @@ def decode_checksum(body: bytes) -> str:
 
 
 def unzip(data: bytes, name: str) -> bytes:
-    """The text in an archive file, at most `MAX_TEXT` bytes of it in memory.
+    """Unpack the CSV text in a zip file; never hold more than `MAX_TEXT` + 1 bytes of the text.
 
     Args:
-        data: The zip file.
-        name: What it is called; the text has the same name.
+        data: The content of the zip file.
+        name: The name of the zip file, which ends in ``.zip``. If the zip file has several texts,
+            this selects the one of the same name, which ends in ``.csv``.
 
     Raises:
-        DecodeError: It is not a zip file of one text, or the text is longer than any real one.
+        DecodeError: It is not a zip file with such a text, or the text exceeds `MAX_TEXT` bytes.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
@@ -120,7 +127,7 @@ def unzip(data: bytes, name: str) -> bytes:
                 body = file.read(MAX_TEXT + 1)
     except DecodeError:
         raise
-    # A hostile file makes `zipfile` raise nearly anything: `struct.error`, `OverflowError`.
+    # A hostile file can make `zipfile` raise nearly any error, such as `struct.error`.
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
         raise DecodeError(f"{name} cannot be unpacked: {printable(str(error))}") from error
     except Exception as error:
@@ -133,16 +140,16 @@ def unzip(data: bytes, name: str) -> bytes:
 def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
     """Decode the text of one day.
 
-    Rows come in any order, and more than once. Of two rows of one instant, the later one counts if
-    it has open interest; when they differ, the file names both.
+    The text may have its rows in any order, and more than once. If several rows with open interest
+    have the same instant, the last of them is used; each contradiction is in `odd_rows`.
 
     Args:
-        body: CSV with or without a header, and with any more columns.
-        symbol: Rows of another symbol are odd.
-        day: Rows of another day are odd, but for the next midnight.
+        body: CSV, with or without a header. It may have more columns than `COLUMNS`.
+        symbol: The symbol of the file. A row of another symbol is odd.
+        day: The day of the file. A row of another day is odd, except one of the next midnight.
 
     Raises:
-        DecodeError: It has a header without the columns that we need.
+        DecodeError: The text has a header without the columns for time and open interest.
     """
     text = body.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
     columns, lines = _columns(text.split("\n"))
@@ -156,12 +163,12 @@ def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
 
 
 def _columns(lines: Sequence[str]) -> tuple[Mapping[str, int], Sequence[str]]:
-    """The index of each column, and the lines after the header."""
+    """The index of each known column, and the lines without the header."""
     usual = {name: place for place, name in enumerate(COLUMNS)}
     if not lines:
         return usual, lines
     names = [_unquoted(name).lower() for name in lines[0].split(",")]
-    if not {*names} & {*COLUMNS}:  # no header: other archives of the exchange have none
+    if not {*names} & {*COLUMNS}:  # no header, as in some other archives of the exchange
         return usual, lines
     found = {name: names.index(name) for name in COLUMNS if name in names}
     missing = [name for name in (TIME, VALUE) if name not in found]
@@ -175,7 +182,7 @@ def _unquoted(text: str) -> str:
 
 
 class _Reader:
-    """Takes the lines of one file."""
+    """Decodes the lines of one file into a `MetricsFile`."""
 
     def __init__(self, symbol: str, day: date, columns: Mapping[str, int]) -> None:
         self._symbol, self._date = symbol, f"{day.isoformat()} "
@@ -187,14 +194,14 @@ class _Reader:
         self._found = MetricsFile()
 
     def finish(self) -> MetricsFile:
-        """The rows read so far, sorted by time."""
+        """Return the decoded file, with its rows sorted by time."""
         found = self._found
         found.rows = {time: found.rows[time] for time in sorted(found.rows)}
         found.blank -= found.rows.keys()
         return found
 
     def add(self, line: str, cells: Sequence[str]) -> None:
-        """Take one line, which has these cells."""
+        """Decode one line, which has these cells."""
         if len(cells) <= max(self._time, self._value):
             self._leave_out(line, "it is cut off")
             return
