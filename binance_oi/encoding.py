@@ -1,8 +1,9 @@
-"""Values as dictionaries and as JSON.
+"""Converts values to dictionaries and to JSON.
 
-The rule of this file: any JSON encoder accepts these dictionaries, and no decimal passes through a
-`float`. A field has the name of its attribute. FastAPI and pydantic find their hooks here; this
-module imports pydantic only when pydantic calls a hook.
+The rule of this file: any JSON encoder accepts these dictionaries, unless the caller asks for
+decimals as numbers. No decimal is converted to a `float`. A field has the name of its attribute.
+The hooks for FastAPI and pydantic are here as well. This module imports pydantic only when pydantic
+calls its hook.
 """
 
 import json
@@ -15,26 +16,27 @@ from importlib import import_module
 from typing import Any, Literal, cast, get_type_hints
 
 Decimals = Literal["text", "number"]
-"""How to write a decimal: as text with the exchange's digits, or as a number with these digits."""
+"""How to write a decimal: as text, or as a number. Both have the exchange's digits."""
 
-# The JSON schema of a field, by its type; a field of another type may hold anything.
+# The pydantic schema of a field, by the field's type. Any other type has the schema `any`.
 _SCHEMAS = {str: "str", int: "int", Decimal: "str", datetime: "str"}
 
 
 class Encodable:
-    """A value with fields: a struct, a dataclass, a named tuple."""
+    """Base of the values with fields: structs, dataclasses and named tuples."""
 
     __slots__ = ()
 
     def to_dict(self, *, decimals: Decimals = "text") -> dict[str, Any]:
-        """Every field under its name, ready for any JSON encoder.
+        """A dictionary of all fields by name, ready for any JSON encoder.
 
-        A decimal is text, digit by digit as the exchange wrote it. A `datetime` is ISO 8601 in UTC.
-        A float that is not finite is None, because JSON has none. Values inside are dictionaries.
+        A decimal becomes text with the exchange's digits. A `datetime` becomes ISO 8601 text in
+        UTC. A `float` that is not finite becomes None, because JSON has no such numbers. A field
+        that is itself a value with fields becomes a dictionary.
 
         Args:
-            decimals: ``"number"`` leaves each decimal the exact `Decimal` that it is, which few
-                JSON encoders take; see `to_json`.
+            decimals: ``"number"`` keeps each decimal as a `Decimal`. Few JSON encoders accept a
+                `Decimal`; `to_json` does.
 
         Raises:
             ValueError: `decimals` is neither ``"text"`` nor ``"number"``.
@@ -47,8 +49,11 @@ class Encodable:
 
         Args:
             decimals: ``"number"`` writes each decimal as a JSON number with the exchange's digits.
-                Most readers convert such a number to a double, so a decimal that a double would
-                round stays text.
+                Most readers of JSON convert a number to a double. So a decimal that such
+                a reader would show with other digits remains text.
+
+        Raises:
+            ValueError: `decimals` is neither ``"text"`` nor ``"number"``.
         """
         return json_text(self, decimals=decimals)
 
@@ -62,7 +67,7 @@ class Encodable:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """For pydantic: a field of this type accepts an instance, and `to_dict` is its JSON."""
+        """The schema for pydantic: a field accepts only an instance, and its JSON is `to_dict`."""
         core = import_module("pydantic_core.core_schema")
         hints = get_type_hints(cls)
         fields = {
@@ -78,43 +83,43 @@ class Encodable:
 
 
 class EncodableByKey(Encodable):
-    """An `Encodable` that is no container: ``dict(value)`` and ``{**value}`` give its fields.
+    """An `Encodable` that is not a container, so ``dict(value)`` can return its fields.
 
     FastAPI calls ``dict(value)`` when a handler returns a value and declares no type.
     """
 
     __slots__ = ()
-    __iter__: None = None  # or Python would try the keys 0, 1, 2 …
+    __iter__: None = None  # otherwise `iter(value)` would call `__getitem__` with 0, 1, 2 …
 
     def keys(self) -> Collection[str]:
-        """The names of the fields in `to_dict`."""
+        """The keys of `to_dict`."""
         return tuple(self._field_names())
 
     def __getitem__(self, name: str) -> Any:
-        """A field of `to_dict`: a decimal is text."""
+        """The field `name` as in `to_dict`: a decimal is text."""
         if name not in self.keys():
             raise KeyError(name)
         return plain(getattr(self, name), "text")
 
 
 def json_text(value: object, *, decimals: Decimals = "text") -> str:
-    """A value, or a container of values, as one line of JSON; see `Encodable.to_json`."""
+    """Write a value or a container of values as one line of JSON; see `Encodable.to_json`."""
     check_decimals(decimals)
     return _written(plain(value, decimals))
 
 
 def check_decimals(decimals: object) -> None:
-    """Refuse an argument that means nothing.
+    """Check an argument of type `Decimals`.
 
     Raises:
-        ValueError: It is neither ``"text"`` nor ``"number"``.
+        ValueError: `decimals` is neither ``"text"`` nor ``"number"``.
     """
     if decimals not in ("text", "number"):
         raise ValueError(f'decimals must be "text" or "number": {decimals!r}')
 
 
 def plain(value: object, decimals: Decimals) -> Any:
-    """Convert a value to a type of JSON; an object without such a type becomes its type's name."""
+    """Convert a value to a type of JSON. For any other object, return the name of its type."""
     match value:
         case Enum():
             return plain(value.value, decimals)
@@ -147,7 +152,7 @@ def _plain_container(value: object, decimals: Decimals) -> Any:
 
 
 def _text(text: str) -> str:
-    """Escape what UTF-8 cannot encode: a file name may contain bytes that are no text."""
+    """Escape characters that UTF-8 cannot encode, such as Python's surrogates in a file name."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -167,5 +172,5 @@ def _dumped(value: object) -> str:
 
 
 def _would_be_rounded(number: Decimal) -> bool:
-    """Whether a reader that keeps numbers as doubles would show another number, or none."""
+    """Whether `number` changes, or is not finite, when a reader of JSON converts it to a double."""
     return not number.is_finite() or Decimal(repr(float(number))) != number
