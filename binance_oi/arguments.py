@@ -1,10 +1,12 @@
-"""Checks of the numbers, paths and types that a caller passes.
+"""Checks the numbers, paths and types that a caller passes.
 
-The rule of this file: an argument is checked before anything is queued, charged or sent. A wrong
-type is a `TypeError`, a wrong value a `ValueError`; both name the argument.
+The rule of this file: public calls check their arguments before they queue, charge or send
+anything. A wrong type raises `TypeError`, and a wrong value raises `ValueError`. Both errors name
+the argument.
 
-Any real number is accepted, also numpy's and `Fraction`. `Decimal` is refused, because it does not
-mix with `float`; so are `str` and `timedelta`. A `bool` is refused, as it is usually a mistake.
+A number may be any real number, such as one of numpy's or a `Fraction`. These types raise
+`TypeError`: `Decimal`, because Python does not add it to a `float`; `bool`, because it is usually a
+mistake; `str` and `timedelta`, because they are not numbers.
 """
 
 import math
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 StrPath: TypeAlias = str | os.PathLike[str]
-"""A path as every public call takes it."""
+"""The type of a path in every public call."""
 
 
 def check_number(
@@ -25,12 +27,12 @@ def check_number(
     Args:
         name: Name of the argument.
         value: The caller's value.
-        above: The value must be larger.
-        least: The value must not be smaller.
+        above: The value must be larger than this.
+        least: The value must not be smaller than this.
 
     Raises:
-        TypeError: It is not a real number.
-        ValueError: It is not finite, or out of range.
+        TypeError: The value is not a real number.
+        ValueError: The value is not finite, or out of range.
     """
     number = as_float(name, value)
     if not (math.isfinite(number) and number > above and number >= least):
@@ -49,8 +51,8 @@ def check_count(name: str, value: object, *, most: int | None = None) -> int:
         most: The largest value allowed; None allows any.
 
     Raises:
-        TypeError: It is not an integer.
-        ValueError: It is out of range.
+        TypeError: The value is not an integer.
+        ValueError: The value is infinite or NaN, below 1, or above `most`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         if isinstance(value, float) and not math.isfinite(value):
@@ -64,10 +66,10 @@ def check_count(name: str, value: object, *, most: int | None = None) -> int:
 
 
 def as_float(name: str, value: object) -> float:
-    """Return `value` as a `float`; an integer beyond its range becomes infinite.
+    """Return `value` as a `float`. An integer that is too large for a `float` becomes infinite.
 
     Raises:
-        TypeError: It is not a real number.
+        TypeError: The value is not a real number.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number (int or float), not {type(value).__name__}")
@@ -85,12 +87,12 @@ def check_path(name: str, value: object) -> Path:
         value: The caller's value: a `str`, or an `os.PathLike` of a `str`.
 
     Raises:
-        TypeError: It is not a path, or a path of bytes.
-        ValueError: It is empty, which would mean the current directory.
+        TypeError: The value is not a path, or its path is `bytes`.
+        ValueError: The value is empty. `Path` would take it for the current directory.
     """
     kind, path = type(value).__name__, value
     if isinstance(value, os.PathLike):
-        path = os.fspath(cast("os.PathLike[str]", value))  # which may be of bytes
+        path = os.fspath(cast("os.PathLike[str]", value))  # this may return `bytes`
         kind += f" of {type(path).__name__}"
     if not isinstance(path, str):
         raise TypeError(f"{name} must be a str or an os.PathLike of one, not {kind}")
@@ -100,10 +102,10 @@ def check_path(name: str, value: object) -> Path:
 
 
 def check_type(name: str, value: object, kind: type, *others: None) -> None:
-    """Check that `value` is a `kind`, or one of `others`.
+    """Check that `value` is an instance of `kind`, or one of `others`.
 
     Raises:
-        TypeError: It is not.
+        TypeError: The value is neither.
     """
     if not isinstance(value, kind) and value not in others:
         wanted = " or ".join([kind.__name__, *map(str, others)])
