@@ -1,8 +1,9 @@
-"""Ends the streams of a service at a signal, before its server waits for them.
+"""Ends the streams of a service at a stop signal, because its server waits for them to end.
 
-The rule of this file: every signal does what it did before. A server may install its handlers after
-ours, and two services may end in any order, so handlers of this file are links of a chain, and each
-removes only itself.
+The rule of this file: a signal keeps its earlier effect, because each of our handlers also calls
+the handler that it replaced. So the handlers form a chain. A server may install its handlers after
+ours, and several services may end in any order. Therefore a service that ends removes only its own
+links from the chain.
 """
 
 import asyncio
@@ -22,16 +23,18 @@ class Draining:
     """Calls `drain` in the running loop at SIGINT and SIGTERM.
 
     Args:
-        drain: Ends the streams.
+        drain: Ends the streams of the service.
     """
 
     def __init__(self, drain: Callable[[], object]) -> None:
         self._drain, self._loop = drain, asyncio.get_running_loop()
 
     def heed(self) -> None:
-        """Heed the signals for which somebody has a handler; may be repeated, and should be.
+        """Install our handler for each signal that already has a handler in Python.
 
-        Outside the main thread it does nothing: Python has signals there alone.
+        Call this again for each new stream: the server may have replaced our handler meanwhile. A
+        repeated call adds no second link to a chain. Outside the main thread this does nothing,
+        because only the main thread can set handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -41,7 +44,7 @@ class Draining:
                 signal.signal(number, _Link(self, handler))
 
     def forget(self) -> None:
-        """Leave the signals as they are without this object."""
+        """Remove the links of this object from the chains of all signals."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -53,13 +56,13 @@ class Draining:
                 signal.signal(number, handler.before)
 
     def act(self) -> None:
-        """End the streams, if the loop still runs."""
+        """Let the loop call `drain`, unless the loop is closed."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._drain)
 
 
 class _Link:
-    """A handler that calls the one before it."""
+    """A handler of one service. It also calls the handler that it replaced (`before`)."""
 
     def __init__(self, owner: Draining, before: Handler) -> None:
         self.owner: Draining = owner
@@ -71,7 +74,7 @@ class _Link:
 
 
 def _links(handler: object) -> Iterator[_Link]:
-    """Our links of a chain of handlers, the newest first."""
+    """The links of this module at the start of a chain of handlers, the newest first."""
     while isinstance(handler, _Link):
         yield handler
         handler = handler.before
