@@ -119,7 +119,7 @@ def unzip(data: bytes, name: str) -> bytes:
             texts = [each for each in packed.infolist() if each.filename.endswith(".csv")]
             named = [each for each in texts if each.filename == name.removesuffix(".zip") + ".csv"]
             if len(named or texts) != 1:
-                raise DecodeError(f"{name} holds {len(texts)} texts, and not one")
+                raise DecodeError(f"{name} has {len(texts)} CSV texts instead of one")
             (text,) = named or texts
             if text.compress_type not in _METHODS:
                 raise DecodeError(f"{name} is packed by an unknown method ({text.compress_type})")
@@ -207,7 +207,7 @@ class _Reader:
             return
         time = self._instant(cells[self._time])
         if time is None:
-            self._leave_out(line, "its time is none of this day's")
+            self._leave_out(line, "its time is not of this day")
         elif self._name is not None and not self._is_ours(cells):
             self._leave_out(line, "it is of another symbol")
         else:
@@ -235,7 +235,7 @@ class _Reader:
             found.rows[time] = row
             return
         if value and _SIGNED.fullmatch(value) is None:
-            self._leave_out(line, "its open interest is no number")
+            self._leave_out(line, "its open interest is not a number")
         found.blank.add(time)
 
     def _notional_of(self, cells: Sequence[str]) -> str | None:
