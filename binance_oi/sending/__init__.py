@@ -1,22 +1,24 @@
-"""Sends one request, and reads the response.
+"""Sends one request, and reads its answer.
 
-retry.py              when a request is sent again
-pacer.py              how fast requests leave
-connection_limit.py   how many requests may be under way
-governor.py           the queue and the gate
-governors.py          one governor for each limit
-deadline.py           the end of a request, with one timer for all
-local_address.py      which address of this machine a request comes from
-kept_connections.py   how long a kept connection may be silent
-wire.py               the bytes of a request
-plain_answers.py      the usual answer, read without a parser
-parked_connections.py connections that have just served
-guard.py              what stands between a connection and aiohttp
-connections.py        connections of our own session
-caller_session.py     requests through a caller's session
-transport.py          one GET, with its permit, its deadline and its errors
-sender.py             the send loop: every request goes through it
-shared_calls.py       identical calls at the same time share one request
+retry.py              decides whether and when to send a failed request again
+pacer.py              limits the requests per second
+connection_limit.py   limits the requests at the same time
+governor.py           has the queue of calls, and admits them
+governors.py          makes one governor for each limit of the exchange
+deadline.py           ends late calls, with one timer for all of them
+local_address.py      chooses the address of this machine that requests come from
+kept_connections.py   decides which kept connections may be used again
+wire.py               makes the bytes of a request
+plain_answers.py      reads the usual answer without an HTTP parser
+parked_connections.py keeps connections that served a request a moment ago
+guard.py              counts the bytes of an answer before aiohttp gets them
+connections.py        opens and uses our own connections
+caller_session.py     sends requests through a caller's session
+transport.py          sends one GET, with its permit, its deadline and its errors
+sender.py             has the send loop that serves every request
+shared_calls.py       lets identical calls share one request
+files.py              downloads files from a public server, without a budget
+late_flush.py         flushes a pool after some time without a request
 """
 
 from binance_oi.sending.retry import RetryPolicy
