@@ -1,18 +1,18 @@
 """Deadlines for many calls with one timer.
 
 A timer for each call would take a tenth of the time of a request. The calls of a client have the
-same timeout, so they end in the order in which they began. So the loop needs a timer only for the
-first one.
+same timeout, so their deadlines are in the order in which the calls began. One timer for the
+earliest deadline is enough.
 
 The rule of this file: after a call has ended, no timer and no deadline has a reference to any part
 of it.
 
-If an answer arrives in time, the call must get it, even if the loop could not read it in time. The
-caller's code may have blocked the loop, so that the answer is in the socket when the timer fires.
-So an expired deadline first lets the loop read. It cancels its task only after `QUIET_PASSES`
-passes of the loop in a row without a byte. The passes follow each other at once, so they take no
-time. A server that keeps sending cannot extend them, because the longest answer bounds their
-number.
+If an answer arrives in time, the call must get it, even if the loop could not read it in time. For
+example, the application may have blocked the loop, so that the answer is still in the socket when
+the timer fires. Therefore a deadline whose time is over first lets the loop read. It cancels its
+task only after `QUIET_PASSES` passes of the loop in a row without a byte. The passes follow each
+other without a pause, so they take almost no time. A server that keeps sending cannot extend them
+for long, because the size of the longest answer bounds their number.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Arrival(Protocol):
 
     @property
     def received(self) -> int:
-        """Bytes received by now; -1 before the request is sent."""
+        """The number of bytes received so far; -1 before the request is sent."""
         ...
 
     @property
@@ -52,7 +52,7 @@ class Deadline:
         self.begin(when, task)
 
     def begin(self, when: float, task: asyncio.Task[object]) -> None:
-        """Give `task` time until `when`, loop time."""
+        """Start: `task` may run until the loop time `when`."""
         self.when: float = when
         self.expired: bool = False
         self.task: asyncio.Task[object] | None = task
@@ -74,7 +74,7 @@ class Deadline:
             self.task.cancel()
 
     def run_out(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        """Let the loop read what has arrived, then expire if the task still waits."""
+        """Let the loop read the bytes that arrived; then expire if the task still waits."""
         arrival = self._progress()
         if arrival is None or arrival.received < 0:
             self.expire()
@@ -98,8 +98,8 @@ class Deadline:
             context: The context for the callbacks.
             arrival: The progress of the answer.
             before: Bytes that had arrived before this pass.
-            quiet: Passes without a byte until the deadline expires.
-            passes: Passes until the deadline expires, whatever arrives.
+            quiet: The number of further passes in a row without a byte until the deadline expires.
+            passes: The number of further passes until it expires, even if bytes arrive.
         """
         received = arrival.received
         quiet = quiet - 1 if received == before else QUIET_PASSES
@@ -118,7 +118,10 @@ class Deadline:
 
 
 class _EarlyDeadline(Deadline):
-    """A deadline that ends before an earlier one does: a second attempt has less time left."""
+    """A deadline before the last one in the queue, so it needs a timer of its own.
+
+    An example is the deadline of a second attempt, which has less time left than a first one.
+    """
 
     __slots__ = ("_early", "_timer")
 
@@ -157,9 +160,9 @@ class Deadlines:
         """Start a deadline that cancels the current task after `seconds`.
 
         Args:
-            seconds: From now on.
-            arrival: The progress of the answer that the task waits for. The loop reads bytes that
-                arrived in time before the deadline expires.
+            seconds: The time from now.
+            arrival: The progress of the answer that the task waits for. Before the deadline
+                expires, the loop reads the bytes that arrived in time.
         """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
@@ -175,11 +178,13 @@ class Deadlines:
         return deadline
 
     def add(self, deadline: Deadline, when: float, task: asyncio.Task[object], now: float) -> bool:
-        """Start a deadline that its caller made; False if an earlier call has a later deadline.
+        """Start a deadline that the caller made; return whether it was started.
+
+        It is not started if it is earlier than the last one in the queue. Then use `start`.
 
         Args:
-            deadline: Neither its task nor its instant is set.
-            when: Its instant, loop time.
+            deadline: A deadline without a task; this method calls its `begin`.
+            when: The loop time at which it cancels the task.
             task: The current task.
             now: The loop's time.
         """
@@ -210,9 +215,10 @@ class Deadlines:
             self._timer = None
 
     def _forget_done(self) -> None:
-        """Drop finished deadlines, which would pile up: most calls end long before their deadline.
+        """Drop finished deadlines from the queue, where they would pile up.
 
-        One deadline always stays, because `start` compares with the last one.
+        Most calls end long before their deadline. The last deadline always stays, because `start`
+        compares a new one with it.
         """
         queue = self._queue
         while len(queue) > 1 and not queue[0].pending:
