@@ -80,17 +80,17 @@ class _Options(TypedDict, total=False):
 
 
 class Started(NamedTuple):
-    """A first attempt that `Transport.start` sent, or not."""
+    """The state of a first attempt that did not end on the fast path of `Sender.send`."""
 
     permit: Permit
     began: float
-    """Loop time."""
+    """Loop time at which the permit was issued."""
     attempt: Attempt | None = None
-    """What was sent."""
+    """The attempt, if `Transport.start` sent it."""
     answer: Answer | None = None
-    """A plain answer, which could not be used."""
+    """The complete answer, if it came but the sender could not return its value."""
     error: BaseException | None = None
-    """What ended the wait for the answer, or its use."""
+    """The error that ended the wait for the answer, or that came from settling or decoding it."""
 
 
 class Transport:
@@ -166,7 +166,7 @@ class Transport:
             await self._connector.open(url, count, busy)
 
     def leave_to_parent(self) -> None:
-        """In a forked child, keep the parent's session open for ever.
+        """In a forked child, keep the parent's session open forever.
 
         A child shares the sockets and the epoll of its parent. If the child closed a connection,
         the parent would receive nothing more on it.
@@ -175,7 +175,7 @@ class Transport:
             _of_the_parent.append(self._session)
 
     def distrust_connections(self) -> None:
-        """Close every connection on which the answer to another request may still arrive."""
+        """Stop using all open connections: an answer to an earlier request may still arrive."""
         self._kept.distrust()
 
     def start(
@@ -186,17 +186,21 @@ class Transport:
         loop: asyncio.AbstractEventLoop,
         now: float,
     ) -> Attempt | None:
-        """Send a request at once, if a connection has just served; the permit must be of now.
+        """Send a request at once, if a connection served another one a moment ago.
 
-        Wait for `Attempt.answer`, and then call `follow`; or pass the attempt to `get`, with the
-        error if there is one.
+        The caller must have got or checked its permit in this step of the loop. Afterwards, it
+        awaits `Attempt.answer` and calls `follow`. If the wait raises an error, or `follow` returns
+        None, it passes the attempt and the error to `get`.
 
         Args:
             target: The request.
-            max_bytes: Bound of the decoded body.
+            max_bytes: The largest body accepted, in bytes after decompression.
             timeout: Seconds from now to the end of the body.
             loop: The running loop.
-            now: Its time.
+            now: The loop's time.
+
+        Returns:
+            The attempt; None if nothing was sent.
         """
         connector, task = self._connector, asyncio.current_task(loop)
         if connector is None or task is None or self._closed:
@@ -210,7 +214,7 @@ class Transport:
         return None
 
     def follow(self, target: Target, attempt: Attempt) -> PlainAnswer | None:
-        """The usual answer to a started request; None for another, which `get` reads."""
+        """Return the answer to a request of `start`; None if it is unusual. Then call `get`."""
         assert self._connector is not None  # it has sent the request
         plain = self._connector.follow(target.wire.origin, attempt)
         if plain is not None:
@@ -288,7 +292,7 @@ class Transport:
                 self._leave(attempt.guard, attempt)
 
     def _leave(self, guard: Guard, attempt: Attempt) -> None:
-        """End what an attempt has to do with its connection."""
+        """End the use of a connection by an attempt; reset the connection if no byte came."""
         if attempt.silent:
             self._kept.ended(guard.line)
             guard.reset()
