@@ -59,7 +59,7 @@ class Guard(asyncio.BufferedProtocol):
         self.refusal: int = 0  # the status of the answer if it is a refusal
         # Whether it is new and unused, because its first request was too late to be sent.
         self.unused: bool = False
-        self.ended: bool = False  # whether the other side ended the connection, or it failed
+        self.ended: bool = False  # whether the other side, or an error, ended the connection
         self._large, self._small = buffer, buffer[:BYTES_PER_READ]
         self._buffer = self._small
         self._tail = b""
@@ -226,7 +226,8 @@ class Guard(asyncio.BufferedProtocol):
         """Pass headers on to aiohttp separately from the bytes after them.
 
         If one piece has both headers and a broken body, aiohttp drops the status with the body, and
-        we would miss a ban. We also note a refusal ourselves, because its headers may be broken.
+        we would miss a ban. We also note the status of a refusal ourselves, because its headers
+        may be broken.
         """
         seen, start, line = self._tail + data, len(self._tail), 0
         self._note_refusal(seen, line)
