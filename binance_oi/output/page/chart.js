@@ -1,15 +1,15 @@
 /* A chart of one symbol on a canvas: lines over time, with gaps behind them.
-   The rule of this file: it knows nothing of the page. It draws the lines that `show` received, each
-   in a pane of its own. The pointer, fingers, keys and Ctrl+wheel move the view and the crosshair, and
-   the chart then calls `changed`. A line breaks where values are missing: at a NaN or a pause. Colours
-   come from the style sheet. */
+   The rule of this file: it does not depend on the page. It draws each line that `show` received in a
+   pane of its own. The user moves the view and the crosshair by pointer, fingers, keys or Ctrl+wheel;
+   the chart then calls `changed`. A line breaks at a NaN, and at a pause longer than `BREAK` allows.
+   The style sheet gives the colours. */
 "use strict";
 
 const EDGE = { left: 8, right: 70, top: 8, bottom: 24 }; // CSS pixels around the plot
-const SPACE = 14; // between the panes of two lines
+const SPACE = 14; // CSS pixels between the panes of two lines
 const FONT = "11px system-ui, sans-serif";
-const BREAK = 3; // times the median distance; the line breaks between values further apart
-const LEAST_SPAN = 60e3; // ms; the deepest zoom
+const BREAK = 3; // a line breaks between values further apart than 3 times the median distance
+const LEAST_SPAN = 60e3; // ms; the shortest view that a zoom can reach
 const STEPS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800]
   .map((seconds) => seconds * 1000);
 
@@ -20,17 +20,17 @@ class Chart {
     this.changed = changed;
     this.lines = []; // {name, colour, times, values}
     this.gaps = []; // {first, last, reason, colour}
-    this.whole = [0, 1]; // ms
-    this.view = [0, 1]; // ms
-    this.at = null; // ms under the crosshair
-    this.dragged = null; // [from, to] in CSS pixels
-    this.fingers = new Map(); // pointer to CSS pixels
-    this.pinched = null; // the instants under two fingers, ms
-    this.asked = false; // whether a frame is requested and not yet drawn
+    this.whole = [0, 1]; // the longest view, [first, last] in ms
+    this.view = [0, 1]; // the visible span, [first, last] in ms
+    this.at = null; // the time under the crosshair, ms; null if it is hidden
+    this.dragged = null; // the span that the pointer selects, [from, to] in CSS pixels
+    this.fingers = new Map(); // from pointer ids to x positions in CSS pixels
+    this.pinched = null; // the times under two fingers when they touched the chart, ms
+    this.asked = false; // whether we requested a frame that the browser has not drawn yet
     this.listen();
   }
 
-  /** Show other lines. The view stays if `keep` is set and the view overlaps the new lines. */
+  /** Show other lines. If `keep` is set, a zoomed view stays, or follows the newest values. */
   show(lines, gaps, whole, keep = false) {
     const followed = this.view[1] >= this.whole[1];
     const width = this.view[1] - this.view[0];
@@ -62,7 +62,7 @@ class Chart {
     this.view = [from, from + width];
   }
 
-  // -- where things are ---------------------------------------------------------------------------
+  // -- positions ----------------------------------------------------------------------------------
 
   get plot() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
@@ -73,7 +73,7 @@ class Chart {
     };
   }
 
-  /** The part of the plot that a line has: the first of two has two thirds of the height. */
+  /** The pane of a line. Of two lines, the first gets two thirds of the plot's height. */
   pane(number) {
     const plot = this.plot;
     if (this.lines.length < 2) return plot;
@@ -91,7 +91,7 @@ class Chart {
     return this.view[0] + Math.min(1, Math.max(0, (x - plot.x) / plot.width)) * (this.view[1] - this.view[0]);
   }
 
-  /** The values at the crosshair: the last ones at or before it. */
+  /** For each line, the last value at or before the crosshair. */
   get reading() {
     if (this.at === null) return null;
     const found = this.lines.map((line) => {
@@ -164,7 +164,7 @@ class Chart {
     }
   }
 
-  /** Draw a line in its pane; returns whether it has a value there. */
+  /** Draw a line in its pane; return whether the line has a value in the view. */
   paintLine(pen, pane, line, number) {
     const from = Math.max(0, after(line.times, this.view[0]) - 1);
     const to = Math.min(line.times.length, after(line.times, this.view[1]) + 1);
@@ -180,7 +180,7 @@ class Chart {
     pen.rect(pane.x, pane.y, pane.width, pane.height);
     pen.clip();
     pen.beginPath();
-    let before = null; // the index of the value that the line comes from
+    let before = null; // the index of the previous point; null after a NaN
     for (const i of thin(line, from, to, Math.ceil(pane.width))) {
       const value = line.values[i], x = this.x(line.times[i]);
       const isBroken = before === null || line.times[i] - line.times[before] > line.breakAfter && i === before + 1;
@@ -197,7 +197,7 @@ class Chart {
     return true;
   }
 
-  /** Draw the values at the edge; returns the function that makes their text. */
+  /** Draw the labels of the value axis; return the function that formats a value. */
   paintValues(pen, pane, line, low, high, last) {
     const { step, text } = axis(low, high, pane.height / 32);
     pen.textAlign = "left";
@@ -241,7 +241,7 @@ class Chart {
     }
   }
 
-  // -- moving -------------------------------------------------------------------------------------
+  // -- input --------------------------------------------------------------------------------------
 
   listen() {
     const canvas = this.canvas;
@@ -253,12 +253,12 @@ class Chart {
       canvas.addEventListener(kind, (event) => this.release(event));
     }
     canvas.addEventListener("pointerleave", () => {
-      if (this.pointed && !this.dragged) this.point(null); // a crosshair set by keys stays
+      if (this.pointed && !this.dragged) this.point(null); // a crosshair that the keys set stays
     });
     canvas.addEventListener("dblclick", () => this.zoom(...this.whole));
     canvas.addEventListener("keydown", (event) => this.key(event));
     canvas.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey) return; // the plain wheel scrolls the page
+      if (!event.ctrlKey) return; // without Ctrl, the wheel scrolls the page
       event.preventDefault();
       this.scale(Math.exp(event.deltaY / 300), this.time(event.offsetX));
     }, { passive: false });
@@ -285,7 +285,7 @@ class Chart {
     } else this.point(this.time(event.offsetX), true);
   }
 
-  /** Zoom so that the same two instants stay under the two fingers. */
+  /** Zoom so that the same two times stay under the two fingers. */
   pinch() {
     const [left, right] = [...this.fingers.values()].sort((a, b) => a - b);
     const [first, last] = this.pinched;
@@ -337,7 +337,7 @@ class Chart {
     move();
   }
 
-  /** Move the crosshair. If it would leave the view, the view moves as well. */
+  /** Move the crosshair to a time. If that time is outside the view, move the view as well. */
   follow(time) {
     const at = Math.min(Math.max(time, this.whole[0]), this.whole[1]);
     const width = this.view[1] - this.view[0];
@@ -359,7 +359,7 @@ function after(times, time) {
   return low;
 }
 
-/** The longest distance of two values that the line joins. */
+/** The longest time between two values that the line still joins, ms. */
 function longest(times) {
   const steps = [];
   for (let i = 1; i < times.length; i++) steps.push(times[i] - times[i - 1]);
@@ -367,7 +367,7 @@ function longest(times) {
   return steps.length ? BREAK * steps[steps.length >> 1] : Infinity;
 }
 
-/** The indices to draw: the lowest and highest value of each pixel column, both ends of each pause. */
+/** The indices to draw: the lowest and highest value of each pixel column, and all ends of pauses. */
 function thin(line, from, to, columns) {
   if (to - from <= 4 * columns) return Array.from({ length: to - from }, (_, i) => from + i);
   const kept = [];
@@ -387,7 +387,7 @@ function thin(line, from, to, columns) {
   return kept;
 }
 
-/** The lowest and highest value with some room; null without any value. */
+/** The lowest and highest value, with a margin of 6 % of their difference; null without a value. */
 function rangeOf(values, from, to) {
   let low = Infinity, high = -Infinity;
   for (let i = from; i < to; i++) {

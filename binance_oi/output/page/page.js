@@ -1,52 +1,53 @@
 /* The script of the page of the service, and of a report.
    The rule of this file: the page has one state, and redraws each part whose state changed. A report
-   carries its state in a block of JSON; the live page builds the same state from `events`, `changes`
-   and `history`. Texts are made in format.js, and the chart is in chart.js. */
+   contains its state as a block of JSON. The live page builds the same state from the answers of the
+   service's routes `events`, `changes` and `history`. format.js formats numbers and dates, and
+   chart.js draws the chart. */
 "use strict";
 
 const WINDOWS = { "5m": 3e5, "1h": 36e5, "4h": 144e5, "24h": 864e5 }; // ms
 const RANGES = { "1h": 36e5, "4h": 144e5, "1d": 864e5, "7d": 6048e5, "30d": 2592e6, all: 0 };
-const FIRST_ROWS = 100; // of the table; more only on demand, because drawing them takes long
-const TREND_SPAN = 864e5; // ms
+const FIRST_ROWS = 100; // of the table; "Show all" shows more, because drawing many rows is slow
+const TREND_SPAN = 864e5; // ms; how much time a trend covers
 const TREND_POINTS = 60;
-const MOST_VALUES = 20e3; // of a symbol; older ones are dropped
-const MOST_LISTED = 2000; // rows of the tables below the chart
+const MOST_VALUES = 20e3; // of a symbol; we drop older values
+const MOST_LISTED = 2000; // rows in each table below the chart
 const MOST_GAPS = 500;
-const DOLLARS = /(USDT|USDC|USD|FDUSD|BUSD|USD1)$/; // quote assets; as in movers.py
-const RETRY = [1000, 2000, 4000, 8000, 15000]; // ms until the next connection
-const CHANGES_EVERY = 60e3; // ms
-const FILLING = 3e3; // ms until the next question, while the service reads its recording
-const STALE_AFTER = 3; // periods without a sweep
-const LINK_AFTER = 300; // ms; a browser refuses to change the link too often
-const SPOKEN_AFTER = 400; // ms without a key, until the reading is spoken
+const DOLLARS = /(USDT|USDC|USD|FDUSD|BUSD|USD1)$/; // the quote assets that count as USD; as in movers.py
+const RETRY = [1000, 2000, 4000, 8000, 15000]; // ms until the next attempt to connect
+const CHANGES_EVERY = 60e3; // ms between two requests for `changes`
+const FILLING = 3e3; // ms until the next request for `changes`, while the service still reads its recording
+const STALE_AFTER = 3; // after so many periods without a sweep, the page says "stale"
+const LINK_AFTER = 300; // ms; a browser refuses to change the page's address too often
+const SPOKEN_AFTER = 400; // ms after the last key, until a screen reader speaks the values
 const COLUMNS = [
   ["symbol", "Symbol"], ["size", "Open interest"], ...Object.keys(WINDOWS).map((name) => [name, name]),
   ["z", "z 1h"], ["age", "Age"], ["trend", "Trend"],
 ];
 
 const DETAILS = ["values", "gaps"];
-const HELD = ["overrun", "late", "limited", "budget", "clock"]; // we sent nothing, on purpose
+const HELD = ["overrun", "late", "limited", "budget", "clock"]; // reasons of gaps in which we sent nothing on purpose
 const DEFAULTS = {
   symbol: "", sort: "size", down: true, find: "", unit: "usd", range: "1d", pins: [], all: false,
-  view: null, // [first, last] of the chart, ms; null is its whole range
-  open: [], // of DETAILS
+  view: null, // the chart's visible span, [first, last] in ms; null for its whole range
+  open: [], // those of DETAILS that the user has opened
 };
 
 const state = {
   head: null, // {source, every, budget}
   sweep: null, // {slot, next_slot, asked, read}
-  rows: new Map(), // symbol to {symbol, coins, usd, time, changes, z, trend: [[time, coins]]}
+  rows: new Map(), // from a symbol to {symbol, coins, usd, time, changes, z, trend: [[time, coins]]}
   gaps: [], // {first, last, reason, detail}
-  series: new Map(), // symbol to {times, values, usd, holes}
+  series: new Map(), // from a symbol to {times, values, usd, holes}
   link: { ...DEFAULTS },
-  live: "connecting", // or live, stale, gone
-  since: null, // when it became live, ms
+  live: "connecting", // or "live", "stale", "gone"; "still" in a report
+  since: null, // when the page became live, Unix ms
 };
-const still = document.getElementById("still"); // the state of a report, if this is one
+const still = document.getElementById("still"); // the element with a report's state; null on the live page
 const $ = (name) => document.getElementById(name);
-// -- the link: the view as a part of the page's address --------------------------------------------
+// -- the link: what the user has chosen, as a part of the page's address ---------------------------
 
-let defaults = DEFAULTS; // a report begins with others
+let defaults = DEFAULTS; // a report replaces them
 
 function readLink() {
   const found = new URLSearchParams(location.hash.slice(1));
@@ -69,7 +70,7 @@ function readLink() {
 
 let linkTimer = null;
 
-/** Write the link a little later, and once for many changes. */
+/** Write the link after a delay, so that many changes cause one write. */
 function saveLink() {
   linkTimer ??= setTimeout(writeLink, LINK_AFTER);
 }
@@ -90,7 +91,7 @@ function writeLink() {
 
 // -- the market ------------------------------------------------------------------------------------
 
-/** Use coins when no price is known; otherwise the column would be empty. */
+/** Whether the table shows USD. Without any price it shows coins, or the column would be empty. */
 function isInUsd() {
   return state.link.unit === "usd" && [...state.rows.values()].some((row) => row.usd);
 }
@@ -108,7 +109,7 @@ function keyOf(row, key, inUsd) {
   return row.changes[key] ?? null;
 }
 
-/** The rows that match the search, in order: pinned rows first, rows without a value last. */
+/** The rows that match the search, sorted: pinned rows first, rows without a value last. */
 function chosenRows() {
   const { sort, down, find, pins } = state.link;
   const wanted = find.trim().toUpperCase();
@@ -127,8 +128,8 @@ function chosenRows() {
 }
 
 let isHovered = false; // while the pointer is over the table, its rows keep their places
-let order = []; // symbols, as the table shows them
-const shownRows = new Map(); // symbol to the row of the table and its texts
+let order = []; // the symbols in the order of the table
+const shownRows = new Map(); // from a symbol to its row of the table and the texts of that row
 
 let shownInUsd = false;
 
@@ -162,7 +163,7 @@ function drawMarket(moves = false) {
   const rows = chosenRows();
   const body = $("rows").tBodies[0];
   const limit = state.link.all ? Infinity : FIRST_ROWS;
-  const isHeld = isHovered || body.querySelector(":focus-visible"); // by the pointer, or the keyboard
+  const isHeld = isHovered || body.querySelector(":focus-visible"); // the pointer or the focus is on a row
   if (moves || !isHeld) order = rows.slice(0, limit).map((row) => row.symbol);
   const wanted = order.filter((symbol) => state.rows.has(symbol)).map(drawRow);
   const kept = new Set(wanted);
@@ -216,7 +217,7 @@ function newRow(symbol) {
   });
   name.addEventListener("click", () => {
     choose(symbol);
-    const isBelow = $("symbol").getBoundingClientRect().top > innerHeight - 200; // a narrow page
+    const isBelow = $("symbol").getBoundingClientRect().top > innerHeight - 200; // on a narrow page
     if (isBelow) $("symbol").scrollIntoView();
   });
   const cells = Object.fromEntries(COLUMNS.slice(1).map(([key]) => [key, make("td", { class: classOf(key) })]));
@@ -275,7 +276,7 @@ function drawFacts() {
   }));
 }
 
-/** What the head says: lists of a name, a value, a note and a picture. */
+/** The facts at the top of the page: each is a list of a name, a value, a note and a picture. */
 function liveFacts() {
   const { sweep, head } = state;
   const facts = totals();
@@ -313,12 +314,12 @@ function budgetFacts({ limit, charged, others, remaining, held_until, banned_unt
 function drawStatus() {
   const status = $("status"), { sweep } = state;
   if (still) {
-    return; // it stands in the page
+    return; // a report contains its status as text
   }
   const period = (state.head?.every || 60) * 1000;
   if (state.live === "live" && sweep && Date.now() - sweep.slot > STALE_AFTER * period) state.live = "stale";
   const last = sweep ? dayTimeOrDate(sweep.slot) : "";
-  // Readers of a screen hear each change, so the text stays the same while nothing changes.
+  // A screen reader speaks each change, so we write the text only if it differs.
   const text = {
     connecting: "connecting",
     live: `live since ${dayTimeOrDate(state.since)}`,
@@ -346,21 +347,21 @@ async function choose(symbol) {
   if (!still) await readPast(symbol);
 }
 
-/** The values of a symbol; in a report, those of its trend if there are no finer ones. */
+/** The values of a symbol; in a report without them, the values of its trend. */
 function seriesOf(symbol) {
   const found = state.series.get(symbol), trend = state.rows.get(symbol)?.trend;
   if (found || !still || !trend) return found || NOTHING;
   return { ...NOTHING, times: trend.map(([time]) => time), values: trend.map(([, coins]) => coins) };
 }
 
-/** What the chart covers at most: the range, and the view of the link if that is older. */
+/** The longest view of the chart: the chosen range, or more if the link's view begins earlier. */
 function wholeOf(series) {
   const last = series.times.at(-1) || now();
   const span = RANGES[state.link.range] || last - (series.times[0] || last - RANGES["1d"]);
   return [Math.min(last - span, state.link.view?.[0] ?? last), last];
 }
 
-/** Draw the symbol of the link, with the view of the link, or one that follows the newest values. */
+/** Draw the chosen symbol, with the view of the link. If `follows` is set, keep the chart's view. */
 function drawSymbol(follows = false) {
   const { symbol, view } = state.link;
   document.querySelector(".panes").classList.toggle("two", Boolean(symbol));
@@ -383,7 +384,7 @@ function drawSymbol(follows = false) {
   drawReading();
 }
 
-/** The gaps of the service, and the holes in the past of a symbol, in order and each once. */
+/** The gaps of the service and the holes in the past of a symbol, sorted and without repetitions. */
 function gapsOf(symbol) {
   const found = new Map();
   for (const gap of [...state.gaps, ...state.series.get(symbol)?.holes || []]) {
@@ -412,7 +413,7 @@ function drawRanges() {
 let spokenTimer = null;
 let detailsTimer = null;
 
-/** The view or the crosshair of the chart moved. */
+/** Update the page after a move of the chart's view or crosshair. */
 function moved() {
   const view = chart.zoomed ? [...chart.view] : null;
   drawReading();
@@ -430,7 +431,7 @@ function moved() {
   detailsTimer = setTimeout(drawDetails, LINK_AFTER);
 }
 
-/** Write the values at the crosshair, or else the latest ones, beside the name. */
+/** Write the values at the crosshair beside the name; without a crosshair, the latest values. */
 function drawReading() {
   const reading = chart.reading || latest();
   const [coins, price] = reading.values.map(({ value }) => value);
@@ -443,7 +444,7 @@ function drawReading() {
   $("reading").replaceChildren(...parts.flatMap((part) => [part, " "]));
 }
 
-/** A reading of the latest values. */
+/** The latest values, in the form of `chart.reading`. */
 function latest() {
   const row = state.rows.get(state.link.symbol);
   const values = [{ name: "open interest", colour: "line", value: row ? row.coins : NaN }];
@@ -491,7 +492,7 @@ function fill(details, head, rows, numbers) {
   }));
 }
 
-/** Read the past of a symbol, as fine as the range allows. */
+/** Request the past of a symbol. The shorter the range, the shorter the period of the values. */
 async function readPast(symbol) {
   const [first] = wholeOf(NOTHING);
   const span = Math.min(RANGES["30d"], state.link.range === "all" ? Infinity : now() - first);
@@ -524,11 +525,11 @@ let source = null;
 let attempts = 0;
 let timer = null;
 
-/** Open a stream. Our own timer opens the next one, because a 503 closes an EventSource. */
+/** Open the stream. After an error, our timer reconnects: a 503 ends an EventSource for ever. */
 function connect() {
   clearTimeout(timer);
   disconnect();
-  if (document.hidden) return; // a browser allows six connections for all tabs of a host
+  if (document.hidden) return; // a browser allows all tabs of a host together six connections
   source = new EventSource("events?head=true&decimal=number");
   source.addEventListener("open", () => { attempts = 0; });
   source.addEventListener("error", () => {
@@ -571,17 +572,17 @@ function take(event, isWhole) {
 
 function takeValue(value) {
   const { symbol, time } = value;
-  // A decimal that a double would round comes as text.
+  // The service sends a decimal as text if a double would round it.
   const coins = Number(value.open_interest);
   const usd = value.notional && DOLLARS.test(symbol.split("_")[0]) ? Number(value.notional) : null;
   const row = state.rows.get(symbol) || { symbol, changes: {}, z: null, trend: [] };
-  const notional = value.notional ? Number(value.notional) : 0; // in units of any quote asset
+  const notional = value.notional ? Number(value.notional) : 0; // in the quote asset, dollar or not
   state.rows.set(symbol, Object.assign(row, { coins, usd, time, notional }));
   addToTrend(row.trend, time, coins);
   addToSeries(symbol);
 }
 
-/** Add the latest value of a symbol to its series, if that is known and ends before. */
+/** Add the latest value of a symbol to its series, if there is one that does not have it yet. */
 function addToSeries(symbol) {
   const series = state.series.get(symbol), row = state.rows.get(symbol);
   if (!series || !row || series.times.at(-1) >= row.time) return;
@@ -592,17 +593,17 @@ function addToSeries(symbol) {
   for (const part of [series.times, series.values, series.usd]) part.splice(0, part.length - MOST_VALUES);
 }
 
-/** Add a value to a trend, which has few of a day: one replaces the last if that is very near. */
+/** Add a value to a trend of about 60 values. It replaces the last value if that one is too near. */
 function addToTrend(trend, time, coins) {
   if (trend.length > 1 && time - trend.at(-2)[0] < TREND_SPAN / TREND_POINTS) trend.pop();
   trend.push([time, coins]);
   while (trend[0][0] < time - TREND_SPAN - 6e5) trend.shift();
 }
 
-/** Add a gap; one that goes on is one gap. */
+/** Add a gap. If it continues the last gap with the same reason, extend that one. */
 function addGap({ first, last, reason }) {
   const period = (state.head?.every || 60) * 1000, before = state.gaps.at(-1);
-  const end = last + period; // of the last slot
+  const end = last + period; // the end of the gap's last slot
   if (before && before.reason === reason && first <= before.last + period / 2) before.last = Math.max(before.last, end);
   else state.gaps.push({ first, last: end, reason });
   if (state.gaps.length > MOST_GAPS) state.gaps.shift();
@@ -617,9 +618,9 @@ function takeGap(gap) {
 
 let changesTimer = null;
 
-/** Read the changes of every symbol. If the service has none, the columns stay empty. */
+/** Request the changes of every symbol. If the service has none, the columns stay empty. */
 async function readChanges() {
-  let isWhole = true; // or the service still reads the past
+  let isWhole = true; // false while the service still reads its recording
   for (const window of Object.keys(WINDOWS)) {
     let answer;
     try {
@@ -643,7 +644,7 @@ async function readChanges() {
   if (!isWhole) changesTimer = setTimeout(readChanges, FILLING);
 }
 
-/** Take the trends of the service; newer values of our own stay at their end. */
+/** Replace the trends by those of the service, and append our own newer values. */
 function takeTrends({ first, step, values }) {
   for (const [symbol, coins] of Object.entries(values)) {
     const row = state.rows.get(symbol);
@@ -656,7 +657,7 @@ function takeTrends({ first, step, values }) {
 
 // -- the start -------------------------------------------------------------------------------------
 
-/** Decode the numbers of a report, which are differences of integers. */
+/** Decode the numbers of a report, each stored as the difference from the number before it. */
 function decoded(coded) {
   let sum = 0;
   return coded.steps.map((step) => (step === null ? NaN : (sum += step) / coded.scale));
@@ -677,7 +678,7 @@ function readStill() {
   defaults = { ...DEFAULTS, range: "all", symbol: found.symbol };
 }
 
-/** Draw what the link decides. */
+/** Draw every part of the page that depends on the link. */
 function drawAll() {
   const { find, unit, open } = state.link;
   $("find").value = find;
@@ -690,7 +691,7 @@ function drawAll() {
 
 function start() {
   if (still) readStill();
-  document.getElementById("plain")?.remove(); // the chart for readers without the script
+  document.getElementById("plain")?.remove(); // the chart that a browser without scripts shows
   $("rows").tBodies[0].replaceChildren();
   readLink();
   $("choose").addEventListener("submit", (event) => event.preventDefault());
@@ -734,12 +735,12 @@ function start() {
   document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
   window.addEventListener("online", connect);
   setInterval(drawStatus, 1000);
-  setInterval(() => { if (!document.hidden) drawMarket(); }, 5000); // ages
+  setInterval(() => { if (!document.hidden) drawMarket(); }, 5000); // updates the column "Age"
   setInterval(() => { if (!document.hidden) readChanges(); }, CHANGES_EVERY);
   connect();
 }
 
-/** Save the chart as a picture, under a line that says what it shows. */
+/** Save the chart as a PNG file, with the symbol and the span above it. */
 function save() {
   const { symbol } = state.link, [first, last] = chart.view.map(clock);
   const ratio = window.devicePixelRatio || 1, source = $("chart"), picture = document.createElement("canvas");
