@@ -1,7 +1,7 @@
 """Turns recorded samples into the line of a chart.
 
-The rule of this file: it computes numbers and draws nothing. A line breaks where nothing was
-recorded. Otherwise a gap would look like a calm market.
+The rule of this file: it computes numbers and draws nothing. A line breaks where the recording has
+a gap. Otherwise the gap would look like a calm market.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from binance_oi.recorder import Samples
 
-BREAK = 3  # times the median distance; the line breaks between samples farther apart
+BREAK = 3  # the line breaks between two samples farther apart than 3 times the median distance
 NAN = float("nan")
 
 
@@ -26,13 +26,13 @@ class Curve(NamedTuple):
     """Mark prices; NaN where none was recorded."""
 
     def in_usd(self) -> "Curve":
-        """The same line in units of the quote asset; NaN where there is no price."""
+        """Return the same line in units of the quote asset, with NaN where there is no price."""
         values = [value * price for value, price in zip(self.values, self.prices, strict=True)]
         return self._replace(values=values)
 
 
 def curve(samples: Samples) -> Curve:
-    """The line of one symbol."""
+    """Return the line of one symbol."""
     return joined(
         (time / 1000, float(value), NAN if price is None else float(price))
         for _, time, value, _, price in samples.rows()
@@ -59,7 +59,7 @@ def _add(made: Curve, time: float, value: float, price: float) -> None:
 
 
 def thinned(line: Curve, columns: int) -> Curve:
-    """Keep at most two points for each column of a chart, the lowest and highest, and all NaN."""
+    """Keep the lowest and the highest point in each column of a chart, and every NaN."""
     times, values, prices = line
     if len(times) <= 2 * columns:
         return line

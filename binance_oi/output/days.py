@@ -1,7 +1,7 @@
-"""The rows of the archive as files: of each symbol one with rows and one with holes.
+"""Writes the rows of the exchange's archive: for each symbol, a file of rows and a file of holes.
 
-The rule of this file: both appear under their names when the symbol is whole. Until then an earlier
-file stays as it is.
+The rule of this file: both files get their names when the symbol is complete. Until then, earlier
+files of these names stay as they are.
 """
 
 import csv
@@ -25,12 +25,12 @@ HOLES = ("symbol", "first", "last", "reason", "detail")
 
 
 class DaysWriter:
-    """Takes the days of one symbol, the oldest first."""
+    """Writes the days of one symbol. The caller adds the oldest day first."""
 
     def __init__(self, file: BinaryIO, form: Format) -> None:
         self._file, self._is_csv = file, form == "csv"
         self.holes: list[Gap] = []
-        """All holes, also those that go over midnight."""
+        """The holes of all added days. A hole that continues over midnight is one hole."""
         self.rows: int = 0
         if self._is_csv:
             file.write(f"{','.join(COLUMNS)}\n".encode())
@@ -46,10 +46,10 @@ class DaysWriter:
 
 @contextmanager
 def writing(directory: Path, symbol: str, form: Format) -> Generator[DaysWriter]:
-    """Write the rows and the holes of a symbol into a directory, which is made when missing.
+    """Write the rows and the holes of a symbol into a directory; create a missing directory.
 
     Raises:
-        RecordingError: They cannot be written.
+        RecordingError: The directory or a file cannot be written.
     """
     rows, holes = directory / f"{symbol}.{form}", directory / f"{symbol}.holes.csv"
     check_place(rows)

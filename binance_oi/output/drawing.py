@@ -1,7 +1,8 @@
 """The charts of a report, as SVG text.
 
-The rule of this file: the pictures need no script and no font, and contain no colours: the style of
-the page assigns colours to classes. Gaps are visible, and no line crosses them.
+The rule of this file: the pictures need no script and no font. They contain classes instead of
+colours, and the style sheet of the page assigns a colour to each class. Every gap is visible, and
+no line crosses it.
 """
 
 import math
@@ -13,36 +14,37 @@ from typing import NamedTuple
 
 from binance_oi.market.gap import Gap
 
-WIDTH, HEIGHT = 960, 220  # of a chart, in its own units
+WIDTH, HEIGHT = 960, 220  # the size of a chart, in SVG units; so are the sizes below
 STRIP = 22  # height of the coverage strip
 LABELS = 22  # height of the time labels below a chart
 CHARACTER = 7  # width of a digit in a label
 TREND_WIDTH, TREND_HEIGHT = 120, 22
-STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200)  # between two labels
+# Distances between two time labels. Above 12 hours, the distance is a number of whole days.
+STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200)
 DAY_S = 86_400
-TIMES, VALUES = 8, 4  # the most labels along the bottom and the side
+TIMES, VALUES = 8, 4  # the most intervals between labels, along the bottom and the side
 
 Periods = float | Sequence[float]
-"""Seconds from slot to slot: one number for all gaps, or one for each."""
+"""Seconds from slot to slot: one number for all gaps, or one number for each gap."""
 Curve = tuple[Sequence[float], Sequence[float]]
 """Unix seconds and values, with a NaN at every break."""
 
 
 class Span(NamedTuple):
-    """The time from the left of a picture to its right, Unix seconds."""
+    """The times at the left and the right edge of a picture, Unix seconds."""
 
     first: float
     last: float
 
     def x(self, time: float) -> float:
-        """The horizontal position of a time."""
+        """Return the horizontal position of a time, in SVG units."""
         return (time - self.first) / ((self.last - self.first) or 1.0) * WIDTH
 
 
 def strip(span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
-    """Draw the coverage from left to right; even the shortest gap is visible.
+    """Draw a strip with the gaps of a recording; even the shortest gap is visible.
 
-    The picture is as wide as its place, and its labels keep their size.
+    The strip is as wide as the page allows, and its labels have the same size at every width.
     """
     had = f'<rect class="had" width="100%" height="{STRIP}"/>'
     marks = "".join(_marks(span, gaps, periods, STRIP, _share))
@@ -52,7 +54,7 @@ def strip(span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
 
 
 def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
-    """Draw one line over time, on a grid, with the gaps behind it."""
+    """Draw one line over time, on a grid, with the gaps in the background."""
     times, values = curve
     low, high = _ends(values)
     scale = HEIGHT / ((high - low) or 1.0)
@@ -72,7 +74,7 @@ def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Per
 
 
 def trend(name: str, curve: Curve) -> str:
-    """Draw the line of a chart alone, for a row of a table."""
+    """Draw a small line without a grid and labels, for a row of a table."""
     times, values = curve
     low, high = _ends(values)
     across, scale = (times[-1] - times[0]) or 1.0, (TREND_HEIGHT - 4) / ((high - low) or 1.0)
@@ -87,7 +89,10 @@ def trend(name: str, curve: Curve) -> str:
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
-    """The SVG path through the points, broken at every NaN; a single point is a short dash."""
+    """Return the SVG path through the points. It breaks at every NaN.
+
+    A point between two breaks becomes a short dash, because a path of one point is invisible.
+    """
     unbroken = groupby(points, key=lambda point: math.isnan(point[1]))
     return "".join(_piece(list(part)) for broken, part in unbroken if not broken)
 
@@ -108,12 +113,12 @@ def _svg(name: str, box: tuple[int, int, int, int], inside: str) -> str:
 
 
 def _units(width: float) -> str:
-    """A width in the units of the picture."""
+    """Return a width in SVG units, as text."""
     return f"{width:.2f}"
 
 
 def _share(width: float) -> str:
-    """A width as a share of that of the picture."""
+    """Return a width as a percentage of the picture's width."""
     return f"{100 * width / WIDTH:.3f}%"
 
 
@@ -134,17 +139,17 @@ def _marks(
 
 
 def _times(span: Span, y: int, text: Callable[[float], str] = _units) -> str:
-    """Round times along the bottom; midnight shows its date."""
+    """Draw the labels of round times along the bottom; the label of midnight is its date."""
     return "".join(
         f'<text class="axis" x="{text(span.x(at))}" y="{y + 16}" text-anchor="middle">{label}'
         "</text>"
         for at, label in ticks(span)
-        if 30 < span.x(at) < WIDTH - 30  # or the label would be cut off
+        if 30 < span.x(at) < WIDTH - 30  # nearer to an edge, the label would be cut off
     )
 
 
 def ticks(span: Span) -> Iterator[tuple[float, str]]:
-    """The round times (UTC) in a span, with their labels."""
+    """Return the round times (UTC) in a span, as Unix seconds, with their labels."""
     least = (span.last - span.first) / TIMES
     days = max(1, math.ceil(least / DAY_S))
     step = next((step for step in STEPS_S if step >= least), days * DAY_S)
@@ -156,7 +161,7 @@ def ticks(span: Span) -> Iterator[tuple[float, str]]:
 
 
 def _values(low: float, high: float) -> Iterator[tuple[float, str]]:
-    """The round values between `low` and `high`, with their labels."""
+    """Return the round values between `low` and `high`, with their labels."""
     if high <= low:
         yield low, f"{low:,.10g}"
         return
@@ -167,6 +172,6 @@ def _values(low: float, high: float) -> Iterator[tuple[float, str]]:
 
 
 def _next_round(number: float) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten that is not below `number`."""
+    """Return the smallest number at or above `number` that is 1, 2 or 5 times a power of ten."""
     power: float = 10.0 ** math.floor(math.log10(number))
     return next(n * power for n in (1, 2, 5, 10) if n * power >= number * (1 - 1e-9))

@@ -1,6 +1,6 @@
 """Builds pieces of HTML that several parts of a page share.
 
-The rule of this file: `table` takes markup, and `cells` makes markup from text.
+The rule of this file: `table` expects cells that are markup, and `cells` makes markup from text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Fact(NamedTuple):
-    """A line of the head of a page; plain text."""
+    """A fact at the top of a page, such as the number of symbols; plain text."""
 
     name: str
     value: str
@@ -17,20 +17,20 @@ class Fact(NamedTuple):
 
 
 def cells(texts: Iterable[str]) -> list[str]:
-    """Escape texts, for `table`."""
+    """Escape texts, so that they can be cells of a `table`."""
     return [escape(text) for text in texts]
 
 
 def table(
     title: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
 ) -> str:
-    """A table; the cells must be markup already.
+    """Build a table; a table without rows becomes the paragraph "None.".
 
     Args:
         title: The name of the table for screen readers.
-        head: The titles of the columns.
-        rows: The cells of each row.
-        numbers: The columns that hold numbers.
+        head: The titles of the columns, as markup.
+        rows: The cells of each row, as markup.
+        numbers: The indices of the columns that contain numbers.
     """
     kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
     titles = "".join(f'<th scope="col"{k}>{c}</th>' for c, k in zip(head, kinds, strict=True))
@@ -40,7 +40,8 @@ def table(
     )
     if not body:
         return "<p>None.</p>"
-    # Only the table scrolls when it is wider than the screen, not the page; also by keyboard.
+    # If the table is wider than the screen, only the table scrolls, and not the page. `tabindex`
+    # lets the keyboard scroll it.
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
         f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -48,7 +49,7 @@ def table(
 
 
 def facts(values: Iterable[Fact]) -> str:
-    """Facts as the content of a description list."""
+    """Build the content of a description list (``<dl>``)."""
     return "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
         + (f'<dd class="note">{escape(note)}</dd>' if note else "")

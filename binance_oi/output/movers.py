@@ -1,9 +1,9 @@
 """Finds the totals and the largest changes of the market in a recording.
 
 The rule of this file: it looks up a few instants of each symbol, so the cost does not grow with the
-length of the recording. Nothing is interpolated: a symbol without a value near the beginning of a
-window has no change over it. An amount in USD is open interest times mark price, and only symbols
-that are quoted in a dollar have one.
+length of the recording. It interpolates nothing: if a symbol has no value near the beginning of a
+window, it has no change over that window. An amount in USD is open interest times mark price. A
+symbol has one only if its quote asset is a dollar, such as USDT.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ WINDOWS: Mapping[str, int] = {
     "24h": 86_400_000,
 }
 TREND_POINTS = 60
-NEAR_MS = 300_000  # the greatest age of a value at either end of a window
-STEP_MS = 300_000  # between the changes with which the last one is compared
-UNUSUAL_MS = WINDOWS["1h"]  # the window of a z-score
+NEAR_MS = 300_000  # at either end of a window, a value may be this much older than the end
+STEP_MS = 300_000  # a z-score compares the last change with earlier changes, one in each step
+UNUSUAL_MS = WINDOWS["1h"]  # a z-score judges the change over this window
 DOLLARS = ("USDT", "USDC", "USD", "FDUSD", "BUSD", "USD1")
-REFERENCES = ("BTCUSDT", "ETHUSDT")  # their prices convert the total
+REFERENCES = ("BTCUSDT", "ETHUSDT")  # a report converts its total into BTC and ETH at these prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class Line:
 
     @property
     def usd(self) -> Decimal | None:
-        """Open interest in USD; None without a mark price, or if no dollar is the quote asset."""
+        """Open interest in USD; None without a mark price, or if the quote asset is no dollar."""
         return usd_of(self.last)
 
     @property
     def usd_change(self) -> Decimal | None:
-        """The change of the open interest in USD, at the last mark price; None as for `usd`."""
+        """The change of the open interest, in USD at the last mark price; None as for `usd`."""
         price = self.last.mark_price
         if price is None or not is_in_dollars(self.symbol):
             return None
@@ -76,7 +76,10 @@ class Market:
 
     @property
     def totals(self) -> tuple[Decimal, Decimal] | None:
-        """The sum in USD of the first and of the last samples; None without mark prices."""
+        """The sums in USD of all first samples and of all last samples.
+
+        They leave out symbols without an amount in USD; None if no symbol has one.
+        """
         pairs = [(usd_of(line.first), usd_of(line.last)) for line in self.lines]
         known = [(b, a) for b, a in pairs if b is not None and a is not None]
         if not known:
@@ -85,21 +88,21 @@ class Market:
         return sum(before, Decimal()), sum(after, Decimal())
 
     def line(self, symbol: str) -> Line | None:
-        """The line of a symbol."""
+        """Return the line of a symbol; None if there is none."""
         return next((line for line in self.lines if line.symbol == symbol), None)
 
     def movers_by_usd(self) -> list[Line]:
-        """Lines with a change in USD, the largest first."""
+        """Return the lines with a change in USD, the largest change first, up or down."""
         known = [(abs(change), line) for line in self.lines if (change := line.usd_change)]
         return [line for _, line in sorted(known, key=lambda pair: (-pair[0], pair[1].symbol))]
 
     def movers_by_z_score(self) -> list[Line]:
-        """Lines with a z-score, the most unusual first."""
+        """Return the lines with a z-score, the most unusual first."""
         known = [(abs(z), line) for line in self.lines if (z := line.z_score) is not None]
         return [line for _, line in sorted(known, key=lambda pair: (-pair[0], pair[1].symbol))]
 
     def movers_by_percent(self) -> list[Line]:
-        """All lines, the largest change in percent first."""
+        """Return all lines, the largest change in percent first, up or down."""
         return sorted(self.lines, key=lambda line: (-abs(line.percent), line.symbol))
 
 
@@ -109,14 +112,14 @@ def is_in_dollars(symbol: str) -> bool:
 
 
 def usd_of(sample: Sample) -> Decimal | None:
-    """The open interest of a sample in USD, if it is known."""
+    """Return the open interest of a sample in USD; None as for `Line.usd`."""
     if sample.mark_price is None or not is_in_dollars(sample.symbol):
         return None
     return notional(sample.open_interest, sample.mark_price)
 
 
 def percent(before: Sample | None, after: Sample | None) -> float | None:
-    """The change in percent; None when a sample is missing, or the first one is zero."""
+    """Return the change in percent; None if a sample is missing, or the first value is zero."""
     if before is None or after is None or not before.open_interest:
         return None
     change = (after.open_interest - before.open_interest) / before.open_interest
@@ -131,7 +134,7 @@ def market_of(
     Args:
         recording: The recording to read.
         symbols: The symbols to look up; None looks up all.
-        span: Begin (included) and end (not included) of the transaction times, Unix ms.
+        span: The begin (included) and the end (not included) of the transaction times, Unix ms.
 
     Returns:
         None when there is no sample.
@@ -167,7 +170,9 @@ def market_of(
 
 
 def with_z_scores(recording: Recording, market: Market) -> Market:
-    """The same market with z-scores; this reads a week of samples, and so takes most of the time.
+    """Return the same market with z-scores.
+
+    This reads a week of samples of each symbol, which takes most of the time of a report.
 
     Raises:
         RecordingError: The recording cannot be read.
@@ -176,9 +181,9 @@ def with_z_scores(recording: Recording, market: Market) -> Market:
     since = last - USUAL_MS - UNUSUAL_MS
     names = sorted(line.symbol for line in market.lines)
     found: dict[str, float | None] = {}
-    # A tracker judges the last change alone; `changes_of` would judge each change of the week.
+    # We need the z-score of the last change only. `changes_of` would compute one for each change.
     tracker = ChangeTracker([UNUSUAL_MS], step=STEP_MS)
-    # Not `Recording.series`: it would refuse names that only a file can contain.
+    # `Recording.series` would refuse a name that is no valid symbol. A file may contain such names.
     series = recording.points(names, STEP_MS, (since, last + 1))
     for symbol, rows in groupby(series, lambda point: point.symbol):
         tracker.fill(symbol, rows)
@@ -190,7 +195,7 @@ def with_z_scores(recording: Recording, market: Market) -> Market:
 
 
 def _changes(earlier: Sequence[Sample | None], last: Sample, end: int) -> dict[str, float | None]:
-    """The changes of a symbol up to `end`; None where a sample is missing or too old."""
+    """Return the changes of a symbol up to `end`; None where a sample is missing or too old."""
     after = last if end - last.time <= NEAR_MS else None
     pairs = zip(WINDOWS, earlier, strict=True)
     return {window: percent(before, after) for window, before in pairs}

@@ -1,8 +1,9 @@
-"""Selects the samples that leave a recording.
+"""Selects the samples for an export or a report.
 
-The rule of this file: a sample with an impossible date is left out alone. It stays in the
-recording, and one warning names it. No output shows it, or stretches over the years up to it. Dates
-of 1970 or 9999 come from a clock that was never set, or from seconds taken for milliseconds.
+The rule of this file: no output contains a sample with an impossible date, such as one in 1970 or
+9999. Otherwise a chart would stretch over all the years up to that date. Such samples stay in the
+recording, and one warning counts them and names the first. They come from a clock that was never
+set, or from a time in seconds that a program took for milliseconds.
 """
 
 from binance_oi.exchange.headers import EARLIEST_DATE_S, END_OF_DATES_S
@@ -10,18 +11,18 @@ from binance_oi.market.rows import OddRows
 from binance_oi.recorder import Samples
 
 DATES = round(EARLIEST_DATE_S * 1000), round(END_OF_DATES_S * 1000)
-"""Unix ms: the exchange can have dated a sample from the first on, and before the second."""
+"""The range of possible dates, Unix ms: the first is included, the second is not."""
 
 
 def dated(samples: Samples, where: object) -> Samples:
-    """The samples with a possible date; a warning names the others.
+    """Return the samples with a possible date, and log a warning about the other samples.
 
     Args:
-        samples: The selection.
+        samples: The samples to select from.
         where: The recording, for the warning.
 
     Raises:
-        RecordingError: The file cannot be read.
+        RecordingError: The recording cannot be read.
     """
     first, end = DATES
     span = samples.span()
