@@ -139,7 +139,7 @@ class PostgresSink:
             OccupiedError: The server came back less than `YIELD_S` ago.
         """
         if self._back_since is not None and now - self._back_since < YIELD_S:
-            raise OccupiedError(f"{self} was away; its recorder may come back")
+            raise OccupiedError(f"{self} is back after an outage; its recorder may come back too")
 
     def _connected(self) -> Connection:
         """Return the connection; connect first if there is none or it is lost."""
@@ -300,7 +300,7 @@ class PostgresSink:
             self._months = set[schema.Month]()  # another program may have dropped a partition
             if self._connection is None or not self._connection.is_lost:
                 raise
-            logger.debug("%s is connected to again: %s", self, error)
+            logger.debug("%s: the sink connects again after an error: %s", self, error)
             self._disconnect()
         return self._try(work, months or set())
 

@@ -230,10 +230,10 @@ class RotatingSink:
             self._lost += sink.take_lost()
 
     def _remove(self, begin: int) -> None:
-        """Write a summary of a file into the open file, and then remove the former.
+        """Remove an old file, after writing a summary of its days into the open file.
 
         Raises:
-            StorageError: An error prevented this; the file stays.
+            StorageError: The old file stays, because an error prevented this.
         """
         assert self._sink is not None
         path = self._name(begin)
@@ -244,7 +244,7 @@ class RotatingSink:
             for file in (path, *(beside(path, ending) for ending in SIDES)):
                 file.unlink(missing_ok=True)
         except (OSError, RecordingError) as error:
-            raise StorageError(f"{path} stays for now: {error}") from error
+            raise StorageError(f"{path} is too old, but cannot be removed yet: {error}") from error
 
 
 def _summaries(recording: Recording) -> Iterator[tuple[int, str, int, int, int]]:

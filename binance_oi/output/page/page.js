@@ -7,10 +7,10 @@
 
 const WINDOWS = { "5m": 3e5, "1h": 36e5, "4h": 144e5, "24h": 864e5 }; // ms
 const RANGES = { "1h": 36e5, "4h": 144e5, "1d": 864e5, "7d": 6048e5, "30d": 2592e6, all: 0 };
-const FIRST_ROWS = 100; // of the table; "Show all" shows more, because drawing many rows is slow
+const FIRST_ROWS = 100; // the table shows more only after "Show all", because drawing many rows is slow
 const TREND_SPAN = 864e5; // ms; how much time a trend covers
 const TREND_POINTS = 60;
-const MOST_VALUES = 20e3; // of a symbol; we drop older values
+const MOST_VALUES = 20e3; // of each symbol; the page drops older values
 const MOST_LISTED = 2000; // rows in each table below the chart
 const MOST_GAPS = 500;
 const DOLLARS = /(USDT|USDC|USD|FDUSD|BUSD|USD1)$/; // the quote assets that count as USD; as in movers.py
@@ -26,7 +26,7 @@ const COLUMNS = [
 ];
 
 const DETAILS = ["values", "gaps"];
-const HELD = ["overrun", "late", "limited", "budget", "clock"]; // reasons of gaps in which we sent nothing on purpose
+const HELD = ["overrun", "late", "limited", "budget", "clock"]; // gaps in which we sent nothing on purpose
 const DEFAULTS = {
   symbol: "", sort: "size", down: true, find: "", unit: "usd", range: "1d", pins: [], all: false,
   view: null, // the chart's visible span, [first, last] in ms; null for its whole range
@@ -582,7 +582,7 @@ function takeValue(value) {
   addToSeries(symbol);
 }
 
-/** Add the latest value of a symbol to its series, if there is one that does not have it yet. */
+/** Append the latest value of a symbol to its series, unless the series has that value already. */
 function addToSeries(symbol) {
   const series = state.series.get(symbol), row = state.rows.get(symbol);
   if (!series || !row || series.times.at(-1) >= row.time) return;
@@ -593,7 +593,7 @@ function addToSeries(symbol) {
   for (const part of [series.times, series.values, series.usd]) part.splice(0, part.length - MOST_VALUES);
 }
 
-/** Add a value to a trend of about 60 values. It replaces the last value if that one is too near. */
+/** Add a value to a trend, or replace the last value, so that a day has about TREND_POINTS values. */
 function addToTrend(trend, time, coins) {
   if (trend.length > 1 && time - trend.at(-2)[0] < TREND_SPAN / TREND_POINTS) trend.pop();
   trend.push([time, coins]);
