@@ -33,10 +33,10 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
 from binance_oi.times import unix_ms
 
-# When the server comes back after an outage, a standby waits so long before it takes the lock. In
-# this time the recorder that held the lock before can take it again.
+# After an outage of the server, a standby waits this long before it takes the lock. Meanwhile the
+# recorder that held the lock before can take it again.
 YIELD_S = 10.0
-MONTH_AHEAD_MS = 7 * 86_400_000  # the sink creates a month's partition so long before the month
+MONTH_AHEAD_MS = 7 * 86_400_000  # the sink creates a month's partition 7 days before it begins
 
 # Numbers are sent as text, so the server stores every digit and every zero. `ON CONFLICT` makes a
 # repeated write harmless.

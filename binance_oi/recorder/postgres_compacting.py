@@ -16,12 +16,13 @@ from binance_oi.errors import StorageError
 from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.postgres_connection import LOCK_TIMEOUT_MS, Connection
 
-WORTH_BYTES = 1 << 20  # compacting a table must promise to free more than this
-PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved them
-# After a pass, some rows may still be near the end: the server put them there again, or a recorder
-# has written them meanwhile.
+# We compact a table if it is larger than twice the size that its rows need, plus this.
+WORTH_BYTES = 1 << 20
+PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved these pages
+# After a pass, some rows may still be near the end: the server may have moved a row to another page
+# there, or a recorder may have written new rows there meanwhile.
 PASSES = 3
-SPARE = 1.2  # a compacted table may have this many times the pages that its rows would fill
+SPARE = 1.2  # the goal is a table of this many times the pages that its rows would fill
 # How long REINDEX waits for transactions that still use the old indexes. It blocks no other program
 # meanwhile.
 PATIENT_MS = 600_000

@@ -23,7 +23,7 @@ from binance_oi.recorder.address import shown
 from binance_oi.recorder.statements import Found
 
 PATIENCE_S = 30.0  # one block of statements may take so long; then we cut the connection
-CONNECT_WITHIN_S = 5  # s
+CONNECT_WITHIN_S = 5  # an attempt to connect fails after this time
 # After 5 s of silence, each side probes the other every 5 s, and gives up after two probes without
 # an answer: 15 s in all. So the server releases the lock of a host that vanished, and another
 # recorder takes over.

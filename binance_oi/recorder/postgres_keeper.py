@@ -24,7 +24,7 @@ SIZE: str = f"""
 SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
 WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r'
 """
-# While DROP TABLE waits for its lock, new readers wait behind it. It gives up after 200 ms.
+# While DROP TABLE waits for its lock, new readers wait behind it. So it gives up after 200 ms.
 _BRIEFLY = "SET LOCAL lock_timeout = 200"
 
 

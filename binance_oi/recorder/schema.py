@@ -24,10 +24,10 @@ NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missing
 
 # In `settled`, the samples of one symbol lie together, so a reader gets a day of them at once. But
-# a sweep has a sample of each symbol: written to `settled`, it would change one page for each, and
-# SQLite would write twenty times the new data. So the recorder appends a sweep to `recent`, and
-# moves sixty sweeps together to `settled`. A sample is in one of the two tables; the view `samples`
-# joins them.
+# a sweep has one sample of each symbol. If the recorder wrote each sweep to `settled`, it would
+# change one page for each symbol, and SQLite would write twenty times the new data. So the recorder
+# appends a sweep to `recent`, and moves sixty sweeps together to `settled`. A sample is in one of
+# the two tables; the view `samples` joins them.
 PAGE_SIZE = 1024  # small, because each move to `settled` changes at least one page of each symbol
 COLUMNS = """
     symbol TEXT NOT NULL,

@@ -48,11 +48,11 @@ class Queries(NamedTuple):
     ends: str
     """Finds the first and the last times of one symbol, in several rows. A row may be NULL."""
     numbers: str
-    """Finds whether one symbol has mark prices, and whether it has numbers too long for Arrow's
-    usual columns."""
+    """Finds whether one symbol has mark prices, and whether any of its numbers has more digits than
+    the usual Arrow columns hold."""
     steps: tuple[Steps, ...]
     """One `Steps` for each table with samples. A recorder moves samples only from an earlier of
-    these tables to a later one. If two tables have the same sample, the later table is right."""
+    these tables to a later one. If two tables have the same sample, readers use the later table."""
     next_time: str
     """Finds the first time of a symbol at or after ``?2``; NULL if there is none."""
     newest_time: str
