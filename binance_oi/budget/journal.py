@@ -1,8 +1,9 @@
-"""What one member has written into the shared record, so that it can restore what a server lost.
+"""The journal of a member: the changes that this member has written into the shared record.
 
-Pure. The rule of this file: an entry holds what one write changed, and the serial of that write. A
-server that restarts empty, or from an older copy, has lost some of our writes. Their entries are
-exactly what we have to book again.
+Pure. The rule of this file: an entry holds the change that one write made, and the serial of that
+write. A server that restarts empty, or from an older copy, has lost our latest writes. The member
+then books the changes of those writes again, and no others. For example, the restored record names
+write 7 as our latest, and the journal goes up to write 9: the member books writes 8 and 9 again.
 """
 
 from collections import Counter, deque
@@ -11,17 +12,20 @@ from dataclasses import dataclass, field
 
 from binance_oi.budget.knowledge import Known
 
-KEPT = 600.0  # s for which an entry stays: longer than a minute or the window of the past
-TOGETHER = 5.0  # s of changes of one write that share an entry
-ALONE = 2**62  # the serial of what no write holds yet: weight used without the server
+KEPT = 600.0  # s for which an entry stays: longer than a minute, and than the window of the history
+TOGETHER = 5.0  # s; changes with one serial share an entry if they fall into one such period
+ALONE = 2**62  # the serial of weight that we used without the server, and that no write holds yet
 
 Slot = tuple[int, bool, int]
-"""Seconds of a window, whether it counts requests, and the slot."""
+"""The length of a window in s, whether that window counts requests, and the number of a slot."""
 
 
 @dataclass(slots=True)
 class Booked:
-    """Weight by minute, and use by slot of a window: as totals, or as a change."""
+    """Weight by minute, and use by slot of a window.
+
+    An object is either the totals of a record, or the change between two totals.
+    """
 
     booked: Counter[int] = field(default_factory=Counter[int])
     under_way: Counter[int] = field(default_factory=Counter[int])
@@ -30,7 +34,7 @@ class Booked:
 
     @classmethod
     def of(cls, known: Known) -> "Booked":
-        """The totals of a record."""
+        """The totals of the record `known`."""
         total = cls()
         for k, minute in known.ledger.minutes.items():
             total.booked[k] = minute.booked
@@ -48,12 +52,12 @@ class Booked:
         return any(any(part.values()) for part in self)
 
     def add(self, other: "Booked") -> None:
-        """Add `other`."""
+        """Add `other` to this object, in place."""
         for part, more in zip(self, other, strict=True):
-            part.update(more)  # type: ignore[arg-type] # of one kind
+            part.update(more)  # type: ignore[arg-type] # keys of one type
 
     def since(self, before: "Booked") -> "Booked":
-        """The change from `before` to this."""
+        """The change from the totals `before` to these totals. It leaves out zeros."""
         change = Booked()
         for part, now, then in zip(change, self, before, strict=True):
             part.update(now)  # type: ignore[arg-type]
@@ -77,14 +81,20 @@ class Journal:
         self._entries: deque[_Entry] = deque()
         self._dropped = 0
         self._is_sealed = False
-        self._total = Booked()  # of all entries; its slots are not kept
-        self._highest = -1  # at least the serial of every entry
+        self._total = Booked()  # the sum of all entries, without `single` and `slots`
+        self._highest = -1  # no entry has a higher serial
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def add(self, serial: int, now: float, change: Booked) -> None:
-        """Write `serial` made this change."""
+        """Add an entry: write `serial` made `change`.
+
+        Args:
+            serial: The serial of the write, or `ALONE`.
+            now: Seconds, in the time of the record.
+            change: If it is empty, the journal stays as it is.
+        """
         self._forget(now)
         if not change:
             return
@@ -98,7 +108,7 @@ class Journal:
             self._is_sealed = False
 
     def since(self, serial: int, now: float) -> Booked:
-        """The changes of our writes after `serial`."""
+        """The sum of the changes of our writes after write `serial`."""
         self._forget(now)
         total = Booked()
         for entry in self._entries if serial < self._highest else ():
@@ -107,17 +117,22 @@ class Journal:
         return total
 
     def booked(self, minute: int) -> int:
-        """The weight that we have booked to a minute."""
+        """The weight that we have booked to `minute`, in all entries together."""
         return self._total.booked.get(minute, 0)
 
     def under_way(self, first: int, change: Booked) -> dict[int, int]:
-        """Our weight without an answer after `change`, by minute, from minute `first` on."""
+        """Our weight without an answer, by minute, after we have made `change` as well.
+
+        Args:
+            first: The result leaves out earlier minutes.
+            change: A change that the journal does not hold yet.
+        """
         ours = Counter(self._total.under_way)
         ours.update(change.under_way)
         return {k: weight for k, weight in ours.items() if k >= first and weight > 0}
 
     def _count(self, change: Booked, sign: int) -> None:
-        """Add a change to the totals, or subtract it."""
+        """Add a change to the totals (`sign` 1), or subtract it (`sign` -1)."""
         parts = (self._total.booked, change.booked), (self._total.under_way, change.under_way)
         for total, part in parts:
             for k, weight in part.items():
@@ -126,19 +141,35 @@ class Journal:
                     del total[k]
 
     def seal(self) -> int:
-        """The position after the last entry; later changes begin a new entry. See `renumber`."""
+        """Close the last entry, so that later changes begin a new one.
+
+        Returns:
+            The position after the last entry, for `renumber`.
+        """
         self._is_sealed = True
         return self._dropped + len(self._entries)
 
     def renumber(self, after: int, end: int, serial: int) -> None:
-        """Write `serial` holds the entries after write `after`, up to position `end`."""
+        """Give entries the serial of the write that has booked them again.
+
+        Args:
+            after: Entries with this serial, or a lower one, stay as they are.
+            end: The position from `seal`; entries from this position on stay as they are.
+            serial: The serial of the write that booked the other entries again.
+        """
         for place, entry in enumerate(self._entries, self._dropped):
             if place < end and entry.serial > after:
                 entry.serial = serial
         self._highest = max((entry.serial for entry in self._entries), default=-1)
 
     def move(self, seconds: float, slots: Mapping[tuple[int, bool], int]) -> None:
-        """Our time has jumped by `seconds`, and each window by that number of slots."""
+        """Move every entry, after our time has jumped.
+
+        Args:
+            seconds: The jump of our time.
+            slots: For each window, the number of slots by which it moved. The key is the length of
+                the window in seconds, and whether it counts requests.
+        """
         for entry in self._entries:
             entry.at += seconds
             moved = {

@@ -1,36 +1,37 @@
-"""The time of a shared record, which does not jump when the server's clock does.
+"""The time of a shared record. It does not jump when somebody sets the server's clock.
 
-Pure. The rule of this file: the time of a record is our steady clock plus a constant, `ahead`. The
-first answer of the server sets it. When somebody sets the server's clock, or another server takes
-over, `shift` changes and `ahead` does not, so no instant in the record moves.
+Pure. The rule of this file: the time of a record is our steady clock plus `ahead`. The first answer
+of the server sets `ahead`, and later answers correct it only for drift. `shift` is the time of the
+record minus the server's clock. When somebody sets the server's clock, or another server takes
+over, `shift` changes and `ahead` stays. So no instant in the record moves.
 """
 
 import math
 
 from binance_oi.budget.knowledge import Known
 
-JUMP = 0.1  # s beyond half a round trip: a larger difference means that the clock was set
-FOLLOW = 0.02  # s of difference that stay: a round trip measures no better
-STEP = 0.0005  # s by which one answer corrects a larger difference: clocks drift slowly
-YOUNG = 60.0  # s after joining in which a contradiction means that we are wrong
+JUMP = 0.1  # s on top of half a round trip; a larger difference means that somebody set the clock
+FOLLOW = 0.02  # s; `learn` ignores a smaller difference, which is an error of measurement
+STEP = 0.0005  # s by which one answer corrects `ahead` for drift
+YOUNG = 60.0  # s after joining; if the record contradicts our time in this period, we correct ours
 
 
 class RecordTime:
     """Our steady clock, the server's clock, and the time of the record.
 
     Args:
-        ahead: Seconds of the time of the record less our steady clock, until the first answer.
+        ahead: A guess until the first answer: the time of the record minus our steady clock, in s.
     """
 
     def __init__(self, ahead: float) -> None:
         self.ahead: float = ahead
         self.shift: float = 0.0
-        """Seconds of the time of the record less those of the server's clock."""
+        """The time of the record minus the server's clock, in seconds."""
         self._joined_at = math.inf
 
     @property
     def is_known(self) -> bool:
-        """Whether the server has answered once."""
+        """Whether the server has answered at least once."""
         return self._joined_at < math.inf
 
     def joined_for(self, steady: float) -> float:
@@ -38,23 +39,24 @@ class RecordTime:
         return steady - self._joined_at
 
     def learn(self, server: float, sent: float, received: float, shift: float | None) -> float:
-        """The server's clock showed `server` between two readings of our steady clock.
+        """Learn from one answer: the server's clock showed `server` between `sent` and `received`.
 
         Args:
-            server: Unix s.
-            sent: When it was asked.
-            received: When its answer came.
-            shift: What the record says; None when there is no record.
+            server: Unix s, by the server's clock.
+            sent: When we sent the call, by our steady clock.
+            received: When the answer came, by our steady clock.
+            shift: The `shift` in the record; None if the server has no record.
 
         Returns:
-            Seconds by which `ahead` has jumped; 0.0 unless we joined in the last minute.
+            Seconds by which `ahead` has jumped. It jumps only at the first answer and in the
+            `YOUNG` seconds after it; otherwise the result is 0.0.
         """
         ahead, slack = server - (sent + received) / 2, JUMP + (received - sent) / 2
         if not self.is_known:
             self._joined_at = received
             return self._move(ahead, self.shift if shift is None else shift)
         if shift is not None and shift != self.shift:
-            if abs(ahead + shift - self.ahead) <= slack:  # another member saw its clock jump
+            if abs(ahead + shift - self.ahead) <= slack:  # another member noticed first
                 self.shift = shift
             elif received < self._joined_at + YOUNG:
                 return self._move(ahead, shift)
@@ -72,10 +74,11 @@ class RecordTime:
 
 
 def move(known: Known, seconds: float) -> dict[tuple[int, bool], int]:
-    """Add `seconds` to every instant of `known`, after our time has jumped by as much.
+    """Move every instant of `known` by `seconds`, because our time has jumped by `seconds`.
 
     Returns:
-        Slots by which each window has moved; the key is its length and what it counts.
+        The number of slots by which each window has moved. The key is the length of the window in
+        seconds, and whether it counts requests.
     """
     clock = known.clock
     clock.lo, clock.hi, clock.at = clock.lo - seconds, clock.hi - seconds, clock.at + seconds
