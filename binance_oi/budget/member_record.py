@@ -1,8 +1,10 @@
 """The record that members on several machines share: the knowledge of one pool, and its members.
 
-Pure. The rule of this file: it holds no reading of one machine's clock. Instants are in the time of
-the record, which is the server's clock plus `shift`. When somebody sets the server's clock, or
-another server takes over, members change `shift`, and no instant moves.
+A member is one process that takes part in the pool.
+
+Pure. The rule of this file: a record holds no reading of a single machine's clock. Its instants are
+in the time of the record, which is the server's clock plus `shift`. When somebody sets the server's
+clock, or another server takes over, the members change `shift`. So no instant moves.
 """
 
 import math
@@ -14,54 +16,56 @@ from binance_oi.budget.knowledge import Known
 from binance_oi.budget.tuning import FLIGHT
 from binance_oi.budget.usage import Receipt
 
-FORMAT = 1  # changes with what is in a record, and is part of its key
-VERSION = 16  # random bytes in front of a record; each write has its own
-ID = 16  # bytes that name a member
+FORMAT = 1  # the version of the layout of a record; part of the record's key
+VERSION = 16  # bytes in front of a record, random for each write
+ID = 16  # bytes of the id of a member
 GONE = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256
-WAITED = 2.0  # s for which others leave a silent member its even part
-SETTLED = FLIGHT + 1.0  # s after its last write by which what a silent member sent is counted
-LOOK = 2  # weight that others keep for a count which shows what a silent member has sent
+WAITED = 2.0  # s without a write; until then, others leave a silent member its even part
+SETTLED = FLIGHT + 1.0  # s without a write; by then the exchange has counted all that member sent
+LOOK = 2  # weight that others leave unused, so that a later request can read the counter
 LONGEST_SHIFT = 1e11  # s
 
 
 class Line(msgspec.Struct, array_like=True):
-    """One member, in the record."""
+    """The entry of one member in the record."""
 
     serial: int
-    """The serial of its latest write that this record holds."""
+    """The serial of the member's latest write in this record."""
     at: float
-    """When that was, in the time of the record."""
+    """The instant of that write, in the time of the record."""
     minute: int
-    """The exchange's minute, by the clock of that member."""
+    """The exchange's minute at that write, by the member's clock."""
     used: int
-    """What it has booked to that minute."""
+    """Weight that the member has booked to that minute."""
     is_hungry: bool
-    """Whether more of its calls wait."""
+    """Whether more calls of the member wait for weight."""
     under_way: dict[int, int] = msgspec.field(default_factory=dict[int, int])
-    """Its weight without an answer, by minute."""
+    """Weight of the member's requests without an answer, by minute."""
     released: dict[int, int] = msgspec.field(default_factory=dict[int, int])
-    """The same, which others released because the member was silent. See `Shared.release`."""
+    """Weight that others moved out of `under_way`, because the member was silent. See
+    `Shared.release`."""
 
     @property
     def is_possible(self) -> bool:
-        """Whether its numbers can be so."""
+        """Whether the numbers are within their bounds; a damaged record can break them."""
         weights = [self.serial, self.used, *self.under_way.values(), *self.released.values()]
         return math.isfinite(self.at) and min(weights) >= 0
 
 
 class Shared(msgspec.Struct, array_like=True):
-    """What is in a record."""
+    """The content of a record."""
 
     shift: float
-    """Seconds of the time of the record less those of the server's clock."""
+    """The time of the record minus the server's clock, in seconds."""
     quiet_until: float
-    """Nothing is charged before this instant: members restore what the server has lost."""
+    """No member charges before this instant: members first restore what the server has lost."""
     lines: dict[bytes, Line]
+    """The entry of each member, by the member's id."""
     state: Known
 
     def seen(self, minute: int) -> int:
-        """The number of members that wrote in `minute`, in the one before, or later."""
+        """The number of members that wrote in `minute`, in the minute before it, or later."""
         return sum(line.minute >= minute - 1 for line in self.lines.values())
 
     def fresh(self, now: float, age: float) -> int:
@@ -69,10 +73,17 @@ class Shared(msgspec.Struct, array_like=True):
         return sum(now - line.at <= age for line in self.lines.values())
 
     def even_part(self, member: bytes, used: int, free: int, now: float) -> int:
-        """The weight that `member` may take of `free`, if it has used `used` of this minute.
+        """The part of `free` that `member` may take, so that all hungry members use equally much.
 
-        All members with waiting calls come to the same level. A member that has written nothing
-        for `WAITED` seconds does not count, so a dead one delays nobody for long.
+        For example, two members have used 10 and 40, and 50 are free. Both should reach 50, so the
+        first may take 40 and the second 10. The function leaves out members that have written
+        nothing for `WAITED` seconds, so a dead member delays the others only briefly.
+
+        Args:
+            member: The id of the member.
+            used: Weight that the member has used in this minute.
+            free: Weight that is left for all members in this minute.
+            now: Seconds, in the time of the record.
         """
         clock, parts = self.state.clock, [used]
         minute = clock.likeliest(now)
@@ -84,7 +95,11 @@ class Shared(msgspec.Struct, array_like=True):
         return max(0, _level(sorted(parts), free) - used)
 
     def kept(self, member: bytes, now: float) -> int:
-        """Weight to keep for a count that comes after all that a silent member may have sent."""
+        """Weight that `member` leaves unused because another member is silent; usually 0.
+
+        The silent member may have sent requests. Somebody needs room in this minute to send a
+        later request, whose used-weight header shows how much of that weight the exchange counted.
+        """
         minute = self.state.clock.likeliest(now)
         is_any = any(
             who != member and now - line.at > WAITED and line.under_way.get(minute)
@@ -93,10 +108,10 @@ class Shared(msgspec.Struct, array_like=True):
         return LOOK if is_any else 0
 
     def release(self, member: bytes, now: float) -> None:
-        """Let the next count decide the weight that silent members had under way.
+        """Let the next used-weight header decide the weight that silent members had under way.
 
-        A member that was killed settles nothing. All that it sent is counted `FLIGHT` seconds after
-        it was charged, so a later count shows what of it was never sent.
+        A member that was killed settles nothing. The exchange counts each of its requests at most
+        `FLIGHT` seconds after the charge. So a later header shows which weight was never sent.
         """
         ledger = self.state.ledger
         for who, line in self.lines.items():
@@ -109,9 +124,10 @@ class Shared(msgspec.Struct, array_like=True):
             line.under_way = {}
 
     def restore(self, member: bytes) -> None:
-        """Book again what others released of `member`: it is back, and settles it itself.
+        """Book again the weight of `member` that others released.
 
-        Until a count has decided the released weight, it counts twice.
+        The member is back, and settles that weight itself. Until a used-weight header has decided
+        the released weight, the books hold that weight twice.
         """
         line, ledger = self.lines.get(member), self.state.ledger
         if line is None:
@@ -122,7 +138,10 @@ class Shared(msgspec.Struct, array_like=True):
         line.released = {}
 
     def sign(self, member: bytes, line: Line) -> None:
-        """Write the line of a member, and drop members without a recent write."""
+        """Write the line of a member, and drop members without a write in `GONE` minutes.
+
+        If too many members are left, the function also drops those with the oldest minutes.
+        """
         first = line.minute - GONE
         lines = {who: line for who, line in self.lines.items() if line.minute >= first}
         lines.pop(member, None)
@@ -133,7 +152,12 @@ class Shared(msgspec.Struct, array_like=True):
 
 
 def _level(parts: list[int], free: int) -> int:
-    """The level to which `free` fills these parts, smallest first."""
+    """The level that the lowest parts reach together when they share `free`.
+
+    Args:
+        parts: Weight that each member has used, in ascending order.
+        free: Weight to share.
+    """
     filled = 0
     for count, part in enumerate(parts, 1):
         filled += part
@@ -148,12 +172,12 @@ _decode = msgspec.msgpack.Decoder(Shared).decode
 
 
 def encode(shared: Shared) -> bytes:
-    """A record with a new version in front."""
+    """Encode a record, with a new random version in front."""
     return os.urandom(VERSION) + _encode(shared)
 
 
 def decode(data: bytes) -> Shared | None:
-    """The content of a record; None when it cannot be one."""
+    """Decode a record; None if `data` is damaged, or if a number is out of bounds."""
     try:
         shared = _decode(memoryview(data)[VERSION:])
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -168,5 +192,5 @@ def decode(data: bytes) -> Shared | None:
 
 
 def version(data: bytes) -> bytes:
-    """The version in front of a record; empty when there is no record."""
+    """The version in front of a record; empty if `data` is empty."""
     return data[:VERSION]

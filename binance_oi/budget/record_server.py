@@ -1,7 +1,7 @@
-"""What a member needs of the server that keeps the record: a compare and swap.
+"""The interface of a server that keeps a record: a compare-and-swap, and messages to all members.
 
-The rule of this file: it imports no library of a server. `redis_server` has one implementation, and
-the tests have another, in memory.
+The rule of this file: it imports no library of a server. `redis_server` implements the interface
+with Redis, and the tests implement it in memory.
 """
 
 import asyncio
@@ -11,61 +11,67 @@ from typing import NamedTuple, Protocol
 
 
 class Outcome(IntEnum):
-    """What became of a swap."""
+    """The result of a swap."""
 
     LATE = 0
-    """Another member was quicker, or the call only reads; the answer holds the record found."""
+    """The server wrote nothing: another member wrote first, or the call only reads."""
     DONE = 1
     """The server replaced the record."""
     TURN = 2
-    """Another member is next. The server keeps our place in the queue."""
+    """The server wrote nothing: it is another member's turn. It keeps our place in the queue."""
     OUTDATED = 3
-    """A newer version of this package uses this budget, with another format."""
+    """A newer version of this package uses this budget, and writes another format."""
 
 
 class Swap(NamedTuple):
-    """Replace the record if it still has the expected version. Without a record: only read."""
+    """A call of the server: replace the record if it still has the expected version."""
 
     expected: bytes
+    """The version that the caller has read; empty if it has read no record."""
     record: bytes = b""
+    """The new record; empty if the call only reads."""
     member: bytes = b""
-    """Who asks for a turn; empty for a write that charges nothing, which needs no turn."""
+    """The id of the member that asks for a turn. A write that charges nothing needs no turn, and
+    leaves this empty."""
     news: bytes = b""
-    """What to publish to all members if the swap is done; empty for nothing."""
+    """The message that the server publishes to all members if it replaces the record; empty for
+    none."""
     kept_ms: int = 0
-    """How long the server keeps the record."""
+    """Milliseconds after which the server drops the new record."""
 
 
 class Answer(NamedTuple):
-    """What the server says."""
+    """The server's answer to a swap."""
 
     outcome: Outcome
     time: float
     """Unix s of the server's clock."""
     found: bytes | None
-    """The record, if it has another version than the expected one; empty when there is no record;
-    None when it has that version."""
+    """The server's record, if its version is not the expected one; empty if the server has lost it.
+    None if the record has the expected version, and after `DONE`."""
 
 
 class ServerError(Exception):
-    """The call failed; the server may have made the change all the same."""
+    """The call failed. The server may still have made the change."""
 
 
 class RecordServer(Protocol):
-    """Keeps records. Every call may raise `ServerError`, also after it made the change."""
+    """Keeps records. Every call may raise `ServerError`, even if the server made the change."""
 
     async def swap(self, pool: str, swap: Swap) -> Answer:
-        """Compare and swap, as one step."""
+        """Compare the versions and replace the record, in one atomic step."""
         ...
 
     async def tell(self, pool: str, news: bytes) -> None:
-        """Publish something to all members."""
+        """Publish the message `news` to all members of `pool`."""
         ...
 
     async def listen(
         self, pool: str, hear: Callable[[bytes], object], reset: Callable[[], object]
     ) -> None:
-        """Call `hear` with each message, and `reset` after each new connection, until cancelled.
+        """Call `hear` with each message, and `reset` after each new connection.
+
+        It runs until its task is cancelled.
 
         Raises:
             ServerError: The connection is lost.
@@ -78,6 +84,6 @@ class RecordServer(Protocol):
 
 
 def is_cancelled() -> bool:
-    """Whether this task has to end, even if a library swallowed its cancellation."""
+    """Whether this task was cancelled, even if a library swallowed the `CancelledError`."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
