@@ -1,8 +1,8 @@
-"""A pool whose books are in a record on a server, and how it restores what the server has lost.
+"""A pool that keeps its books in a record on a server, and restores changes that the server lost.
 
-The rule of this file: no change reaches the record twice, and none is lost. A change stays in
-`_late` until a write that holds it is certainly done. The journal holds what we have written; if
-the server has lost it, we book it again.
+The rule of this file: no change reaches the record twice, and no change is lost. A change stays in
+`_late` until the server has certainly done a write that contains the change. From then on it is in
+the journal. If the server loses a write, the pool books its changes again from the journal.
 """
 
 import logging
@@ -29,47 +29,51 @@ from binance_oi.budget.usage import Receipt, Wait
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-BEAT = 1.0  # s after which late changes are written
-GRACE = 2.0  # s for members to restore what the server has lost; longer than BEAT and a call
+BEAT = 1.0  # s after which the pool writes late changes
+GRACE = 2.0  # s in which members restore what the server lost; longer than `BEAT` and one call
 NEVER = 2**62  # a minute that does not come
-TRUSTED = -10  # contradictions of a copied clock: our own clock has counted them already
+TRUSTED = -10  # a count of contradictions so low that a copy of our clock is not replaced
 
 
 class MakeBucket(Protocol):
-    """Makes a bucket with our reserve and our share."""
+    """The type of a function that makes a bucket with our reserve and our share."""
 
     def __call__(self, state: Known, members: int = 1) -> Bucket:
-        """A bucket for one of `members` that do not see each other."""
+        """Make a bucket for one of `members` members that cannot see each other's requests."""
         ...
 
 
 @dataclass(slots=True)
 class Want:
-    """The call at the head of the queue."""
+    """The call at the head of our queue, which waits for a charge."""
 
     weight: int
-    waiting: int
+    waiting: int  # number of calls behind this one
     bulk: bool
-    at: float  # when it last asked
+    at: float  # when the call last tried to charge
 
 
 @dataclass(slots=True)
 class Turn:
-    """One call of the server, and its meaning if it is done."""
+    """One call of the server, with all that the pool adopts if the server does the write."""
 
     swap: Swap
-    serial: int = 0
-    bucket: Bucket | None = None  # None: it only reads
-    sent: int = 0  # number of `_late` changes that it holds
-    receipts: list[Receipt] = field(default_factory=list[Receipt])
-    change: Booked = field(default_factory=Booked)
-    rebooked: tuple[int, int] | None = None  # what it restores: see `Journal.renumber`
-    holds: int = 0  # `_holds` when it was made
+    serial: int = 0  # of the write
+    bucket: Bucket | None = None  # the books after the write; None: the call only reads
+    sent: int = 0  # the write contains the first so many of the `_late` changes
+    receipts: list[Receipt] = field(default_factory=list[Receipt])  # charged by the write
+    change: Booked = field(default_factory=Booked)  # for the journal
+    rebooked: tuple[int, int] | None = None  # `after` and `end` of `Journal.renumber`
+    holds: int = 0  # `_holds` when the pool made this turn
     is_bulk: bool = False  # whether `receipts` are for bulk work
 
 
 def _forget_members(known: Known, now: float) -> None:
-    """Expect nobody who was only a member whose weight the record had lost."""
+    """Drop the curves of minutes in which others used a negligible weight.
+
+    While the record lacked the weight of some members, that weight looked like weight of others.
+    Without any curve left, we no longer expect others.
+    """
     others, minute = known.others, known.ledger.minute
     seen = {k: curve for k, curve in others.curves.items() if minute(k).others > known.negligible}
     others.curves = seen
@@ -78,7 +82,7 @@ def _forget_members(known: Known, now: float) -> None:
 
 
 class RecordPool(DeferredPool):
-    """A pool whose books are in a record on a server; see `MemberPool` for its arguments.
+    """A pool that keeps its books in a record on a server; see `MemberPool` for its arguments.
 
     Its clock is the time of the record.
     """
@@ -102,42 +106,47 @@ class RecordPool(DeferredPool):
     def _begin_anew(self) -> None:
         """Become a member that has written nothing."""
         self.member: bytes = os.urandom(member_record.ID)
-        """Names this process in the record."""
-        self._found: bytes | None = None  # the record; empty: none exists; None: unknown
-        self._last = b""  # the latest record that was valid
+        """The random id of this process in the record."""
+        self._found: bytes | None = None  # the server's record; empty: it has none; None: unknown
+        self._last = b""  # the record of our latest write
         self._serial = 0  # of our latest write, successful or not
         self._journal = Journal()
         self._late: list[Change] = []  # changes that the record does not hold yet, oldest first
-        self._late_since = math.inf
-        self._unsure: list[Turn] = []  # writes that the server may have made, or may still make
-        self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # charged in advance
+        self._late_since = math.inf  # the instant of the first of them
+        self._unsure: list[Turn] = []  # writes without an answer: the server may do them even now
+        self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # by weight and whether bulk
         self._leased_at = -math.inf
         self._want: Want | None = None
         self._refusal: tuple[float, float, Wait] | None = (
-            None  # until when it is valid, and when it was made
+            None  # its end, its start, and the wait that callers get until its end
         )
-        self._turn_at = -math.inf  # when to ask for a turn again
-        self._lots = 0  # weight to charge in advance; doubles while it is used up
-        self._read_at: float = -math.inf  # when the server last answered
-        self._out: int = 0  # weight of the receipts that are out
-        self._holds = 0  # number of holds; a lease from before a hold is not sent
-        self._heard = Known(1, copy(self._bucket.known.clock))  # holds that others have published
+        self._turn_at = -math.inf  # the earliest instant of our next request for a turn
+        self._lots = 0  # weight to charge in advance; doubles while calls use all of it
+        self._read_at: float = -math.inf  # the instant of the server's last answer
+        self._out: int = 0  # weight of receipts that callers have not returned yet
+        self._holds = 0  # number of cooldowns so far; each makes the leases from before it invalid
+        self._heard = Known(1, copy(self._bucket.known.clock))  # cooldowns that were published
         self._is_urgent = False
         self._is_probe_late = False
         self._failures, self._failing_since, self._retry_at = 0, math.inf, -math.inf
-        self._is_reading = False  # the next call must read: the record is unknown
-        self._is_unseen = False  # the record was read, and not yet compared with the journal
+        self._is_reading = False  # the next call must read, because the record may have changed
+        self._is_unseen = False  # we have read a record, and not yet compared it with the journal
         self._is_write_failing = False
-        # The record does not hold our changes: at the start, and while the server is lost.
+        # We are apart at the start and while the server is lost: the record lacks our changes.
         self._is_apart, self._is_joining, self._is_changed = True, False, False
-        self._parted_in = NEVER  # the minute in which the server answered last
+        self._parted_in = NEVER  # the minute of the server's last answer before we lost it
         self._parted = self._bucket.known.limit, self._bucket.known.others.expected_until
 
     def _now(self) -> float:
         return self._steady() + self._time.ahead
 
     def _loaded(self, now: float) -> tuple[Shared, tuple[int, int] | None]:
-        """The record with all that we have written, and what had to be restored."""
+        """Return the record, with all changes of our journal.
+
+        Returns:
+            The record, and the entries of the journal that were missing from the record, as the
+            arguments `after` and `end` of `Journal.renumber`. None: no entry was missing.
+        """
         shared = self._believed(self._found or b"", now)
         is_lost = shared is None and bool(self._last)
         shared = shared or self._believed(self._last, now)
@@ -160,7 +169,7 @@ class RecordPool(DeferredPool):
         return shared, rebooked
 
     def _may_others_miss(self, shared: Shared, now: float) -> bool:
-        """Whether other members may have to restore something, too; not if only we were away."""
+        """Whether other members may have to restore changes, too; not if only we were apart."""
         if not self._is_apart:
             return True
         minute = min(shared.state.clock.likeliest(now), self._parted_in)
@@ -172,17 +181,21 @@ class RecordPool(DeferredPool):
         return None if shared is None or record.flaw(shared.state, now) else shared
 
     def _take_clock(self, known: Known) -> None:
-        """Use a copy of our own clock: a change that is applied again must not change ours."""
+        """Give `known` a copy of our clock.
+
+        The pool applies each late change again to every new record. Only the first time may it
+        change our own clock.
+        """
         known.clock = copy(self._bucket.known.clock)
         known.clock.contradictions = TRUSTED
 
     def _rebook(self, shared: Shared, missing: Booked, now: float) -> None:
-        """Book what the record lacks of ours, and merge what only we know."""
+        """Book the changes that are `missing` from the record, and merge what only we know."""
         ours = record.copied(self._bucket.known)
         self._take_clock(ours)
         before = record.copied(ours)
         before.limit = ours.limit
-        if self._is_apart:  # members that we did not hear may have looked like others
+        if self._is_apart:  # other members' weight may have looked like others'
             before.limit, ours.others.expected_until = self._parted
             ours.others.curves.clear()
         for k, minute in before.ledger.minutes.items():
@@ -205,7 +218,10 @@ class RecordPool(DeferredPool):
             self._move(moved)
 
     def _judge_unsure(self) -> None:
-        """Decide by the record found whether a write without an answer was done."""
+        """Decide by the record that we have read whether the server did a write without an answer.
+
+        If it did, the pool refunds the receipts of that write: nobody waits for them any longer.
+        """
         found = self._found or b""
         shared = member_record.decode(found)
         line = shared.lines.get(self.member) if shared is not None else None
@@ -217,10 +233,10 @@ class RecordPool(DeferredPool):
                 self._is_urgent |= bool(turn.receipts)
                 break
         if any(turn.swap.expected != member_record.version(found) for turn in self._unsure):
-            self._unsure.clear()  # with another version, none of them can still be done
+            self._unsure.clear()  # the version has changed, so the server can no longer do them
 
     def _confirm(self, turn: Turn) -> None:
-        """A write is done: its changes are no longer late, and the journal holds it."""
+        """The server has done a write: move its changes from `_late` into the journal."""
         if turn.rebooked is not None:
             self._journal.renumber(*turn.rebooked, turn.serial)
         self._journal.add(turn.serial, self._now(), turn.change)
@@ -229,7 +245,7 @@ class RecordPool(DeferredPool):
         self._is_probe_late = False
 
     def _adopt(self, bucket: Bucket, late: Sequence[Change]) -> None:
-        """Continue with these books and the late changes; our own clock stays."""
+        """Continue with the books of `bucket`, plus the changes in `late`; our own clock stays."""
         clock = self._bucket.known.clock
         self._take_clock(bucket.known)
         for change in late:
@@ -239,7 +255,7 @@ class RecordPool(DeferredPool):
         self._bucket = bucket
 
     def _note(self, change: Change) -> None:
-        """Make a change, and write it with the next turn."""
+        """Apply a change to our books now, and write it into the record with the next turn."""
         change(self._bucket)
         self._late.append(change)
         self._late_since = min(self._late_since, self._now())

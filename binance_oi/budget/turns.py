@@ -1,7 +1,8 @@
-"""Turns at the shared record: what to ask the server, and what its answers mean.
+"""The turns of a member at the shared record: the next call of the server, and its result.
 
-The rule of this file: it decides, and does no I/O. `begin` returns the next call of the server;
-`answered` and `failed` take its result.
+A turn is one read or one write of the record. The rule of this file: it decides, and does no I/O.
+`begin` returns the next call. The courier makes that call, and passes the result to `answered` or
+`failed`.
 """
 
 import math
@@ -19,21 +20,22 @@ from binance_oi.budget.record_server import Answer, Outcome, Swap
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 LOT = 100  # the most weight that a turn charges in advance
-LEAST_LOT = 4  # the least, if there is room and calls wait
-LEASE = 1.0  # s for which a lease may be sent
+LEAST_LOT = 4  # the least weight that it charges in advance, if there is room and calls wait
+LEASE = 1.0  # s after its charge in which a lease may serve a call
 SOON = 0.1  # s between two reads while room may appear at any time
-CROWD = 10  # members, above which each of them looks less often whether there is room
-CROWD_BEAT = 1.5  # s between two such looks; with a call, shorter than `GRACE`
-PATIENCE = 0.5  # s for one call of the server
-LOST = 2.5  # s without an answer, over at least `TRIES` calls: then the server is lost
+CROWD = 10  # members; with more, each one reads the record less often while it waits for room
+CROWD_BEAT = 1.5  # s between two such reads; with the time of a call, shorter than `GRACE`
+PATIENCE = 0.5  # s; the timeout of one call of the server
+LOST = 2.5  # s in which at least `TRIES` calls fail in a row: then the server is lost
 TRIES = 3
-AGAIN = 0.1  # s between two calls until then
-RETRY = 1.0  # s between two calls from then on
-ASKED = 2.0  # s without a question after which no call waits any more
-TURN = 0.1  # s in which only the next member may take its turn
+AGAIN = 0.1  # s between two calls before the server is lost
+RETRY = 1.0  # s between two calls while the server is lost
+ASKED = 2.0  # s since the last attempt to charge; then the pool assumes that no call waits
+TURN = 0.1  # s in which only the member at the head of the server's queue may write a charge
 KEPT = 900.0  # s without a write after which the server drops a record
 
-NEWS, HOLD, NEXT = b"n", b"h", b"t"  # kinds of messages: look again; a hold; whose turn it is
+# The kinds of messages. NEWS: the record has changed. HOLD: a cooldown. NEXT: whose turn it is.
+NEWS, HOLD, NEXT = b"n", b"h", b"t"
 
 
 class TurnPool(RecordPool):
@@ -42,7 +44,7 @@ class TurnPool(RecordPool):
     has_news: bool  # see `ProcessPool`
 
     def due_in(self) -> float | None:
-        """Seconds until there may be something to ask the server; None: until something happens."""
+        """Seconds until `begin` may have a call; None: not before a caller or a message comes."""
         now = self._now()
         if self._is_reading or self._is_apart:
             return max(0.0, self._retry_at - now)
@@ -64,7 +66,7 @@ class TurnPool(RecordPool):
 
     @changing
     def begin(self) -> Turn | None:
-        """The next call of the server; None when there is nothing to ask."""
+        """Return the next call of the server; None if no call is due."""
         now = self._now()
         is_unknown = self._found is None or self._is_reading
         if is_unknown or (self._is_apart and not self._is_joining):
@@ -79,7 +81,7 @@ class TurnPool(RecordPool):
             return turn
         self._is_urgent = False
         is_refused = self._refusal is not None and self._refusal is not was_refused
-        if is_refused and now - self._read_at > SOON:  # perhaps by an outdated record
+        if is_refused and now - self._read_at > SOON:  # our copy of the record may be outdated
             self._refusal = None
             return self._reading()
         return None
@@ -88,7 +90,7 @@ class TurnPool(RecordPool):
         return Turn(Swap(member_record.version(self._found or b"")))
 
     def _return_leases(self) -> list[Receipt]:
-        """Refund what was charged in advance, and return it."""
+        """Refund all weight that is charged in advance, and return its receipts."""
         self._lots = 0
         leased = self._take_leases()
         for receipt in leased:
@@ -101,7 +103,7 @@ class TurnPool(RecordPool):
         return leased
 
     def _turn(self, now: float) -> Turn | None:
-        """A write with the late changes and new charges; None when there are neither."""
+        """Make a write with the late changes and new charges; None if no write is due."""
         self._is_unseen = False
         shared, rebooked = self._loaded(now)
         state, bucket = shared.state, self._make(shared.state)
@@ -138,7 +140,11 @@ class TurnPool(RecordPool):
         return made
 
     def _charged(self, bucket: Bucket, shared: Shared, now: float) -> list[Receipt]:
-        """Charge for the head of the queue, and in advance for calls behind it."""
+        """Charge for the call at the head of our queue, and in advance for the calls behind it.
+
+        Returns:
+            The receipt of that call, and then the leases; empty if the bucket refused the charge.
+        """
         want = self._want
         is_refused = self._refusal is not None and now < self._refusal[0]
         if want is None or is_refused or self._is_apart or now < self._turn_at:
@@ -169,15 +175,15 @@ class TurnPool(RecordPool):
         return receipts
 
     def _too_early(self, shared: Shared, now: float) -> Wait | None:
-        """Why we may not charge now, whatever the bucket says."""
+        """The wait before we may charge, even if the bucket has room; None if we may charge."""
         if now < shared.quiet_until:
             return Wait(shared.quiet_until - now, Reason.LEASE)
         if self._out and not self._bucket.known.clock.dated:
-            return Wait(SOON, Reason.PROBE_PENDING)  # its answer has the exchange's time
+            return Wait(SOON, Reason.PROBE_PENDING)  # the answer brings the exchange's time
         return None
 
     def _lot(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
-        """The number of calls behind the first one to charge for."""
+        """The weight to charge in advance for calls behind the first one; each costs 1."""
         known = bucket.known
         is_single = want.weight != 1 or not bucket.leases_bulk or not known.clock.dated
         if is_single or known.is_held(now) or known.probe_ends_at > now:
@@ -190,7 +196,7 @@ class TurnPool(RecordPool):
 
     @changing
     def answered(self, turn: Turn, answer: Answer, sent: float) -> None:
-        """The server answered a call that began at `sent`, by our steady clock."""
+        """Process the server's answer to a call that began at `sent`, by our steady clock."""
         if answer.outcome is Outcome.OUTDATED:
             self._lose_server("a newer version of this package uses the same budget")
             self._is_reading, self._retry_at = True, self._now() + RETRY
@@ -220,7 +226,7 @@ class TurnPool(RecordPool):
             self._see()
 
     def _done(self, turn: Turn) -> None:
-        """A write is done: continue with its books."""
+        """The server has done the write of `turn`: continue with its books and its leases."""
         assert turn.bucket is not None
         self._last = turn.swap.record
         self._confirm(turn)
@@ -238,7 +244,7 @@ class TurnPool(RecordPool):
                 self._return_leases()
 
     def _see(self) -> None:
-        """Join, now that we have read the record."""
+        """If we are apart, begin to join, now that we have read the record."""
         if not self._is_apart:
             return
         self._is_joining = True
@@ -254,7 +260,7 @@ class TurnPool(RecordPool):
 
     @changing
     def failed(self, turn: Turn, why: str, sent: float) -> None:
-        """A call failed; the server may have made the change."""
+        """Process the failure of a call that began at `sent`; the server may have done it."""
         now = self._now()
         if turn.bucket is not None:
             self._unsure.append(turn)
