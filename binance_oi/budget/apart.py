@@ -1,7 +1,8 @@
-"""What a member does while the server is lost, and how it joins again.
+"""The behaviour of a member while the server is lost, and how that member joins again.
 
-The rule of this file: a member without the server uses only its own part of the limit. All members
-without the server together then stay within the limit, whether they know of each other or not.
+The rule of this file: a member without the server uses only its own part of the limit. For example,
+if it saw four members, it uses a quarter of the limit. So all of them together stay within the
+limit, even though none of them sees the others' requests.
 """
 
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from binance_oi.budget.turns import SOON, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
-ROOM = 8  # weight that must be left for each member: with less, all wait for the next minute
-LEAST_MEMBERS = 2  # another member may exist although this one has never seen it
+ROOM = 8  # weight left for each member; with less, this member waits for the next minute
+LEAST_MEMBERS = 2  # a member may exist that this one has never seen
 
 
 class Early(Receipt):
-    """A receipt from before the first answer of the server; its times are of our own clock."""
+    """A receipt from before the first answer of the server; its times rest on a guess."""
 
     __slots__ = ()
 
@@ -43,12 +44,19 @@ class ApartPool(TurnPool):
         without_server: WithoutServer = "share",
     ) -> None:
         self._without_server = without_server
-        self._moved = 0.0  # s by which the time has moved since we started
-        self._is_lost, self._alone_from = False, 0.0
+        self._moved = 0.0  # s by which our time has jumped since the start
+        self._is_lost, self._alone_from = False, 0.0  # when we may begin to use our own part
         super().__init__(make_bucket, make_state, steady, wall)
 
     def _lose_server(self, why: str) -> None:
-        """Warn once, and use our part, first alone, when all that others sent is counted."""
+        """Warn once, and begin to use only our own part of the limit.
+
+        We wait until the current minute is over. If enough weight is left, it suffices to wait
+        until the exchange has counted all that the other members sent.
+
+        Args:
+            why: The error of the last call, for the warning.
+        """
         if self._is_lost:
             return
         now = self._now()
@@ -79,10 +87,15 @@ class ApartPool(TurnPool):
         )
 
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
-        """Count what other members booked as weight of others: our part is for us alone.
+        """Turn weight that other members booked into weight of others, because our part is our own.
 
-        We may use an even part of what is left, and no more than an even part of the limit. The
-        count of our first request, which goes alone, shows what the others sent.
+        We may use an even part of the weight that is left, and at most an even part of the limit.
+        Our first request is a probe: its used-weight header shows how much the others sent.
+
+        Args:
+            first: The first minute to change; earlier minutes are over.
+            leases: Receipts that we have just refunded; the journal still holds their weight.
+            members: The number of members, this one included.
         """
         for k, minute in self._bucket.known.ledger.minutes.items():
             if k < first:
@@ -95,12 +108,12 @@ class ApartPool(TurnPool):
             minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
 
     def _members(self, minute: int) -> int:
-        """The members that shared the record when the server answered last."""
+        """The number of members that shared the record when the server last answered."""
         found = member_record.decode(self._found or b"") or member_record.decode(self._last)
         return max(LEAST_MEMBERS, found.seen(min(minute, self._parted_in)) if found else 0)
 
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
-        """Charge to our own part; the record gets the change when we join again."""
+        """Charge to our own part of the limit; the record gets the change when we join again."""
         if not self._is_lost or self._is_joining:
             return Wait(SOON, Reason.LEASE)
         if self._without_server == "wait":
@@ -116,12 +129,12 @@ class ApartPool(TurnPool):
         return answer if self._time.is_known else Early(*answer)
 
     def _keep(self, before: Booked) -> None:
-        """Keep the changes since `before` for the record."""
+        """Put the change of our books since `before` into the journal, for when we join again."""
         self._journal.add(ALONE, self._now(), Booked.of(self._bucket.known).since(before))
         self._is_changed = True
 
     def _note(self, change: Change) -> None:
-        """Make a change; the record gets it with the next write, or when we join again."""
+        """Apply a change; the record gets it with the next write, or when we join again."""
         if not self._is_apart or self._is_joining:
             super()._note(change)
             return
@@ -139,7 +152,7 @@ class ApartPool(TurnPool):
             logger.warning("the budget is shared with other machines again")
 
     def _move(self, moved: float) -> None:
-        """Go by the time of the record, which differs from our guess by `moved` seconds."""
+        """Move all our instants by `moved` seconds, because our time has jumped by so much."""
         slots = record_time.move(self._bucket.known, moved)
         self._journal.move(moved, slots)
         self._moved += moved
@@ -149,7 +162,7 @@ class ApartPool(TurnPool):
         self._refusal = None
 
     def _timely(self, receipt: Receipt) -> Receipt:
-        """The receipt, with its times in the time of the record."""
+        """Return `receipt` with its times in the time of the record."""
         if not isinstance(receipt, Early):
             return receipt
         return Receipt(*receipt)._replace(sent=receipt.sent + self._moved)

@@ -1,7 +1,7 @@
 """Carries the turns of a pool to its server, in a task of the event loop.
 
-The rule of this file: it sleeps and sends, and decides nothing. Every error of a call goes to the
-pool, which continues without the server.
+The rule of this file: it sleeps and sends, and decides nothing. It passes every error of a call to
+the pool, and the pool decides when to continue without the server.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from binance_oi.budget.turns import PATIENCE, RETRY, SOON
 from binance_oi.errors import ClientClosedError
 
 ANOTHER_LOOP = "the budget belongs to another event loop, which is running"
-LAST_TURNS = 4  # calls in which a pool that closes writes its late changes
+LAST_TURNS = 4  # calls, at most, in which a closing pool writes its late changes
 
 
 class Courier:
     """Talks to the server for one pool.
 
-    It belongs to the event loop that first used it; when that loop is closed, to the next one. A
-    child that was forked starts anew.
+    It belongs to the first event loop that uses it. When that loop no longer runs, it belongs to
+    the next loop that uses it. In a forked child it starts anew.
 
     Args:
-        pool: Decides what to ask.
-        name: Of the pool.
-        connect: Makes the server for the event loop that runs.
-        steady: The clock of the pool.
+        pool: Decides which calls to make.
+        name: The name of the pool.
+        connect: Makes a connection to the server, for the running event loop.
+        steady: The clock of the pool, monotonic s.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Courier:
         self._tasks: list[asyncio.Task[None]] = []
 
     def wake(self) -> None:
-        """Wake the task: there may be something to ask.
+        """Wake the task because a call may be due; start the task if it does not run.
 
         Raises:
             ClientClosedError: Another event loop uses this budget, and runs.
@@ -64,7 +64,7 @@ class Courier:
             self._start()
 
     def nudge(self) -> None:
-        """Wake the task if it runs: what returns after `aclose` starts nothing."""
+        """Wake the task only if it runs: a receipt that returns after `aclose` starts no task."""
         if self._tasks and self._is_at_home():
             self._is_woken = True
             self._ring()
@@ -85,12 +85,12 @@ class Courier:
         self._loop = loop
         server = self._connect()
         coroutines = self._carry(server), self._listen(server)
-        # In an empty context: the tasks serve all calls, not only the first.
+        # The tasks serve all callers, so they do not inherit the context of the first one.
         self._tasks = [loop.create_task(each, context=Context()) for each in coroutines]
         self._pool.reset()
 
     async def _carry(self, server: RecordServer) -> None:
-        """Ask the server until the loop ends."""
+        """Make the calls of the pool until this task is cancelled."""
         try:
             while not is_cancelled():
                 try:
@@ -103,7 +103,7 @@ class Courier:
                 await self._finish(server)
 
     async def _step(self, server: RecordServer) -> None:
-        """Wait until there is something to ask, and ask it."""
+        """Sleep until a call is due, or make the call that is due now."""
         self._is_woken = False
         seconds = self._pool.due_in()
         if seconds is None or seconds > 0.0:
@@ -111,7 +111,7 @@ class Courier:
             return
         await self._tell(server)
         if not await self._take_turn(server) and self._pool.due_in() == 0.0:
-            await self._sleep(SOON)  # due, but nothing to ask: do not spin
+            await self._sleep(SOON)  # the pool had no call after all: do not spin
 
     async def _sleep(self, seconds: float | None) -> None:
         if self._is_woken:
@@ -131,15 +131,15 @@ class Courier:
             self._wakeup.set_result(None)
 
     async def _tell(self, server: RecordServer) -> None:
-        """Publish a hold before it is written: a write may take several calls."""
+        """Publish a new cooldown before the pool writes it: a write may take several calls."""
         news = self._pool.take_news()
         if news:
-            with suppress(Exception):  # the record holds it, too
+            with suppress(Exception):  # the record will hold the cooldown, too
                 async with asyncio.timeout(PATIENCE):
                     await server.tell(self._name, news)
 
     async def _take_turn(self, server: RecordServer) -> bool:
-        """Make one call of the server; False when there is nothing to ask."""
+        """Make one call of the server; return False if the pool has no call to make."""
         turn = self._pool.begin()
         if turn is None:
             return False
@@ -152,14 +152,14 @@ class Courier:
         except asyncio.CancelledError:
             self._pool.failed(turn, "the event loop ends", sent)
             raise
-        except Exception as error:  # whatever it is, no caller may wait for ever
+        except Exception as error:  # without a result, callers of the pool would wait for ever
             self._pool.failed(turn, str(error), sent)
         else:
             self._pool.answered(turn, answer, sent)
         return True
 
     async def _listen(self, server: RecordServer) -> None:
-        """Receive messages; without them, the next turn shows what others wrote."""
+        """Receive messages. If one is lost, the next turn still reads the record."""
         while not is_cancelled():
             with suppress(Exception):
                 await server.listen(self._name, self._pool.hear, self._pool.reset)
@@ -197,7 +197,7 @@ class Courier:
         self._begin_anew()
 
     def close(self) -> None:
-        """Close at once; the leases stay charged until their minute ends."""
+        """Close at once, without a last write; leases stay charged until their minute ends."""
         if self._is_at_home():
             for task in self._tasks:
                 task.cancel()

@@ -1,8 +1,8 @@
-"""The pool of one member: the calls of a client, over a record on a server.
+"""The pool of one member: it serves the calls of clients, from a record on a server.
 
-The rule of this file: no call blocks. A lease serves a charge; otherwise the charge returns a wait,
-and wakes the courier, which talks to the server. `turns` decides what to ask, and `apart` what
-happens without the server.
+The rule of this file: no call blocks. A charge takes a lease, which the pool has charged in
+advance. Without a lease, the charge returns a wait and wakes the courier, which talks to the
+server. `turns` decides what the courier asks. `apart` decides what happens without the server.
 """
 
 import math
@@ -25,34 +25,34 @@ from binance_oi.budget.turns import HOLD, LEASE, NEWS, NEXT, SOON
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-GROUP_MINUTES = 3  # in a row in which others look like another group: then it is a warning
-MANY = 256  # late changes that are written at once
-_HOLD = struct.Struct("<dd")  # ends of a cooldown and of a ban, Unix s
-ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # no process here can check whether it has ended
+GROUP_MINUTES = 3  # minutes in a row in which others look like a second group, before we warn
+MANY = 256  # late changes; with so many, the pool writes them without delay
+_HOLD = struct.Struct("<dd")  # the ends of a cooldown and of a ban, Unix s
+ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # on another machine; nobody here can check its end
 
 
 def _nobody() -> None:
-    """No courier is there yet."""
+    """Do nothing, because the pool has no courier yet."""
 
 
 class MemberPool(ApartPool):
     """A pool that processes on several machines share through a server.
 
     Args:
-        make_bucket: A bucket with our reserve and our share.
-        make_state: What is known at first, by a clock.
+        make_bucket: Makes a bucket with our reserve and our share.
+        make_state: Makes the knowledge of a pool without any answer yet, by a clock.
         steady: Monotonic seconds of this machine.
         wall: Unix seconds.
         without_server: What to do while the server is lost: `share` the limit, or `wait`.
     """
 
     wake: Callable[[], object] = staticmethod(_nobody)
-    """The pool calls it when there may be something to ask the server."""
+    """The pool calls this to make the courier ask the server; it starts the courier if needed."""
     nudge: Callable[[], object] = staticmethod(_nobody)
-    """The same, for changes that need no courier of their own."""
+    """The pool calls this to make a running courier ask the server; it starts none."""
     has_news: bool  # see `ProcessPool`
-    _like_a_group = 0  # minutes in a row in which others looked like another group of members
-    _inherited_until = -math.inf  # until then our parent charged
+    _like_a_group = 0  # minutes in a row in which others looked like a second group of members
+    _inherited_until = -math.inf  # our parent charged the receipts from before this instant
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`. A lease serves nearly every call."""
@@ -87,7 +87,11 @@ class MemberPool(ApartPool):
 
     @changing
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """See `Pool.sending`. What is old is charged again: others may have released it."""
+        """See `Pool.sending`.
+
+        It returns None for an old receipt, so that the caller charges again: other members may have
+        released that weight.
+        """
         timely = self._timely(receipt)
         if self._is_of_parent(receipt) or self._now() - timely.sent > PATIENCE:
             return None
@@ -95,7 +99,7 @@ class MemberPool(ApartPool):
 
     @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """See `Pool.settle`. Other members learn of it with the next write."""
+        """See `Pool.settle`. Other members learn of the answer with our next write."""
         if self._is_of_parent(receipt):
             return
         newest = self._bucket.known.ledger.newest
@@ -110,7 +114,7 @@ class MemberPool(ApartPool):
         self._warn_of_doubts()
 
     def _warn_of_a_group(self) -> None:
-        """Warn once if others used several minutes as another group of members would."""
+        """Warn once if, for several minutes, others used the limit as a second group would."""
         known = self._bucket.known
         is_like_one = known.of_copies(known.ledger.newest - 1) > 0.0
         self._like_a_group = self._like_a_group + 1 if is_like_one else 0
@@ -134,7 +138,7 @@ class MemberPool(ApartPool):
 
     @changing
     def _come_back(self, receipt: Receipt, change: Change) -> None:
-        """A receipt is returned."""
+        """Note that a caller has returned a receipt, with the `change` that it means."""
         self._out -= receipt.weight
         self.has_news = True
         self._note(change)
@@ -154,7 +158,7 @@ class MemberPool(ApartPool):
 
     @changing
     def _hold(self, change: Change) -> None:
-        """Obey a hold at once, and publish it at once."""
+        """Begin a cooldown, and publish it at once."""
         self._notice_fork()
         self._drop_leases()
         self._note(change)
@@ -177,7 +181,7 @@ class MemberPool(ApartPool):
         self.nudge()
 
     def _hurry(self) -> None:
-        """Write at once: other members wait for it."""
+        """Write the late changes at once, because other members wait for them."""
         self._is_urgent = self.has_news = True
         self.nudge()
 
@@ -188,7 +192,7 @@ class MemberPool(ApartPool):
     # -- demands ---------------------------------------------------------------------------------
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """See `Pool.declare`; all pollers of this pool are one demand of the record."""
+        """See `Pool.declare`. The record has one demand for all pollers of this pool together."""
         self.declared.notice_fork()
         now, declared = self._now(), self.declared
         is_new = declared.put(key, weight, now, anew=anew)
@@ -221,7 +225,7 @@ class MemberPool(ApartPool):
     # -- the server ------------------------------------------------------------------------------
 
     def take_news(self) -> bytes:
-        """A hold to publish before the record is written; empty when there is none."""
+        """Return the message of a new cooldown, for all members; empty if there is none."""
         known = self._bucket.known
         heard, now = self._heard, self._now()
         is_new = known.cooldown_until > heard.cooldown_until
@@ -234,7 +238,7 @@ class MemberPool(ApartPool):
 
     @changing
     def hear(self, news: bytes) -> None:
-        """Handle a message of another member or of the server."""
+        """Handle a message from another member or from the server."""
         kind, rest = news[:1], news[1:]
         if kind == NEXT and rest != self.member:
             return
@@ -248,7 +252,12 @@ class MemberPool(ApartPool):
             self.nudge()
 
     def _hear_hold(self, cooldown: float, banned: float) -> None:
-        """Obey a hold, if an exchange can have asked for it."""
+        """Obey a cooldown of another member, if it is one that an exchange may ask for.
+
+        Args:
+            cooldown: The end of the cooldown, Unix s.
+            banned: The end of a ban, Unix s; 0.0 for none.
+        """
         known, now = self._bucket.known, self._now()
         heard = Known(1, known.clock, cooldown_until=cooldown, banned_until=banned)
         before = known.cooldown_until, known.banned_until
@@ -260,7 +269,10 @@ class MemberPool(ApartPool):
             self.has_news = True
 
     def reset(self) -> None:
-        """The connection is new, and so may be the server: compare the record with the journal."""
+        """Compare the record with the journal, because the connection is new.
+
+        Perhaps the server is another one, or has lost our writes.
+        """
         if len(self._journal) or self._is_apart:
             self._found = None
             self.nudge()
@@ -277,7 +289,7 @@ class MemberPool(ApartPool):
         return self._is_apart or not (self._late or self._unsure)
 
     def held_for(self, *, ban: bool = False) -> float:
-        """See `Pool.held_for`. It also joins, so a caller without charges learns of holds."""
+        """See `Pool.held_for`. The call also joins, so that it learns of cooldowns of others."""
         if self._found is None:
             self.wake()
         return super().held_for(ban=ban)
@@ -285,7 +297,7 @@ class MemberPool(ApartPool):
     # -- after a fork ----------------------------------------------------------------------------
 
     def _notice_fork(self) -> None:
-        """Become a member of our own; our parent writes its own late changes."""
+        """In a forked child, become a new member; the parent writes its own late changes."""
         if self._process is fork.current:
             return
         self._process = fork.current
