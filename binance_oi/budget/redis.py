@@ -1,7 +1,7 @@
 """One budget for processes on several machines, through Redis or Valkey: `RedisBudget`.
 
-The rule of this file: machines share a budget because the exchange sees one address. A machine
-cannot find out which one that is, so its name is a required argument.
+The rule of this file: machines share a budget if the exchange sees them under one IP address. A
+machine cannot find out its public address, so the caller names that address in `egress`.
 """
 
 from copy import copy
@@ -27,35 +27,39 @@ from binance_oi.budget.usage import Usage
 class RedisBudget(ProcessBudget):
     """A budget for every process on every machine behind one IP address.
 
-    All of them obey one count and one ban, for both limits. A process that is killed blocks nobody,
-    and costs at most what it had in flight or charged in advance, until the minute ends.
+    All processes share one count and one ban, for the weight and for the history. If a process is
+    killed, the others continue. The weight that it had in flight or charged in advance may stay
+    charged until the minute ends.
 
-    It needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or later,
-    Valkey, or a cluster. Anybody who may write its keys can stop all members.
+    The budget needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or
+    later, Valkey, or a cluster. Anybody who may write the keys on that server can stop all members.
 
-    While the server is lost, each process logs one warning. With `"share"` it uses the limit
-    divided by the members that it saw, two at least: from the next minute on, or as soon as all
-    that others sent is counted. With `"wait"` it sends nothing. Either way it obeys the last ban
-    that it knows. When the server is back, what was used meanwhile is booked.
+    When a process loses the server, it logs one warning. With `"share"` it then uses a part of the
+    limit: the limit divided by the number of members that it saw, or by two if it saw only itself.
+    It begins in the next minute, or as soon as the exchange has counted all that the others sent.
+    With `"wait"` it sends nothing. Either way it obeys the last ban that it knows. When the server
+    is back, each process books the weight that it used meanwhile.
 
-    It belongs to one event loop at a time, and to the process that made it; a child that was forked
-    takes part as another member. Close it with `await budget.aclose()`: without that, what was
-    charged in advance stays charged until its minute ends.
+    The budget belongs to one event loop at a time, and to the process that made it. A forked child
+    takes part as another member. Close the budget with `await budget.aclose()`. Otherwise weight
+    that it charged in advance stays charged until its minute ends.
 
     Args:
         server: A URL (`redis://`, `rediss://`, `unix://`, with a user and a password if needed), or
-            a client of `redis.asyncio`, which you close yourself: for a cluster, or Sentinel.
-        egress: Names the address that the exchange sees: the same for all who share it, and for
-            nobody else. 1 to 64 letters, digits, dots, colons, hyphens and underscores.
-        without_server: What to do while the server is lost: `"share"` or `"wait"`.
-        options: The arguments of `ProcessBudget`, with its defaults. Each process keeps its own
-            `reserve`, on the common count; `share` is that of all processes together.
+            a client of `redis.asyncio`, for example for a cluster or for Sentinel. You close that
+            client yourself.
+        egress: A name for the IP address that the exchange sees. Use the same name in all processes
+            behind that address, and in no other. 1 to 64 letters, digits, dots, colons, hyphens and
+            underscores.
+        without_server: The behaviour while the server is lost: `"share"` or `"wait"`.
+        options: The arguments of `ProcessBudget`, with its defaults. Each process applies its own
+            `reserve` to the common count. `share` is the share of all processes together.
 
     Raises:
         ModuleNotFoundError: The extra `redis` is not installed.
         TypeError: An argument has a wrong type.
-        ValueError: An argument is out of range, the URL is none, or the client decodes its answers
-            (`decode_responses=True`).
+        ValueError: An argument is out of range, the URL is invalid, or the client decodes its
+            answers (`decode_responses=True`).
     """
 
     def __init__(
@@ -76,17 +80,17 @@ class RedisBudget(ProcessBudget):
         self._couriers: dict[str, Courier] = {}
 
     def close(self) -> None:
-        """Drop the connections. What was charged stays charged; `aclose` gives it back."""
+        """Drop the connections. Weight that is charged in advance stays charged; see `aclose`."""
         for courier in list(self._couriers.values()):
             courier.close()
         self._couriers.clear()
         self._pools.clear()
 
     async def aclose(self) -> None:
-        """Return what was charged in advance, tell the others what is late, and disconnect.
+        """Refund the weight that is charged in advance, write the late changes, and disconnect.
 
-        A request that is still under way stays charged until its minute ends. A repeat does
-        nothing; a charge after it takes part again.
+        A request that is still under way stays charged until its minute ends. A second call does
+        nothing. A later charge connects again.
 
         Raises:
             ClientClosedError: The budget belongs to another event loop, which is running.
@@ -124,7 +128,7 @@ class RedisBudget(ProcessBudget):
 
 
 def _is_used_on_this_machine(name: str) -> bool:
-    """Whether `MachineBudget` was used for this pool in the last minute."""
+    """Whether a process of this machine used `MachineBudget` for this pool in the last minute."""
     try:
         pages = list(read_records(budget_directory()))
     except OSError:
@@ -137,19 +141,19 @@ def _is_used_on_this_machine(name: str) -> bool:
 
 
 class SharedUsage(NamedTuple):
-    """What a server knows of one pool."""
+    """The state of one pool on a server."""
 
     usage: Usage
     members: int
-    """Processes that took part in this minute or the one before."""
+    """The number of processes that took part in this minute or in the minute before."""
 
 
 async def redis_pools(server: object, egress: str) -> dict[str, SharedUsage]:
-    """What a server knows of every pool behind one address; changes nothing.
+    """Read the state of every pool behind one address, by the name of the pool. Changes nothing.
 
     Args:
-        server: As for `RedisBudget`.
-        egress: As for `RedisBudget`.
+        server: See `RedisBudget`.
+        egress: See `RedisBudget`.
 
     Raises:
         ServerError: The server does not answer.

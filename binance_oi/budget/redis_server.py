@@ -1,7 +1,8 @@
 """A Redis or Valkey server that keeps the record of a pool. Only this module uses `redis`.
 
-The rule of this file: the server compares and swaps in one step, and knows nothing of the content
-of a record. No call is repeated here: by default, redis-py repeats it ten times, for seconds.
+The rule of this file: the server compares and swaps in one atomic step, and does not read the
+content of a record. This module repeats no call. By default, redis-py repeats a failed call ten
+times, which takes seconds; a client made from a URL does not.
 """
 
 import hashlib
@@ -18,12 +19,13 @@ from binance_oi.extras import library
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT_KEPT_MS = 120_000  # for which an unused format keeps older versions away
-MOST_WAITING = 64  # members in the queue of turns
-LISTENED = 1.0  # s after which a listener asks whether it has to end
+FORMAT_KEPT_MS = 120_000  # ms after its last write in which a format shuts out older versions
+MOST_WAITING = 64  # members in the queue of turns, at most
+LISTENED = 1.0  # s after which a listener checks whether its task was cancelled
 EGRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
-# Keys: the record, the queue of turns, the newest format in use. TIME before a write needs effect
+# Keys: the record, the queue of turns, and the newest format in use. The queue is the ids of the
+# waiting members, one after the other. A script that calls TIME before a write needs effect
 # replication, which is the default since Redis 5.
 SCRIPT = f"""
 local record, queue, newest = KEYS[1], KEYS[2], KEYS[3]
@@ -67,11 +69,11 @@ SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 def check_egress(egress: object) -> str:
-    """Check the name of the address that the exchange sees.
+    """Check the argument `egress`, and return it.
 
     Raises:
         TypeError: It is not a `str`.
-        ValueError: It cannot be part of a key.
+        ValueError: It has a character that we do not allow in a key, or a wrong length.
     """
     if not isinstance(egress, str):
         raise TypeError(f"egress must be a str, not {type(egress).__name__}")
@@ -84,12 +86,12 @@ def check_egress(egress: object) -> str:
 
 
 def make_client(server: Any) -> Any:
-    """Make a client of redis-py for a URL, without a connection; a client is returned as it is.
+    """Make a client of redis-py for a URL; return a client unchanged. It does not connect yet.
 
     Raises:
-        TypeError: `server` is neither.
+        TypeError: `server` is neither a URL nor a client.
         ValueError: The URL is invalid, or the client decodes its answers.
-        ModuleNotFoundError: `redis` is missing.
+        ModuleNotFoundError: The package `redis` is not installed.
     """
     redis = library("redis.asyncio", "redis")
     if isinstance(server, str):
@@ -118,25 +120,25 @@ def _errors() -> Errors:
 
 
 class RedisServer:
-    """One server, for one pool of one member; a `RecordServer`.
+    """A `RecordServer`: the connection of one member to a Redis server, for one pool.
 
     Args:
-        server: A URL, whose connections are closed at the end, or a client of redis-py, which is
-            left open.
-        egress: Names the address that the exchange sees.
+        server: A URL, or a client of redis-py. `aclose` closes the connections that this object
+            has made from a URL, and leaves a client of the user open.
+        egress: The name of the address that the exchange sees; part of every key.
     """
 
     def __init__(self, server: Any, egress: str) -> None:
         self._is_ours = isinstance(server, str)
         self._client = make_client(server)
-        self._subscriber: Any = None  # of a cluster: one of its nodes
+        self._subscriber: Any = None  # for a cluster: a client of one of its nodes
         self._prefix = f"{{binance-oi:{egress}}}"
         self._errors: Errors = _errors()
         self._odd: Errors = (*self._errors, AttributeError, IndexError, TypeError)
         self._is_checked = False
 
     def keys(self, pool: str) -> tuple[str, str, str]:
-        """The keys of the record, of the queue and of the newest format, in one slot."""
+        """The keys of the record, of the queue and of the newest format, in one hash slot."""
         base = f"{self._prefix}:{pool}"
         return f"{base}:{FORMAT}", f"{base}:{FORMAT}:next", f"{base}:format"
 
@@ -145,7 +147,7 @@ class RedisServer:
         keys = self.keys(pool)
         arguments = (
             *(*keys, swap.expected, swap.record, swap.member, swap.news),
-            *(swap.kept_ms or 1, keys[0], FORMAT),  # the channel is named like the record
+            *(swap.kept_ms or 1, keys[0], FORMAT),  # the channel has the name of the record
         )
         try:
             if not self._is_checked:
@@ -168,7 +170,7 @@ class RedisServer:
         """Warn once if the server may drop the record when its memory is full."""
         try:
             memory = await self._client.info("memory")
-        except self._errors:  # the access list forbids it, or it is a cluster
+        except self._errors:  # the user may not call INFO, or the server is a cluster
             self._is_checked = True
             return
         self._is_checked = True
@@ -205,7 +207,10 @@ class RedisServer:
             raise ServerError(_said(error)) from error
 
     def _subscribing(self) -> Any:
-        """The client that subscribes; for a cluster, a client of one node: all publish the same."""
+        """The client that subscribes.
+
+        For a cluster it is a client of one node, because each node publishes every message.
+        """
         node_of = getattr(self._client, "get_default_node", None)
         if node_of is None:
             return self._client
@@ -218,7 +223,10 @@ class RedisServer:
         return self._subscriber
 
     async def records(self) -> dict[str, tuple[bytes, float]]:
-        """The record of every pool by its name, each with the time of the server.
+        """Read the record of every pool.
+
+        Returns:
+            The record of each pool, with the server's time (Unix s), by the name of the pool.
 
         Raises:
             ServerError: The server does not answer.
@@ -243,12 +251,16 @@ class RedisServer:
                 try:
                     await client.aclose()
                 except self._errors:
-                    pass  # the connection is gone already
+                    pass  # the connection is closed already
         self._subscriber = None
 
 
 class _Again:
-    """Calls `reset` after a reconnection; redis-py takes only bound methods, and refers weakly."""
+    """Calls `reset` after each reconnection.
+
+    It is an object because redis-py accepts only a bound method as a callback. The caller keeps a
+    reference, because redis-py has only a weak one.
+    """
 
     def __init__(self, reset: Callable[[], object]) -> None:
         self._reset = reset
@@ -258,5 +270,5 @@ class _Again:
 
 
 def _said(error: Exception) -> str:
-    """The text of an error, on one line."""
+    """The type and the text of an error, on one line."""
     return printable(f"{type(error).__name__}: {error}")
