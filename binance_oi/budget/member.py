@@ -89,8 +89,8 @@ class MemberPool(ApartPool):
     def sending(self, receipt: Receipt) -> Receipt | None:
         """See `Pool.sending`.
 
-        It returns None for an old receipt, so that the caller charges again: other members may have
-        released that weight.
+        It returns None for an old receipt, because other members may have released that weight. It
+        also returns None for a receipt of our parent. In both cases the caller charges again.
         """
         timely = self._timely(receipt)
         if self._is_of_parent(receipt) or self._now() - timely.sent > PATIENCE:

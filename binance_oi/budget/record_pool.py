@@ -114,8 +114,8 @@ class RecordPool(DeferredPool):
         self._late: list[Change] = []  # changes that the record does not hold yet, oldest first
         self._late_since = math.inf  # the instant of the first of them
         self._unsure: list[Turn] = []  # writes without an answer: the server may do them even now
-        self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # by weight and whether bulk
-        self._leased_at = -math.inf
+        self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # leases, by weight and bulk
+        self._leased_at = -math.inf  # the instant of their charge
         self._want: Want | None = None
         self._refusal: tuple[float, float, Wait] | None = (
             None  # its end, its start, and the wait that callers get until its end
