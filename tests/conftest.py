@@ -4,6 +4,7 @@ Rule of this file: fixtures and hooks only; what they need to work lives in a mo
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -86,6 +87,17 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A virtual machine that was paused for a moment has slept, and a clock of a test has not.
     monkeypatch.setattr(schedule, "steady_clock", time.monotonic)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Undo what a test sets in `logging`, such as a block of a page that shows every message."""
+    root, ours = logging.getLogger(), logging.getLogger("binance_oi")
+    handlers, levels = [*root.handlers], (root.level, ours.level)
+    yield
+    root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.fixture(autouse=True)
