@@ -1,13 +1,15 @@
-"""The bucket of a limit without a header, whose window begins at an unknown time: `/futures/data`.
+"""The bucket of a limit that no header reports, such as the limit of `/futures/data`.
 
 Pure, like `Bucket`; a `Pool` uses both in the same way. The rule of this file: without a header, we
-can rely only on our own books. A request is in our window from its charge until a whole window
-after the latest moment at which the exchange may have counted it. So no window of the exchange
-contains more than the budget, wherever it begins, and whether it rolls or not.
+can rely only on our own books. We do not know when a window of the exchange begins, so our window
+rolls. A request is in it from its charge. It leaves our window one window length after the
+latest moment at which the exchange may have counted the request. So no window of the exchange
+contains more of our requests than the budget, at whatever time it begins.
 
 Bulk requests go at an even pace. A request then leaves the window about as often as one enters it,
-so no request waits long for room. A single request takes any room. After a single request, a part
-of the limit stays free for more of them, for the length of a window.
+so no request waits long for room. A single request is one that is not bulk. It ignores the pace,
+and may use all the room in the window. After it, a tenth of the budget stays free for other single
+requests, for the length of the window.
 """
 
 import math
@@ -23,7 +25,7 @@ from binance_oi.exchange.limits import Limit
 
 WINDOW_PARTS = 200  # slots of the window: a request leaves it at most 1.5 s too late
 SINGLE_SHARE = 0.1  # share of the budget that we keep free after a single request
-SPARE_S = 3.0  # s: we spread a full budget over the window and so much more time
+SPARE_S = 3.0  # s: bulk requests use a full budget in the window's length plus this time
 CREDIT_S = 1.0  # s by which bulk requests that are behind their pace may catch up
 
 
@@ -34,7 +36,7 @@ class RollingBucket(Bucket):
     refusal, the bucket sends nothing for a whole window.
 
     Args:
-        known: Our knowledge so far, with the limit as its only window; see `fresh`.
+        known: Our knowledge so far. Its only window is the one of this limit; see `fresh`.
         reserve: The share of the limit that we leave unused.
         share: The largest share of the limit that we use ourselves, 0 to 1.
     """
@@ -65,7 +67,7 @@ class RollingBucket(Bucket):
         return None if is_late or self.known.is_held(now) else receipt
 
     def spare(self, now: float) -> int:
-        """0: a lease is as large as the pages of a history, whatever is left."""
+        """Return 0, so that a lease does not grow with the room that is left."""
         return 0
 
     def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
@@ -111,7 +113,10 @@ class RollingBucket(Bucket):
     def settle(
         self, receipt: Receipt, now: float, used: int | None, date: float | None
     ) -> int | None:
-        """Learn from an answer: the exchange has counted the request by now. It has no count."""
+        """Learn from an answer: the exchange has counted its request by `now`.
+
+        No answer reports the use of this limit, so we ignore `used` and return None.
+        """
         self._drift(now)
         if date is not None:
             learn_date(self.known, date, receipt.sent, now)
@@ -165,12 +170,12 @@ class RollingBucket(Bucket):
 
 
 def fresh(known: Known, limit: Limit) -> Known:
-    """Make the knowledge of a new pool of this limit from `known`, which has only the time."""
+    """Change `known`, which is new, into the knowledge of a new pool of `limit`."""
     known.limit = limit.most
     known.windows = [Window(*limit, since=0.0, parts=WINDOW_PARTS)]
     return known
 
 
 def is_rolling(known: Known) -> bool:
-    """Whether a record belongs to a limit without a header, so that it has a rolling window."""
+    """Whether this is the knowledge of a limit without a header: see `fresh`."""
     return len(known.windows) == 1 and known.windows[0].parts == WINDOW_PARTS

@@ -1,4 +1,4 @@
-"""Base URLs of the exchange, and the name of the budget and of the source for each.
+"""Checks base URLs of the exchange, and finds the names of their pools and their sources.
 
 The rule of this file: it refuses a wrong URL, and never corrects it. No message repeats the URL,
 because it may contain a password. Marks: [D] documented by the exchange, [O] observed live, with
@@ -26,7 +26,10 @@ _SOURCES = {
 _LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each local exchange has a random path
 
 LIMIT_MARK = ", "
-"""Separates the name of a pool from its limit, if that is not the minute's; no URL contains it."""
+"""Separates name and limit of a pool, as in ``binance-futures, 1000 in 300 s``.
+
+A pool of the minute's limit has neither mark nor limit in its name. No URL contains the mark.
+"""
 
 # Strict, because URL parsers disagree on tabs, an empty query or a backslash.
 _BASE_URL = re.compile(
@@ -75,9 +78,10 @@ def check_proxy(proxy: object) -> str | None:
     """Return `proxy` unchanged if it is valid; None stays None.
 
     Raises:
-        TypeError: It is neither a `str` nor a URL of another type.
-        ValueError: It is not a `str` like ``http://[user:password@]host[:port]``, or the same with
-            ``https``. The text says what to do for other proxies, and does not repeat the URL.
+        TypeError: `proxy` is neither text nor a URL; for example, the number 8080.
+        ValueError: `proxy` is not a `str` like ``http://[user:password@]host[:port]``, or the same
+            with ``https``. A URL of another type, such as `yarl.URL`, is wrong too.
+            The text says what to do for other proxies, and does not repeat the URL.
     """
     if proxy is None:
         return None
@@ -105,8 +109,8 @@ def check_local_address(address: str, url: str) -> str:
     """Return `address` in its usual spelling.
 
     Args:
-        address: The IP address of this machine that connections use.
-        url: The URL of the exchange or of a proxy, to which they go.
+        address: The IP address of this machine from which we connect.
+        url: The URL of the exchange or of a proxy, to which we connect.
 
     Raises:
         ValueError: It is not an IP address that a machine can have, or its version differs from
@@ -138,9 +142,9 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
 
     All host names of the exchange have one pool, because USDⓈ-M, COIN-M and the WebSocket API share
     a limit ([D] since 2026-06-30). All host names of the testnet have another. If one limit had two
-    pools, we would exceed it; if two limits have one pool, we are only slower. A proxy has an IP
-    address of its own, so each exchange has one more pool for each proxy, and one more for each
-    further address of this machine. Two local exchanges have two pools even if they use the same
+    pools, we would exceed it; if two limits have one pool, we are only slower. The exchange
+    limits each IP address separately. So it has one more pool for each proxy, and one more for each
+    `local_address`. Two local exchanges have two pools even if they use the same
     port one after the other, because their paths differ. The name never contains credentials.
 
     Raises:
@@ -164,7 +168,8 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
 
 def local_place(pool: str) -> tuple[str, int] | None:
     """Return host and port of a pool for an exchange on this machine; None for any other pool."""
-    match = _BASE_URL.fullmatch(_without_limit(pool))  # the name of any other pool is no URL
+    # Names such as "binance-futures", or with a proxy, are not URLs; others need a local host.
+    match = _BASE_URL.fullmatch(_without_limit(pool))
     if match is None:
         return None
     host, port = match["host"].strip("[]"), int(match["port"] or 0)
@@ -174,7 +179,8 @@ def local_place(pool: str) -> tuple[str, int] | None:
 def is_local_exchange(pool: str) -> bool:
     """Whether a pool belongs to a local exchange, whose random name never occurs again."""
     url = _without_limit(pool)
-    match = _BASE_URL.fullmatch(url)  # the name of any other pool is no URL
+    # Names such as "binance-futures", or with a proxy, are not URLs; others need a random path.
+    match = _BASE_URL.fullmatch(url)
     return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(url).path) is not None
 
 
@@ -187,9 +193,9 @@ def source_name(base_url: str) -> str:
 
     ``production`` and ``testnet`` stand for every host name that serves their USDⓈ-M REST API.
     ``local`` stands for every address of this machine: a local exchange gets another port at each
-    start, and must continue its recording. Any other exchange, such as another API of Binance, has
-    its URL as its name: with the port, without a slash at the end, and with IP addresses in their
-    usual spelling.
+    start, but a recording of it must continue. Any other exchange, such as another API of Binance,
+    has its URL as its name: with the port, without a slash at the end, and with IP addresses in
+    their usual spelling.
     """
     host, place = _host_and_place(base_url)
     if _is_loopback(host):

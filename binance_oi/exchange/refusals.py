@@ -31,25 +31,29 @@ from binance_oi.exchange.models import MAX_LIMIT
 
 MAX_TEXT_READ = 1000  # characters of an error; the first sentence contains all that we need
 MIN_STATED = 5  # weight per minute; a smaller number in a text probably means something else
-NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003  # [O] 2026-10, [D], [D] 2026-11
+NOT_TRADING, UNKNOWN, TOO_MANY = (
+    -4108,  # NOT_TRADING [O] 2026-10
+    -1121,  # UNKNOWN [D]
+    -1003,  # TOO_MANY [D] 2026-11
+)
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
 FIREWALL = 403  # status
 FIREWALL_COOLDOWN = 60.0  # s after a 403; the firewall forgets after about 5 minutes [D]
 MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
 MAX_BAN = 3 * 86_400.0  # s
-MAX_RETRY_AFTER = 3600.0  # s: we ignore a 429 that asks for more; waiting for the minute is enough
+MAX_RETRY_AFTER = 3600.0  # s: we ignore a longer Retry-After of a 429, and wait for the minute
 NO_TEXT = "(no text)"
 
 _BANNED = re.compile(  # ms of the years 2001 to 2286
     r"banned until ([1-9][0-9]{12})(?!\d)", re.IGNORECASE
 )
-_LIMIT = re.compile(  # of weight: texts about limits of orders use similar words
+_LIMIT = re.compile(  # limits of weight only; texts about limits of orders are similar
     r"current limit(?: of IP\([^)]{0,60}\))? is ([1-9][0-9]{0,6})"
     r" request(?:s| weight) per (?:1 )?minute",
     re.IGNORECASE,
 )
-# All exceptions of msgspec for bad bytes. Before 0.22, its own errors are not a ValueError; its
-# errors about invalid UTF-8 always are.
+# All exceptions of msgspec for bad bytes. Invalid UTF-8 always raises a ValueError.
+# Before 0.22, MsgspecError is not a ValueError, so we name both.
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _Code = Annotated[int, msgspec.Meta(gt=-1_000_000, lt=1_000_000)]
@@ -104,7 +108,8 @@ class Refusal:
     kind: Kind
     """What the refusal means for the sender."""
     cooldown: float = 0.0
-    """Seconds of the cooldown from the answer on, by status and headers; bounded."""
+    """The length of the cooldown in seconds, which begins when the answer arrives. It follows from
+    status and headers, and is bounded."""
     code: int | None = None
     """The exchange's own code. None if the text did not come, or is not the exchange's usual
     error."""
@@ -120,7 +125,8 @@ class Refusal:
         """Make a refusal from status and headers, before its text.
 
         Args:
-            status: The HTTP status. It decides before the text, which a proxy may have written.
+            status: The HTTP status. It has priority over a code in the text, because a proxy may
+                have written the text.
             headers: The headers of the answer.
             date: The answer's `Date`, Unix s, to convert an HTTP date in `Retry-After` to seconds.
         """
@@ -193,7 +199,7 @@ def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
 
 
 def ban_end_ms(text: str) -> int | None:
-    """Return the end of a ban that `text` states, Unix ms [O]; None without a possible one."""
+    """Return the end of a ban that `text` states, Unix ms [O]; None if it has no valid one."""
     match = _BANNED.search(text)
     return int(match[1]) if match else None
 
@@ -235,7 +241,8 @@ def _shown(line: str) -> str:
 def _message(line: str) -> str:
     """Return `line` in a form to show.
 
-    If the bound would cut off the end of a ban, the message begins there.
+    If `line` is so long that the message would lose the end of a ban, the message begins with the
+    words "banned until".
     """
     message, ban = _shown(line), _BANNED.search(line)
     return message if ban is None or _BANNED.search(message) else _shown(line[ban.start() :])

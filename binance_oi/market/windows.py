@@ -11,7 +11,7 @@ from datetime import timedelta
 from binance_oi.arguments import check_count
 
 ROW_MS = 300_000  # from one row of the past to the next
-LONGEST_MS = 366 * 86_400_000  # of a window; memory has a row for each of its steps, per symbol
+LONGEST_MS = 366 * 86_400_000  # 366 days. Memory has one row per symbol for each step of a window
 WINDOWS = ("5m", "15m", "1h", "4h", "24h")
 """The default windows."""
 
@@ -31,7 +31,8 @@ def length_ms(name: str, length: object) -> int:
 
     Raises:
         TypeError: It has another type.
-        ValueError: It is not a length, not above 0, or longer than 366 days.
+        ValueError: `length` has a wrong form, such as ``1x``; or it is 0 or less, or longer than
+            366 days.
     """
     match length:
         case str():
@@ -55,7 +56,8 @@ def step_ms(step: Length) -> int:
 
     Raises:
         TypeError: It has another type.
-        ValueError: It is not a multiple of 5 minutes, not above 0, or longer than 366 days.
+        ValueError: `step` has a wrong form, such as ``1x``; or it is 0 or less, longer than 366
+            days, or not a multiple of 5 minutes.
     """
     ms = length_ms("step", step)
     if ms % ROW_MS:

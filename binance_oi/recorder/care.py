@@ -1,7 +1,8 @@
 """Maintains a recording over years: removes old days, returns space, and copies.
 
 The rule of this file: it works in short steps. So a recorder can continue between them, and a
-killed process leaves a valid recording. Only the target of a copy must have no recorder.
+killed process leaves a valid recording. A recorder must not write the target of
+a copy; it may write any other recording.
 """
 
 import os
@@ -30,12 +31,13 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.store import ChangedError, Store
 
 PAUSE_S = 0.02  # between two steps
-# SQLite requests a lock again after up to 100 ms. A waiting recorder gets it in a longer pause.
+# A recorder that waits for SQLite's lock tries again after up to 100 ms. So a pause that is longer
+# lets it get the lock.
 TURN_S = 0.12
 TURN_AFTER_S = 0.2  # of work
 BUSY_FOR_MS = 600_000  # the longest wait for other programs that write
 
-# The rows come in the order of their key, so write them to `settled` directly.
+# A copy reads rows sorted by symbol and time, like `settled`. So they need not go through `recent`.
 _SAMPLES = """
 INSERT OR IGNORE INTO settled SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM recent WHERE symbol = ?1 AND time = ?2)
@@ -62,7 +64,7 @@ class _Cared(Protocol):
 def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.time) -> int:
     """Remove whole days that are too old, and return their space; a summary of each day stays.
 
-    A recorder may record there at the same time. Rows of the past stay.
+    A recorder may record there at the same time. The rows that a backfill wrote stay.
 
     Args:
         place: The recording: a file, or the URL of a database.
@@ -75,7 +77,8 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
     Raises:
         ValueError: `keep_days` is not positive.
         RecordingError: There is no recording.
-        StorageError: The recording cannot be written now. Days that are removed already stay so.
+        StorageError: The recording cannot be written now. Days that it removed before
+            the error stay removed.
     """
     days = check_count("keep_days", keep_days)
     with Recording(place) as recording:
@@ -100,8 +103,8 @@ def compact(place: StrPath) -> tuple[int, int]:
         place: The recording: a file, or the URL of a database.
 
     Returns:
-        The size before and after, in bytes. While a recorder writes, a file becomes shorter only
-        within a minute.
+        The size before and after, in bytes. While a recorder writes, a file may become
+        shorter only later, within a minute.
 
     Raises:
         RecordingError: There is no recording.
@@ -120,7 +123,8 @@ def compact(place: StrPath) -> tuple[int, int]:
 def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
     """Add all rows of one recording to another one, which is created if missing.
 
-    Symbol and time identify a sample, and the slot a sweep. Existing rows of the target stay. A gap
+    Two samples are the same if they have the same symbol and time; two sweeps, if they have the
+    same slot. Existing rows of the target stay. A gap
     remains only where neither recording has a sweep. After an interruption, the same call
     continues.
 
@@ -224,7 +228,7 @@ class _CaredFile:
         self._path = path
         self._store = Store(path)
         self._store.connection.execute(f"PRAGMA busy_timeout = {BUSY_FOR_MS}")
-        self._since = time.monotonic()  # others had no turn
+        self._since = time.monotonic()  # the end of the last pause that was long enough for others
         self.keeper: Keeper = SqliteKeeper(self._store)
 
     def rest(self) -> None:

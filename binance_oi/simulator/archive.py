@@ -23,7 +23,7 @@ from binance_oi.simulator.universe import DAY_MS
 ARCHIVE = "/data/futures/um/daily/metrics/"  # below the URL of an exchange
 CHECKSUM = ".CHECKSUM"
 STEP_MS = 300_000
-KEPT_FILES = 16  # of a symbol: its checksum and its data are asked for one after the other
+KEPT_FILES = 16  # per symbol, in memory: a client requests data and checksum one after the other
 # BTCUSDT is there from 2020-09-01, most others from 2021-12-01 (seen 2026-11).
 _BEGINS = {"BTCUSDT": date(2020, 9, 1)}
 _OTHERS_BEGIN = date(2021, 12, 1)
@@ -77,7 +77,7 @@ class PublicArchive:
     """The files of one symbol.
 
     Args:
-        seed: of what varies.
+        seed: the seed of all random choices.
         name: the symbol.
         history: its past.
         files: how reliable a file is.
@@ -95,7 +95,7 @@ class PublicArchive:
         return f"<PublicArchive {self._name}>"
 
     def republish(self, day: date) -> None:
-        """Publish a day again, with other content: other rows have faults, and it has a file."""
+        """Publish a day again, with other faults; if its file was missing, it now has one."""
         self._editions[day] = self._editions.get(day, 0) + 1
 
     def file(self, day: date, now: int) -> Published | None:
@@ -117,7 +117,7 @@ class PublicArchive:
         is_missing = draw.random() < self._files.missing_day and not edition
         late = STEP_MS if draw.random() < self._files.late_begin else 0
         rows = self._history.rows_between(midnight + late, midnight + late + DAY_MS - STEP_MS)
-        if is_missing or not rows:  # or it was not listed
+        if is_missing or not rows:  # no rows: the symbol was not listed
             return None
         return self._written(day, rows, draw, edition)
 
@@ -149,7 +149,7 @@ class Archives:
     """The files of every symbol.
 
     Args:
-        seed: of what varies.
+        seed: the seed of all random choices.
         history: gives the past of a symbol; raises `KeyError` when it is not listed.
         files: how reliable a file is.
     """

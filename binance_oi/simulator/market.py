@@ -73,7 +73,7 @@ class Market:
         return self._value(int((now - self._age_s) / self._every_s), self._steps[-1])
 
     def open_interest_at(self, moment: float) -> str:
-        """Open interest at `moment` (Unix s): the latest value that is not later."""
+        """Open interest at `moment` (Unix s): the latest value observed by then."""
         ms = moment * 1000
         step = next(step for step in reversed(self._steps) if step.since_ms <= ms)
         return self._value(int(moment / self._every_s), step)[0]
@@ -110,7 +110,10 @@ class Market:
         self._prices.append((now, price))
 
     def _later_than_before(self, now: float) -> int:
-        """Unix ms of `now`, or 1 ms after the current observation: one time has one value."""
+        """Unix ms of `now`, but at least 1 ms after the current observation.
+
+        So no two values have the same time.
+        """
         return max(int(now * 1000), self.open_interest(now)[1] + 1)
 
     def mark_price_text(self, moment: float) -> str:

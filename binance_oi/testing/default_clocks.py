@@ -1,4 +1,4 @@
-"""Other clocks for code that uses the default ones, such as a block of the README.
+"""Replaces the default clocks for code that passes none, such as an example in the README.
 
 The rule of this file: it changes the default values of parameters, and nothing else.
 """

@@ -78,7 +78,8 @@ class VirtualTime:
         for name in _CLOCKED:
             import_module(f"binance_oi.{name}")
         replace_default_clocks(patch, steady=self.monotonic, wall=self.time)
-        # The schedule subtracts two steady clocks to measure a suspend: make both the same.
+        # The schedule measures a suspend as the difference of two steady clocks. Virtual time has
+        # no suspend, so let both be the same clock.
         patch.setattr("binance_oi.market.schedule.steady_clock", time.monotonic)
         for name in _DATETIMES:
             patch.setattr(f"binance_oi.{name}.datetime", VirtualDatetime)

@@ -1,7 +1,7 @@
 """Answers questions about changes of open interest, from the poll and from a recording.
 
 The rule of this file: it sends the exchange no requests. The past takes much memory (some 200 kB
-for each symbol), so it is read at the first question.
+for each symbol), so we do not read it until someone asks the first question.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ class Changes:
     """Follows a hub, and computes changes of its values.
 
     Args:
-        recording: The recording with the time before the start; None if there is none.
+        recording: The recording that covers the time before this server started; None if none.
     """
 
     def __init__(self, recording: Path | None) -> None:
@@ -180,7 +180,7 @@ class Changes:
         for count, name in enumerate(names, 1):
             times = range(first, last + 1, TREND_STEP)
             found = [tracker.open_interest_at(name, time) for time in times]
-            # A picture needs six digits.
+            # Six significant digits are enough to draw a picture.
             trends[name] = [None if value is None else float(f"{value:.6g}") for value in found]
             if not count % SLICE:
                 await asyncio.sleep(0)
@@ -192,7 +192,7 @@ def _names(hub: Hub, question: Wanted) -> tuple[str, ...]:
 
 
 def _largest_first(order: str) -> Callable[[Change], tuple[bool, object]]:
-    """A key that puts the largest change first, and those without one last."""
+    """A sort key: the largest change comes first, and a symbol without a value last."""
     read = attrgetter(order)
 
     def key(change: Change) -> tuple[bool, object]:
@@ -213,7 +213,7 @@ def _filled(path: Path) -> ChangeTracker:
     """A tracker with the past of a recording, as far as changes need it."""
     tracker = ChangeTracker()
     with Recording(path) as recording:
-        span = recording.span()  # None where a backfill came before the first sweep
+        span = recording.span()  # None if a backfill wrote rows, but no sweep yet
         newest = datetime.now(UTC) if span is None else span[1]
         since = newest - min(USUAL, newest - EARLIEST)
         recording.series(since=since).fill(tracker)
