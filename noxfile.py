@@ -214,7 +214,8 @@ def recorder(session: nox.Session) -> None:
 def history(session: nox.Session) -> None:
     """The past of the whole market, in virtual time: 71 minutes, five times; ten minutes.
 
-    BINANCE_OI_HISTORY_SYMBOLS makes it shorter.
+    It also kills the command 50 times. BINANCE_OI_HISTORY_SYMBOLS and BINANCE_OI_KILLS make it
+    shorter.
     """
     install(session, "test", "-e", ".[cli,parquet]")
     session.run(
@@ -227,7 +228,10 @@ def history(session: nox.Session) -> None:
             "tests/output/test_past.py",
             "tests/cli/test_cli_history.py",
         ),
-        env={"BINANCE_OI_HISTORY_SYMBOLS": os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "789")},
+        env={
+            "BINANCE_OI_HISTORY_SYMBOLS": os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "789"),
+            "BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", "50"),
+        },
     )
 
 

@@ -139,7 +139,7 @@ class Waiter(asyncio.Future[Permit]):
 
     def __init__(self, queue: "_Queue", leaving: "deque[Waiter]") -> None:
         super().__init__()
-        self.deadline = math.inf  # loop time
+        self.deadline: float = math.inf  # loop time
         self._queue = queue
         self._leaving = leaving
 

@@ -306,7 +306,7 @@ class Attempt(Deadline):
         self.guard: Guard | None = None  # the guard of its connection
         self.request: int = 0  # its number among all requests; see `Line.request`
         self.expired = False
-        self.task = None
+        self.task: asyncio.Task[object] | None = None
 
     def _progress(self) -> Self:
         """See `Deadline`. A method, because an attribute would make a reference cycle."""
