@@ -6,7 +6,7 @@ server ends it at a signal.
 
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -38,25 +38,25 @@ def on_aiohttp(place: socket.socket) -> None:
 def on_fastapi(place: socket.socket) -> None:
     from fastapi import FastAPI
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with serving() as oi:
-            app.mount("/oi", oi)
-            yield
-
-    on_uvicorn(FastAPI(lifespan=lifespan), place, "/oi/")
+    on_mounted(FastAPI, place, "/oi")
 
 
 def on_starlette(place: socket.socket) -> None:
     from starlette.applications import Starlette
 
+    on_mounted(Starlette, place, "/a/b")
+
+
+def on_mounted(make: Callable[..., Any], place: socket.socket, prefix: str) -> None:
+    """The service mounted into an application that `make` makes."""
+
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         async with serving() as oi:
-            app.mount("/a/b", oi)
+            app.mount(prefix, oi)
             yield
 
-    on_uvicorn(Starlette(lifespan=lifespan), place, "/a/b/")
+    on_uvicorn(make(lifespan=lifespan), place, f"{prefix}/")
 
 
 def on_uvicorn(app: Any, place: socket.socket, path: str) -> None:
