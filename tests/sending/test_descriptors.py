@@ -39,7 +39,7 @@ async def main():
     budget = ProcessBudget(limit=100_000)
     async with OpenInterestClient(base_url=url, budget=budget, session=session) as client:
         market = await client.snapshot()
-        print(len(market), len(market.errors), client.usage.in_flight)
+        print(len(market), len(market.errors), client._governor.in_flight)
     if session is not None:
         await session.close()
 
@@ -93,7 +93,7 @@ async def test_a_request_without_a_descriptor_waits_for_a_connection_and_costs_n
         async with OpenInterestClient(base_url=exchange.url, budget=ProcessBudget()) as client:
             market = await client.snapshot(names)
             assert (list(market), market.errors, market.weight) == (list(names), {}, 40)
-            assert client.usage.in_flight == 0
+            assert client._governor.in_flight == 0
     assert refused[0] > 0
     assert exchange.answers == {200: 40}
 
@@ -109,7 +109,7 @@ async def test_a_request_fails_without_a_connection_to_wait_for(
     ):
         with pytest.raises(TransportError, match="Too many open files"):
             await client.get_open_interest("BTCUSDT")
-        assert (client.usage.in_flight, client.usage.used) == (0, 0)
+        assert (client._governor.in_flight, client.usage.used) == (0, 0)
 
 
 def governor(connections: int) -> Governor:

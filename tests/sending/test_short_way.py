@@ -72,7 +72,6 @@ async def test_the_usual_request_takes_the_short_way(long_ways: Mock) -> None:
         for _ in range(5):
             await client.get_open_interest("BTCUSDT")
         assert (long_ways.call_count, exchange.connections) == (before, 1)
-        assert client.usage.in_flight == 0
         assert client._governor.in_flight == 0
 
 
@@ -100,7 +99,7 @@ async def test_a_ban_that_comes_after_the_admission_stops_the_request() -> None:
         with pytest.raises(BannedError):
             await call
         assert len(exchange.requests) == sent
-        assert (client.usage.in_flight, governor.in_flight) == (0, 0)
+        assert governor.in_flight == 0
 
 
 @pytest.mark.parametrize(
