@@ -307,8 +307,9 @@ def test_a_checkpoint_killed_at_any_page_leaves_a_file_that_owns_its_log(
         done = path.with_name("done.db")
         for ending, content in sides.items():
             Path(f"{done}{ending}").write_bytes(content)
-        sqlite3.connect(done).execute("PRAGMA wal_checkpoint").close()
-        after = done.read_bytes()
+        with closing(sqlite3.connect(done)) as connection:
+            connection.execute("PRAGMA wal_checkpoint").close()
+            after = done.read_bytes()
         assert after != sides[""]
         for pages in range(len(after) // 1024 + 1):
             torn = after[: pages * 1024] + sides[""][pages * 1024 :]
