@@ -1,6 +1,6 @@
 """May a request be sent now? A list of rules decides; the first rule that answers wins.
 
-Pure. The rule of this file: asking changes nothing.
+Pure. The rule of this file: the rules only read; they change nothing.
 """
 
 import math
@@ -100,7 +100,7 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
     """Wait until minute `k`, which is full, may have room; or probe it."""
     wait = MINUTE * (k + 1) - ask.now - known.clock.lo
     end = known.clock.when_over(MINUTE * (k + 1)) - ask.now
-    # The exchange may count the probe in a later minute, so it must be affordable there as well.
+    # The exchange may count the probe in a later minute, so that minute must have room for it too.
     if all(probing.is_affordable(ask, known, j) for j in range(k, ask.last + 1)):
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
@@ -128,8 +128,8 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until full minute `k` may have room: until its end, or less if answers make room.
 
     An answer makes room in two cases. It shows that another minute counted the request, or that the
-    reported count already contained the request's weight. Neither makes room if the weight that is
-    booked to this minute, and to no other, fills it already.
+    reported count already contained the request's weight. Neither helps if only this minute can
+    count our request, and the weight booked to it already fills it.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight
@@ -177,7 +177,7 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
 
 
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
-    """Send slowly beside copies of us, so that a copy that notices the rollover late finds room."""
+    """Send slowly beside other clients of this library, so that late ones find room too."""
     k = ask.likeliest
     if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):
         return None
@@ -187,7 +187,7 @@ def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
 
 
 def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
-    """Send little before a minute's first count, if both minutes together exceed the budget.
+    """Send little before a minute's first count, if it and the last minute may exceed the budget.
 
     The first count shows whether the exchange began to count from 0 again. If it counts the last
     60 s instead, this minute and the one before it draw on the same limit.
@@ -235,7 +235,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
 
 
 def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
-    """Wait, or probe to see how much others have used: they seem to need `lack` too much."""
+    """Wait, or probe the use of others: the weight to keep for them exceeds the room by `lack`."""
     wait = probing.until_reserved_minute(ask, known, k, lack)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
 
@@ -248,7 +248,7 @@ def _keeps_room(known: Known, k: int) -> bool:
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
     """Whether too much of our weight is under way.
 
-    A count may or may not contain that weight. So it hides as much use by others.
+    A count may or may not contain that weight, so as much use by others stays hidden.
     """
     minute = known.ledger.minute(k)
     hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
@@ -270,9 +270,10 @@ def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
 def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
     """Whether the request is within our own part of minute `k`, which others cannot take.
 
-    Without such a part, others would use more every minute, until nothing is left for us. It is at
-    most what we used in the minute before, so only probes make it grow, and others have the time to
-    adapt. Beside copies of us, the part is larger and grows each minute until all have the same.
+    Without such a part, others would use more every minute, until nothing is left for us. The part
+    is at most the weight that we used in the minute before. So only our probes make it grow, slowly
+    enough for others to adapt. Beside other clients of this library, the part is larger and grows
+    each minute until all have equal parts.
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
     ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
@@ -301,7 +302,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def see_others_in_time(ask: Ask, known: Known) -> Verdict | None:
-    """Limit our weight under way in a rolling window: it hides what others use."""
+    """Limit our weight under way in a rolling window, because that weight hides use by others."""
     flying = sum(known.ledger.minute(k).under_way for k in {ask.first, ask.last})
     for window in (window for window in known.windows if window.is_minute):
         room = window.cap(ask.reserve, ask.share, known.limit) - window.used(ask.now)
@@ -329,8 +330,8 @@ def decide(ask: Ask, known: Known) -> Verdict:
 def until_room(ask: Ask, known: Known) -> float | None:
     """Seconds until there should be room for a request; None if there never is.
 
-    It serves a caller who asks again only once. The queue asks more often, after the seconds that
-    `decide` returns, because an answer to another request may make room earlier.
+    The result is for a caller that asks again only once. The queue asks more often, after the
+    seconds that `decide` returns, because an answer to another request may make room earlier.
     """
     verdict = too_heavy(ask, known) or decide(ask, known)
     if not isinstance(verdict, Wait):

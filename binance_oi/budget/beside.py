@@ -98,7 +98,7 @@ class PoolBeside:
         """Ignore the limits that the exchange announces, because this pool's is not among them."""
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """See `Pool.declare`; the minute pool has its own pollers."""
+        """See `Pool.declare`. It concerns only this pool: the minute pool has other pollers."""
         self._own.declare(key, weight, anew=anew)
 
     def demand(self, key: object) -> float:
@@ -106,10 +106,11 @@ class PoolBeside:
         return self._own.demand(key)
 
     def flush(self) -> None:
-        """See `Pool.flush`; the minute pool has its own callers.
+        """See `Pool.flush`. It flushes only this pool: the minute pool has other callers.
 
-        Answers have no count, so no other process waits for our settlements. Until they are
-        written, their requests leave the window some seconds too late for other processes.
+        Answers under this limit have no count, so no other process waits for our settlements. Until
+        the pool writes a settlement, other processes keep the weight of that request some seconds
+        too long.
         """
         self._own.flush()
 

@@ -28,7 +28,7 @@ from binance_oi.exchange.limits import Limit
 GROUP_MINUTES = 3  # minutes in a row in which others look like a second group, before we warn
 MANY = 256  # late changes; with so many, the pool writes them without delay
 _HOLD = struct.Struct("<dd")  # the ends of a cooldown and of a ban, Unix s
-ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # on another machine; nobody here can check its end
+ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # on another machine; we cannot see its end
 
 
 def _nobody() -> None:
@@ -40,7 +40,7 @@ class MemberPool(ApartPool):
 
     Args:
         make_bucket: Makes a bucket with our reserve and our share.
-        make_state: Makes the knowledge of a pool without any answer yet, by a clock.
+        make_state: Makes the knowledge of a new pool, with no answer yet; it gets the pool's clock.
         steady: Monotonic seconds of this machine.
         wall: Unix seconds.
         without_server: What to do while the server is lost: `share` the limit, or `wait`.
@@ -138,7 +138,7 @@ class MemberPool(ApartPool):
 
     @changing
     def _come_back(self, receipt: Receipt, change: Change) -> None:
-        """Note that a caller has returned a receipt, with the `change` that it means."""
+        """Note that a caller has returned a receipt, and apply the `change` that this makes."""
         self._out -= receipt.weight
         self.has_news = True
         self._note(change)
@@ -252,7 +252,7 @@ class MemberPool(ApartPool):
             self.nudge()
 
     def _hear_hold(self, cooldown: float, banned: float) -> None:
-        """Obey a cooldown of another member, if it is one that an exchange may ask for.
+        """Obey a cooldown of another member, if an exchange may ask for one of that length.
 
         Args:
             cooldown: The end of the cooldown, Unix s.
@@ -289,7 +289,8 @@ class MemberPool(ApartPool):
         return self._is_apart or not (self._late or self._unsure)
 
     def held_for(self, *, ban: bool = False) -> float:
-        """See `Pool.held_for`. The call also joins, so that it learns of cooldowns of others."""
+        """See `Pool.held_for`. It makes the courier read the record, for cooldowns of other
+        members."""
         if self._found is None:
             self.wake()
         return super().held_for(ban=ban)

@@ -22,7 +22,7 @@ ID = 16  # bytes of the id of a member
 GONE = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256
 WAITED = 2.0  # s without a write; until then, others leave a silent member its even part
-SETTLED = FLIGHT + 1.0  # s without a write; by then the exchange has counted all that member sent
+SETTLED = FLIGHT + 1.0  # s without a write; by then the exchange has counted all of its requests
 LOOK = 2  # weight that others leave unused, so that a later request can read the counter
 LONGEST_SHIFT = 1e11  # s
 
@@ -73,7 +73,7 @@ class Shared(msgspec.Struct, array_like=True):
         return sum(now - line.at <= age for line in self.lines.values())
 
     def even_part(self, member: bytes, used: int, free: int, now: float) -> int:
-        """The part of `free` that `member` may take, so that all hungry members use equally much.
+        """The part of `free` for `member`, so that all hungry members use the same weight.
 
         For example, two members have used 10 and 40, and 50 are free. Both should reach 50, so the
         first may take 40 and the second 10. The function leaves out members that have written
@@ -97,8 +97,8 @@ class Shared(msgspec.Struct, array_like=True):
     def kept(self, member: bytes, now: float) -> int:
         """Weight that `member` leaves unused because another member is silent; usually 0.
 
-        The silent member may have sent requests. Somebody needs room in this minute to send a
-        later request, whose used-weight header shows how much of that weight the exchange counted.
+        The silent member may have sent requests. The other members need room in this minute for one
+        more request. Its used-weight header shows how much of that weight the exchange counted.
         """
         minute = self.state.clock.likeliest(now)
         is_any = any(
@@ -152,7 +152,7 @@ class Shared(msgspec.Struct, array_like=True):
 
 
 def _level(parts: list[int], free: int) -> int:
-    """The level that the lowest parts reach together when they share `free`.
+    """Return the equal weight that the lowest parts reach if they get all of `free`.
 
     Args:
         parts: Weight that each member has used, in ascending order.

@@ -1,19 +1,21 @@
-"""Other clients on this IP address: what they used of each minute, and what they may still use.
+"""Forecasts how much weight other clients on this IP address will still use of a minute.
 
 Pure. The rule of this file: it does not model who the others are. A bot that polls every 20 s, a
 bot that wakes at second 30, a steady stream and a copy of this library all repeat within a minute
 or so. So each minute keeps a `Curve`: how much others had used at each second. To forecast the rest
-of a minute, we compare it with each of the last minutes, and keep the highest result. From each
-minute we expect two things: the use that followed the same second, and earlier use that has not
-come this time and may only be late. Before we have seen a whole minute, and when others use more
-than in any minute that we saw, we also expect them to continue at their mean rate so far.
+of a minute, we compare the minute with each of the last five, and keep the highest forecast. Each
+of these minutes lets us expect two things: the use that followed the same second, and earlier use
+that is missing in the current minute and may only be late. Before we have seen a whole minute, and
+when others use more than in any minute that we saw, we also expect them to continue at their mean
+rate so far.
 
 Example: in the last minute others used 300 by second 20, and 1000 by its end. Now it is second 20,
 and they have used 200. We expect the 700 that followed then, and 65 of the 100 that are missing:
 these may be late, and chance explains the other 35.
 
 A client with another rhythm, such as every 45 s, comes at other seconds in each minute. While
-others come at seconds that no earlier minute showed, we also leave them room at any second.
+others come at seconds at which no earlier minute had any use, we also keep room for a burst at any
+second.
 """
 
 import math
@@ -46,25 +48,25 @@ MINUTE = float(WEIGHT.seconds)
 class Curve:
     """How much others had used at each second of one minute: weight at the end of each `SLOT`."""
 
-    fastest: float  # weight/s that uses up the limit in a minute; no client keeps a higher rate
+    fastest: float  # weight/s that uses up the limit in one minute; we expect no higher rate
     heights: list[int] = field(default_factory=list[int])
-    base: int = 0  # their use at our first count; we do not know when it came
+    base: int = 0  # weight that others had used at our first count; we do not know when
     since: float = MINUTE  # seconds into the minute at our first count
     until: float = 0.0  # seconds into the minute at our last count
 
     @property
     def top(self) -> int:
-        """Their use at our last count."""
+        """Weight that others had used at our last count."""
         return self.heights[-1] if self.heights else 0
 
     @property
     def rate(self) -> float:
-        """Their mean rate from the beginning of the minute to our last count, weight/s."""
+        """The mean rate of others from the beginning of the minute to our last count, weight/s."""
         return min(self.top / self.until, self.fastest) if self.until > 0.0 else 0.0
 
     @property
     def calm(self) -> float:
-        """Their usual rate, weight/s: the median over the slots that we have seen."""
+        """The usual rate of others, weight/s: the median over the slots that we have seen."""
         rises = [b - a for a, b in pairwise([0, *self.heights])]
         rates = [rise / SLOT for rise in rises[round(self.since / SLOT) :]]
         if not rates:
@@ -73,10 +75,10 @@ class Curve:
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
 
     def rises(self) -> list[int]:
-        """Their use in each slot from the beginning of the minute to our last count.
+        """Weight that others used in each slot from the beginning of the minute to our last count.
 
-        We do not know when their use before our first count came. As much as their usual rate
-        explains came evenly, and the rest in the slot of that count.
+        We do not know when others used the weight before our first count. We assume that they used
+        it evenly at their usual rate, and put any remainder into the slot of that count.
         """
         slots = min(math.ceil(self.since / SLOT), len(self.heights))
         even = min(self.base, self.calm * self.since) if slots > 1 else 0.0
@@ -85,16 +87,16 @@ class Curve:
         return [b - a for a, b in pairwise(heights)]
 
     def all_rises(self) -> list[int]:
-        """The same for the whole minute, at their usual rate after our last count.
+        """Return `rises` for the whole minute; after our last count, assume their usual rate.
 
-        If we saw the minute for a moment only, we know no usual rate, and take 0.
+        If our counts cover only a moment of the minute, we know no usual rate, and assume 0.
         """
         rate = self.calm if self.until - self.since > LATE / 2 else 0.0
         left = round(MINUTE / SLOT) - len(self.heights)
         return self.rises() + [round(rate * SLOT)] * left
 
     def seen(self) -> "Curve":
-        """The same curve without their use before our first count."""
+        """Return this curve without the weight that others used before our first count."""
         heights = [max(0, height - self.base) for height in self.heights]
         return Curve(self.fastest, heights, 0, self.since, self.until)
 
@@ -106,9 +108,9 @@ class Curve:
     def draw(self, into: float, height: int) -> None:
         """Note that others had used `height` by second `into` of the minute.
 
-        The curve rises evenly between two counts. It puts the use before our first count as late as
-        possible. A curve never falls: others cannot return weight, and `to_come` takes the square
-        root of its values.
+        The curve rises evenly between two counts. It puts all use before our first count into the
+        slot of that count. A curve never falls: others cannot return weight, and `to_come` takes
+        the square root of its values.
         """
         into, height = min(max(into, self.until, FORECAST_AGE), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
@@ -120,7 +122,7 @@ class Curve:
         self.since, self.until = min(self.since, into), into
 
     def at(self, into: float, rate: float | None = None) -> float:
-        """Their use by second `into` of the minute.
+        """Weight that others had used by second `into` of the minute.
 
         Args:
             into: Seconds since the minute began.
@@ -151,11 +153,12 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
     before = curve.at(max(0.0, into - LATE), 0.0)
     if into > curve.since + UNSEEN * (MINUTE - curve.since):
-        # We do not know when their use before our first count came. After so long it is not late.
+        # We do not know when others used the weight before our first count. After this much of the
+        # minute, we no longer expect that use to be late.
         before = max(before, curve.base)
     due = whole - now
-    # They are late by as much as they lag behind that minute, beyond chance. But only the use of
-    # the last `LATE` seconds may still come.
+    # Others are late by the weight that they lack compared with that minute, less the part that
+    # chance explains. But only use of the last `LATE` seconds may still come.
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
     rest = due + late
     if others < before and curve.since < into - LATE:  # they use less than in that minute
@@ -164,9 +167,10 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
 
 
 def going_on(current: Curve, into: float, others: int) -> float:
-    """How much others will still use of a minute at their mean rate.
+    """How much others will still use of a minute if they continue at their mean rate.
 
-    That is the higher of two rates: their mean rate up to now, and up to our last count.
+    The result is the higher of two forecasts: one from their mean rate up to now, and one from
+    their mean rate up to our last count.
 
     Args:
         current: Their curve of this minute.
@@ -191,7 +195,8 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        # If we saw another minute from end to end, do not guess what we missed in this one.
+        # If our counts cover another minute from end to end, do not guess the use that we missed in
+        # this one.
         if whole and not curve.whole:
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
@@ -203,18 +208,19 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
 
 
 def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
-    """What others may still use of a minute if they come at any second.
+    """How much others may still use of a minute if they may come at any second.
 
-    That is their use in the busiest span of the last minutes that is as long as the rest of this
-    minute. Two limits keep it from being too much. Nobody can use later what we leave unused in the
-    last slot, so there we leave what `OFTEN` of all slots did not exceed. And once we have seen a
-    whole minute, others use no more of this one than in the busiest span of `NEARLY` a minute. So
-    we do not expect a client that comes once a minute twice.
+    Example: 20 s of this minute are left. Then the result is the weight that others used in the
+    busiest 20 s of the last minutes. Two limits keep the result small. In the last slot, the weight
+    that we keep free is often lost, so there the result is the use that 90 % of all slots (`OFTEN`)
+    did not exceed. And once we have seen a whole minute, we expect others to use in all no more
+    than in the busiest 55 s (`NEARLY` slots). So we do not expect a client twice that comes once a
+    minute.
 
     The arguments are those of `expected`.
     """
     if max(curve.top for curve in [*past, current]) > WHOLE / 2 * current.fastest * MINUTE:
-        return 0.0  # they may be copies: each would leave room to the others, and none would use it
+        return 0.0  # maybe copies of us: each would keep room for the others, and none would use it
     rises = [rise for curve in past for rise in curve.all_rises()]
     rises = [*rises, *current.rises()] or [0]
     used = [*accumulate(rises, initial=0)]
@@ -223,22 +229,22 @@ def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: in
         most = sorted(rises)[math.ceil(OFTEN * (len(rises) - 1))]
     else:
         most = _in_busiest(rest, used)
-    need = most - current.calm * (rest * SLOT - (MINUTE - into))  # the span exceeds the rest
+    need = most - current.calm * (rest * SLOT - (MINUTE - into))  # the span is longer
     if any(curve.whole for curve in past):
         need = min(need, _in_busiest(NEARLY, used) - others)
     return need
 
 
 def _in_busiest(slots: int, used: Sequence[int]) -> int:
-    """Their use in the busiest span of so many slots, from their use before each slot."""
+    """Weight that others used in their busiest `slots`; `used` is their use before each slot."""
     return max(map(sub, used[slots:], used), default=used[-1])
 
 
 def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
-    """Whether others lately came at seconds that no earlier minute showed.
+    """Whether others lately came at seconds at which no earlier minute had any use.
 
     "Lately" is in this minute, or in the `SURPRISED` - 1 minutes before it. Until we have seen
-    `SURPRISED` whole minutes, we assume it.
+    `SURPRISED` whole minutes, the answer is True.
     """
     if sum(curve.whole for curve in past) < SURPRISED:
         return True
@@ -248,9 +254,10 @@ def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
 
 
 def _is_new(past: Sequence[Sequence[int]], current: Sequence[int], much: float) -> bool:
-    """Whether others used `much` more in a slot than every earlier minute lets us expect there.
+    """Whether others used over `much` more in a slot than any earlier minute explains.
 
-    They may come up to `LATE` seconds later than in that minute, or one slot earlier.
+    An earlier minute explains use in a slot by its own use in the next slot, in the same slot, and
+    in the `LATE` seconds before it.
 
     Args:
         past: Their use in each slot of the earlier minutes.
@@ -325,8 +332,9 @@ class Others:
             use varies by chance.
         """
         past, curve = self.past(k), self.curve(k, limit)
-        # A count may already contain our weight under way, which then hides as much of their use.
-        # Without a past, the forecast rests on their rate alone, which would be too low.
+        # A count may already contain our weight under way; then others have used as much more.
+        # Without an earlier minute, the forecast depends on their rate alone, so we add that
+        # weight.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:

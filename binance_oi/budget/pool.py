@@ -82,9 +82,9 @@ class Pool(Protocol):
         """Call `callback` when an event may change the answer of `charge`.
 
         Such events are a settlement, a loss, a refund, a cooldown or a new limit of any client in
-        this process, the listening client included. Another one is that this pool finds a shared
-        record that another process wrote. Passing time is no such event. The event does not promise
-        room, so charge again.
+        this process, the listening client included. Another such event: this pool finds that
+        another process has written the shared record. Passing time is no such event. An event does
+        not promise room, so call `charge` again.
 
         The pool calls in the thread that called `listen`, after the change is complete. Changes in
         other threads cause no call, so a waiting request must also ask again after `Wait.seconds`.
@@ -117,7 +117,7 @@ class Pool(Protocol):
         ...
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """Begin a cooldown of `seconds` from now. A later end of an earlier cooldown stays."""
+        """Begin a cooldown of `seconds` from now, unless another cooldown ends later."""
         ...
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
@@ -146,26 +146,26 @@ class Pool(Protocol):
         """Declare how much weight a poller plans to use, so that other pollers can plan with it.
 
         It is only information: `charge` ignores it. It ends with this process, with the pool, or
-        three minutes after the last declaration. To repeat a declaration is cheap: the pool writes
-        to the shared record at a change, and otherwise at most once a minute.
+        three minutes after the poller last declared it. A repeated declaration is cheap: the pool
+        writes an unchanged one to the shared record at most once a minute.
 
         Args:
             key: The poller.
             weight: Weight per minute; 0 if the poller needs no more weight.
-            anew: Whether a known poller counts as one that begins now, so that it is the newest.
+            anew: Whether to treat a known poller as one that begins now, so that it is the newest.
         """
         ...
 
     def demand(self, key: object) -> float:
-        """Weight per minute that the pollers before `key` have declared.
+        """Weight per minute that all pollers that began before `key` have declared.
 
-        They are the pollers of every client and process that shares this pool, if they began
-        earlier. If `key` has declared nothing, the result is the sum of all pollers.
+        The result includes the pollers of every client and process that shares this pool. If `key`
+        has declared nothing, the result is the sum of all pollers.
         """
         ...
 
     def flush(self) -> None:
-        """Publish pending settlements to other processes. Call it with nothing under way."""
+        """Publish pending settlements to other processes. Call it when no request is under way."""
         ...
 
     def close(self) -> None:
@@ -246,7 +246,7 @@ class ProcessPool:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
-        # What we have logged so far: a lower limit, and whether the exchange counts the last 60 s.
+        # The doubts logged so far: a lower limit, and whether the exchange counts the last 60 s.
         self._doubts: tuple[int, bool] = (0, False)
         self.begun: int = 0  # number of changes that have begun; see `changing`
         self.ended: int = 0  # number of changes that have ended
@@ -420,7 +420,7 @@ class ProcessPool:
         return record.copied(self._bucket.known), []
 
     def _shown(self) -> tuple[Known, list[Change]]:
-        """Return a copy of the knowledge to show, and the changes that it does not contain yet."""
+        """Return a copy of the knowledge for `usage`, and the changes that it lacks."""
         return self._own()
 
     def _between_changes(self, read: Callable[[], tuple[Known, list[Change]]]) -> Bucket:
@@ -434,9 +434,9 @@ class ProcessPool:
     def _when_still(self, read: Callable[[], _R]) -> tuple[_R, bool]:
         """Call `read` between two changes of the books.
 
-        That is impossible in two cases. The reader runs inside a change, for example in a signal
-        handler, and cannot wait for its own thread. Or the change takes longer than a slow disk
-        needs. Then the result may contain half of a change.
+        In two cases the call cannot do so: it runs inside a change, for example in a signal
+        handler, or a change takes longer than a slow disk needs. Then the result may contain half
+        of a change.
 
         Returns:
             The result of `read`, and whether it was read between two changes.
@@ -485,7 +485,7 @@ class Options(TypedDict, total=False):
 
 
 class ProcessBudget:
-    """A budget for the clients of this process: for all those that are given this object.
+    """A budget for the clients of this process that get this object.
 
     It treats other processes on this machine as *others*: it sees their weight in the header, and
     leaves them room.
@@ -496,10 +496,10 @@ class ProcessBudget:
             some of the reserve, so do not set it far below the default of 1 %.
         share: The largest share of the limit that we use ourselves, above 0 and at most 1.
         interactive: The largest share of the limit that bulk work (`snapshot`, `poll`, a recorder)
-            leaves for single calls, 0 to 1. Bulk work leaves them twice what they used in the
-            busiest of the last five minutes, and at least 1 %; nothing if there was no single call
-            in these minutes. In the last five seconds of the minute, bulk work may use what single
-            calls have left.
+            leaves for single calls, 0 to 1. Bulk work leaves them twice the weight that they used
+            in the busiest of the last five minutes, and at least 1 %. If there was no single call
+            in these minutes, it leaves them nothing. In the last five seconds of a minute, bulk
+            work may use all remaining weight.
         limit: Weight per minute, 1 to 1,000,000,000, until the exchange announces its own limit.
         clock: Returns monotonic seconds.
         wall: Returns Unix seconds. The budget reads it once for each pool. Until the first answer,

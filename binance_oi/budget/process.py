@@ -37,8 +37,8 @@ def _stat(pid: int) -> str:
 def _fields(stat: str) -> tuple[str, int]:
     """Return the state and the start of a process from the text of its `stat` file.
 
-    In that text, the name of the process precedes them in brackets, and may itself contain any
-    character. So we read from the last bracket on.
+    Both follow the name of the process, which is in brackets and may itself contain brackets. So we
+    read from the last bracket on.
     """
     fields = stat.rpartition(")")[2].split()
     return fields[0], int(fields[19])

@@ -2,8 +2,8 @@
 
 Pure. The rule of this file: a checksum proves that a record is complete, not that its numbers are
 right. A wrong number could make a loop over minutes endless, or a wait last for years. So we
-compare every number with a bound before we use it. We do not trust a record that breaks a bound,
-but we still obey its cooldown if it is one that an exchange may ask for.
+compare every number with a bound before we use it. We do not trust a record that breaks a bound.
+But we still obey its cooldown, if an exchange may ask for one of that length.
 """
 
 import math
@@ -23,7 +23,7 @@ from binance_oi.budget.window import MIN_SLOTTED_S, Window
 
 MAX_WEIGHT = 10**12  # weight; we accept nine digits in a header
 MAX_LIMIT = 10**9  # weight per minute; the exchange announces seven digits at most
-MAX_COUNT = 2**53  # of anything else that we count; a float represents it exactly
+MAX_COUNT = 2**53  # the largest value of any other count; a float represents it exactly
 MAX_UNDECIDED = 4 * UNDECIDED
 MAX_WINDOWS = 8
 MAX_WINDOW_S = 400 * 86_400  # no limit of the exchange has a longer window
@@ -32,7 +32,7 @@ MAX_SLOTS_PER_PART = 3 + math.ceil(FLIGHT / MIN_SLOTTED_S)  # slots for each par
 MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0  # a ban lasts at most three days; our clock may be 1 h off
 MAX_WAIT_S = 3.0 * MINUTE  # any other wait ends with the current minute, or soon after
 MIN_CURVE_S = 0.25  # every curve ends this far into its minute, or later; see `Curve.draw`
-COPY_TRIES = 8  # attempts to encode the same state twice
+COPY_TRIES = 8  # attempts to get the same bytes from two encodings in a row
 SLOTS_IF_LONG = 4  # slots that a window keeps in a record that would be too long
 MINUTES_IF_LONG = 8  # minutes that stay in a record that would be too long
 OLD_S = 86_400.0  # s since its last use; after that, only cooldowns and windows of a record matter
@@ -68,8 +68,8 @@ def decode(data: bytes) -> Record | None:
 def copied(state: Known) -> Known:
     """Return a consistent copy of `state`, even while another thread changes it.
 
-    The encoder is one call, in which another thread runs only if the garbage collector calls a
-    finalizer. So we encode until two results are equal, which then come from one state.
+    Another thread runs during an encoding only if the garbage collector calls a finalizer. So we
+    repeat the encoding until two results in a row are equal. Then both come from one state.
     """
     data = encode(state)
     for _ in range(COPY_TRIES):
@@ -106,12 +106,12 @@ def _drop_demands(state: Known) -> None:
 
 
 def _drop_far_minutes(state: Known) -> None:
-    """Drop minutes that no longer matter, or not yet. Every reader drops them too."""
+    """Drop minutes far from now, which every reader drops too; see `_live_minutes`."""
     _keep_minutes(state, *_live_minutes(state, state.clock.at))
 
 
 def _coarsen_windows(state: Known) -> None:
-    """Merge the slots of each window into a few. No weight leaves the window too early by that."""
+    """Merge the slots of each window into a few. No weight leaves the window earlier."""
     for window in state.windows:
         slots = sorted(window.slots)
         size = math.ceil(len(slots) / SLOTS_IF_LONG)
@@ -159,9 +159,9 @@ def _keep_minutes(state: Known, first: int, last: int) -> None:
 def flaw(state: Known, now: float) -> str:
     """Name the first impossible part of `state`; empty if we can trust all of it.
 
-    Some values are wrong without damage, because our own arithmetic leaves them. The call corrects
-    these: it drops minutes far from now, raises counts below 0 to 0, bounds the numbers about
-    others by the limit, and drops demands that have ended or are impossible.
+    Our own arithmetic may leave some wrong values that do no harm. The call corrects them: it drops
+    minutes far from now, raises counts below 0 to 0, bounds the numbers about others by the limit,
+    and drops demands that have ended or are impossible.
 
     Args:
         state: The state as it was read; corrected in place.
@@ -270,7 +270,7 @@ def _are_undecided_possible(undecided: list[tuple[int, int]], now: float) -> boo
 def _is_curve_possible(curve: Curve) -> bool:
     heights, until = curve.heights, curve.until
     if heights and sorted(heights) != heights:
-        # Earlier versions of this library drew curves that fall. Others cannot return weight.
+        # Earlier versions of this library drew falling curves, but others cannot return weight.
         heights[:] = accumulate(heights, max)
     return (
         (until == 0.0 or MIN_CURVE_S <= until <= MINUTE)
@@ -299,13 +299,13 @@ def keep_holds(ours: Known, found: Known, now: float) -> None:
 
 
 def keep_windows(ours: Known, found: Known, now: float) -> None:
-    """Take over the windows of an old record from which some weight has not left yet."""
+    """Take over those windows of an old record that still contain weight."""
     if not _are_windows_possible(found.windows, now):
         return
     known = {(window.seconds, window.counts_requests): window for window in ours.windows}
     for window in found.windows:
         mine = known.get((window.seconds, window.counts_requests))
-        if mine is not None:  # ours comes from this record too, so to add would count weight twice
+        if mine is not None:  # our window comes from this record too: a sum would count twice
             for slot, used in window.slots.items():
                 mine.slots[slot] = max(used, mine.slots.get(slot, 0))
         elif window.used(now) > 0:
@@ -320,9 +320,9 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     """Add to `shared` what `ours` has learned since both were equal to `base`.
 
     No weight is lost: the charges of either side stay charged, in every minute that may be the
-    current one. If the clocks contradict each other, each such minute gets all live weight of the
-    side whose clock we drop. Without a `base`, or if the clocks contradict each other, we add all
-    of `ours`. Then weight that both sides know counts twice until its minute is over.
+    current one. If the clocks contradict each other, we drop one clock, and book all live weight of
+    its side to each such minute. Without a `base`, or if the clocks contradict each other, we add
+    all of `ours`. Then weight that both sides know counts twice until its minute is over.
 
     Args:
         shared: The knowledge of the other processes; changed in place.
@@ -347,7 +347,7 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.lowered_until = max(shared.lowered_until, ours.lowered_until)
     shared.rolling_until = max(shared.rolling_until, ours.rolling_until)
     shared.silent = min(shared.silent, ours.silent)
-    # After a start, it is enough that one side has seen 60 s. After a ban, wait for both sides.
+    # After a start, it is enough that one side has watched for 60 s. After a ban, both must.
     shared.after_ban |= ours.after_ban
     longest = max if shared.after_ban else min
     shared.cautious_until = longest(shared.cautious_until, ours.cautious_until)
@@ -405,7 +405,7 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
 
 
 def _merge_others(shared: Known, ours: Known, now: float) -> None:
-    """Expect all that either side expects. For each live minute, keep the curve that ends later."""
+    """Expect all use that either side expects. Of two curves of a minute, keep the later one."""
     theirs, seen = shared.others, ours.others
     theirs.expected_surge = max(theirs.expected_surge, seen.expected_surge)
     refused = [count for count in (theirs.refused_count, seen.refused_count) if count]
@@ -419,7 +419,7 @@ def _merge_others(shared: Known, ours: Known, now: float) -> None:
 
 
 def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
-    """Add our use of the windows. Weight that we have moved to another slot counts in both."""
+    """Add our use of the windows. Weight that we have moved to another slot counts twice."""
     theirs = {(window.seconds, window.counts_requests): window for window in shared.windows}
     before = {(w.seconds, w.counts_requests): w.slots for w in (base.windows if base else ())}
     for window in ours.windows:

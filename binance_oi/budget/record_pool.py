@@ -1,8 +1,8 @@
 """A pool that keeps its books in a record on a server, and restores changes that the server lost.
 
 The rule of this file: no change reaches the record twice, and no change is lost. A change stays in
-`_late` until the server has certainly done a write that contains the change. From then on it is in
-the journal. If the server loses a write, the pool books its changes again from the journal.
+`_late` until the server has certainly done a write that contains it. Then the pool moves the change
+to the journal. If the server loses a write, the pool books its changes again from the journal.
 """
 
 import logging
@@ -29,10 +29,10 @@ from binance_oi.budget.usage import Receipt, Wait
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-BEAT = 1.0  # s after which the pool writes late changes
-GRACE = 2.0  # s in which members restore what the server lost; longer than `BEAT` and one call
+BEAT = 1.0  # s for which a change may wait for the next write
+GRACE = 2.0  # s in which members restore lost writes; longer than `BEAT` and one call
 NEVER = 2**62  # a minute that does not come
-TRUSTED = -10  # a count of contradictions so low that a copy of our clock is not replaced
+TRUSTED = -10  # a count of contradictions so low that no answer replaces a copy of our clock
 
 
 class MakeBucket(Protocol):
@@ -55,12 +55,12 @@ class Want:
 
 @dataclass(slots=True)
 class Turn:
-    """One call of the server, with all that the pool adopts if the server does the write."""
+    """One call to the server, with the state that the pool adopts if the server does the write."""
 
     swap: Swap
-    serial: int = 0  # of the write
+    serial: int = 0  # the serial number of the write
     bucket: Bucket | None = None  # the books after the write; None: the call only reads
-    sent: int = 0  # the write contains the first so many of the `_late` changes
+    sent: int = 0  # how many `_late` changes the write contains, from the oldest on
     receipts: list[Receipt] = field(default_factory=list[Receipt])  # charged by the write
     change: Booked = field(default_factory=Booked)  # for the journal
     rebooked: tuple[int, int] | None = None  # `after` and `end` of `Journal.renumber`
@@ -109,10 +109,10 @@ class RecordPool(DeferredPool):
         """The random id of this process in the record."""
         self._found: bytes | None = None  # the server's record; empty: it has none; None: unknown
         self._last = b""  # the record of our latest write
-        self._serial = 0  # of our latest write, successful or not
+        self._serial = 0  # the serial number of our latest write, successful or not
         self._journal = Journal()
         self._late: list[Change] = []  # changes that the record does not hold yet, oldest first
-        self._late_since = math.inf  # the instant of the first of them
+        self._late_since = math.inf  # the instant of the first late change
         self._unsure: list[Turn] = []  # writes without an answer: the server may do them even now
         self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # leases, by weight and bulk
         self._leased_at = -math.inf  # the instant of their charge
@@ -169,7 +169,7 @@ class RecordPool(DeferredPool):
         return shared, rebooked
 
     def _may_others_miss(self, shared: Shared, now: float) -> bool:
-        """Whether other members may have to restore changes, too; not if only we were apart."""
+        """Whether other members may have to restore changes too; False if only we were apart."""
         if not self._is_apart:
             return True
         minute = min(shared.state.clock.likeliest(now), self._parted_in)
@@ -183,7 +183,7 @@ class RecordPool(DeferredPool):
     def _take_clock(self, known: Known) -> None:
         """Give `known` a copy of our clock.
 
-        The pool applies each late change again to every new record. Only the first time may it
+        The pool applies each late change again to every new record. Only the first application may
         change our own clock.
         """
         known.clock = copy(self._bucket.known.clock)
@@ -195,7 +195,7 @@ class RecordPool(DeferredPool):
         self._take_clock(ours)
         before = record.copied(ours)
         before.limit = ours.limit
-        if self._is_apart:  # other members' weight may have looked like others'
+        if self._is_apart:  # weight of members may have looked like weight of others
             before.limit, ours.others.expected_until = self._parted
             ours.others.curves.clear()
         for k, minute in before.ledger.minutes.items():
@@ -218,9 +218,9 @@ class RecordPool(DeferredPool):
             self._move(moved)
 
     def _judge_unsure(self) -> None:
-        """Decide by the record that we have read whether the server did a write without an answer.
+        """Find out from the record whether the server did a write that got no answer.
 
-        If it did, the pool refunds the receipts of that write: nobody waits for them any longer.
+        If it did, the pool refunds the receipts of that write: no call waits for them any longer.
         """
         found = self._found or b""
         shared = member_record.decode(found)
@@ -233,7 +233,7 @@ class RecordPool(DeferredPool):
                 self._is_urgent |= bool(turn.receipts)
                 break
         if any(turn.swap.expected != member_record.version(found) for turn in self._unsure):
-            self._unsure.clear()  # the version has changed, so the server can no longer do them
+            self._unsure.clear()  # the version has changed, so these writes can no longer succeed
 
     def _confirm(self, turn: Turn) -> None:
         """The server has done a write: move its changes from `_late` into the journal."""

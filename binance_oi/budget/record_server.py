@@ -18,7 +18,8 @@ class Outcome(IntEnum):
     DONE = 1
     """The server replaced the record."""
     TURN = 2
-    """The server wrote nothing: it is another member's turn. It keeps our place in the queue."""
+    """The server wrote nothing: it is another member's turn. The server keeps our place in the
+    queue."""
     OUTDATED = 3
     """A newer version of this package uses this budget, and writes another format."""
 
@@ -71,7 +72,7 @@ class RecordServer(Protocol):
     ) -> None:
         """Call `hear` with each message, and `reset` after each new connection.
 
-        It runs until its task is cancelled.
+        The call runs until its task is cancelled.
 
         Raises:
             ServerError: The connection is lost.

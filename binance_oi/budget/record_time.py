@@ -20,7 +20,7 @@ class RecordTime:
     """Our steady clock, the server's clock, and the time of the record.
 
     Args:
-        ahead: A guess until the first answer: the time of the record minus our steady clock, in s.
+        ahead: The time of the record minus our steady clock, in s; a guess until the first answer.
     """
 
     def __init__(self, ahead: float) -> None:

@@ -27,9 +27,9 @@ from binance_oi.budget.usage import Usage
 class RedisBudget(ProcessBudget):
     """A budget for every process on every machine behind one IP address.
 
-    All processes share one count and one ban, for the weight and for the history. If a process is
-    killed, the others continue. The weight that it had in flight or charged in advance may stay
-    charged until the minute ends.
+    All processes share one count of weight, one count of requests for the past, and one ban. If a
+    process is killed, the others continue. The weight that it had in flight or charged in advance
+    may stay charged until the minute ends.
 
     The budget needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or
     later, Valkey, or a cluster. Anybody who may write the keys on that server can stop all members.
@@ -51,7 +51,7 @@ class RedisBudget(ProcessBudget):
         egress: A name for the IP address that the exchange sees. Use the same name in all processes
             behind that address, and in no other. 1 to 64 letters, digits, dots, colons, hyphens and
             underscores.
-        without_server: The behaviour while the server is lost: `"share"` or `"wait"`.
+        without_server: What to do while the server is lost: `"share"` or `"wait"`, see above.
         options: The arguments of `ProcessBudget`, with its defaults. Each process applies its own
             `reserve` to the common count. `share` is the share of all processes together.
 
@@ -115,7 +115,7 @@ class RedisBudget(ProcessBudget):
         return RedisServer(self._server, self._egress)
 
     def _make_part(self, state: Known, members: int = 1) -> Bucket:
-        """A bucket with our share, or with the part of one of several members."""
+        """Make a bucket with our share, or with an even part of the limit for one of `members`."""
         if members == 1:
             return self._make_bucket(state)
         part = copy(self)

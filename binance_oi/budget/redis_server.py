@@ -19,14 +19,14 @@ from binance_oi.extras import library
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT_KEPT_MS = 120_000  # ms after its last write in which a format shuts out older versions
+FORMAT_KEPT_MS = 120_000  # ms after a write in which the server refuses older formats
 MOST_WAITING = 64  # members in the queue of turns, at most
 LISTENED = 1.0  # s after which a listener checks whether its task was cancelled
 EGRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
-# Keys: the record, the queue of turns, and the newest format in use. The queue is the ids of the
-# waiting members, one after the other. A script that calls TIME before a write needs effect
-# replication, which is the default since Redis 5.
+# Keys: the record, the queue of turns, and the newest format in use. The queue is one string: the
+# ids of the waiting members, one after the other. A script that calls TIME before a write needs
+# effect replication, which is the default since Redis 5.
 SCRIPT = f"""
 local record, queue, newest = KEYS[1], KEYS[2], KEYS[3]
 local expected, new, member, news = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

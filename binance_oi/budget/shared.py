@@ -23,15 +23,15 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
 MAX_LEASED_CALLS = 8  # calls, and weight, that a process charges in advance
-# While the minute has much room, a lease is larger: at most this part of the room, and at most so
-# many calls. So it never keeps others from a noticeable part of what is left.
+# While the minute has much room, a lease is larger: at most 1/32 of the room (`LEASE_PART`), and at
+# most `LARGEST_LEASE` calls. So it takes no noticeable part of the room from other processes.
 LEASE_PART = 32
 LARGEST_LEASE = 32
 LEASE_S = 0.02  # s for which a lease may be used; `FLIGHT` would allow far more
 QUICK_SUCCESSION_S = 0.005  # s between two charges; if they are closer, take a lease
-# The same for a rolling window. Its leases may be larger and older: no minute ends in a window, and
-# no other process waits for our counts. The pages of one history follow each other after a round
-# trip each; 30 days of 5m have 18 pages.
+# The same three numbers for a rolling window. Its leases may be larger and older: no minute ends in
+# a window, and no other process waits for our counts. The pages of one history follow each other,
+# one round trip apart; 30 days of 5m have 18 pages.
 WINDOW_LEASED_CALLS = 16
 WINDOW_LEASE_S = 1.0
 WINDOW_SUCCESSION_S = 0.25
@@ -64,13 +64,13 @@ class SharedPool(StoredPool):
 
         It leases weight for the waiting calls, or `MAX_LEASED_CALLS` if calls come in quick
         succession. A lease is for calls of weight 1, so a call of another weight takes none. A
-        lease serves single calls or bulk work, like the call with which it was charged. In a
-        window, bulk work goes at an even pace and takes none.
+        lease serves only calls of one kind, single or bulk, like the call with which it was
+        charged. In a rolling window, bulk work is sent at an even pace, so it takes no lease.
         """
         if self._process is not fork.current:
             self._notice_fork()
         now = self._clock()
-        if now <= self._inherited_until:  # after a fork, receipts of ours must be later than these
+        if now <= self._inherited_until:  # after a fork: ours must be later than our parent's
             now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
         is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
@@ -137,7 +137,7 @@ class SharedPool(StoredPool):
 
     @changing
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """See `Pool.sending`; a cooldown that another process has written counts too."""
+        """See `Pool.sending`; it also obeys a cooldown that another process has written."""
         if self._is_of_parent(receipt):
             return None
         if self._clock() - receipt.sent >= LEASE_S and self._is_hold_possible():

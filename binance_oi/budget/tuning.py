@@ -12,12 +12,12 @@ LAG = 1.0  # s: a count contains the weight of every request that was sent so mu
 
 # Probes.
 PROBE_PATIENCE = 1.0  # s for which other requests wait for the answer to a probe
-CLOSING = 0.25  # s before the end of a full minute; then its last probe goes
+CLOSING = 0.25  # s before the end of a full minute; at that time we send its last probe
 PROBE_PAUSE = 1.0  # s between two probes of one minute, at least
 UNSEEN_AT_ONCE = 24  # weight under way before a minute's first count: 1 % of 2400, our reserve
 PROBES = 0.01  # share that all probes of one minute reserved for others may use
-SPARING = 4  # times longer between probes if others have no past and need more than there is
-OF_THE_REST = 0.25  # part of the time left, after which a probe goes if only the margin is missing
+SPARING = 4  # times the usual pause between probes, if a forecast without a past exceeds the room
+OF_THE_REST = 0.25  # part of the time left; then we probe if the forecast fits without its margin
 FROM_RESERVE = 0.5  # part of the reserve for probes of a full minute; the last probe may use more
 
 # Time between two questions to the rules.
@@ -26,7 +26,7 @@ POLL = 0.02  # s after which we ask the rules again, because another process may
 LEAST_WAIT = 0.001  # s: the shortest wait; with a wait of 0 the queue would spin
 
 # What we remember, and for how long.
-SIGMA = 4.0  # standard deviations of the forecast kept free: we decide many times a minute
+SIGMA = 4.0  # standard deviations that we keep free above a forecast: we decide often
 UNDECIDED = 8  # entries of undecided weight in a minute, at most
 MEMORY = 5  # minutes for which we remember what others used
 CONTRADICTIONS = 3  # `Date`s in a row that contradict our clock before we trust them
@@ -38,24 +38,24 @@ OURS = 0.05  # share that is ours, probes included, whatever others used before
 GROWS = 0.05  # share by which our part grows each minute beside a possible copy of us
 FAIR = 0.5  # share up to which our part grows: two copies get a half each
 PACE = 1 / 40  # share that we send per second beside others who use more than `FAIR`
-EARLY = 15.0  # s into a minute: only copies use a minute up by then; a steady 38/s does not
-WHOLE = 0.75  # share that is a used-up minute: copies keep room for each other and use no more
+EARLY = 15.0  # s into a minute; others that use up the minute sooner are copies of us
+WHOLE = 0.75  # share; a minute with so much use is used up, as copies keep room for each other
 SINGLE_LEAST = 0.01  # share kept for single calls, at least: a bot that starts has made few
-SINGLE_GROWS = 2  # times the single calls of a recent minute are kept free: they may double
+SINGLE_GROWS = 2  # times the recent use by single calls that we keep free: it may double
 RELEASE = 5.0  # s before the end of a minute in which bulk work gets what single calls left
 
 # Answers without a count, and weight that is too small to matter.
 BLIND_AFTER = 10  # answers in a row without a usable count; then we rely on our books alone
-BLIND_FOR = 20.0  # s since the last count; before that, such answers do not make us blind
+BLIND_FOR = 20.0  # s since the last count; sooner, such answers do not make us ignore counts
 BLIND_RESERVE = 0.09  # share kept free while we rely on our books alone
 NEGLIGIBLE_WEIGHT = 2  # weight of others that does not matter, such as a ping
 NEGLIGIBLE_SHARE = 0.001  # share of others that does not matter; the larger of the two applies
 SLACK = 0.02  # share by which the counts of two nodes may differ at one moment
-HIDING = 0.125  # part of the room for our weight under way: it hides as much use by others
+HIDING = 0.125  # part of the room for our weight under way, which hides as much use by others
 CROWD = 1 / 32  # the same beside several copies of us, each of which hides as much
 
 # Refusals.
-LOWEST = 0.1  # share: a refusal at a lower count shows no lower limit; it has another reason
+LOWEST = 0.1  # share; a refusal at a smaller count has another reason than a lower limit
 DISTRUST = 75  # minutes for which we obey a lower limit or a rolling window: a ban and an hour
 SURGE_LEAST = 0.25  # share that we expect others to need at any moment after a refusal
 SURGE_MOST = 0.5  # the same after several refusals, at most
@@ -71,8 +71,8 @@ DRIFT_EVERY = 1.0  # s between two widenings of the interval, at least
 SLOT = 5.0  # s: the resolution of a curve
 CHANCE = 2.0  # standard deviations by which others may use less than before without being late
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
-UNSEEN = 0.25  # part of the time after our first count in which we still expect earlier use
-OFTEN = 0.9  # part of all slots in which others used no more than we leave them in the last one
-NEARLY = 11  # slots: nearly a minute, in which others that come once a minute come once
-SURPRISE = 0.04  # share: more than this in a slot that no earlier minute explains is a surprise
+UNSEEN = 0.25  # part of the time after our first count in which earlier use may still be late
+OFTEN = 0.9  # for the last slot we keep the use that this part of all slots did not exceed
+NEARLY = 11  # slots, 55 s: a client that comes once a minute comes at most once in them
+SURPRISE = 0.04  # share; use in a slot is a surprise if it exceeds every earlier minute by more
 SURPRISED = 2  # minutes in which we leave others room at any second after a surprise

@@ -1,4 +1,4 @@
-"""The turns of a member at the shared record: the next call of the server, and its result.
+"""Chooses the next call of a member to the server of the shared record, and handles its result.
 
 A turn is one read or one write of the record. The rule of this file: it decides, and does no I/O.
 `begin` returns the next call. The courier makes that call, and passes the result to `answered` or
@@ -44,7 +44,7 @@ class TurnPool(RecordPool):
     has_news: bool  # see `ProcessPool`
 
     def due_in(self) -> float | None:
-        """Seconds until `begin` may have a call; None: not before a caller or a message comes."""
+        """Seconds until `begin` may return a call; None until a caller or a message comes."""
         now = self._now()
         if self._is_reading or self._is_apart:
             return max(0.0, self._retry_at - now)
@@ -66,7 +66,7 @@ class TurnPool(RecordPool):
 
     @changing
     def begin(self) -> Turn | None:
-        """Return the next call of the server; None if no call is due."""
+        """Return the next call to the server; None if no call is due."""
         now = self._now()
         is_unknown = self._found is None or self._is_reading
         if is_unknown or (self._is_apart and not self._is_joining):
@@ -183,7 +183,7 @@ class TurnPool(RecordPool):
         return None
 
     def _lot(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
-        """The weight to charge in advance for calls behind the first one; each costs 1."""
+        """The weight to charge in advance for the calls behind the first one, 1 for each call."""
         known = bucket.known
         is_single = want.weight != 1 or not bucket.leases_bulk or not known.clock.dated
         if is_single or known.is_held(now) or known.probe_ends_at > now:

@@ -21,8 +21,8 @@ class _Wait(NamedTuple):
     reason: Reason
     """Why the request may not be sent now."""
     end: float | None = None
-    """Seconds after which there should be room, for a caller who asks again only once. None if they
-    equal `seconds`."""
+    """Seconds after which there should be room; a caller that wants to ask only once more waits so
+    long. None if the number equals `seconds`."""
 
 
 class Wait(_Wait, Encodable):
@@ -35,8 +35,8 @@ class _Receipt(NamedTuple):
     weight: int
     """The weight of the request."""
     sent: float
-    """When the request was charged, monotonic s. If it was written to the wire more than `PATIENCE`
-    seconds later, then the time of the write."""
+    """When the request was charged, monotonic s. If the request was written to the wire more than
+    `PATIENCE` seconds later, the time of that write."""
     first: int
     """The earliest minute in which the exchange may count the request."""
     last: int
