@@ -132,7 +132,7 @@ def _has_served(handler: ResponseHandler) -> bool:
 async def _unwatched(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, attempt: Attempt
 ) -> aiohttp.ClientResponse:
-    """Send a request with a release of aiohttp for which we do not know the internals.
+    """Send a request with a release of aiohttp whose internals we do not know.
 
     Each permit still sends at most one request. But we cannot observe the connections, so a dead
     kept connection looks like any other error.

@@ -130,7 +130,7 @@ class Connector(aiohttp.TCPConnector):
             local_addr=None if local is None else (local, 0),
             family=socket.AF_UNSPEC if local is None else family_of(local),
         )
-        # By origin: a request that aiohttp made. It has all that is needed to connect there.
+        # For each origin, a request that aiohttp made, with all that it needs to connect there.
         self._templates: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by `id` of the handler that the guard refers to
         self._kept = kept
@@ -157,9 +157,9 @@ class Connector(aiohttp.TCPConnector):
         """Send a request without the session, and wait for its answer.
 
         Returns:
-            The complete answer if it is a usual one. Otherwise a `Response`, whose body the caller
-            reads. None if nothing was sent, because aiohttp has not made a request to this origin
-            yet: send this one through the session.
+            The complete answer if it is the usual one. Otherwise a `Response`, whose body the
+            caller reads. None if nothing was sent, because aiohttp has not made a request to this
+            origin yet. Then send this request through the session.
         """
         origin, data = wire_request(url, attempt.max_body <= SMALL_BODY)
         connection = self._take_parked(origin, attempt)

@@ -180,7 +180,8 @@ class Deadlines:
     def add(self, deadline: Deadline, when: float, task: asyncio.Task[object], now: float) -> bool:
         """Start a deadline that the caller made; return whether it was started.
 
-        It is not started if it is earlier than the last one in the queue. Then use `start`.
+        The call does not start a deadline that is earlier than the last one in the queue. Then use
+        `start`.
 
         Args:
             deadline: A deadline without a task; this method calls its `begin`.

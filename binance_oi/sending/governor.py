@@ -1,7 +1,7 @@
 """Admits requests, with one queue, one pacer and one limit of connections.
 
-The rule of this file: the governor decides the order, and sleeps. The pool decides how much may be
-sent, and the pacer how fast.
+The rule of this file: the governor orders the calls, and only it sleeps. The pool decides how much
+may be sent, and the pacer how fast.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines
 ENDED_PER_STEP = 250  # waiters completed in one step of the loop; each task wakes in the next step
-LONGEST_SLEEP_S = 1.0  # after it, the queue asks again, because another process may have a ban
+LONGEST_SLEEP_S = 1.0  # s; then the queue asks the pool again: another process may have met a ban
 LEAST_RETRY_S = 0.1  # from an error to its `retry_at`, so that a caller that obeys does not spin
 
 NO_ROOM = "no room for weight {weight} in time: "
@@ -99,7 +99,7 @@ class Permit:
             self.refusal = self._governor.settle(receipt, status, headers)
 
     def book(self, used: int | None, date: float | None) -> None:
-        """`settle` for status 200, with the count and the `Date` of the answer."""
+        """Settle the request after status 200, with the count and the `Date` of the answer."""
         receipt, self._receipt = self._receipt, None
         assert receipt is not None  # it was sent just now
         self._governor.answered(receipt, used, date)
@@ -173,8 +173,9 @@ class Governor:
     Args:
         pool: Decides whether weight may be used now.
         pace: The most requests per second. All requests of a second may go at once.
-        max_in_flight: The most requests on the wire at the same time. The governor limits them,
-            because a charged request must not wait for a connection: its charge is for now.
+        max_in_flight: The most requests on the wire at the same time. The governor limits them
+            before it charges. A charge is for the current minute, so a charged request must not
+            wait for a connection.
         idle: Seconds without a request under way, after which the governor calls `Pool.flush`.
 
     Raises:

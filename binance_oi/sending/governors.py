@@ -9,10 +9,10 @@ from binance_oi.budget.beside import pool_of
 from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.sending.governor import Governor
 
-# The most requests per second and at the same time, for requests for the past. Their limit allows
-# 3.3 requests per second on average.
+# Bounds for requests for the past: requests per second, and requests at the same time. Their limit
+# allows 3.3 requests per second on average.
 HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
-HISTORY_IDLE_S = 1.0  # s after a request for the past until its lease is returned; see `LateFlush`
+HISTORY_IDLE_S = 1.0  # s from a request for the past to the return of its leases; see `LateFlush`
 
 
 class Governors:

@@ -26,7 +26,7 @@ REFUSALS = (403, 418, 429, 451)  # after one of these statuses, we send nothing 
 # The most bytes that an answer may have besides its body: headers, chunk sizes, 1xx answers. A real
 # answer has about 1,000 such bytes.
 ENVELOPE = 64 * 1024
-BYTES_PER_READ = 16 * 1024  # bytes in one read if the body is small; a TLS record has as many
+BYTES_PER_READ = 16 * 1024  # bytes in one read if the body is small; a TLS record has no more
 MOST_PER_READ = 128 * 1024  # bytes in one read if the body may be large; a history page has 90,000
 HEADS_PER_READ = 8  # blocks of headers that we separate in one read: 1xx answers, and the real one
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
@@ -57,7 +57,8 @@ class Guard(asyncio.BufferedProtocol):
         self.line = line
         self.left: int = ENVELOPE  # bytes that may still come for this answer
         self.refusal: int = 0  # the status of the answer if it is a refusal
-        # Whether it is new and unused, because its first request was too late to be sent.
+        # Whether the connection is new and unused, because its first request was too late to be
+        # sent.
         self.unused: bool = False
         self.ended: bool = False  # whether the other side, or an error, ended the connection
         self._large, self._small = buffer, buffer[:BYTES_PER_READ]
@@ -67,7 +68,7 @@ class Guard(asyncio.BufferedProtocol):
         self._socket: socket.socket  # of that transport
         self._body: aiohttp.StreamReader | None = None
         self._plain: asyncio.Future[PlainAnswer | None] | None = None  # see `send`
-        self._is_idle = True  # whether no answer is due: the last one is complete
+        self._is_idle = True  # whether no answer is due, because the last answer is complete
 
     @property
     def flooded(self) -> bool:
@@ -101,8 +102,8 @@ class Guard(asyncio.BufferedProtocol):
         """Write a request.
 
         Returns:
-            Gets the answer if it has the plainest form; otherwise None, and aiohttp's parser reads
-            the answer. See `plain_answer`.
+            A future. Its result is the answer if that has the plainest form; otherwise None, and
+            aiohttp's parser reads the answer. See `plain_answer`.
         """
         assert self._transport is not None  # `begin` came just before
         self._plain = asyncio.get_running_loop().create_future()

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 PATIENCE = 2.0  # s without a byte; a real answer takes 0.1 s, and a call has 10 s for both attempts
 # The part of patience after which a call that ends without a byte makes its connection suspect.
 SUSPECT_AFTER = 0.25
-PATIENCE_FACTOR = 1.5  # patience by slowest recent answer; the next answer may be slower still
+PATIENCE_FACTOR = 1.5  # patience is so many times the slowest recent answer; the next may be slower
 NEVER = -1  # the generation of a connection that must not be used again
 ANSWERS_REMEMBERED = 100  # patience depends on the slowest of the last 100 to 200 answers
 # Seconds from the end of patience until we abandon a connection. If the application has blocked the
@@ -90,7 +90,7 @@ class KeptConnections:
         self._slowest = self._slowest_before = 0.0
         self._answers = 0  # in this period
         # The kept connections whose last request has got no byte, in the order of these requests.
-        # The value abandons its connection.
+        # Each value is a function that abandons the connection.
         self._silent: dict[Line, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._context = Context()  # or a timer would keep the whole context of its call
@@ -154,7 +154,7 @@ class KeptConnections:
         line.silent = False
         self._silent.pop(line, None)
         waited = asyncio.get_running_loop().time() - line.since
-        if line.kept and waited >= self.patience * SUSPECT_AFTER:  # the call ended before patience
+        if line.kept and waited >= self.patience * SUSPECT_AFTER:  # patience was not over yet
             self.suspect(line)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 The rule of this file: aiolimiter limits the pace of requests and never counts weight. An even pace
 does not alarm a firewall. It also lets the counts in the first answers arrive before the client has
 sent too many requests. As a budget, aiolimiter would fail: `AsyncLimiter(2400, 60)` admits a weight
-of 4799 in one minute, and serves small amounts first, so that large ones starve. It also has no way
+of 4799 in one minute, and serves small weights first, so that large ones starve. It also has no way
 to pause, to correct its count, or to refund weight.
 """
 

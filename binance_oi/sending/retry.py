@@ -11,7 +11,7 @@ from binance_oi.arguments import as_float, check_count
 from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError, ServerError, TransportError
 
-OVERLOADED = -1008  # "throttled by system-level protection": not counted, but wait longer [D]
+OVERLOADED = -1008  # "throttled by system-level protection": no weight, but a longer wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class RetryPolicy(Encodable):
     cap: float = 2.0
     """The longest wait before a retry, in seconds."""
     budget: float = 60.0
-    """The most retries that a client can save; each retry uses one."""
+    """The most retries that a client's account can hold; each retry takes one from it."""
     earned: float = 0.1
     """The part of a retry that each success earns."""
 

@@ -138,7 +138,7 @@ class Sender:
     # -- the send loop ---------------------------------------------------------------------------
 
     async def open_connections(self, request: Request[Any], count: int) -> None:
-        """Open connections for `count` requests like this one, after admitted ones have started."""
+        """Open connections for `count` requests like `request`, after the admitted ones started."""
         await asyncio.sleep(0)
         url = self._target(request).url
         await self._transport.open_connections(url, count, self.governor.in_flight)
@@ -292,7 +292,7 @@ class Sender:
         """Return the error for an answer without a value.
 
         Args:
-            answer: The answer, with all of its text that could be read.
+            answer: The answer, with the part of its text that we could read.
             refusal: The refusal from its headers; None if the status is 2xx.
             governor: The governor of the limit on which the request drew.
         """
@@ -347,7 +347,7 @@ class Sender:
             raise ClientClosedError from error
         if isinstance(error, WrongSymbolError):
             self._transport.distrust_connections()
-        if isinstance(error, RateLimitedError):  # the queue waits for the cooldown, unless a ban
+        if isinstance(error, RateLimitedError):  # the queue waits out a cooldown, but no ban
             again = attempt < self._policy.attempts and left > 0.0
             return 0.0 if again and not self.governor.pool.held_for(ban=True) else None
         return self._retries.wait(error, attempt, left)

@@ -26,7 +26,7 @@ class SharedCalls(Generic[T]):
     """Runs one call for all callers that join while it runs.
 
     All callers get the same value, or the same exception. Cancelling one caller does not affect the
-    others. When the last caller is cancelled, the call is cancelled as well.
+    others. When the last caller is cancelled, so is the call.
     """
 
     def __init__(self) -> None:

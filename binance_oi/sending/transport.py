@@ -43,7 +43,7 @@ from binance_oi.sending.wire import USER_AGENT, Target
 
 Session = aiohttp.ClientSession
 ERROR_TEXT_WAIT_S = 0.5  # s to wait for the text of an error; its status is enough
-REFUSAL_TEXT_WAIT_S = 0.2  # s for the same if the status stops all requests for some time
+REFUSAL_TEXT_WAIT_S = 0.2  # s to wait for it if the status stops all requests for some time
 MAX_ERROR_TEXT = 64 * 1024  # bytes, uncompressed
 TIMED_OUT = 408  # servers also send it before they close an idle connection
 _NUMBERS = re.compile(r"\[Errno ([0-9]+)\]")
@@ -90,7 +90,8 @@ class Started(NamedTuple):
     answer: Answer | None = None
     """The complete answer, if it came but the sender could not return its value."""
     error: BaseException | None = None
-    """The error that ended the wait for the answer, or that came from settling or decoding it."""
+    """The error that ended the wait for the answer, or that the settlement or the decoder
+    raised."""
 
 
 class Transport:
@@ -370,7 +371,7 @@ async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_by
             pieces.append(await content.readany())
             size += len(pieces[-1])
     finally:
-        if not content.at_eof() or response.status == 101:  # after 101 it speaks another protocol
+        if not content.at_eof() or response.status == 101:  # 101: another protocol follows
             response.close()
     return Answer(response.status, b"".join(pieces)[:max_bytes], size <= max_bytes)
 
@@ -381,10 +382,10 @@ def _refusal_after(
     permit: Permit,
     response: Response | aiohttp.ClientResponse | None,
 ) -> Answer:
-    """The refusal whose status came before `error`.
+    """Return the refusal whose status came before `error`.
 
     Raises:
-        TransportError: None did.
+        TransportError: No such status came.
     """
     if response is not None:
         response.close()
