@@ -15,8 +15,8 @@ it as follows:
 
 A ``kill -9`` at any moment leaves the file with one of these two tokens, and the log contains both.
 Another program may checkpoint at any moment too. So at the start of each transaction, the recorder
-reads the index of the log, as SQLite does then to decide whether the log restarts. If the recorder
-cannot read the index, it writes the first page in each transaction.
+reads the index of the log, which shows whether SQLite restarts the log. If the recorder cannot read
+the index, it writes the first page in each transaction.
 
 Another program may restart the log and change the schema in it, by ``VACUUM`` or ``CREATE INDEX``.
 SQLite then increments the token, but only in the log. So a log also belongs to a file whose token
@@ -25,8 +25,9 @@ is slightly below the first token of the log. Two random tokens are never that c
 No two recordings have the same token, and no two states of one recording have. A copy has another
 token too: ``VACUUM INTO`` increments it, and SQLite's backup sets it to a small number. So the
 token of a copy is above the first token of the original's log, or far below it. The rule fails in
-one case: other programs change the schema of the original many times while no recorder runs. A log
-without a token comes from an older program. It proves nothing, and this module accepts it.
+one case: while no recorder runs, other programs change the schema of the original more than
+`MAX_SCHEMA_CHANGES` times. A log without a token comes from an older program. It proves nothing,
+and this module accepts it.
 
 Cost: two pages of 1 KiB for each checkpoint, once or twice a minute, and one page for each sweep
 that does not lengthen the file. A sweep of the whole market writes that page anyway. This module

@@ -285,7 +285,8 @@ class PostgresSink:
         """Run `work` in a transaction. If the connection is lost, reconnect and run it once more.
 
         Args:
-            work: It must allow a second run, even if the server has committed the first one.
+            work: The work. A second run must be harmless, even if the server has committed the
+                first one.
             months: The months that need a partition before `work` runs.
 
         Raises:

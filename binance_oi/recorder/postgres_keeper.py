@@ -1,7 +1,7 @@
 """Removes samples from a database and returns their space while other programs use it.
 
-The rule of this file: when all of a month is too old, its table is dropped at once; otherwise rows
-are deleted, `STEP_ROWS` in one transaction. So no other program waits for long.
+The rule of this file: when all of a month is too old, we drop its table at once. Otherwise we
+delete rows, `STEP_ROWS` in one transaction. So no other program waits for long.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -24,7 +24,8 @@ SIZE: str = f"""
 SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
 WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r'
 """
-# While DROP TABLE waits for its lock, new readers wait behind it. So it gives up after 200 ms.
+# While DROP TABLE waits for its lock, new readers wait behind it. So we let DROP TABLE give up
+# after 200 ms.
 _BRIEFLY = "SET LOCAL lock_timeout = 200"
 
 

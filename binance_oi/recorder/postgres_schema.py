@@ -125,7 +125,7 @@ def check_schema(run: Statements, name: str) -> None:
     """Check that the search path names a schema that exists; the lock and the tables need one.
 
     Raises:
-        RecordingError: It names none.
+        RecordingError: The search path names no such schema.
     """
     if not run.execute(_HAS_SCHEMA).fetchone()[0]:
         raise RecordingError(f"{name} has no schema for this user: set its search_path")

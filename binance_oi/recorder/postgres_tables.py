@@ -186,7 +186,7 @@ class _Streams:
         self._latest: Any = None
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
-        """Drop the unread rows of the query before, and run a query."""
+        """Drop the unread rows of the previous query, and run a query."""
         self.close()
         self._latest = self._connection.stream(query, values)
         found: Found = self._latest
