@@ -37,7 +37,7 @@ from binance_oi.recorder.backfill import Backfilled, BackfillProgress, backfill
 from binance_oi.recorder.history_cache import cache_directory
 
 FILES = "files"  # the directory of the archive's files, in the directory that `archive` writes
-FOLDER = "archive"  # the same, in the user's cache directory
+FOLDER = "archive"  # the directory of the archive's files, in the user's cache directory
 MAX_NAMED = 5  # failures that a command names; it counts the others
 
 Draw = Callable[[str, int, int, int], None]

@@ -58,7 +58,7 @@ def simulate(
     Args:
         port: The port on 127.0.0.1; 0 for any free port.
         limit: The weight that the exchange allows in a minute.
-        used: The weight that others have used in the first minute before the start.
+        used: The weight that other clients have used of the first minute when the exchange starts.
         others: The weight that other clients use each second.
         latency: The seconds from a request to its answer.
         seed: The seed of all random numbers.
