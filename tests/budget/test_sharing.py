@@ -1236,6 +1236,8 @@ def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
         return trace
 
     earlier = sys.gettrace()
+    # Python 3.12.0 to 3.12.3 trace opcodes only if a frame asked for it before `settrace`.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:
         yield

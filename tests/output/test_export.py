@@ -23,6 +23,7 @@ from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Recordin
 from binance_oi.market.rows import Row
 from binance_oi.output.export import CSV_HEADER, Merged, export
 from binance_oi.recorder import Recorder, Recording
+from binance_oi.recorder.connection import Connection
 from binance_oi.recorder.samples import ROWS_PER_BATCH, Samples
 from binance_oi.recorder.store import Store
 from binance_oi.times import iso_ms
@@ -566,7 +567,7 @@ def test_an_export_adds_to_another_programs_parquet_with_the_same_columns(
 
 def insert(file: Path, *rows: tuple[str, int, str, str | None]) -> None:
     """Write samples into a recording that a recorder would not write."""
-    with closing(sqlite3.connect(file)) as connection, connection:
+    with closing(sqlite3.connect(file, factory=Connection)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, ?2, ?3, ?2, ?4)", rows)
 
 

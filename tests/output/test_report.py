@@ -29,6 +29,7 @@ from binance_oi.output.drawing import Span, chart, path, strip, ticks
 from binance_oi.output.movers import market_of, with_z_scores
 from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recording
+from binance_oi.recorder.connection import Connection
 from binance_oi.recorder.recording import CountedGap
 from binance_oi.recorder.store import Store
 from binance_oi.times import instant, iso_ms
@@ -346,7 +347,7 @@ def test_a_symbol_whose_only_sample_is_older_than_the_first_slot_has_a_curve(
     with closing(Store(tmp_path / "oi.db")):
         pass
     sweeps = [(at + n * 10_000, 10_000, at, at, 1, 1, 0, 10) for n in range(50)]
-    with closing(sqlite3.connect(tmp_path / "oi.db")) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / "oi.db", factory=Connection)) as connection, connection:
         connection.execute("INSERT INTO settled VALUES ('X', ?1, '5', ?1, NULL)", (at - 2_500,))
         connection.executemany("INSERT INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)", sweeps)
     with Recording(tmp_path / "oi.db") as recording:
@@ -359,7 +360,7 @@ def test_slots_of_impossible_dates_are_left_out_of_the_page(tmp_path: Path, slot
     file = write_recording(tmp_path / "oi.db")
     with Recording(file) as recording:
         before = Page(report(recording, made=BEGIN)).shown
-    with closing(sqlite3.connect(file)) as connection, connection:
+    with closing(sqlite3.connect(file, factory=Connection)) as connection, connection:
         connection.execute("INSERT INTO gaps VALUES ('', ?1, ?1, 60000, 'clock', '')", (slot,))
         connection.execute("INSERT INTO sweeps VALUES (?1, 300000, 0, 0, 1, 1, 1, 1)", (slot + 1,))
     with Recording(file) as recording:
@@ -375,7 +376,7 @@ def test_the_z_score_of_the_last_hour_is_that_of_the_series(tmp_path: Path) -> N
     with closing(Store(tmp_path / "oi.db")):
         pass
     rows = [("AUSDT", at + n * step, str(1000 + n * n % 97)) for n in range(400)]
-    with closing(sqlite3.connect(tmp_path / "oi.db")) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / "oi.db", factory=Connection)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, ?2, ?3, ?2, '1')", rows)
     with Recording(tmp_path / "oi.db") as recording:
         market = market_of(recording, None, (0, 1 << 62))
@@ -401,7 +402,7 @@ def test_movers_are_compared_at_the_last_price_and_only_in_dollars(tmp_path: Pat
         ("BUSDC", at + 3_600_000, "7", "1"),
         ("OLDUSDT", at, "5", None),
     ]
-    with closing(sqlite3.connect(tmp_path / "oi.db")) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / "oi.db", factory=Connection)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, ?2, ?3, ?2, ?4)", rows)
     with Recording(tmp_path / "oi.db") as recording:
         market = market_of(recording, None, (0, 1 << 62))
@@ -585,7 +586,7 @@ def test_charts_and_the_page_leave_out_samples_of_impossible_dates(
     file = write_recording(tmp_path / "oi.db")
     with Recording(file) as recording:
         before = report(recording, made=BEGIN)
-    with closing(sqlite3.connect(file)) as connection, connection:
+    with closing(sqlite3.connect(file, factory=Connection)) as connection, connection:
         connection.executemany(
             "INSERT INTO settled VALUES (?1, ?2, '7.5', ?2, NULL)",
             [("BTCUSDT", wrong), ("ONLYUSDT", wrong)],

@@ -11,6 +11,7 @@ import pytest
 
 from binance_oi import OpenInterest
 from binance_oi.recorder import Recording, Samples
+from binance_oi.recorder.connection import Connection
 from support.recorded import BEGIN, PRICE, VALUES, sweep, write_recording
 
 pa = pytest.importorskip("pyarrow")
@@ -47,7 +48,7 @@ LONG = "0." + "0" * 17 + "1"
 
 def insert(path: Path, *rows: tuple[str, str, str | None]) -> None:
     """Write samples, each of its own symbol, into a recording."""
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(sqlite3.connect(path, factory=Connection)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, 1795435200000, ?2, 1, ?3)", rows)
 
 

@@ -21,6 +21,7 @@ from binance_oi.output.curve import curve
 from binance_oi.output.export import export
 from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recorder, Recording
+from binance_oi.recorder.connection import Connection
 from binance_oi.recorder.opening import check_source
 from binance_oi.recorder.schema import PAGE_SIZE
 from support.lanes import some, thorough
@@ -35,7 +36,7 @@ Captured = pytest.CaptureFixture[str]
 def _fill(path: Path) -> None:
     """Write many pages of every table."""
     times = [BEGIN_MS + number * 60_000 for number in range(10, 1500)]
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(sqlite3.connect(path, factory=Connection)) as connection, connection:
         for table, symbols in (("settled", ("BTCUSDT", "ETHUSDT")), ("recent", ("SOLUSDT",))):
             rows = [(s, at, f"{n}.25", at, None) for s in symbols for n, at in enumerate(times)]
             connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", rows)

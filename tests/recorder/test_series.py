@@ -23,6 +23,7 @@ from binance_oi.market import Change, Point
 from binance_oi.market.changes import LATE_MS
 from binance_oi.recorder import Recording, Series, samples
 from binance_oi.recorder import series as series_module
+from binance_oi.recorder.connection import Connection
 from support.lanes import thorough
 from support.recorded import VALUES, write_recording
 
@@ -426,7 +427,7 @@ def test_a_tracker_that_continues_from_a_recording_gives_the_changes_of_the_seri
         stream.append((now - behind, f"{draw.randrange(9 * 10**6, 10**7)}.5"))
     restarts = {0, *(draw.randrange(len(stream)) for _ in range(20))}
     tracker, seen = ChangeTracker(WINDOWS), dict[tuple[int, str], Change]()
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(sqlite3.connect(path, factory=Connection)) as connection:
         for count, (time, value) in enumerate(stream):
             if count in restarts:
                 tracker = ChangeTracker(WINDOWS)
