@@ -13,7 +13,7 @@ ledger.py        the most that the exchange may have counted, by minute
 attribution.py   finds the minute that counted a request
 others.py        the use of other clients, and a forecast of it
 knowledge.py     everything we know about an IP address, as numbers that processes can share
-probing.py       when to send a probe, and which weight it may use
+probing.py       decides when to send a probe, and how much weight it may use
 admission.py     the rules that decide
 learning.py      what the budget learns from answers and refusals
 bucket.py        the token bucket: asks the rules, books, and settles
@@ -28,13 +28,13 @@ stored.py        how a pool uses the shared record, goes on without it, and join
 shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user
 journal.py       what one member has booked in a record on a server
-record_time.py   the time of that record, whatever becomes of the server's clock
-record_server.py what a member needs of a server: one step that swaps the record
-member_record.py what is in that record: the shared knowledge, and a line for each member
-record_pool.py   a pool whose books are in it, and books again what the server has lost
-turns.py         what to ask the server, and what its answers mean
-apart.py         what a member does while the server is lost
-member.py        the calls of such a pool
+record_time.py   the time of that record, which does not jump with the server's clock
+record_server.py the interface of that server: one step that swaps the record
+member_record.py the content of that record: the shared knowledge, and a line for each member
+record_pool.py   a pool with such a record; books changes again if the server lost them
+turns.py         chooses the calls to the server, and handles its answers
+apart.py         how a member continues while the server is lost
+member.py        the pool of one member
 courier.py       the task that talks to the server
 redis_server.py  Redis or Valkey as that server
 redis.py         `RedisBudget`: one budget for several machines

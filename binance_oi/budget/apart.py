@@ -25,7 +25,7 @@ LEAST_MEMBERS = 2  # a member may exist that this one has never seen
 
 
 class Early(Receipt):
-    """A receipt from before the first answer of the server; its times rest on a guess."""
+    """A receipt from before the first answer of the server; its times depend on a guess."""
 
     __slots__ = ()
 
@@ -87,7 +87,7 @@ class ApartPool(TurnPool):
         )
 
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
-        """Turn weight that other members booked into weight of others, because our part is our own.
+        """Count weight that other members booked as weight of others: our part is for us alone.
 
         We may use an even part of the weight that is left, and at most an even part of the limit.
         Our first request is a probe: its used-weight header shows how much the others sent.

@@ -19,8 +19,8 @@ class Attribution(NamedTuple):
     minute: int | None
     """The minute that counted the request; None if the answer does not show it."""
     interval: tuple[float, float] | None = None
-    """If the count decided the minute: an interval that contains the exchange's clock, less ours;
-    see `ServerClock`. Otherwise None."""
+    """If the count decided the minute: an interval for the exchange's clock minus our clock; see
+    `ServerClock`. Otherwise None."""
 
 
 def attribute(

@@ -113,7 +113,7 @@ class Bucket:
         return self._book(ask, isinstance(verdict, admission.Probe))
 
     def spare(self, now: float) -> int:
-        """Weight that the current minute has left for us, if nobody else uses it."""
+        """Weight that we may still use of the current minute, if no other client uses it."""
         minute = self.known.ledger.minutes.get(self.known.span(now)[2])
         return 0 if minute is None else self._limit - self._reserve - minute.used
 
@@ -265,11 +265,11 @@ class Bucket:
     # -- cooldown ----------------------------------------------------------------------------
 
     def hold(self, now: float, seconds: float, *, ban: bool = False) -> None:
-        """Begin a cooldown of `seconds` from now. A later end of an earlier cooldown stays."""
+        """Begin a cooldown of `seconds` from now, unless another cooldown ends later."""
         self.hold_until(now + self.known.clock.hi + seconds, ban=ban)
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """Begin a cooldown that ends at `until`. A later end of an earlier cooldown stays.
+        """Begin a cooldown that ends at `until`, unless another cooldown ends later.
 
         Args:
             until: Unix s by the exchange's clock.
@@ -311,7 +311,7 @@ class Bucket:
         until = learning.learn_refusal(self.known, now, seconds, ban, minute, used)
         self.hold_until(until, ban=ban)
 
-    # -- tell --------------------------------------------------------------------------------
+    # -- show --------------------------------------------------------------------------------
 
     def usage(self, now: float) -> Usage:
         """Return the state of the budget at `now`, monotonic s."""

@@ -1,4 +1,4 @@
-"""Carries the turns of a pool to its server, in a task of the event loop.
+"""Makes the calls of a pool to its server, in a task of the event loop.
 
 The rule of this file: it sleeps and sends, and decides nothing. It passes every error of a call to
 the pool, and the pool decides when to continue without the server.
@@ -67,7 +67,7 @@ class Courier:
         """Wake the task only if it runs: a receipt that returns after `aclose` starts no task."""
         if self._tasks and self._is_at_home():
             self._is_woken = True
-            self._ring()
+            self._end_sleep()
 
     def _is_at_home(self) -> bool:
         return self._process is fork.current and self._loop is _running_loop()
@@ -118,7 +118,7 @@ class Courier:
             return
         loop = asyncio.get_running_loop()
         self._wakeup = loop.create_future()
-        timer = None if seconds is None else loop.call_later(seconds, self._ring)
+        timer = None if seconds is None else loop.call_later(seconds, self._end_sleep)
         try:
             await self._wakeup
         finally:
@@ -126,7 +126,7 @@ class Courier:
             if timer is not None:
                 timer.cancel()
 
-    def _ring(self) -> None:
+    def _end_sleep(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
@@ -139,7 +139,7 @@ class Courier:
                     await server.tell(self._name, news)
 
     async def _take_turn(self, server: RecordServer) -> bool:
-        """Make one call of the server; return False if the pool has no call to make."""
+        """Make one call to the server; return False if the pool has no call to make."""
         turn = self._pool.begin()
         if turn is None:
             return False

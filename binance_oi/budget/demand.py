@@ -2,11 +2,11 @@
 
 The rule of this file: a demand is only information for pollers. `charge` ignores it. So a demand
 that is missing, too high or outdated may change the schedule of a poller, but never whether a
-request is sent. Each process writes one demand into the shared record, the sum of its pollers', and
-renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
+request is sent. Each process writes one demand into the shared record, the sum for all its pollers,
+and renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
 
 The first poller keeps its schedule. A poller subtracts the demands of the pollers that began before
-it, and plans with the rest. So if two do not fit together, the older one polls as before.
+it, and plans with the rest. So if two pollers do not fit together, the older one polls as before.
 """
 
 import math
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from binance_oi import fork
 
-DEMAND_LIFE_S = 180.0  # from a renewal to the end: a busy machine may miss two renewals
-RENEWAL_S = 60.0  # between two renewals, at least
-CLOCK_TOLERANCE_S = 1.0  # by which two processes may read the monotonic clock differently
-MAX_DEMANDS = 32  # in one record, where they take 2 of 4 KB; if there are more, the oldest go
+DEMAND_LIFE_S = 180.0  # s from a renewal to the end: a busy machine may miss two renewals
+RENEWAL_S = 60.0  # s between two renewals, at least
+CLOCK_TOLERANCE_S = 1.0  # s by which two processes may read the monotonic clock differently
+MAX_DEMANDS = 32  # demands in one record, 2 of its 4 KB; of more, the record drops the oldest
 MAX_NEED = 1e12  # weight per minute; a higher demand comes from a damaged record
 
 
@@ -60,7 +60,7 @@ class Declared:
 
     def _begin(self) -> None:
         self._process = fork.current
-        self._needs: dict[object, tuple[float, float]] = {}  # since when, and weight a minute
+        self._needs: dict[object, tuple[float, float]] = {}  # the start, and weight per minute
         self.owner: int = int.from_bytes(os.urandom(6), "little")
         """A random number that identifies these pollers in a shared record."""
         self.renewed_at: float = -math.inf

@@ -121,7 +121,7 @@ class Journal:
         return self._total.booked.get(minute, 0)
 
     def under_way(self, first: int, change: Booked) -> dict[int, int]:
-        """Our weight without an answer, by minute, after we have made `change` as well.
+        """Our weight without an answer, by minute, after we have also made `change`.
 
         Args:
             first: The result leaves out earlier minutes.

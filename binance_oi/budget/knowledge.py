@@ -53,8 +53,9 @@ class Known:
     """When we sent the newest request whose answer had a count. `UNKNOWN` if no count came since
     the start, or since the last cooldown began."""
     probe_ends_at: float = UNKNOWN
-    """Until then, all requests wait for the answer to a probe. If its count fits two minutes, they
-    also wait until the count of the next probe can fit only one."""
+    """Monotonic s until which all requests wait for the answer to a probe. If the count in that
+    answer may belong to either of two minutes, they wait longer: until the count of another probe
+    can belong to only one."""
     silent: int = 0
     """How many answers in a row had no usable count."""
     windows: list[Window] = field(default_factory=list[Window])
@@ -93,7 +94,8 @@ class Known:
         return not self.clock.is_over(self.cooldown_until, now)
 
     def announce(self, limit: int) -> None:
-        """Adopt the limit that the exchange announced. A lower one that a refusal showed stays."""
+        """Adopt the limit that the exchange announced. A lower limit that a refusal showed
+        stays."""
         if self.announced:
             self.announced, limit = limit, min(limit, self.limit)
         self.limit = limit
@@ -193,9 +195,9 @@ class Known:
     def of_copies(self, k: int) -> float:
         """Weight that possible copies of us used in the first `EARLY` seconds of minute `k`, or 0.
 
-        They may be copies if they used more by then than the part of one copy, or if together with
-        us they used the minute up. Copies never exceed the limit: after a higher count we take
-        others for copies only when it is `MEMORY` minutes old.
+        Others may be copies if they used more by then than the part of one copy, or if they and we
+        used the minute up. Copies never exceed the limit. So if a count of the last `MEMORY`
+        minutes exceeds it, others are not copies.
         """
         early = self.others.curve(k, self.limit).at(EARLY, 0.0)
         is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
@@ -222,7 +224,7 @@ class Parts(NamedTuple):
     interactive: float
 
     def of(self, limit: int) -> tuple[int, int, int]:
-        """Return them in weight, for this limit. However small the limit, shares leave 1 to use."""
+        """Return the parts in weight, for this limit. Shares always leave a weight of 1 to use."""
         given = self.reserve
         reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
         return reserve, max(1, int(self.share * limit)), int(self.interactive * limit)
@@ -232,15 +234,15 @@ class Ask(NamedTuple):
     """A request that asks to be sent, and the bounds that it must keep, in weight and minutes."""
 
     now: float
-    """When it asks, monotonic s."""
+    """When the request asks, monotonic s."""
     weight: int
-    """Its weight."""
+    """The weight of the request."""
     first: int
-    """The earliest minute in which the exchange may count it."""
+    """The earliest minute in which the exchange may count the request."""
     likeliest: int
     """The current minute if the middle of our estimate of the exchange's clock is right."""
     last: int
-    """The latest minute in which the exchange may count it."""
+    """The latest minute in which the exchange may count the request."""
     reserve: int
     """Weight that we leave unused."""
     budget: int

@@ -45,7 +45,7 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
     if k > ledger.newest:
         _begin(known, k, before)
         if receipt.sent < known.cautious_until and before is not None and used > before.reported:
-            # We gave the minute before a count from near the rollover, but it was of this minute.
+            # We took a count near the rollover for one of the minute before; it was one of this.
             before.others = 0
             others.curves.pop(k - 1, None)
     if _falls(known, receipt, minute, k, used):
@@ -92,9 +92,9 @@ def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:
 
 
 def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
-    """Bound our use of the rolling window by what others used of the last 60 s.
+    """Leave others as much of the rolling window as they used in the last 60 s.
 
-    Others keep that, and we keep at least `OURS` of the limit.
+    But keep at least `OURS` of the limit for us.
     """
     known.open_window(receipt.sent, used)
     ours = sum(window.used(receipt.sent) for window in known.windows if window.is_minute)
@@ -137,7 +137,7 @@ def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
         # Until our last count, others had used nothing.
         others.draw(k, limit, known.clock.into(known.counted_at, k), 0)
         curve = others.curve(k, limit)
-    # Our weight under way, and weight that a lagging header omits, may hide as much of their use.
+    # Our weight under way, and weight that a lagging header omits, may hide as much use by others.
     # Then `minute.others` is too low. If we know earlier minutes, that does no harm: the forecast
     # expects the missing use later. Otherwise the forecast rests on their rate in this minute
     # alone, so we draw only a count that is exact or does not lower the rate.
@@ -160,7 +160,7 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
     """
     ledger, theirs = known.ledger, used - receipt.weight
     if known.counted_at == UNKNOWN and theirs > known.negligible:
-        _expect_who_was_there(known, receipt, used)
+        _expect_others_at_first_count(known, receipt, used)
         ledger.leave_undecided(receipt, None, now + LAG)
         return
     old = ledger.open_minute(receipt.first)
@@ -171,12 +171,12 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
     known.counted_at = max(known.counted_at, receipt.sent)
 
 
-def _expect_who_was_there(known: Known, receipt: Receipt, used: int) -> None:
+def _expect_others_at_first_count(known: Known, receipt: Receipt, used: int) -> None:
     """Expect others after our first count, which shows their use in one of two minutes.
 
-    Another probe can show which minute it is. All requests wait until it can, at least
-    `PROBE_PAUSE`. At a count of the limit or more, there would be no room for that probe in the old
-    minute, so we assume that the new minute is full, too.
+    Another probe can show which minute it is. All requests wait until such a probe is possible, at
+    least `PROBE_PAUSE`. If the count has reached the limit, the old minute would have no room for
+    that probe. Then we assume that the new minute is full too.
     """
     ledger, others, theirs = known.ledger, known.others, used - receipt.weight
     old, shown = ledger.open_minute(receipt.first), receipt.first
@@ -194,9 +194,10 @@ def narrow(known: Known, lo: float, hi: float, now: float, was_guess: bool) -> b
     """Learn an interval that an answer proved for the exchange's clock.
 
     An interval may contradict our estimate. While the estimate is a guess, we trust the interval at
-    once. Later we trust it only after `CONTRADICTIONS` of them in a row, even after a cooldown: one
-    wrong `Date` must not move the end of a ban. We never trust a contradicting interval wider than
-    a minute, because an answer that came a day late would make every minute of that day possible.
+    once. Later we trust it only after `CONTRADICTIONS` contradicting intervals in a row, even after
+    a cooldown: one wrong `Date` must not move the end of a ban. We never trust a contradicting
+    interval wider than a minute, because an answer that came a day late would make every minute of
+    that day possible.
 
     Args:
         known: What we know; this call changes its clock.

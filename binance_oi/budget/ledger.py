@@ -124,7 +124,7 @@ class Ledger:
         """Return our confirmed and our unconfirmed weight.
 
         Args:
-            since: Unix s. Only minutes that end after it are added up.
+            since: Unix s. The sums contain only minutes that end later.
         """
         held = [minute for k, minute in self.minutes.items() if MINUTE * (k + 1) > since]
         unconfirmed = sum(minute.unconfirmed for minute in held)
@@ -133,7 +133,7 @@ class Ledger:
     def book(
         self, weight: int, first: int, last: int, single: int = 0, interactive: int = 0
     ) -> None:
-        """Book `weight` to each minute that may count it. To begin a new minute forgets old ones.
+        """Book `weight` to each minute that may count it. A new minute makes us forget old ones.
 
         Args:
             weight: The weight of the request.

@@ -20,7 +20,7 @@ from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-# Tries to take the lock, and s between them. `PoolFile` gives up a stuck lock after 200 of them.
+# Tries to take the lock, and s between them. `PoolFile` gives up a stuck lock after 200 tries.
 LOCK_TRIES, LOCK_PAUSE = 1000, 0.01
 
 

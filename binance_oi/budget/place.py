@@ -79,7 +79,7 @@ def _check_place(place: str, directory: str) -> None:
     """Check that `place` is suitable, and that we can use `directory` or make it there.
 
     Raises:
-        _UnfitError: It is unsuitable for every process of this user.
+        _UnfitError: `place` is unsuitable for every process of this user.
         OSError: A temporary error prevents the check.
     """
     try:
@@ -116,7 +116,7 @@ def check_private(directory: str | os.PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: There is no such directory.
-        NotPrivateError: It is not private.
+        NotPrivateError: The directory is not private.
         OSError: A temporary error prevents the check.
     """
     found = os.lstat(directory)

@@ -85,7 +85,7 @@ class PoolFile:
         self._held = b""  # the end of the cooldown, as the bytes that we last read or wrote
         self._stuck_since = math.inf  # monotonic s of the first failed try since a successful one
         self._failures = 0  # failed tries since then
-        # Records of earlier files, oldest first. A record that a later one continues is not kept.
+        # Records of earlier files, oldest first. We drop a record that a later one continues.
         self._left: list[Left] = []
         self._open()
 
@@ -95,7 +95,7 @@ class PoolFile:
         found = os.fstat(self._fd)
         self._identity = found.st_dev, found.st_ino
         self._close = weakref.finalize(self, os.close, self._fd)
-        self._offset = 0  # of our record; 0 until we have looked for it
+        self._offset = 0  # of our record; 0 until we have searched for it
 
     def close(self) -> None:
         """Close the file; an error of the system is ignored. The record stays for others."""
@@ -156,11 +156,11 @@ class PoolFile:
         self.close()
         return self._left
 
-    def come_from(self, left: Sequence[Left]) -> None:
+    def take_over(self, left: Sequence[Left]) -> None:
         """Take over the records that `leave` of an earlier file returned."""
         self._left = list(left)
 
-    def go_on_from(self, left: Left) -> None:
+    def continue_record(self, left: Left) -> None:
         """Continue the record of an earlier file, in its lineage."""
         self._sequence, self._seen = left.sequence, b""
 
@@ -186,7 +186,7 @@ class PoolFile:
             record = _record(page)
             if record is not None:
                 found = _left(_HEADER.unpack_from(page)[2], record)
-                self._left = [left for left in self._left if not found.goes_on_from(left)]
+                self._left = [left for left in self._left if not found.contains(left)]
                 self._left.append(found)
 
     def _replace(self) -> None:
@@ -233,12 +233,12 @@ class PoolFile:
         # prove that: two processes may have continued one record in two files. So we compare the
         # content too.
         is_ours = found.sequence == self._sequence and found in self._left
-        self._go_on(found)
+        self._continue(found)
         self._seen = page[: _HEADER.size + len(record)]
-        self._left = [left for left in self._left if not found.goes_on_from(left)]
+        self._left = [left for left in self._left if not found.contains(left)]
         return None if is_ours else record
 
-    def _go_on(self, found: Left) -> None:
+    def _continue(self, found: Left) -> None:
         """Continue the record `found`, or begin a new lineage if it is older than ours.
 
         It is older if a user has restored an old copy of the file. Every process that used the
@@ -371,7 +371,8 @@ def _reading(path: Path) -> BinaryIO:
 
 
 def _whole_page(fd: int, offset: int) -> bytes:
-    """Read a page; read it again while another process writes it. It may be damaged after that."""
+    """Read a page; read it again while another process writes it. The result may still be
+    damaged."""
     page = b""
     for _ in range(LOCK_TRIES):
         page = os.pread(fd, PAGE_BYTES, offset)
@@ -414,7 +415,7 @@ def _open_file(path: Path) -> int:
 
 
 def _check_format(fd: int, path: Path) -> None:
-    """Check the owner and the format of the file; give a file in another format our first line.
+    """Check the owner and the format of a file; write our first line into one of another format.
 
     We do not replace the file, because others may have it open. Complete records stay. If only the
     first line is wrong, another program has overwritten it, and a record may still contain a ban.

@@ -1,4 +1,4 @@
-"""Probes: when to send one, and which weight it may use.
+"""Decides when to send a probe, and how much weight it may use.
 
 Pure. The rule of this file: a probe is a request that we send alone, to read the exchange's count
 in its answer. All other requests wait for it. Clocks only propose when to probe. The count decides
@@ -41,11 +41,11 @@ def begins_with_a_probe(ask: Ask, known: Known) -> bool:
 
 
 def expects_a_fall(ask: Ask, known: Known) -> bool:
-    """Whether to probe if the exchange's count falls within this minute.
+    """Whether to probe this minute, to see whether the exchange's count falls within it.
 
     The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
-    suspect that when the count did not fall at the rollover. By our books, others then seem to have
-    used at once as much of this minute as everyone used of the whole minute before.
+    suspect that if the count did not fall at the rollover. Then, by our books, others seem to have
+    used in an instant as much of this minute as all clients used of the minute before.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     is_expected = ask.likeliest <= known.others.expected_until
@@ -91,9 +91,10 @@ def until_full_minute(ask: Ask, known: Known, k: int) -> float:
     """Seconds until the next probe of full minute `k`; 0 or less if it is due.
 
     A probe may find room in two cases: the minute is over, or a count decides undecided weight.
-    While probes have used less than half of the reserve, one goes as soon as a count can decide
-    undecided weight, and one when as much time is left as has passed since the last count. The
-    other half is for the last probe, just before the minute ends.
+    While probes have used less than half of the reserve, we send one as soon as a count can decide
+    undecided weight. We send another one when as much time is left as has passed since the last
+    count. For example, 40 s before the end comes a count, and 20 s before it the probe. The other
+    half of the reserve is for the last probe, just before the minute ends.
     """
     minute = known.ledger.minute(k)
     left, since = known.clock.left(ask.now, k), ask.now - known.counted_at

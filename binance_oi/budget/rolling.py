@@ -2,9 +2,9 @@
 
 Pure, like `Bucket`; a `Pool` uses both in the same way. The rule of this file: without a header, we
 can rely only on our own books. We do not know when a window of the exchange begins, so our window
-rolls. A request is in it from its charge. It leaves our window one window length after the
-latest moment at which the exchange may have counted the request. So no window of the exchange
-contains more of our requests than the budget, at whatever time it begins.
+rolls. A request is in our window from its charge until one window length after the latest moment at
+which the exchange may have counted it. So no window of the exchange contains more of our requests
+than the budget, at whatever time it begins.
 
 Bulk requests go at an even pace. A request then leaves the window about as often as one enters it,
 so no request waits long for room. A single request is one that is not bulk. It ignores the pace,
@@ -145,7 +145,7 @@ class RollingBucket(Bucket):
         """Begin a cooldown of a whole window after a 429 or 418: others use the limit too."""
         self.hold(now, max(seconds, float(self._window.seconds)), ban=ban)
 
-    # -- tell --------------------------------------------------------------------------------
+    # -- show --------------------------------------------------------------------------------
 
     def usage(self, now: float) -> Usage:
         """Return the state of the budget, in requests of the window that ends now."""

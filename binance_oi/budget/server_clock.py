@@ -96,11 +96,11 @@ class ServerClock:
         return True
 
     def start_again(self, lo: float, hi: float) -> None:
-        """Replace the interval, and forget what contradicted it."""
+        """Replace the interval, and count no contradiction of the new one yet."""
         self.lo, self.hi, self.contradictions = lo, hi, 0
 
     def is_over(self, until: float, now: float) -> bool:
-        """Whether an instant is certainly over: Unix s by the exchange's clock; 0.0 always is."""
+        """Whether an instant, Unix s by the exchange's clock, is certainly over; 0.0 always is."""
         return until == 0.0 or until <= now + self.lo
 
     def when_over(self, until: float) -> float:

@@ -55,7 +55,7 @@ class Left(NamedTuple):
     record: bytes
     """The encoded record."""
 
-    def goes_on_from(self, other: "Left") -> bool:
+    def contains(self, other: "Left") -> bool:
         """Whether this record contains `other`: it is a later write of its lineage, or the same."""
         if self.lineage != other.lineage:
             return False
@@ -144,7 +144,7 @@ class Store(Protocol):
         """
         ...
 
-    def go_on_from(self, left: Left) -> None:
+    def continue_record(self, left: Left) -> None:
         """Continue the record of an earlier store, in its lineage."""
         ...
 
@@ -152,7 +152,7 @@ class Store(Protocol):
         """Close the store; return its record and those of earlier stores, as far as readable."""
         ...
 
-    def come_from(self, left: Sequence[Left]) -> None:
+    def take_over(self, left: Sequence[Left]) -> None:
         """Take over the records that `leave` of an earlier store returned."""
         ...
 
@@ -230,7 +230,7 @@ class StoredPool(DeferredPool):
                 if left is not None:
                     self._has_unwritten = True
             except OSError as error:
-                self._go_on_alone(error)
+                self._continue_alone(error)
         late, self._late, self._held = self._late, [], None
         for change in late:
             change(self._bucket)
@@ -250,7 +250,7 @@ class StoredPool(DeferredPool):
         all_left = [left, *iter(store.take_left, None)]
         if data == b"":  # no process has continued the last record yet
             last = all_left.pop()
-            store.go_on_from(last)
+            store.continue_record(last)
             data = last.record
         for each in all_left:
             self._take_left(each)
@@ -321,10 +321,10 @@ class StoredPool(DeferredPool):
                 else:
                     self._base, self._lineage = data, store.lineage
                     if self._has_unwritten:
-                        self._come_back()
+                        self._note_rejoined()
             store.unlock()
         except (OSError, ValueError) as error:  # ValueError: the record is too long
-            self._go_on_alone(error)
+            self._continue_alone(error)
 
     def _written(self) -> Known:
         """Return a copy of the shared knowledge, or of our own if we cannot read the store."""
@@ -370,15 +370,15 @@ class StoredPool(DeferredPool):
         try:
             found = self._open_store(store)
         except OSError as error:
-            self._go_on_alone(error)
+            self._continue_alone(error)
             return
         if found is not store:
             if store is not None:
-                found.come_from(store.leave())
+                found.take_over(store.leave())
             self._store, self._joined_at = found, now
         self._check_at = now + CHECK_S
 
-    def _go_on_alone(self, error: Exception) -> None:
+    def _continue_alone(self, error: Exception) -> None:
         """Continue without a store: log one warning, and plan the next try.
 
         The pause before it doubles with each failure. If sharing has worked for `CHECK_S`, the
@@ -403,7 +403,7 @@ class StoredPool(DeferredPool):
                 self._advice,
             )
 
-    def _come_back(self) -> None:
+    def _note_rejoined(self) -> None:
         """Note that the store contains our books again, and log it if we were alone."""
         self._has_unwritten = False
         if self._is_alone:

@@ -32,10 +32,11 @@ class Window:
     counts_requests: bool
     """Whether each request counts as 1, whatever its weight."""
     since: float
-    """Monotonic s. `slots` contains all charges before it as two sums, so we cannot move them."""
+    """Monotonic s. `slots` contains all earlier charges as two sums, so we cannot move a single
+    one."""
     slots: dict[int, int] = field(default_factory=dict[int, int])
-    """Our use, by slot: the part of time that ends last among those in which the exchange may have
-    counted it."""
+    """Our use, by slot. A slot is a short span of time. A request is in the last slot in which the
+    exchange may have counted it."""
     parts: int = field(default_factory=lambda: SLOTS)
     """The number of slots in the window."""
     bulk_at: float = 0.0
@@ -54,8 +55,8 @@ class Window:
             now: Monotonic s.
             latest: The latest moment at which the exchange may count a request charged now,
                 monotonic s.
-            counted: The most that we have used before `now` and that has its answers.
-            flying: The most that we have used before `now` and that has no answer yet.
+            counted: The most that requests with an answer have used before `now`.
+            flying: The most that requests without an answer have used before `now`.
         """
         window = cls(*limit, since=latest)
         window._add(now, counted)
@@ -113,7 +114,7 @@ class Window:
         for slot in sorted(self.slots):
             if self.leaves(slot) > now and excess > 0:
                 excess -= self.slots[slot]
-                # If the answer to weight under way comes now, it leaves `seconds` from now.
+                # Weight under way, if its answer comes now, leaves `seconds` from now.
                 leaves = min(self.leaves(slot), now + self.seconds)
         return max(leaves - now, MIN_WAIT_S)
 
@@ -140,7 +141,7 @@ class Window:
         """Add `seconds` to every instant; weight leaves the window at most one slot too late.
 
         Returns:
-            The number of slots by which it moved.
+            The number of slots by which the weight moved.
         """
         by = math.ceil(seconds / self._width)
         self.slots = {slot + by: used for slot, used in self.slots.items()}

@@ -313,7 +313,7 @@ def test_a_record_that_a_later_file_continues_is_not_kept(place: Path) -> None:
     assert other.read() == b""
     left = other.take_left()
     assert left is not None
-    other.go_on_from(left)
+    other.continue_record(left)
     other.write(b"second")
     assert not one.lock()
     other.unlock()

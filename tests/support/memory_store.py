@@ -103,7 +103,7 @@ class MemoryStore:
         found, is_known = cell.left(), cell.sequence == self._sequence
         is_ours = is_known and (not self._left or found in self._left)
         self._sequence = cell.sequence
-        self._left = [left for left in self._left if not found.goes_on_from(left)]
+        self._left = [left for left in self._left if not found.contains(left)]
         return None if is_ours else cell.record
 
     def write(self, record: bytes, held_until: float = 0.0) -> None:
@@ -129,7 +129,7 @@ class MemoryStore:
     def take_left(self) -> Left | None:
         return self._left.pop(0) if self._left else None
 
-    def go_on_from(self, left: Left) -> None:
+    def continue_record(self, left: Left) -> None:
         self._sequence = left.sequence
 
     def leave(self) -> Sequence[Left]:
@@ -137,7 +137,7 @@ class MemoryStore:
         self.close()
         return self._left
 
-    def come_from(self, left: Sequence[Left]) -> None:
+    def take_over(self, left: Sequence[Left]) -> None:
         self._left = list(left)
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ class MemoryStore:
     def _keep_left(self) -> None:
         if self._cell.record:
             found = self._cell.left()
-            self._left = [left for left in self._left if not found.goes_on_from(left)]
+            self._left = [left for left in self._left if not found.contains(left)]
             self._left.append(found)
 
 
