@@ -26,8 +26,8 @@ except ImportError:  # without POSIX locks, unfinished files of killed processes
 from binance_oi.errors import RecordingError
 
 # One pattern for every target, so that any command removes the stale files of any other. The
-# leading dot hides the file from readers of a Parquet directory. The name of the target is not part
-# of it, because that could make it too long.
+# leading dot hides the file from readers of a Parquet directory. The pattern does not contain the
+# name of the target, because the result could be too long.
 PREFIX, SUFFIX = ".binance-oi-", ".unfinished"
 _OURS = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII)
 JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # the index of the log is shared memory
@@ -86,10 +86,10 @@ def replace_atomically(
 ) -> Generator[BinaryIO]:
     """Yield a new file, and rename it to `path` when the block ends without an error.
 
-    The content is on disk before the rename. If the block raises, the file at `path` stays, and the
-    new file is removed, with all files that SQLite has put beside it. If `path` is a link, the new
-    file replaces the link. The mode of the new file follows the umask. A writer that needs a path
-    uses ``file.name``. The call first removes unfinished files of killed processes.
+    The content is on disk before the rename. If the block raises, the file at `path` stays, and
+    this function removes the new file, with all files that SQLite has put beside it. If `path` is a
+    link, the new file replaces the link. The mode of the new file follows the umask. A writer that
+    needs a path uses ``file.name``. The call first removes unfinished files of killed processes.
 
     Args:
         path: The final path. Its directory must exist.
@@ -160,7 +160,7 @@ def _unfinished(directory: Path) -> BinaryIO:
         path = directory / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
         file = open(path, "xb", opener=_opener)  # noqa: SIM115 - the caller closes it
         try:
-            if _hold(file):
+            if _lock_unfinished(file):
                 return file
         except BaseException:
             file.close()
@@ -173,7 +173,7 @@ def _opener(name: str, flags: int) -> int:
     return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
 
 
-def _hold(file: BinaryIO) -> bool:
+def _lock_unfinished(file: BinaryIO) -> bool:
     """Lock the file; False if another process is removing it, or has removed it."""
     if fcntl is None:
         return True

@@ -35,7 +35,7 @@ from binance_oi.times import instant
 
 STEP_MS = PERIODS["5m"]
 PAGE_MS = MAX_ROWS * STEP_MS  # the span of one request
-MONTH = timedelta(days=30)  # so long the exchange keeps rows of history
+MONTH = timedelta(days=30)  # the exchange keeps rows of history for so long
 WORKERS = 8  # symbols at once, as in `histories`
 ROWS_PER_WRITE = 4096  # rows of the archive in one transaction: two weeks of a symbol
 
@@ -104,8 +104,8 @@ class Backfilled(Encodable):
     holes: int = 0
     """The number of stretches for which the history, or the archive, has no rows."""
     failed: dict[str, BinanceOIError] = field(default_factory=dict[str, BinanceOIError])
-    """The error of each symbol that could not be read; for the archive, of each ``SYMBOL DAY``. The
-    next run tries them again."""
+    """The error of each symbol that could not be read. For the archive, the keys are ``SYMBOL
+    DAY``. The next run reads these again."""
 
 
 def spans_of(times: Iterable[int]) -> Iterator[Span]:
@@ -146,7 +146,7 @@ class Filler:
     async def fill(self, symbol: str, span: Span, wanted: Container[int] | None = None) -> None:
         """Store the instants of `span` that the sink lacks and the exchange has.
 
-        It omits the instants of the last minute, because their rows may still appear.
+        The call omits the instants of the last minute, because their rows may still appear.
 
         Args:
             symbol: The symbol to read.
@@ -200,7 +200,7 @@ class _Run:
         self.holes: int = 0
         self._done = 0
 
-    def _tell(self, source: str, symbol: str, done: int, of: int) -> None:
+    def _report(self, source: str, symbol: str, done: int, of: int) -> None:
         if self._on_progress is not None:
             self._on_progress(BackfillProgress(source, symbol, done, of, self._filler.rows))
 
@@ -212,7 +212,7 @@ class _Run:
             for symbol in left:
                 await self._fill(symbol, span)
                 self._done += 1
-                self._tell("history", symbol, self._done, len(self._symbols))
+                self._report("history", symbol, self._done, len(self._symbols))
 
         tasks = [asyncio.create_task(work()) for _ in range(min(WORKERS, len(self._symbols)))]
         try:
@@ -238,7 +238,7 @@ class _Run:
             self._symbols,
             since=since,
             until=until,
-            on_progress=lambda seen: self._tell("archive", seen.symbol, seen.done, seen.days),
+            on_progress=lambda seen: self._report("archive", seen.symbol, seen.done, seen.days),
         )
         async with aclosing(days):
             async for day in days:

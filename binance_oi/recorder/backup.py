@@ -1,8 +1,8 @@
 """Copies a recording, also while a recorder writes it.
 
 The rule of this file: the copy gets its name only when it is complete. Until then it has the name
-that `atomic` gives to unfinished files, so nobody mistakes it for a recording. If the process is
-killed, the next output into that directory removes the unfinished file and its journal.
+that `atomic` gives to unfinished files, so no program mistakes it for a recording. If the process
+is killed, the next output into that directory removes the unfinished file and its journal.
 
 `replace_atomically` keeps its own descriptor of the unfinished file. When a process closes any
 descriptor of a file, the system releases all of SQLite's locks on that file. So SQLite closes its
@@ -65,7 +65,7 @@ def copy(source: Path, target: Path, *, replace: bool, on_pages: Pages | None) -
     if os.path.isdir(target):
         raise RecordingError(f"{target} is a directory; a recording is a file")
     if not replace and os.path.lexists(target):
-        raise _is_there(target)
+        raise _already_exists(target)
     progress = _Progress(on_pages)
     try:
         with _alone(target):
@@ -75,7 +75,7 @@ def copy(source: Path, target: Path, *, replace: bool, on_pages: Pages | None) -
                 if replace or not os.path.lexists(target):
                     _make_room(target)
     except OvertakenError:
-        raise _is_there(target) from None
+        raise _already_exists(target) from None
     except (sqlite3.Error, OSError) as error:
         if error is progress.error:
             raise
@@ -83,7 +83,7 @@ def copy(source: Path, target: Path, *, replace: bool, on_pages: Pages | None) -
         raise RecordingError(f"{target} cannot be written: {reason}") from error
 
 
-def _is_there(target: Path) -> RecordingError:
+def _already_exists(target: Path) -> RecordingError:
     return RecordingError(f"{target} already exists; --replace, or replace=True, replaces it")
 
 
@@ -135,9 +135,9 @@ def _is_of_source(error: sqlite3.Error) -> bool:
 
 
 def _check_whole(copied: sqlite3.Connection, source: Path) -> None:
-    """Check that the copied pages are a valid database. SQLite copies pages unchecked.
+    """Check that the copied pages are a valid database. SQLite does not check pages that it copies.
 
-    Otherwise a damaged recording could replace a good copy that was made before the damage.
+    Without this check, a damaged recording could replace a good copy from before the damage.
 
     Raises:
         RecordingError: The source is damaged.
@@ -165,7 +165,8 @@ def _check_room(target: Path) -> None:
     the user has moved away, so we do not remove it. A pipe of that name would block SQLite.
 
     Raises:
-        RecordingError: The log of another file is there, or something that is not a regular file.
+        RecordingError: Beside the target is the log of another file, or something that is not a
+            regular file.
     """
     check_sides(target)
     if not _is_database(target):

@@ -30,14 +30,15 @@ from binance_oi.recorder.sqlite_keeper import SqliteKeeper
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.store import ChangedError, Store
 
-PAUSE_S = 0.02  # between two steps
+PAUSE_S = 0.02  # s between two steps
 # A recorder that waits for SQLite's lock tries again after up to 100 ms. So a pause that is longer
 # lets it get the lock.
 TURN_S = 0.12
-TURN_AFTER_S = 0.2  # of work
+TURN_AFTER_S = 0.2  # s of work after which `rest` makes the longer pause
 BUSY_FOR_MS = 600_000  # the longest wait for other programs that write
 
-# A copy reads rows sorted by symbol and time, like `settled`. So they need not go through `recent`.
+# A copy reads rows in the order of the table `settled`. So it need not write them into `recent`
+# first.
 _SAMPLES = """
 INSERT OR IGNORE INTO settled SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM recent WHERE symbol = ?1 AND time = ?2)
@@ -96,8 +97,8 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
 def compact(place: StrPath) -> tuple[int, int]:
     """Return free space to the system in short steps, even while others record and read.
 
-    A file of an earlier version of this library is first rewritten, once. A recorder keeps its
-    sweeps in memory during that time.
+    If an earlier version of this library made the file, the first call rewrites the whole file. A
+    recorder keeps its sweeps in memory during that time.
 
     Args:
         place: The recording: a file, or the URL of a database.
@@ -137,20 +138,20 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
         The number of samples that this call added.
 
     Raises:
-        RecordingError: `source` is not a recording, both are the same one, or they belong to two
-            exchanges.
+        RecordingError: `source` is not a recording, `source` and `target` are the same recording,
+            or they belong to two exchanges.
         OccupiedError: A recorder writes `target`.
         StorageError: `target` cannot be written now.
     """
     if same_file(source, target):
-        raise _itself(target)
+        raise _same_recording(target)
     with Recording(source) as opened, _target(target, opened) as there:
         if is_database(source) and isinstance(there, PostgresSink) and there.is_at(source):
-            raise _itself(target)  # two URLs may lead to one schema
+            raise _same_recording(target)  # two URLs may lead to one schema
         return copy_into(there, opened, on_rows=on_rows)
 
 
-def _itself(target: StrPath) -> RecordingError:
+def _same_recording(target: StrPath) -> RecordingError:
     name = shown(target) if is_database(target) else target
     return RecordingError(f"{name} is the recording itself")
 

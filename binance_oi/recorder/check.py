@@ -70,7 +70,7 @@ def check(recording: Recording) -> Check:
     schedule.read(merge(_sweeps(recording), _gaps(recording)))
     # There may be more samples than the sweeps count: from second sweeps of a slot, or from a copy.
     if rows < schedule.new and not damage and not recording.is_merged:
-        damage.append(f"samples that sweeps count and are not there: {schedule.new - rows:,}")
+        damage.append(f"samples that sweeps count but that are missing: {schedule.new - rows:,}")
     if schedule.twice:
         damage.append(f"slots with a sweep and a gap: {schedule.twice:,}")
     reasons = Counter[str]()

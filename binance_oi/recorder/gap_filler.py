@@ -29,7 +29,7 @@ from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import unix_ms
 
-AGAIN_S = 300.0  # from a failure to the next try; new instants appear as often
+AGAIN_S = 300.0  # s from a failure to the next try; a new instant appears as often
 NEVER = frozenset(("unknown", "not_trading"))  # for gaps with these reasons there is no history
 # After these errors, the same request may succeed later.
 PASSING = (TransportError, ServerError, RateLimitedError, BannedError, StorageError)
@@ -79,7 +79,8 @@ class GapFiller:
         self._swept.set()
 
     def _want(self, symbol: str, gap: Gap, period: int) -> None:
-        # A clock that was never set may cause a gap of decades. Want only days of the history.
+        # A clock that was never set may cause a gap of decades. Request only days that the history
+        # has.
         now = round(self._clock() * 1000)
         first, last = max(gap.first, now - KEPT_MS), min(gap.last, now + period)
         kept = gap._replace(first=first, last=last)
@@ -110,7 +111,7 @@ class GapFiller:
             self._want(symbol, gap, period)
 
     async def _fill(self) -> bool:
-        """Read the wanted instants; return whether any failed, which then stay wanted."""
+        """Read the wanted instants; return whether any failed. Failed instants stay wanted."""
         until = round(self._clock() * 1000) - SETTLED_MS
         due = {
             symbol: {at for at in times if at <= until} for symbol, times in self._wanted.items()

@@ -1,9 +1,9 @@
 """Caches recent history of each symbol in the user's cache directory.
 
 The rule of this file: the cache only saves requests. If a file is missing, damaged or foreign, it
-counts as empty. If the directory cannot be written, one warning reports that, and the cache is not
-used. A file is replaced in a single step, so several processes may read and write at the same time.
-Each process adds its rows to those of the others.
+counts as empty. If we cannot write the directory, we log one warning and use no cache. We replace a
+file in a single step, so several processes may read and write at the same time. Each process adds
+its rows to those of the others.
 """
 
 import asyncio
@@ -60,12 +60,12 @@ class Kept(NamedTuple):
 
     @classmethod
     def of(cls, history: History) -> "Kept":
-        """Make it from a result of `client.histories`."""
+        """Make an object from a result of `client.histories`."""
         newest = history.rows[-1].time if history.rows else 0
         return cls(history.rows, unix_ms(history.since), max(history.complete_until, newest))
 
     def joined(self, other: "Kept") -> "Kept":
-        """Join both; if there is unknown time between them, return only the newer one."""
+        """Join two spans; if there is unknown time between them, return only the newer one."""
         older, newer = sorted((self, other), key=lambda kept: kept.until)
         if older.until + 1 < newer.first:
             return newer
@@ -74,7 +74,7 @@ class Kept(NamedTuple):
         return Kept(ordered, min(older.first, newer.first), newer.until)
 
     def since(self, first: int) -> "Kept":
-        """Return the same without rows before `first`."""
+        """Return this object without rows before `first`."""
         if first <= self.first:
             return self
         return Kept(tuple(row for row in self.rows if row.time >= first), first, self.until)
@@ -267,8 +267,8 @@ async def read_recent(
 ) -> AsyncGenerator[Recent]:
     """Yield the history of the last `span` of each symbol, in any order.
 
-    Symbols for which the cache is enough come first. For the others, it requests the missing rows,
-    and caches them as soon as they come.
+    Symbols for which the cache is enough come first. For the other symbols, the call requests the
+    missing rows, and caches them as soon as they come.
 
     Args:
         client: Reads the exchange.

@@ -14,7 +14,7 @@ from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
 from binance_oi.recorder.schema import check_version, read_source, translate_read_errors
 from binance_oi.recorder.sides import beside, check_sides
 
-LOCK_TIMEOUT_S = 5.0  # how long to wait until another connection unlocks the file
+LOCK_TIMEOUT_S = 5.0  # s to wait until another connection unlocks the file
 READING, WRITING = "mode=ro", "mode=rw"  # parameters of SQLite's URIs
 
 
@@ -29,7 +29,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             log beside it belongs to another recording; or a file beside it is no regular file.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
-        raise RecordingError(f"{path} is not there")
+        raise RecordingError(f"{path} does not exist")
     check_sides(path)
     log = beside(path, LOG)
     if is_foreign(path, log):

@@ -72,8 +72,9 @@ def past_times(
 class Past:
     """Rows of the past of some symbols in a span of time, sorted by symbol, time and source.
 
-    Each iteration reads the recording again and keeps no rows in memory, so there may be more of
-    them than fit. Recordings of early versions have no table of the past; they yield no rows.
+    Each iteration reads the recording again and keeps no rows in memory, so there may be more rows
+    than memory can hold. Recordings of early versions have no table of the past; they yield no
+    rows.
 
     Args:
         tables: The recording.

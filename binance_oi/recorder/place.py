@@ -6,8 +6,8 @@ created at the old path, SQLite deletes the log. If another file is put there, S
 pages of the log into that file.
 
 SQLite also does not notice that a database is open under two names. If another program opens the
-moved file, it starts a second log. From then on our log belongs to no file, and nothing of it may
-go into the moved one.
+moved file, it starts a second log. From then on our log belongs to no file, and SQLite must move
+nothing of it into the moved file.
 """
 
 import logging
@@ -26,7 +26,7 @@ from binance_oi.recorder.log import (
 from binance_oi.recorder.readers import is_earlier_state_read
 from binance_oi.recorder.sides import beside
 
-INDEX_HEADER = 96  # bytes of the index's header, which it has twice
+INDEX_HEADER = 96  # bytes of the index's header; the index begins with two copies of it
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
@@ -195,13 +195,13 @@ class Place:
         return self._now() if self.is_moved() else self._real
 
     def take_log_along(self) -> Path | None:
-        """Move the log of a moved file to its side, where SQLite looks for it.
+        """Move the log of a moved file beside that file, where SQLite searches for it.
 
         Connections that have the log open continue to use it, because a renamed file stays the same
         file.
 
         Returns:
-            The new path of the file; None if the log could not be moved to its side.
+            The new path of the file; None if the log could not be moved there.
         """
         home = self._now()
         if home is None or self.is_overwritten():

@@ -35,9 +35,9 @@ from binance_oi.recorder.store import TIDY_EVERY
 from binance_oi.recorder.stored import Storing, stored
 from binance_oi.recorder.writing_thread import WritingThread
 
-RETRY_AFTER_S = 2.0  # from a failed write to the next try, unless a new sweep comes earlier
-LAST_RETRY_PAUSE_S = 0.2  # between two tries at the end
-LAST_WRITES_WITHIN_S = 10.0  # for which a recorder tries to write the rest at its end
+RETRY_AFTER_S = 2.0  # s from a failed write to the next try, unless a new sweep comes earlier
+LAST_RETRY_PAUSE_S = 0.2  # s between two tries at the end
+LAST_WRITES_WITHIN_S = 10.0  # s for which a recorder tries to write the rest at its end
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
@@ -66,10 +66,10 @@ class Status(Encodable):
     every: float | None = None
     """Seconds from slot to slot, as given or as chosen; None until the recorder has chosen."""
     backfilled: int = 0
-    """How many instants of the past it has stored for gaps; see `Recorder`."""
+    """How many instants of the past the recorder has stored for gaps; see `Recorder`."""
     trouble: str | None = None
-    """Why the latest slot has no sweep: a word and a text. Before the first slot, why the list of
-    symbols could not be read. None if the latest slot has a sweep."""
+    """Why the latest slot has no sweep: a reason and its details. Before the first slot, why the
+    list of symbols could not be read. None if the latest slot has a sweep."""
     storage_error: str | None = None
     """Why the file cannot be written now; None if it can."""
 
@@ -105,8 +105,8 @@ class Recorder:
             the extra `postgres`). It is created if missing, and continued otherwise. Or a `Sink`
             that stores elsewhere; a sink has its own source.
         every: Seconds from sweep to sweep. None chooses the shortest schedule that fits into the
-            budget; see `OpenInterestClient.poll`. If the given one does not fit, a recording that
-            has sweeps already continues at the next longer schedule that does.
+            budget; see `OpenInterestClient.poll`. If a given schedule does not fit, a recording
+            that already has sweeps continues at the next longer schedule that fits.
         symbols: The symbols to record; None follows the exchange's list.
         notional: Whether to record mark prices too; each sweep then costs 10 more weight.
         source: The name of the exchange in the file; a recording has one source. None takes
@@ -117,8 +117,8 @@ class Recorder:
             earlier runs included. History has a limit of its own, so this delays no sweep. The gaps
             remain in the recording.
         standby: Whether to wait while another recorder records there, and to take over when it
-            ends. If another standby takes over from this one, because this one could not reach the
-            database, this one waits again.
+            ends. If this recorder loses the database, and another standby takes over meanwhile,
+            this one waits again.
         keep_days: The number of days to keep, besides the current one; older days become a summary.
             None keeps all.
         rotate: Record into one file for each ``day`` or ``month``: ``oi.db`` becomes
@@ -231,7 +231,7 @@ class Recorder:
             await claim()
             await self._record_once()
         else:
-            await stand_by(claim, self._record_once, self._give_way, self._sink, self._say)
+            await stand_by(claim, self._record_once, self._give_way, self._sink, self._set_trouble)
 
     async def _give_way(self) -> None:
         """Close the sink and drop what is pending, because another recorder took over."""
@@ -239,7 +239,7 @@ class Recorder:
         self._lose(self._pending.give_up_all("another recorder took over"))
         self._pending = Pending(self._period)
 
-    def _say(self, trouble: str | None) -> None:
+    def _set_trouble(self, trouble: str | None) -> None:
         self._status = replace(self._status, trouble=trouble)
 
     async def _record_once(self) -> None:
@@ -298,7 +298,7 @@ class Recorder:
                     slots = (outcome.last - outcome.first) // self._period + 1
                     self._count(missed=slots)
                     trouble = ": ".join(filter(None, (outcome.reason, outcome.detail)))
-                self._say(trouble)
+                self._set_trouble(trouble)
                 if self._filler is not None:
                     self._filler.note(outcome, self._period)
                 now = asyncio.get_running_loop().time()
@@ -450,7 +450,8 @@ class Recorder:
         return last is not None
 
     def _close(self) -> None:
-        """Close the sink. Only log an error of that, because `run` raises the error before it."""
+        """Close the sink. Only log an error, so that it does not replace the one that ended
+        `run`."""
         try:
             self._sink.close()
         except StorageError as error:

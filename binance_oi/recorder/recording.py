@@ -140,7 +140,7 @@ class Recording:
         self.close()
 
     def close(self) -> None:
-        """Close it. May be repeated."""
+        """Close the recording. A second call does nothing."""
         self._tables.close()
 
     def check_target(self, target: StrPath) -> None:
@@ -378,7 +378,7 @@ class Recording:
     def periods(self) -> Iterator[tuple[str, Gap, int]]:
         """Yield every gap with its symbol and its period in ms.
 
-        The symbol is empty if the gap lacks whole sweeps.
+        The symbol is empty if whole sweeps are missing.
         """
         kinds = str, int, int, str, str, int
         for symbol, *gap, period in self._rows(coverage.PERIODS, (), *kinds):

@@ -2,9 +2,9 @@
 
 The rule of this file: it removes whole days, in short steps, each of which is one transaction. The
 first step of a day replaces its sweeps and gaps by a summary: the number of slots with a sweep, and
-of the others for each reason. The next steps remove its samples, some thousands at a time. If the
-process is killed between two steps, samples without a sweep remain, and the next run removes them.
-A sweep without its samples never remains.
+for each reason the number of slots without one. The next steps remove its samples, some thousands
+at a time. If the process is killed between two steps, samples without a sweep remain, and the next
+run removes them. A sweep without its samples never remains.
 
 A step removes a sample only if its transaction time and the time of its answer are both too old.
 The first sweep of a kept day needs that: the exchange dates some of its samples before midnight.
@@ -55,7 +55,7 @@ WHERE symbol != '' AND first < ?1 AND last >= ?1
 
 class _Pruned(NamedTuple):
     day: int
-    """Its beginning, Unix ms."""
+    """The beginning of the day, Unix ms."""
     reason: str
     """``swept``, or the reason why the slots had no sweep."""
     slots: int

@@ -233,7 +233,7 @@ class RotatingSink:
         """Remove an old file, after writing a summary of its days into the open file.
 
         Raises:
-            StorageError: The old file stays, because an error prevented this.
+            StorageError: The old file stays, because an error prevented its removal.
         """
         assert self._sink is not None
         path = self._name(begin)

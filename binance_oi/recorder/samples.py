@@ -25,7 +25,7 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import BY_TIME, Tables
 
 ROWS_PER_BATCH = 65_536
-ROWS_PER_CHECK = 4096  # a day of a symbol is 4320 samples; each fetch costs a server's answer
+ROWS_PER_CHECK = 4096  # a day of a symbol is 4320 samples; each fetch is a round trip to a server
 
 # `*+` matches without backtracking.
 _NUMBERS_IN_LINES = re.compile(rf"{NUMBER.pattern}(?:\n{NUMBER.pattern})*+")
@@ -108,7 +108,7 @@ def check_samples(rows: Sequence[Row], tables: Tables) -> None:
 
 def odd_sample(tables: Tables, symbol: object) -> RecordingError:
     """Return the error about a value that no recorder writes."""
-    return damaged(tables, f"a sample of {symbol!r:.40} is none that a recorder writes")
+    return damaged(tables, f"a sample of {symbol!r:.40} has a value that no recorder writes")
 
 
 def are_right(
@@ -132,7 +132,7 @@ def are_right(
 
 
 def _are_numbers(texts: Sequence[Any]) -> bool:
-    """Whether each text is a number. One match of all of them is three times as fast as many."""
+    """Whether each text is a number. One match of the joined texts is three times as fast."""
     joined = "\n".join(texts)
     return joined.count("\n") == len(texts) - 1 and _NUMBERS_IN_LINES.fullmatch(joined) is not None
 
@@ -209,7 +209,7 @@ class Samples:
         return map(Batch.of, self._chunks(ROWS_PER_BATCH))
 
     def between(self, since: int, until: int) -> Self:
-        """Return those from `since` (Unix ms, included) to `until` (excluded)."""
+        """Return the samples from `since` (Unix ms, included) to `until` (excluded)."""
         since, until = max(since, self.since), min(until, self.until)
         return type(self)(self._tables, self.symbols, since, until)
 

@@ -141,7 +141,8 @@ class Series:
             yield from rows
 
     def blocks(self) -> Iterator[list[PointRow]]:
-        """Yield the same rows in lists; each list has at most a few thousand rows of one symbol.
+        """Yield the rows of `rows` in lists; each list has at most a few thousand rows of one
+        symbol.
 
         Raises:
             RecordingError: The recording cannot be read, or is damaged.

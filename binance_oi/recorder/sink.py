@@ -30,8 +30,8 @@ class Sink(Protocol):
     """Stores the sweeps and gaps of one recorder. Its `str` names it in messages.
 
     The recorder calls it from one thread at a time, never from the event loop's, so a call may wait
-    for a disk or a server. Only `is_due` and `take_lost` are called in any thread. Every other call
-    may raise `StorageError`.
+    for a disk or a server. Only `is_due` and `take_lost` may be called in any thread. Every other
+    call may raise `StorageError`.
     """
 
     def claim(self, clock: Callable[[], float]) -> None:
@@ -129,6 +129,6 @@ class Sink(Protocol):
     def close(self) -> None:
         """Let other recorders record here. After that, `claim` may be called again.
 
-        It may be called twice, and after a `claim` that raised.
+        The recorder may call it twice, or after a `claim` that raised.
         """
         ...

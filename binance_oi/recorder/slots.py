@@ -208,7 +208,8 @@ def uncover(connection: Statements, first: int, last: int, reason: str | None = 
         for begin, end, period, why, detail in connection.execute(_COVERING, (first, last))
         if reason in (None, why)
     ]
-    # Delete all of them before writing what remains: it may begin at the slot of a deleted gap.
+    # Delete all these gaps before writing what remains of them. A remaining part may begin at the
+    # slot of a deleted gap.
     for gap, _ in found:
         connection.execute(_DELETE, (gap.first,))
     for gap, period in found:

@@ -1,8 +1,8 @@
 """A sink that stores into one SQLite file, even if other programs move or remove that file.
 
 The rule of this file: the sink loses no write that it has acknowledged. If another program has
-moved, removed or replaced the file, the sink creates a new file, and writes into it again what was
-only in the log of the old one.
+moved, removed or replaced the file, the sink creates a new file. It writes again, into that file,
+the data that only the log of the old file contained.
 """
 
 import logging

@@ -210,7 +210,7 @@ def _moment(path: Path, symbols: int) -> Generator[Statements]:
 def _sort_recent(connection: sqlite3.Connection) -> None:
     """Copy `recent` into memory, sorted by symbol, and let this connection read the copy."""
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA query_only = OFF")  # ON would forbid temporary tables as well
+    connection.execute("PRAGMA query_only = OFF")  # ON would forbid temporary tables too
     # The transaction hides later changes. Without it, a recorder could move rows to `settled`, and
     # this connection would read them twice.
     connection.execute("BEGIN")

@@ -56,7 +56,7 @@ CACHE_KIB = 16 * 1024  # far more than one page of each symbol, with its parent 
 # `recent`.
 SETTLE_AFTER_CHANGES = 49_152
 LOG_BYTES = 64 * 1024 * 1024  # size that the log keeps; it is longer only during a long read
-PAST_ROWS_IN_LOG = 131_072  # they take about a third of `LOG_BYTES`
+PAST_ROWS_IN_LOG = 131_072  # rows of the past before a checkpoint: a third of `LOG_BYTES`
 
 # The file is at most a minute behind its log: after 40 s, the next `tidy` comes within 10 s.
 CHECKPOINT_AFTER = 40.0  # s
@@ -119,7 +119,7 @@ class Store:
         RecordingError: The file is not a recording, has an unknown version or another source, or
             has a side file that is not a regular file. Or SQLite is too old.
         sqlite3.Error: The file cannot be created or opened.
-        OSError: The same.
+        OSError: The file cannot be created or opened.
     """
 
     def __init__(
@@ -249,9 +249,9 @@ class Store:
         self._connection.execute(f"PRAGMA user_version = {version}")
 
     def close(self, *, wait: float = CLOSE_WAIT) -> list[Kept]:
-        """Move the log into the file, and close both. It may be called again.
+        """Move the log into the file, and close both. A second call does nothing.
 
-        If another program has moved the file, its log goes into that file, or moves to its side.
+        If another program has moved the file, its log goes into that file, or moves beside it.
 
         Args:
             wait: Seconds to wait for other connections that read an earlier state, or write. After
@@ -356,11 +356,12 @@ class Store:
         return self._connection.execute(query, (slot,)).fetchone() is not None
 
     def restore(self, kept: Kept) -> int:
-        """Write again what was lost with another file. A slot keeps its sweep, as in `save`.
+        """Write again a write that was lost with another file. A slot keeps its sweep, as in
+        `save`.
 
         Returns:
-            The number of sweeps that stay lost: 1 if memory had only the slot of the sweep, and the
-            file has no other sweep for that slot; otherwise 0.
+            The number of sweeps that stay lost: 1 if memory kept only the slot of the sweep, and
+            the file has no other sweep for that slot; otherwise 0.
 
         Raises:
             sqlite3.Error: Nothing was written.
@@ -442,8 +443,8 @@ class Store:
         """Keep a copy of a write in memory until a second checkpoint after it.
 
         Another program may remove the file before the first one. The second one is for ``mv`` to
-        another file system: it first copies the file, and the copy lacks what a checkpoint moves
-        into the file after that.
+        another file system: it first copies the file, and the copy lacks the pages that a
+        checkpoint moves into the file afterwards.
         """
         if self._behind_since is None:
             self._behind_since = self._clock()

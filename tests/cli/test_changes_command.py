@@ -144,7 +144,7 @@ def test_a_recording_has_changes_and_nothing_is_sent(tmp_path: Path, capsys: Cap
     with Recording(path) as recording:
         assert len(list(recording.series())) > 3
     assert main(["changes", "--recording", str(tmp_path / "no.db")]) == 2
-    assert "no.db is not there" in capsys.readouterr().err
+    assert "no.db does not exist" in capsys.readouterr().err
     assert main(["changes", "NOUSDT", "--recording", str(path)]) == 2
     assert "has no NOUSDT" in capsys.readouterr().err
 

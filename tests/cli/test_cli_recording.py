@@ -185,7 +185,7 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
             ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
             ("record --to {dir} --simulated", "is a directory"),
             ("record --to {new} --every soon", "a period is a number with s, m, h or d"),
-            ("export {new} --to {out}.csv", "is not there"),
+            ("export {new} --to {out}.csv", "does not exist"),
             ("export {text} --to {out}.csv", "is not a recording"),
             ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
             ("export {db} --to {out}.csv --until 2020-01-01", "no rows in that range"),

@@ -151,7 +151,7 @@ def test_options_that_exclude_each_other_or_a_missing_recording_are_errors(
     assert main(["serve", *both]) == 2
     assert "exclude each other" in capsys.readouterr().err
     assert main(["serve", *both[:2]]) == 2
-    assert "is not there" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert list(tmp_path.glob("*.db*")) == []
 
 

@@ -336,7 +336,7 @@ def test_a_check_finds_samples_and_sweeps_that_somebody_removed(tmp_path: Path) 
     assert found.unaccounted == 1
     assert found.stretches == ((SLOTS[7], SLOTS[7]),)
     assert [text.rpartition(": ")[0] for text in found.damage] == [
-        "samples that sweeps count and are not there",
+        "samples that sweeps count but that are missing",
         "slots with a sweep and a gap",
     ]
 
@@ -349,7 +349,7 @@ def test_a_check_reports_damaged_pages_and_values(tmp_path: Path) -> None:
         connection.execute("UPDATE settled SET open_interest = 'x' WHERE symbol = 'S001USDT'")
     with Recording(path) as recording:
         (damage,) = check(recording).damage
-    assert "none that a recorder writes" in damage
+    assert "a value that no recorder writes" in damage
 
 
 # -- copy -------------------------------------------------------------------------------------
@@ -592,7 +592,7 @@ def test_only_days_and_months_rotate_and_only_files(tmp_path: Path, rotate: str)
 
 def test_a_store_that_is_gone_is_an_error_that_says_so(tmp_path: Path) -> None:
     for call in (care.compact, lambda place: care.prune(place, 1)):
-        with pytest.raises(RecordingError, match="is not there"):
+        with pytest.raises(RecordingError, match="does not exist"):
             call(str(tmp_path / "none.db"))
     fill(str(tmp_path / "oi.db"), range(START, START + HOUR, HOUR))
     with pytest.raises(StorageError):

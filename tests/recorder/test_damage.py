@@ -326,7 +326,7 @@ def test_no_chart_is_drawn_of_a_damaged_file(intact: bytes, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["x" * 255, "x" * 256, "x" * 5000, "no/such/file", "nul\0"])
 def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RecordingError, match="is not there"):
+    with pytest.raises(RecordingError, match="does not exist"):
         Recording(tmp_path / name)
 
 

@@ -80,7 +80,7 @@ def test_a_symbol_that_was_never_recorded_is_an_error(path: Path) -> None:
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="is not there"):
+    with pytest.raises(RecordingError, match="does not exist"):
         Recording(tmp_path / "oi.db")
     (tmp_path / "empty.db").touch()
     with pytest.raises(RecordingError, match="is empty"):
