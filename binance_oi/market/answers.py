@@ -36,9 +36,9 @@ class Answer(NamedTuple, Generic[T]):
     """An answer, and when it came."""
 
     at: float
-    """When it came, loop time."""
+    """When the answer came, loop time."""
     value: T
-    """Its content."""
+    """The content of the answer."""
 
 
 class Answers(Generic[T]):

@@ -9,9 +9,9 @@ without rows is a hole, with its reason:
     no_value        the row has no open interest, or an open interest of 0
     unreadable      we could not read the file; see `ArchiveDay.error`
 
-We use a cached file only if its checksum equals the one that the archive publishes now. So a file
-that is incomplete, damaged or outdated is downloaded again, and a run that was killed continues
-with the next file.
+We use a cached file only if its checksum equals the one that the archive publishes now. So we
+download an incomplete, damaged or outdated file again. A run that was killed continues with the
+next file.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ MAX_CONNECTIONS = 4
 AHEAD = 8  # files that we read before the caller takes them
 TRIES = 3  # requests for a file and its checksum, because the archive may replace both in between
 TRY_AGAIN_S = 2.0
-FAILED_IN_A_ROW = 3  # days; after so many failures, we stop: the archive itself does not answer
+FAILED_IN_A_ROW = 3  # days; then we stop, because the archive itself does not answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,7 +102,7 @@ class ArchiveDay(Encodable):
     is_cached: bool = False
     """Whether the file came from the cache, with the checksum that the archive publishes now."""
     error: BinanceOIError | None = None
-    """Why there are no rows; None if the file could be read, or if there is none."""
+    """Why there are no rows; None if the file could be read, or if the archive has none."""
 
     def __len__(self) -> int:
         return len(self.written)
@@ -225,7 +225,7 @@ class Archive:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. It may be called again."""
+        """Close the connections. A second call does nothing."""
         await self._files.aclose()
 
     def days(
@@ -246,8 +246,8 @@ class Archive:
             symbols: Names, such as ``BTCUSDT``.
             since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
                 None for 2020-09-01, where the archive begins.
-            until: The last instant, given in the same way. None, or a later one, for the end of
-                yesterday.
+            until: The last instant, given in the same way. None for the end of yesterday, which is
+                also the latest possible end.
             on_progress: Called after each day.
 
         Raises:

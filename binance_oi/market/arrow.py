@@ -298,8 +298,8 @@ def _past_batches(
 def read_parquet(path: Path) -> Iterator[Row]:
     """Read the rows of a file with the columns of `write_parquet`, in the order of the file.
 
-    Memory does not grow with the file. Decimals are exact. It ignores the column `notional`: older
-    files do not have it, and it follows from the other columns.
+    Memory does not grow with the file. Decimals are exact. The function ignores the column
+    `notional`, which older files lack, and which follows from the other columns.
 
     Raises:
         RecordingError: The file cannot be read, or has other columns.
@@ -345,7 +345,7 @@ def _parquet(path: Path) -> Generator[Any]:
 def _check_kinds(found: Any) -> None:
     """Check that a cast to our columns keeps every value.
 
-    Other programs write files with similar types, such as other precisions. These are accepted.
+    Other programs write files with similar types, such as other precisions. We accept these.
 
     Raises:
         ValueError: The columns have other names or kinds, such as floats instead of decimals, or
@@ -372,7 +372,7 @@ def record_batch(batch: Batch, columns: Columns, odd: OddRows) -> object:
     Args:
         batch: The rows.
         columns: The types of the columns of numbers.
-        odd: Collects the rows whose notional fits into no column; it becomes null.
+        odd: Collects the rows whose notional fits into no column; their notional becomes null.
 
     Raises:
         ValueError: `columns` do not hold a number.

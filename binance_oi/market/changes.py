@@ -20,8 +20,8 @@ from binance_oi.encoding import Encodable
 from binance_oi.market.spread import Spread
 from binance_oi.market.windows import WINDOWS, Length, label, length_ms, step_ms, windows_ms
 
-USUAL_MS = 7 * 86_400_000  # we compare a change with those that end in so long a time before it
-LATE_MS = 60_000  # from an instant until no sample of an earlier time arrives any longer
+USUAL_MS = 7 * 86_400_000  # ms; we compare a change with those that end in this time before it
+LATE_MS = 60_000  # ms after an instant; from then on, no sample from before the instant arrives
 # The product of two numbers of 60 digits has 120, and a difference may have one more.
 _EXACTLY = Context(prec=150)
 
@@ -73,8 +73,9 @@ class _Change(NamedTuple):
     """The exact change of the notional, in units of the quote asset. It also contains the change of
     the price. None if the notional is unknown at either end."""
     per_supply: float | None
-    """The change as a share of the circulating supply; 0.01 is one percent. The supply is that at
-    the end of the window, or at its beginning if that is unknown; None if both are."""
+    """The change as a share of the circulating supply; 0.01 is one percent. It uses the supply at
+    the end of the window. If that is unknown, it uses the supply at the beginning. None if both are
+    unknown."""
     z_score: float | None
     """How many standard deviations `percent` is above the mean of the compared changes. None if
     there are fewer than 200 of them, or if all are equal."""
@@ -129,8 +130,8 @@ def changes_of(
 
     Args:
         rows: The rows, sorted by symbol and time, with each instant once, such as a
-            `Recording.series` or a `History`. A row whose time is not a multiple of the step is
-            ignored.
+            `Recording.series` or a `History`. The function ignores rows whose time is not a
+            multiple of the step.
         windows: The lengths of the windows, multiples of the step.
         step: The time from row to row: 5 minutes or a multiple of them.
 
@@ -202,7 +203,7 @@ class ChangeTracker:
         Args:
             symbol: The symbol.
             rows: All known rows, in any order; those of 7 days plus the longest window are enough.
-                If an instant has an observed sample, its row is ignored. So is a row whose time is
+                The tracker ignores a row if its instant has an observed sample, or if its time is
                 not a multiple of the step.
         """
         step = self._plan.step

@@ -39,7 +39,7 @@ from binance_oi.times import instant
 
 INVALID = -1130  # the code for a startTime older than the kept rows [O 2026-07 to 09]
 # The oldest kept row moves on while a request waits in the queue, and clocks differ. So we request
-# rows only from so many ms later on. If the exchange still refuses, we try the next margin.
+# only rows that are newer by so many ms. If the exchange still refuses, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
 SETTLED_MS = 60_000  # from an instant until its row has appeared, or never will; 6 s [O 2026-09-12]
 WORKERS = 8  # symbols read at once: they use up the limit even if an answer takes 2 s
@@ -331,7 +331,7 @@ async def histories(
     reader = Reader(sender, listing, ask, terms, received)
     names = [symbol for symbol in symbols if reader.asked_of(symbol).pages]
     progress = _Progress(reader, names, on_progress)
-    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # the reader sets the pace
+    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # do not run ahead
     left = iter(names)
 
     async def worker() -> None:
@@ -347,7 +347,7 @@ async def histories(
             result = await results.get()
             if isinstance(result, BaseException):
                 raise result
-            progress.tell(result)
+            progress.report(result)
             yield result
     finally:
         for task in tasks:
@@ -377,7 +377,7 @@ class _Progress:
         self._symbols, self._done = len(names), 0
         self._began = reader.loop_time
 
-    def tell(self, result: History) -> None:
+    def report(self, result: History) -> None:
         """Report that one more symbol is finished."""
         self._done += 1
         del self._pages[result.symbol]

@@ -36,7 +36,7 @@ class History(Sequence[HistoryRow], Encodable):
     complete_until: int
     """The instant (Unix ms) up to which no further row can appear."""
     requests: int = 0
-    """The number of requests that were sent for it, retries included."""
+    """The number of requests that were sent for this history, retries included."""
     error: BinanceOIError | None = None
     """Why there are no rows. Only `histories` yields a history with an error."""
 

@@ -1,9 +1,9 @@
 """The polls of one client: the weight that they need together, and the schedule of each.
 
 The rule of this file: polls with the same period are one group. They share their requests, so each
-symbol of the group needs its weight only once. They share one schedule, so their slots are the
-same. If a group no longer fits into the budget, it runs the next slower schedule that fits. When
-there is room again, it returns to the requested schedule.
+symbol of the group costs weight only once. They share one schedule, so their slots are the same. If
+a group no longer fits into the budget, it runs the next slower schedule that fits. When there is
+room again, it returns to the requested schedule.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Sweep(Protocol):
             notional: Whether to read mark prices too.
             deadline: Seconds for the whole sweep.
             since: The sweep may use answers that came at this loop time or later, to requests of
-                other polls. None if there is no other poll: it requests every symbol.
+                other polls. None if there is no other poll; then the sweep requests every symbol.
         """
         ...
 

@@ -79,7 +79,7 @@ class Schedule:
         """From slot to slot, ms. The owner may change it between two slots."""
         self._clock = clock
         self._pause = pause
-        self._wall, self._steady = self._read_clocks()  # when we decided about the latest slot
+        self._wall, self._steady = self._read_clocks()  # at the decision about the latest slot
 
     def next_slot(self) -> int:
         """Return the first slot that is now or later, Unix ms."""

@@ -20,7 +20,7 @@ class Score(NamedTuple):
     """The place of one number among others."""
 
     z_score: float | None
-    """Its distance from the mean of the others, in standard deviations; None if all are equal."""
+    """The distance from the mean of the others, in standard deviations; None if all are equal."""
     percentile: float
     """The percentage of the others that are smaller, from 0 to 100; an equal one counts half."""
 

@@ -1,7 +1,7 @@
 """Reads many symbols once, as closely together in time as the budget allows.
 
-The rule of this file: if one symbol fails, the sweep continues with the others. Only the end of the
-client stops it.
+The rule of this file: if one symbol fails, the sweep continues with the others. Only closing the
+client stops the sweep.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class Sweeps:
     ) -> Snapshot:
         """Sweep, or share a running sweep of the same symbols if its values are fresh enough.
 
-        Its `since` and its deadline must be as late as ours.
+        The `since` and the deadline of the running sweep must be at least as late as ours.
         """
         key = names, notional, terms.max_wait
         oldest, ends, number = self._running.get(key, (-math.inf, -math.inf, -1))
