@@ -36,7 +36,7 @@ from binance_oi.sending.transport import Session, Transport
 
 # Part of `timeout` that we wait on a silent kept connection; a second request gets the rest.
 PATIENCE_PART = 1 / 3
-# Calls recognise these two defaults by identity, so a caller's number is never taken for one.
+# Calls recognise these two defaults by identity, so they never mistake a caller's number for one.
 DEFAULT: Final = float("-1.0")  # as `max_wait`: that of the client
 FRESH: Final = float("0.0")  # as `max_age`: always send a request
 
@@ -150,7 +150,7 @@ class OpenInterestClient:
     async def aclose(self) -> None:
         """Close the connections; pending calls end with `ClientClosedError`.
 
-        It may be called again.
+        A second call does nothing.
 
         Raises:
             ClientClosedError: The client belongs to another event loop, which is still running.
@@ -182,8 +182,8 @@ class OpenInterestClient:
 
         The exchange does not report its count, so `used` contains only the requests of clients that
         share this budget. `resets_at` is the time at which the last of these requests leaves the 5
-        minutes. This budget is independent of `usage`, except that a ban stops both. It sends
-        nothing.
+        minutes. This budget is independent of `usage`, except that a ban stops both. The property
+        sends nothing.
         """
         governor = self._sender.governors.of(HISTORY)
         return replace(governor.pool.usage, waiting_for=governor.waiting_for)

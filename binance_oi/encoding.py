@@ -2,7 +2,7 @@
 
 The rule of this file: any JSON encoder accepts these dictionaries, unless the caller asks for
 decimals as numbers. No decimal is converted to a `float`. A field has the name of its attribute.
-The hooks for FastAPI and pydantic are here as well. This module imports pydantic only when pydantic
+This module also has the hooks for FastAPI and pydantic. It imports pydantic only when pydantic
 calls its hook.
 """
 

@@ -11,7 +11,7 @@
     │   ├── BannedError                           send nothing before .retry_at
     │   ├── ForbiddenError                        ask a person: firewall or region
     │   └── ServerError                           try again later
-    ├── DecodeError                               report it: the exchange changed, or is not there
+    ├── DecodeError                               report it: this is not the documented answer
     │   └── WrongSymbolError
     ├── BudgetExhaustedError                      wait until .retry_at, or allow a longer max_wait
     ├── ClientClosedError                         make a new client
@@ -84,7 +84,7 @@ class Reason(StrEnum):
     SINGLE_CALLS = "single_calls"
     """The request is bulk work, and we keep the rest of the minute free for single calls."""
     CAUTION = "caution"
-    """We have just started or been banned, so requests go evenly for a minute."""
+    """We have just started or been banned, so we send requests evenly for a minute."""
     SHARE = "share"
     """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"
@@ -190,7 +190,7 @@ class ResponseError(BinanceOIError):
 
 
 NOT_LISTED: Final = "the exchange does not list it"
-"""Why a symbol is unknown, where the list of symbols says it."""
+"""Why a symbol is unknown, if we know that from the list of symbols."""
 
 
 class UnknownSymbolError(ResponseError):
@@ -206,7 +206,7 @@ class ForbiddenError(ResponseError):
 
 
 class ServerError(ResponseError):
-    """The exchange failed (5xx, 408), also for our retries. Try again later."""
+    """The exchange failed (5xx, 408), and failed again for our retries. Try again later."""
 
 
 class _RetryAtError(ResponseError):

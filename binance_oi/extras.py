@@ -15,7 +15,7 @@ def library(name: str, extra: str) -> Any:
     """Import a module of a library that `extra` installs.
 
     Raises:
-        ModuleNotFoundError: It is missing; the message says what to install.
+        ModuleNotFoundError: The library is missing; the message says what to install.
     """
     try:
         return import_module(name)
@@ -29,7 +29,7 @@ def library(name: str, extra: str) -> Any:
 def command(extra: str, *otherwise: str) -> str:
     """The command that installs the libraries of an extra.
 
-    It names the libraries and not our own package, so it also serves a copy of the package that
+    It names the libraries and not our own package, so it also works for a copy of our package that
     comes from no index.
 
     Args:

@@ -141,7 +141,7 @@ def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
     """Decode the text of one day.
 
     The text may have its rows in any order, and more than once. If several rows with open interest
-    have the same instant, the last of them is used; each contradiction is in `odd_rows`.
+    have the same instant, the result has the last of them; each contradiction is in `odd_rows`.
 
     Args:
         body: CSV, with or without a header. It may have more columns than `COLUMNS`.

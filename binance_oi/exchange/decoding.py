@@ -94,7 +94,7 @@ class _WireHistoryRow(msgspec.Struct):
 
 class _WireExchangeInfo(msgspec.Struct, rename="camel"):
     symbols: list[msgspec.Raw]  # we decode each one separately
-    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # the same
+    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each one separately too
 
 
 class _WireLimitType(msgspec.Struct, rename="camel"):
@@ -292,8 +292,8 @@ def decode_exchange_info(body: bytes) -> ExchangeInfo:
     `ExchangeInfo.odd_rows` names the rows in both cases. `ExchangeInfo.ignored_limits` has the
     limits that we cannot decode.
 
-    A name is odd if `is_name` refuses it. That accepts more than `check_symbol`, so that the result
-    contains symbols with new kinds of names.
+    A name is odd if `is_name` refuses it. `is_name` accepts more names than `check_symbol`, so that
+    the result contains symbols with new kinds of names.
 
     Raises:
         DecodeError: The answer does not have the documented form, or all rows are odd.

@@ -96,7 +96,7 @@ def check_proxy(proxy: object) -> str | None:
 
 
 def _is_host(text: str) -> bool:
-    """Whether it is a name or a valid IP address; a text of dots alone is neither."""
+    """Whether `text` is a name or a valid IP address; dots alone are neither."""
     if not text.startswith("["):
         return bool(text.strip("."))
     try:
@@ -143,9 +143,9 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
     All host names of the exchange have one pool, because USDⓈ-M, COIN-M and the WebSocket API share
     a limit ([D] since 2026-06-30). All host names of the testnet have another. If one limit had two
     pools, we would exceed it; if two limits have one pool, we are only slower. The exchange
-    limits each IP address separately. So it has one more pool for each proxy, and one more for each
-    `local_address`. Two local exchanges have two pools even if they use the same
-    port one after the other, because their paths differ. The name never contains credentials.
+    limits each IP address separately. So each exchange has one more pool for each proxy, and one
+    more for each `local_address`. Two local exchanges have two pools even if they use the same port
+    one after the other, because their paths differ. The name never contains credentials.
 
     Raises:
         ValueError: See `check_proxy`.
@@ -168,7 +168,7 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
 
 def local_place(pool: str) -> tuple[str, int] | None:
     """Return host and port of a pool for an exchange on this machine; None for any other pool."""
-    # Names such as "binance-futures", or with a proxy, are not URLs; others need a local host.
+    # Names such as "binance-futures", or with a proxy, are not URLs. A URL must have a local host.
     match = _BASE_URL.fullmatch(_without_limit(pool))
     if match is None:
         return None
@@ -179,7 +179,7 @@ def local_place(pool: str) -> tuple[str, int] | None:
 def is_local_exchange(pool: str) -> bool:
     """Whether a pool belongs to a local exchange, whose random name never occurs again."""
     url = _without_limit(pool)
-    # Names such as "binance-futures", or with a proxy, are not URLs; others need a random path.
+    # Names such as "binance-futures", or with a proxy, are not URLs. A URL must have a random path.
     match = _BASE_URL.fullmatch(url)
     return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(url).path) is not None
 

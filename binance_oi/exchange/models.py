@@ -1,6 +1,7 @@
 """The exchange's answers, as frozen structs.
 
-The rule of this file: it defines values, which users see. They decode nothing and check nothing.
+The rule of this file: it defines values, which users see. The values decode nothing and check
+nothing.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
@@ -19,8 +20,8 @@ MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits that we keep whose span is not a minute; two are known [D] 2026-11
 MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
-# We choose the eight among the tightest 64. To choose compares each limit with each other one, so
-# the answer of a server must not decide their number.
+# We choose these eight among the tightest 64 only. The choice compares every two limits, and no
+# answer of a server may make that slow.
 MAX_COMPARED = 64
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
 OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limits on requests, not on orders [D] 2026-11
@@ -37,8 +38,8 @@ class OpenInterest(EncodableByKey, msgspec.Struct, frozen=True):
     open_interest: Decimal
     """In units of the base asset, exactly as the exchange wrote it."""
     time: int
-    """The transaction time, Unix ms. It is some seconds old; two calls may return the same one
-    [O 2026-09]."""
+    """The transaction time, Unix ms. It is some seconds old; two calls may return the same time [O
+    2026-09]."""
 
     @property
     def datetime(self) -> datetime:
@@ -167,9 +168,9 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     def other_limits(self) -> tuple[Limit, ...]:
         """The lowest limit for each other span, of weight and of requests; the tightest first.
 
-        There are at most eight. If there are more, those that another limit implies are dropped
-        first: a limit of 10 per second implies 600 per minute. Further ones are in
-        `ignored_limits`.
+        The result has at most eight. Of more, it first omits those that another limit implies: a
+        limit of 10 per second implies 600 per minute. `ignored_limits` has further ones that the
+        result omits.
         """
         return tuple(_kept(_least(self.rate_limits)))
 

@@ -20,8 +20,8 @@ def check_symbol(symbol: object) -> str:
 
     Letters and decimal digits of any script, and ``_``, are legal, because the exchange lists
     Chinese names. Accents and vowel signs, which some scripts write after a letter, are legal too.
-    It does not change or normalise text of other scripts, because the exchange compares names
-    character by character.
+    The function does not change or normalise text of other scripts, because the exchange compares
+    names character by character.
 
     Raises:
         InvalidSymbolError: It cannot be a symbol.

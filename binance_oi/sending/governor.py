@@ -350,7 +350,7 @@ class Governor:
         if self._wakeup is not None:
             self._wake()
 
-    def heed(self, refusal: Refusal) -> datetime:
+    def obey_text(self, refusal: Refusal) -> datetime:
         """Obey a temporary refusal's text, which may name the end of a ban or a lower limit.
 
         `settle` has already obeyed the headers.

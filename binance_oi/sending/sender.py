@@ -308,7 +308,7 @@ class Sender:
 
     def _refused(self, refusal: Refusal, governor: Governor) -> BinanceOIError:
         """Obey a refusal, and return its exception."""
-        return refusal.error(governor.heed(refusal) if refusal.is_temporary else None)
+        return refusal.error(governor.obey_text(refusal) if refusal.is_temporary else None)
 
     def _next_is_fresh(self, error: BinanceOIError, attempt: int, fresh: bool) -> bool:
         """Whether the next attempt needs a new connection.

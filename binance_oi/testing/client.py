@@ -36,8 +36,8 @@ async def simulated_client(
     On a virtual loop, client and exchange use virtual time.
 
     Args:
-        exchange: An exchange with other options, such as ``LocalExchange(limit=100)``. Unless it
-            already runs, it is started here and closed at the end.
+        exchange: An exchange with other options, such as ``LocalExchange(limit=100)``. If it does
+            not run yet, this function starts it, and closes it at the end.
         options: Arguments of `OpenInterestClient` except `base_url`, which is that of the exchange.
     """
     loop = asyncio.get_running_loop()

@@ -54,7 +54,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         super().__init__()
         self.now = START_S
         self.steps = 0  # iterations of the loop
-        self.threads = 0  # that work for this loop; while there are any, time stands still
+        self.threads = 0  # threads that work for this loop; while there are any, time stands still
         self._given_up: set[int] = set()  # blocked senders whose peer does not read
 
     def select(self, timeout: float | None = None) -> _Events:
