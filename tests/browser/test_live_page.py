@@ -86,7 +86,7 @@ def is_live_again(page: Any, slot: int) -> None:
     wait(page, f"{STATUS} === 'live' && state.sweep.slot > {slot}")
 
 
-def test_a_live_update_is_seen_without_a_message_or_a_foreign_request(
+def test_the_page_shows_live_updates_without_console_messages_or_requests_to_other_hosts(
     browser: Browser, service: Service
 ) -> None:
     page = browser.open(service.url)
@@ -174,7 +174,9 @@ def test_the_page_is_live_again_after_a_proxy_cut_the_stream_and_answered_503(
         gate.close()
 
 
-def test_a_hidden_page_holds_no_stream(browser: Browser, service: Service) -> None:
+def test_a_hidden_page_closes_its_stream_and_opens_it_again_when_shown(
+    browser: Browser, service: Service
+) -> None:
     page = browser.open(service.url)
     slot = wait(page, SLOT)
     page.evaluate(HIDE, True)
@@ -208,7 +210,7 @@ def test_a_closed_tab_leaves_nothing_in_the_log(browser: Browser, service: Servi
     assert service.log.read_text() == ""
 
 
-def test_a_service_that_stands_still_is_stale_and_then_live(
+def test_the_page_says_stale_while_the_service_is_suspended_and_live_afterwards(
     browser: Browser, service: Service
 ) -> None:
     page = browser.open(service.url)
@@ -241,7 +243,7 @@ def test_the_link_restores_the_zoom_of_the_live_page(browser: Browser, service: 
     assert outside in wait(older, f"`view=${{{view}}}`")
 
 
-def test_the_head_names_a_ban_and_a_cooldown_and_counts_dollars_alone(
+def test_the_head_shows_a_ban_and_a_cooldown_and_never_adds_dollars_to_coins(
     browser: Browser, service: Service
 ) -> None:
     page = browser.open(service.url)
@@ -261,7 +263,7 @@ def test_the_head_names_a_ban_and_a_cooldown_and_counts_dollars_alone(
     assert "Total, USD\n500.00 k\nTotal, BTC\n10.00\n" in facts
 
 
-def test_gaps_that_touch_are_one_and_a_sweep_leaves_the_status_alone(
+def test_adjacent_gaps_are_joined_and_a_sweep_does_not_change_the_status_text(
     browser: Browser, service: Service
 ) -> None:
     page = browser.open(service.url)
@@ -286,7 +288,7 @@ def test_gaps_that_touch_are_one_and_a_sweep_leaves_the_status_alone(
     assert wait(page, f"{rows} === 2 && $('gaps').innerText").count("network") == 2
 
 
-def test_the_keyboard_sorts_pins_and_chooses_and_keeps_its_place(
+def test_the_keyboard_can_sort_pin_and_select_and_the_focus_survives_an_update(
     browser: Browser, service: Service
 ) -> None:
     page = browser.open(service.url)
@@ -310,7 +312,9 @@ def test_the_keyboard_sorts_pins_and_chooses_and_keeps_its_place(
     assert page.evaluate(focused) == "SOLUSDT"
 
 
-def test_rows_stay_where_they_are_under_the_pointer(browser: Browser, service: Service) -> None:
+def test_an_update_does_not_reorder_the_rows_while_the_pointer_is_over_them(
+    browser: Browser, service: Service
+) -> None:
     page = browser.open(service.url)
     wait(page, SLOT)
     page.get_by_role("button", name="Age").click()

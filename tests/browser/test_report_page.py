@@ -65,7 +65,9 @@ def faultless(browser: Browser, page: Any, report: Path) -> None:
     }
 
 
-def test_the_page_is_drawn_without_a_message_or_a_request(browser: Browser, report: Path) -> None:
+def test_the_page_draws_its_chart_without_console_messages_or_requests(
+    browser: Browser, report: Path
+) -> None:
     page = browser.open(report.as_uri())
     assert wait(page, SHOWN) == 100
     inked = """(() => {
@@ -89,7 +91,7 @@ def test_without_its_script_the_page_still_has_rows_a_picture_and_the_gaps(
     assert "banned" in page.locator("body").inner_text()
 
 
-def test_sort_find_pin_and_all_change_the_rows_and_the_link_restores_them(
+def test_sorting_searching_and_pinning_change_the_rows_and_the_link_restores_them(
     browser: Browser, report: Path
 ) -> None:
     page = browser.open(report.as_uri())
@@ -109,7 +111,7 @@ def test_sort_find_pin_and_all_change_the_rows_and_the_link_restores_them(
     faultless(browser, again, report)
 
 
-def test_the_link_restores_the_zoom_the_symbol_all_rows_and_the_open_tables(
+def test_the_link_restores_zoom_symbol_rows_unit_and_open_tables(
     browser: Browser, report: Path
 ) -> None:
     page = browser.open(report.as_uri())
@@ -135,16 +137,14 @@ def test_the_link_restores_the_zoom_the_symbol_all_rows_and_the_open_tables(
 @pytest.mark.parametrize(
     "link", ["view=5-4", "view=-1-2", "view=a-b", "view=1-2-3", "view=0-9e99", "view=1e9-1e9"]
 )
-def test_a_view_that_makes_no_sense_is_the_whole_range(
-    browser: Browser, report: Path, link: str
-) -> None:
+def test_an_invalid_link_shows_the_whole_range(browser: Browser, report: Path, link: str) -> None:
     page = browser.open(f"{report.as_uri()}#{link}&range=x&sort=x&open=x&pin=,,")
     wait(page, SHOWN)
     assert not page.evaluate("chart.zoomed")
     faultless(browser, page, report)
 
 
-def test_a_symbol_without_a_fine_curve_shows_that_of_its_trend(
+def test_a_symbol_without_a_detailed_curve_shows_the_curve_of_its_trend(
     browser: Browser, report: Path
 ) -> None:
     page = browser.open(f"{report.as_uri()}#s=S70USDT")
@@ -153,7 +153,7 @@ def test_a_symbol_without_a_fine_curve_shows_that_of_its_trend(
     assert wait(page, "chart.lines[0].times.length") > 50
 
 
-def test_a_click_on_a_symbol_shows_it_and_its_values(browser: Browser, report: Path) -> None:
+def test_clicking_a_symbol_shows_its_chart_and_its_values(browser: Browser, report: Path) -> None:
     page = browser.open(report.as_uri())
     wait(page, SHOWN)
     page.get_by_role("button", name="ETHUSDT", exact=True).click()
@@ -207,7 +207,7 @@ def test_drag_keys_and_wheel_move_the_chart_and_the_crosshair_reads_it(
     faultless(browser, page, report)
 
 
-def test_two_fingers_zoom_around_the_instants_under_them(browser: Browser, report: Path) -> None:
+def test_pinching_keeps_the_instants_under_both_fingers(browser: Browser, report: Path) -> None:
     page = browser.open(report.as_uri(), width=390, touch=True)
     wait(page, SHOWN)
     page.locator("#chart").scroll_into_view_if_needed()
@@ -245,7 +245,7 @@ def test_the_chart_is_saved_as_a_png(browser: Browser, report: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280, 1440])
-def test_nothing_leaves_the_page_at_any_width(browser: Browser, report: Path, width: int) -> None:
+def test_the_page_never_scrolls_sideways(browser: Browser, report: Path, width: int) -> None:
     page = browser.open(report.as_uri(), width=width)
     wait(page, SHOWN)
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -261,7 +261,7 @@ def test_the_page_is_accessible(
     assert faults_of(page) == []
 
 
-def test_a_fault_of_accessibility_is_found(
+def test_the_accessibility_check_finds_an_input_without_a_label(
     browser: Browser, report: Path, faults_of: Callable[[Any], list[str]]
 ) -> None:
     page = browser.open(report.as_uri())

@@ -157,7 +157,7 @@ def test_a_wait_says_after_how_many_seconds_the_answer_may_differ() -> None:
 
 
 @pytest.mark.parametrize("silent, kind", [(0, Probe), (BLIND_AFTER, Send)])
-def test_a_blind_client_sends_no_probe(silent: int, kind: type) -> None:
+def test_a_client_without_counts_sends_no_probe(silent: int, kind: type) -> None:
     state = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), silent=silent)
     assert isinstance(decide(ask(), state), kind)
 
@@ -169,7 +169,7 @@ def test_a_full_minute_is_not_reported_as_a_used_up_share() -> None:
     assert verdict.reason is Reason.MINUTE_FULL
 
 
-def test_probes_beside_others_are_at_least_a_pause_apart() -> None:
+def test_while_others_are_active_probes_are_at_least_the_probe_pause_apart() -> None:
     state = beside_others(Minute(booked=600, others=200, reported=800), curve=STEADY)
     state.counted_at = 20.0
     verdict = decide(ask(50), state)
@@ -295,7 +295,7 @@ def test_in_any_state_a_charge_answers_and_books_as_the_rules_do(
 
 
 @pytest.mark.parametrize("after_ban", [False, True])
-def test_nearly_every_charge_of_a_first_minute_is_answered_without_the_rules(
+def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
     after_ban: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
@@ -348,7 +348,7 @@ def test_requests_above_the_count_of_a_refusal_are_probes() -> None:
         ("into a minute that others may have filled, before the likeliest", PROBE_PAUSE),
     ],
 )
-def test_the_end_of_a_wait_is_when_a_caller_finds_room_with_one_more_try(
+def test_the_end_of_a_wait_is_when_a_single_retry_should_find_room(
     name: str, end: float | None
 ) -> None:
     verdict = decide(CASES[name].ask, CASES[name].known())
@@ -371,7 +371,7 @@ def refusals_before_sending(state: Known, now: float, until: float, most: int) -
 
 @pytest.mark.parametrize("silent", [0, BLIND_AFTER])
 @pytest.mark.parametrize("booked", [FULL, LIMIT])
-def test_a_caller_asks_only_a_few_times_for_a_full_minute_of_undecided_weight(
+def test_a_full_minute_of_undecided_weight_refuses_a_caller_at_most_five_times(
     silent: int, booked: int
 ) -> None:
     full = Minute(booked, booked, [(30, booked)])
@@ -424,12 +424,12 @@ def test_bulk_work_leaves_single_calls_a_part_of_the_minute(
     assert verdict.reason is reason
 
 
-def test_single_calls_may_use_all_that_is_left() -> None:
+def test_single_calls_may_use_the_whole_budget() -> None:
     asked, state = with_singles(FULL - 1, {K - 1: 20})
     assert decide(asked._replace(bulk=False), state) == Send()
 
 
-def test_the_largest_interactive_part_of_all_processes_counts() -> None:
+def test_the_largest_interactive_part_that_any_process_asked_for_is_kept() -> None:
     singles = {K - 1: 400}
     assert decide(*with_singles(FULL - 71, singles, asked_for=70)) == Send()
     verdict = decide(*with_singles(FULL - 70, singles, asked_for=70))
@@ -459,7 +459,7 @@ def test_a_wait_for_the_part_of_single_calls_ends_when_bulk_work_may_use_it() ->
     assert decide(asked._replace(now=60.0), state) == Send()
 
 
-def test_bulk_work_leaves_single_calls_their_part_beside_others_too() -> None:
+def test_bulk_work_leaves_single_calls_their_part_while_others_are_active() -> None:
     state = beside_others(Minute(booked=50, reported=250, others=200), curve=STEADY)
     state.ledger.minutes[K - 1].single = 20
     asked = ask()._replace(interactive=50)
@@ -471,7 +471,7 @@ def test_bulk_work_leaves_single_calls_their_part_beside_others_too() -> None:
     assert verdict.reason is Reason.OTHERS
 
 
-def test_a_refund_takes_back_the_use_of_a_single_call() -> None:
+def test_a_refund_of_a_single_call_lowers_the_use_of_single_calls() -> None:
     bucket = Bucket(known())
     receipts = [bucket.charge(20.0, 3), bucket.charge(20.0, 5, bulk=True), bucket.charge(20.0, 2)]
     minute = bucket.known.ledger.minutes[K]
@@ -520,7 +520,7 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 400, 1_001, 40),  # copies never exceed the limit
     ],
 )
-def test_beside_a_copy_our_part_grows_up_to_half_of_the_limit(
+def test_while_a_copy_is_active_our_part_grows_up_to_half_of_the_limit(
     theirs: list[int], ours: int, reported: int, part: int
 ) -> None:
     state = among_copies(theirs, ours, reported=reported)
@@ -530,7 +530,7 @@ def test_beside_a_copy_our_part_grows_up_to_half_of_the_limit(
     assert max(parts) == part
 
 
-def test_our_part_beside_a_copy_grows_from_our_best_of_the_last_five_minutes() -> None:
+def test_our_part_grows_from_the_most_that_we_used_in_the_last_five_minutes() -> None:
     state = among_copies(EARLY_ON, 350)
     state.ledger.minutes[K - 4] = Minute(410)
     state.ledger.minutes[K - 6] = Minute(500)  # more than five minutes ago
@@ -553,7 +553,7 @@ def test_a_refusal_does_not_reduce_our_part_beside_a_copy() -> None:
         ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # not early
     ],
 )
-def test_beside_more_than_one_copy_we_send_slowly(
+def test_while_several_copies_are_active_we_send_slowly(
     theirs: list[int], now: float, most: int | None
 ) -> None:
     state, asked = among_copies(theirs, 499, now=now), ask(now=now)
@@ -569,7 +569,7 @@ def test_beside_more_than_one_copy_we_send_slowly(
     assert verdict.seconds == pytest.approx(0.04)
 
 
-def test_beside_more_than_one_copy_we_keep_less_under_way() -> None:
+def test_while_several_copies_are_active_we_keep_less_weight_under_way() -> None:
     for theirs, most in ((500, 61), (501, 15)):
         state = among_copies([theirs] * 12, 499, now=19.0)
         minute = state.ledger.minutes[K]
@@ -609,7 +609,7 @@ def near_the_end(used: int) -> Known:
         (1, 990, True),
     ],
 )
-def test_a_heavy_probe_leaves_others_what_they_use_until_the_minute_ends(
+def test_a_heavy_probe_leaves_others_the_weight_that_they_will_use_before_the_minute_ends(
     weight: int, used: int, is_probe: bool
 ) -> None:
     verdict = decide(ask(weight, now=58.0), near_the_end(used))
@@ -617,7 +617,7 @@ def test_a_heavy_probe_leaves_others_what_they_use_until_the_minute_ends(
     assert is_probe or (isinstance(verdict, Wait) and verdict.reason is Reason.MINUTE_FULL)
 
 
-def test_after_a_start_bulk_work_leaves_single_calls_their_part() -> None:
+def test_in_the_first_minute_bulk_work_leaves_single_calls_their_part() -> None:
     state = known(Minute(booked=480, reported=480, single=20, interactive=50))
     state.cautious_until = 70.0  # the first answer came at 10 s: 500 at once, the rest evenly
     bulk = ask(now=10.0)._replace(bulk=True, interactive=50)

@@ -41,7 +41,7 @@ def timeval(seconds: int) -> bytes:
     return seconds.to_bytes(8, sys.byteorder, signed=True) + bytes(8)
 
 
-def test_linux_names_its_boot() -> None:
+def test_linux_identifies_a_boot_by_its_boot_id() -> None:
     assert boot_identity(MOMENT, reader(boot_id=ID)) == ID
     named = boot_identity(MOMENT)
     assert named == boot_identity(0.0)  # the real one, whatever the clocks say
@@ -58,7 +58,7 @@ def test_linux_names_its_boot() -> None:
         ("", True),
     ],
 )
-def test_a_time_namespace_with_another_clock_counts_as_another_boot(
+def test_a_time_namespace_with_an_offset_boot_clock_counts_as_another_boot(
     offsets: str, is_same: bool
 ) -> None:
     outside = boot_identity(MOMENT, reader(boot_id=ID))
@@ -66,7 +66,7 @@ def test_a_time_namespace_with_another_clock_counts_as_another_boot(
     assert is_same_boot(outside, inside) is is_same
 
 
-def test_macos_names_its_boot_session() -> None:
+def test_macos_identifies_a_boot_by_its_session_uuid() -> None:
     values = kernel(bootsessionuuid=ID.encode() + b"\0", boottime=timeval(int(MOMENT)))
     assert boot_identity(MOMENT, reader(), values) == ID
 
@@ -82,7 +82,7 @@ def test_macos_names_its_boot_session() -> None:
     ],
     ids=["FreeBSD", "an empty name", "no moment", "nothing", "OpenBSD"],
 )
-def test_other_systems_name_a_boot_by_its_moment(
+def test_other_systems_identify_a_boot_by_its_time(
     values: Callable[[str], bytes],
 ) -> None:
     named = boot_identity(MOMENT, reader(), values)
@@ -92,12 +92,14 @@ def test_other_systems_name_a_boot_by_its_moment(
     assert not is_same_boot(named, after)
 
 
-def test_a_kernel_without_the_sysctl_call_names_the_boot_by_its_moment() -> None:
+def test_a_kernel_without_sysctl_identifies_a_boot_by_its_time() -> None:
     assert is_same_boot(boot_identity(MOMENT, reader()), f"since {MOMENT:.0f}")
 
 
 @pytest.mark.parametrize("answer", [0, -1])
-def test_a_missing_value_of_the_kernel_raises(answer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sysctl_name_that_the_kernel_lacks_raises_os_error(
+    answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def sysctlbyname(_name: bytes, value: ctypes.Array[ctypes.c_char], *_: object) -> int:
         value.value = b"here"
         return answer
@@ -125,6 +127,8 @@ def test_a_missing_value_of_the_kernel_raises(answer: int, monkeypatch: pytest.M
         ("since 1000", "since then", False),
     ],
 )
-def test_names_of_one_boot_are_the_same(one: str, other: str, same: bool) -> None:
+def test_two_identities_match_only_if_they_are_of_one_boot(
+    one: str, other: str, same: bool
+) -> None:
     assert is_same_boot(one, other) is same
     assert is_same_boot(other, one) is same

@@ -143,7 +143,7 @@ TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_step_table(name: str) -> None:
+def test_the_bucket_charges_and_waits_as_the_step_table_says(name: str) -> None:
     make, steps = TABLES[name]
     made = make()
     for step in steps:
@@ -156,7 +156,7 @@ def test_step_table(name: str) -> None:
             made.settle(answer, step.at + 0.05, step.used, NOON + int(step.at))
 
 
-def test_a_bucket_with_a_past_knows_one_minute() -> None:
+def test_a_bucket_that_has_used_a_minute_knows_only_the_minute_before() -> None:
     assert list(bucket().known.ledger.minutes) == [int(NOON // 60) - 1]
     assert bucket(known=False).known.ledger.minutes == {}
 
@@ -176,7 +176,7 @@ def test_lost_weight_stays_charged_in_every_possible_minute() -> None:
     assert (made.usage(56).used, made.usage(61).used) == (6, 6)
 
 
-def test_a_count_without_the_lost_weight_gives_it_back() -> None:
+def test_a_count_that_excludes_lost_weight_releases_it() -> None:
     made = bucket(100, reserve=10)
     fill(made, 1, 10)
     made.lose(take(made, 2, 40), 3)
@@ -185,7 +185,7 @@ def test_a_count_without_the_lost_weight_gives_it_back() -> None:
     assert made.usage(21).used == 11
 
 
-def test_a_count_with_the_lost_weight_keeps_it_charged() -> None:
+def test_a_count_that_includes_lost_weight_keeps_it_charged() -> None:
     made = bucket(100, reserve=10)
     fill(made, 1, 10)
     made.lose(take(made, 2, 40), 3)
@@ -193,7 +193,7 @@ def test_a_count_with_the_lost_weight_keeps_it_charged() -> None:
     assert (made.usage(21).used, made.usage(21).in_flight) == (51, 0)
 
 
-def test_one_count_decides_all_lost_weight_of_a_second() -> None:
+def test_lost_weight_of_one_second_is_one_undecided_amount() -> None:
     made = bucket(100)
     fill(made, 1, 1)
     for _ in range(3):
@@ -202,7 +202,7 @@ def test_one_count_decides_all_lost_weight_of_a_second() -> None:
     assert [weight for _, weight in minute.undecided] == [15]
 
 
-def test_a_probe_of_a_full_minute_goes_when_it_can_decide_lost_weight() -> None:
+def test_a_full_minute_is_probed_once_a_count_can_decide_the_lost_weight() -> None:
     made = bucket(10, reserve=1)
     fill(made, 1, 1)
     made.lose(take(made, 2, 8), 2.5)
@@ -221,7 +221,7 @@ def test_a_lower_header_never_lowers_the_count() -> None:
     assert made.usage(3).used >= 51
 
 
-def test_a_lagging_header_hides_none_of_our_weight() -> None:
+def test_a_header_below_our_own_weight_does_not_reduce_what_we_have_booked() -> None:
     made = bucket()
     fill(made, 1, 30, used=1)
     assert made.usage(2).used == 30
@@ -235,7 +235,7 @@ def test_others_are_the_excess_of_the_header_over_our_weight() -> None:
 
 
 @pytest.mark.parametrize("used", [None, 5])
-def test_an_answer_without_date_far_from_a_rollover_belongs_to_this_minute(
+def test_an_answer_without_a_date_far_from_a_rollover_counts_in_the_current_minute(
     used: int | None,
 ) -> None:
     made = bucket(off=1.0)
@@ -275,7 +275,7 @@ def test_the_first_request_after_idling_is_a_probe() -> None:
     assert take(made, 600).probe
 
 
-def test_beside_others_the_first_request_of_each_minute_is_a_probe() -> None:
+def test_while_others_are_active_the_first_request_of_each_minute_is_a_probe() -> None:
     made = bucket()
     fill(made, 1, 1, used=30)
     assert take(made, 61).probe
@@ -315,7 +315,7 @@ def test_a_probe_beside_a_little_weight_of_others_stays_within_the_limit(
     assert count >= 1000 - 2 - made.usage(now).reserve
 
 
-def test_the_moment_of_the_last_probe_changes_from_minute_to_minute() -> None:
+def test_the_last_probe_of_a_minute_is_sent_at_varying_seconds() -> None:
     made = bucket(100, reserve=1, off=1.0)
     leads = list[float]()
     for k in range(3):
@@ -347,7 +347,9 @@ def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly
     assert sent_at_once(made, 62.6) == 2375
 
 
-def test_two_clients_that_start_together_fit_into_a_minute_and_can_read_the_market() -> None:
+def test_a_starting_client_sends_enough_for_the_whole_market_and_at_most_half_of_the_limit() -> (
+    None
+):
     made = bucket(2400, reserve=0.01, off=1.0, known=False)
     fill(made, 0.5, 1, used=2)
     assert 840 <= 1 + sent_at_once(made, 0.6) <= 2400 / 2
@@ -363,7 +365,7 @@ def test_a_client_sends_evenly_until_it_has_seen_60_s() -> None:
     assert 2376 <= sum(sent) <= 2377  # one of them is a probe
 
 
-def test_ten_minutes_without_an_answer_count_as_a_start() -> None:
+def test_after_more_than_ten_minutes_without_an_answer_a_client_sends_as_after_a_start() -> None:
     for minutes, at_once in ((10, 2376), (12, 1200)):
         made = bucket(2400, reserve=24)
         fill(made, 2.0, 1, used=1)
@@ -386,7 +388,7 @@ def test_a_full_minute_that_may_be_over_is_probed_only_once() -> None:
     assert take(made, 121.1).probe
 
 
-def test_a_later_count_shows_that_a_count_near_the_rollover_was_the_new_minutes() -> None:
+def test_a_later_count_moves_a_count_from_near_the_rollover_into_the_new_minute() -> None:
     made = bucket(2400, off=1.0, known=False)
     made.settle(take(made, 59.5), 59.6, 1500, None)
     fill(made, 61.1, 1, used=1502)
@@ -394,7 +396,7 @@ def test_a_later_count_shows_that_a_count_near_the_rollover_was_the_new_minutes(
     assert made.known.ledger.minutes[int(NOON // 60) + 1].others == 1500
 
 
-def test_our_weight_under_way_may_hide_as_much_of_others() -> None:
+def test_we_assume_that_others_used_as_much_unseen_weight_as_we_have_under_way() -> None:
     alone, busy = bucket(2400), bucket(2400)
     for made, size in ((alone, 0), (busy, 200)):
         fill(made, 10, 1, used=101)
@@ -426,11 +428,11 @@ def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
     return over + sum(1 for k in range(1, minutes) if ours[k] + rate * 60 > made.known.limit)
 
 
-def test_steady_others_find_room() -> None:
+def test_while_others_are_steady_the_limit_is_never_exceeded() -> None:
     assert steadily(bucket(1000, reserve=10), rate=10, minutes=6, size=2) == 0
 
 
-def test_beside_steady_others_we_use_the_rest() -> None:
+def test_while_others_are_steady_we_use_the_rest() -> None:
     made = bucket(1000, reserve=10)
     steadily(made, rate=10, minutes=6, size=2)
     minute = made.known.ledger.minutes[int(NOON // 60) + 5]
@@ -462,7 +464,9 @@ OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # our probes come on top of i
 
 
 @pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), OURS_AND_NO_PROBE)])
-def test_a_part_of_what_we_used_in_the_minute_before_is_always_ours(had: int, part: int) -> None:
+def test_however_much_others_use_we_keep_part_of_what_we_used_a_minute_ago(
+    had: int, part: int
+) -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, had)
     fill(made, 30, 1, used=1000)  # others need the whole limit
@@ -471,7 +475,7 @@ def test_a_part_of_what_we_used_in_the_minute_before_is_always_ours(had: int, pa
         assert 1 + sent_at_once(made, 60 * k + 1.2) == part
 
 
-def test_after_a_refusal_no_part_is_ours() -> None:
+def test_after_a_refusal_we_keep_no_part_for_ourselves() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1)
     fill(made, 30, 1, used=1000)
@@ -480,7 +484,7 @@ def test_after_a_refusal_no_part_is_ours() -> None:
     assert sent_at_once(made, 61.2) == 0
 
 
-def test_beside_others_we_keep_little_under_way() -> None:
+def test_while_others_are_active_we_keep_little_weight_under_way() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1, used=100)
     made.known.others.curves[int(NOON // 60)] = Curve(fastest=0.0)
@@ -539,7 +543,7 @@ def go_blind(made: Bucket, now: float = 1.0) -> None:
         made.settle(take(made, now), now, None, NOON + int(now))
 
 
-def test_without_headers_we_rely_on_our_books_with_a_larger_reserve() -> None:
+def test_without_headers_a_larger_reserve_applies_to_our_own_books() -> None:
     made = bucket(100, known=False)
     go_blind(made)
     made.known.cautious_until = UNKNOWN
@@ -549,13 +553,13 @@ def test_without_headers_we_rely_on_our_books_with_a_larger_reserve() -> None:
     assert refuse(made, 3) == POLL
 
 
-def test_a_large_reserve_does_not_grow_without_headers() -> None:
+def test_a_reserve_above_the_blind_reserve_stays_the_same_without_headers() -> None:
     made = bucket(100, reserve=40, known=False)
     go_blind(made)
     assert made.usage(2).reserve == 40
 
 
-def test_the_first_header_ends_blindness() -> None:
+def test_the_first_header_makes_us_use_counts_again() -> None:
     made = bucket(100, known=False)
     go_blind(made)
     fill(made, 2, 1)
@@ -565,7 +569,7 @@ def test_the_first_header_ends_blindness() -> None:
 # -- which minute it was -----------------------------------------------------------------------
 
 
-def test_each_answer_narrows_the_clock() -> None:
+def test_each_answer_narrows_the_interval_of_the_server_clock() -> None:
     made = bucket(off=2.5)
     made.settle(take(made, 10), 10.1, 1, NOON + 8)
     clock = made.known.clock
@@ -574,7 +578,7 @@ def test_each_answer_narrows_the_clock() -> None:
     assert (clock.lo - NOON, clock.hi - NOON) == pytest.approx((0.9 - EDGE, -1 + EDGE), abs=0.01)
 
 
-def test_the_clocks_drift_apart() -> None:
+def test_the_interval_of_the_server_clock_widens_with_time() -> None:
     made = bucket()
     take(made, 1000)
     assert made.known.clock.doubt == pytest.approx(0.1)
@@ -590,7 +594,7 @@ def test_a_single_wrong_date_is_not_trusted() -> None:
     assert (made.usage(3).used, made.known.ledger.newest) == (51, int(NOON // 60))
 
 
-def test_several_equal_wrong_dates_are_trusted_and_loosen_nothing() -> None:
+def test_several_equal_wrong_dates_are_trusted_and_no_weight_is_forgotten() -> None:
     made = bucket()
     fill(made, 1, 60)
     for n in range(CONTRADICTIONS):
@@ -607,7 +611,7 @@ def test_the_first_date_is_trusted_at_once() -> None:
     assert made.usage(2).resets_at.timestamp() == NOON + 3660
 
 
-def test_a_wrong_clock_costs_one_probe_and_no_refusal() -> None:
+def test_an_unconfirmed_clock_costs_one_probe_and_no_refusal() -> None:
     made = bucket(100, reserve=2, off=2.0)
     receipt = take(made, 30, 98)
     made.settle(receipt, 30.1, 98, None)
@@ -619,7 +623,7 @@ def test_a_wrong_clock_costs_one_probe_and_no_refusal() -> None:
     assert isinstance(take(made, 60.1, 90), Receipt)
 
 
-def test_a_minute_that_is_over_never_comes_back() -> None:
+def test_a_request_is_never_booked_to_a_minute_that_is_over() -> None:
     made = bucket()
     made.known.ledger.newest = int(NOON // 60) + 1
     assert take(made, 49).first == made.known.ledger.newest
@@ -714,7 +718,7 @@ def test_a_single_wrong_date_is_not_trusted_after_a_cooldown() -> None:
 
 
 @pytest.mark.parametrize("off", WRONG)
-def test_requests_go_on_after_trusted_dates_that_were_wrong(off: float) -> None:
+def test_sending_resumes_within_two_minutes_after_trusted_dates_proved_wrong(off: float) -> None:
     made = guessed(limit=1000)
     flying = [made._book(made.question(1.0, 1), False) for _ in range(20)]
     for n, receipt in enumerate(flying):  # the first is wrong, all others are right
@@ -757,7 +761,7 @@ def test_an_impossible_date_is_ignored(date: float, is_guess: bool) -> None:
 
 
 @pytest.mark.parametrize("wall", [-62_135_596_000.0, -1e6, 0.0, 1.0, 1e6, NOON])
-def test_without_a_cooldown_no_clock_shows_one(wall: float) -> None:
+def test_without_a_cooldown_no_clock_error_invents_one(wall: float) -> None:
     made = Bucket(Known(100, ServerClock(wall - 2.5, wall + 2.5, 0.0, dated=False)))
     usage = made.usage(0.0)
     assert usage.held_until is usage.banned_until is None
@@ -768,7 +772,7 @@ def test_without_a_cooldown_no_clock_shows_one(wall: float) -> None:
 @pytest.mark.parametrize("late", [57.0, 120.0, HOUR, 24 * HOUR, 400 * 24 * HOUR])
 @pytest.mark.parametrize("off", [-1e6, -HOUR, HOUR, 1e6])
 @pytest.mark.parametrize("is_guess", [False, True])
-def test_late_answers_never_make_the_clock_wider_than_a_minute(
+def test_late_answers_never_widen_the_clock_interval_beyond_a_minute(
     late: float, off: float, is_guess: bool
 ) -> None:
     made = guessed() if is_guess else bucket(off=1.0)
@@ -835,7 +839,7 @@ def test_a_request_is_not_sent_into_a_cooldown_that_began_after_its_charge() -> 
     assert made.sending(receipt, 60.1) is None  # the cooldown is over, but so is its patience
 
 
-def test_a_request_with_a_forgotten_minute_is_not_sent() -> None:
+def test_a_request_whose_minute_is_no_longer_in_the_books_is_not_sent() -> None:
     made = bucket(100)
     receipt = take(made, 1)
     made.known.ledger.minutes.clear()  # another process replaced the shared state
@@ -851,7 +855,7 @@ def test_a_late_ambiguous_answer_counts_in_each_minute_up_to_now() -> None:
     assert (made.usage(75).used, made.known.ledger.minutes[int(NOON // 60)].used) == (7, 7)
 
 
-def test_a_late_answer_is_moved_to_the_minute_that_it_shows() -> None:
+def test_a_late_answer_is_booked_to_the_minute_of_its_date() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
     made.settle(receipt, 75, 7, NOON + 31)  # counted at once, answered late
@@ -905,7 +909,7 @@ def test_a_late_loss_is_booked_only_to_possible_minutes(
         ("window", 10.0),
     ],
 )
-def test_room_is_expected_when_its_obstacle_ends(name: str, wait: float) -> None:
+def test_room_is_expected_when_the_reason_of_the_wait_ends(name: str, wait: float) -> None:
     made = bucket(100, reserve=0 if name in ("in flight", "lost, and no reserve") else 1)
     if name == "hold":
         made.hold(2, 30)
@@ -933,7 +937,7 @@ def test_room_is_expected_when_its_obstacle_ends(name: str, wait: float) -> None
     assert repr(made.known) == before  # asking changes nothing
 
 
-def test_room_is_expected_when_every_possible_minute_has_it() -> None:
+def test_room_is_expected_when_every_possible_minute_has_room() -> None:
     made = bucket(100)
     fill(made, 1, 1)
     made.known.ledger.open_minute(int(NOON // 60) + 1).booked = 100
@@ -941,7 +945,7 @@ def test_room_is_expected_when_every_possible_minute_has_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["full", "held"])
-def test_a_caller_who_comes_back_when_room_is_expected_finds_it_despite_drift(name: str) -> None:
+def test_despite_clock_drift_a_caller_finds_room_when_it_is_expected(name: str) -> None:
     made = bucket(100)
     fill(made, 1, 99)
     if name == "held":
@@ -951,7 +955,7 @@ def test_a_caller_who_comes_back_when_room_is_expected_finds_it_despite_drift(na
     assert isinstance(made.charge(2 + room + 1e-6, 1), Receipt)
 
 
-def test_decided_lost_weight_makes_room_before_the_minute_ends() -> None:
+def test_room_is_expected_when_a_probe_can_decide_lost_weight() -> None:
     made = bucket(100, reserve=1)
     made.lose(take(made, 49, 99), 59)
     assert made.room_in(59.5, 1) == 0.0  # a probe may go, which decides the lost weight
@@ -961,7 +965,7 @@ def test_decided_lost_weight_makes_room_before_the_minute_ends() -> None:
 # -- other limits of the exchange ----------------------------------------------------------------
 
 
-def test_the_tightest_limit_of_any_span_is_kept() -> None:
+def test_a_request_is_sent_only_if_every_announced_limit_has_room() -> None:
     made = bucket(1000)
     made.set_limits(0.0, 500, [Limit(10, 100, False), Limit(86_400, 150, False)])
     fill(made, 1, 90)
@@ -1020,7 +1024,7 @@ def test_a_limit_per_second_is_used_in_each_second(most: int, requests: bool) ->
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4])
 @pytest.mark.parametrize("share", [1.0, 0.1])
-def test_the_smallest_limit_is_used(limit: int, share: float) -> None:
+def test_even_a_tiny_limit_is_used_and_never_exceeded(limit: int, share: float) -> None:
     made = bucket(2400, share=share)
     made.set_limits(0.0, limit, [])
     fill(made, 1, 1)
@@ -1062,7 +1066,7 @@ def test_a_limit_announced_later_begins_with_what_was_used_before() -> None:
     assert made.usage(25).remaining == 100
 
 
-def test_a_limit_announced_again_goes_on_and_one_that_is_not_ends() -> None:
+def test_a_repeated_limit_keeps_its_count_and_an_omitted_limit_ends() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(10, 100, False)])
     fill(made, 1, 30)
@@ -1072,7 +1076,7 @@ def test_a_limit_announced_again_goes_on_and_one_that_is_not_ends() -> None:
     assert made.usage(2).remaining == 770
 
 
-def test_with_a_limit_of_another_span_no_request_is_sent_after_its_patience() -> None:
+def test_under_a_limit_of_another_span_a_request_older_than_its_patience_is_not_sent() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(1, 10, False)])
     receipt = take(made, 1)
@@ -1108,7 +1112,7 @@ def test_a_refusal_cools_down_until_the_next_minute_or_longer(after: float, unti
     assert made.usage(until + 0.1).held_until is None
 
 
-def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
+def test_the_surge_expected_after_a_refusal_fades() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
     made.refused(5.1, 0.0)  # in the same cooldown: counted once
@@ -1119,7 +1123,7 @@ def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
     assert made.known.others.expected_surge < 30
 
 
-def test_a_ban_teaches_nothing_about_others() -> None:
+def test_a_ban_does_not_change_the_expected_surge() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
     made.refused(65, 120.0, ban=True)
@@ -1194,7 +1198,7 @@ def test_after_that_hour_requests_above_the_refused_count_go_one_at_a_time() -> 
 
 
 @pytest.mark.parametrize("used", [99, 1000, 1001])
-def test_a_refusal_at_the_limit_or_far_below_it_does_not_lower_the_limit(used: int) -> None:
+def test_a_refusal_at_above_or_far_below_the_limit_does_not_lower_it(used: int) -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=used)
     assert made.usage(2).limit == 1000
@@ -1220,7 +1224,7 @@ def test_a_refusal_above_the_limit_does_not_lower_the_limit() -> None:
     assert made.known.others.refused_count == 0
 
 
-def test_after_a_start_near_a_rollover_beside_others_a_second_probe_follows() -> None:
+def test_after_a_start_near_a_rollover_while_others_are_active_a_second_probe_follows() -> None:
     made = bucket(2400, off=1.0, known=False)
     probe = take(made, 59.5)
     made.settle(probe, 59.6, 2300, None)

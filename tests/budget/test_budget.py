@@ -140,7 +140,7 @@ def test_all_users_of_one_budget_share_its_pools(clock: Time) -> None:
     budget.close()
 
 
-def test_a_process_pool_does_what_the_bucket_does(clock: Time) -> None:
+def test_the_pool_of_one_process_passes_each_call_on_to_its_bucket(clock: Time) -> None:
     pool = ProcessBudget(limit=100, reserve=0, clock=clock, wall=clock.wall).pool("a")
     use(pool, clock, 10)
     pool.refund(take(pool, 5))
@@ -168,7 +168,7 @@ def test_an_invalid_share_is_refused(share: float) -> None:
         ProcessBudget(share=share)
 
 
-def test_interactive_is_a_share_of_the_limit() -> None:
+def test_interactive_must_be_between_0_and_1() -> None:
     for sound in (0.0, 1):
         ProcessBudget(interactive=sound)
     with pytest.raises(ValueError, match="interactive must be 0 to 1"):
@@ -197,7 +197,7 @@ def test_bulk_work_leaves_room_after_single_calls(
     assert isinstance(pool.charge(left), Receipt)
 
 
-def test_reserve_and_share_keep_room(clock: Time) -> None:
+def test_a_pool_leaves_the_reserve_and_the_rest_of_its_share_unused(clock: Time) -> None:
     pool = ProcessBudget(limit=100, reserve=20, share=0.5, clock=clock, wall=clock.wall).pool("a")
     use(pool, clock)
     assert isinstance(pool.charge(49), Receipt)
@@ -262,7 +262,7 @@ def test_every_type_of_real_number_is_a_valid_reserve_and_share(clock: Time) -> 
 
 
 @BOTH
-def test_two_processes_draw_on_one_count(make: Make, clock: Time) -> None:
+def test_two_processes_share_one_count(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     take(one, 60)
@@ -273,7 +273,9 @@ def test_two_processes_draw_on_one_count(make: Make, clock: Time) -> None:
 
 
 @BOTH
-def test_a_killed_process_costs_only_what_it_had_in_flight(make: Make, clock: Time) -> None:
+def test_weight_of_a_killed_process_is_free_again_in_the_next_minute(
+    make: Make, clock: Time
+) -> None:
     killed, other = make(), make()
     use(killed, clock, 10)
     take(killed, 30)
@@ -297,7 +299,7 @@ def test_all_processes_share_one_clock_and_one_ban(make: Make, clock: Time) -> N
 
 
 @BOTH
-def test_one_probe_of_all_processes_goes_first(make: Make, clock: Time) -> None:
+def test_all_processes_wait_for_a_single_probe(make: Make, clock: Time) -> None:
     one, other = make(), make()
     first = take(one)
     assert first.probe
@@ -308,7 +310,7 @@ def test_one_probe_of_all_processes_goes_first(make: Make, clock: Time) -> None:
 
 @BOTH
 @pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
-def test_what_one_process_learns_the_others_know(what: str, make: Make, clock: Time) -> None:
+def test_what_one_process_learns_every_process_knows(what: str, make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one, 5)
@@ -334,7 +336,7 @@ def test_all_processes_obey_a_limit_that_one_of_them_has_read(make: Make, clock:
 
 
 @BOTH
-def test_the_fullest_record_fits_into_its_page(make: Make, clock: Time) -> None:
+def test_the_longest_record_fits_into_its_page(make: Make, clock: Time) -> None:
     clock.now = 1e7
     pool = make()
     pool.set_limits(9_999_999, [Limit(n, 10**12, n % 2 > 0) for n in (2, 10, 61, 86_400)])
@@ -395,7 +397,7 @@ def test_a_restart_during_a_ban_sends_nothing(
 
 
 @BOTH
-def test_a_clock_wrong_by_an_hour_loosens_nothing(make: Make, clock: Time) -> None:
+def test_a_clock_that_is_wrong_by_an_hour_forgets_no_used_weight(make: Make, clock: Time) -> None:
     use(make(), clock, 90)
     for wrong in (-3600, 3600):
         clock.wall = lambda wrong=wrong: NOON + clock.now + wrong  # type: ignore[misc, method-assign]
@@ -403,7 +405,9 @@ def test_a_clock_wrong_by_an_hour_loosens_nothing(make: Make, clock: Time) -> No
 
 
 @BOTH
-def test_after_the_machine_slept_another_minute_is_expected(make: Make, clock: Time) -> None:
+def test_after_a_suspended_machine_resumes_the_first_request_is_a_probe_of_a_new_minute(
+    make: Make, clock: Time
+) -> None:
     pool = make()
     use(pool, clock, 90)
     clock.now += 8 * 3600
@@ -501,7 +505,7 @@ def test_calls_in_quick_succession_get_a_lease_even_if_none_waits(make: Make, cl
 
 
 @BOTH
-def test_a_heavy_call_takes_no_lease_for_the_calls_behind_it(make: Make, clock: Time) -> None:
+def test_a_call_of_weight_5_leases_nothing_for_the_waiting_calls(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
     assert isinstance(pool.charge(5, 3), Receipt)
@@ -562,7 +566,7 @@ def test_no_lease_is_sent_after_a_cooldown_of_another_process_began(
 
 
 @BOTH
-def test_many_settlements_are_written_at_once(make: Make, clock: Time) -> None:
+def test_settlements_are_written_before_too_many_are_pending(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
     receipts = [take(pool) for _ in range(MAX_LATE_SETTLEMENTS + 2)]
@@ -661,7 +665,7 @@ def test_one_warning_is_logged_when_no_file_can_be_made(
 
 
 @pytest.mark.parametrize("when", ["lock", "read", "write", "unlock"])
-def test_when_the_file_fails_a_process_goes_on_alone_with_what_it_knows(
+def test_when_the_file_fails_a_process_continues_alone_and_keeps_its_used_weight(
     when: str,
     make: Make,
     clock: Time,
@@ -725,7 +729,7 @@ def test_without_any_header_the_record_still_fits(make: Make, clock: Time) -> No
 
 
 @BOTH
-def test_after_closing_what_was_charged_stays_charged(make: Make, clock: Time) -> None:
+def test_charges_stay_after_their_pool_is_closed(make: Make, clock: Time) -> None:
     pool = make()
     use(pool, clock, 10)
     take(pool, 20)

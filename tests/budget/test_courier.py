@@ -61,7 +61,7 @@ def keeper() -> Keeper:
     return Keeper(wall_time)
 
 
-async def test_calls_are_admitted_through_the_server(keeper: Keeper) -> None:
+async def test_members_that_share_a_server_share_one_count(keeper: Keeper) -> None:
     one, other = Member(keeper), Member(keeper)
     await asyncio.gather(*(member.call() for member in (one, other) for _ in range(50)))
     await one.courier.aclose()
@@ -72,7 +72,9 @@ async def test_calls_are_admitted_through_the_server(keeper: Keeper) -> None:
     await third.courier.aclose()
 
 
-async def test_a_lone_call_takes_little_more_than_one_call_of_the_server(keeper: Keeper) -> None:
+async def test_a_single_call_costs_little_more_than_one_round_trip_to_the_server(
+    keeper: Keeper,
+) -> None:
     member = Member(keeper)
     await member.call()
     calls = keeper.calls
@@ -97,7 +99,9 @@ async def test_closing_returns_what_was_charged_in_advance(keeper: Keeper) -> No
         await member.courier.aclose()
 
 
-async def test_closing_during_a_request_leaves_it_charged_and_ends(keeper: Keeper) -> None:
+async def test_closing_during_a_request_keeps_its_charge_and_stops_all_tasks(
+    keeper: Keeper,
+) -> None:
     one, other = Member(keeper), Member(keeper)
     await one.call()
     async with one.governor.reserve(7):
@@ -110,7 +114,9 @@ async def test_closing_during_a_request_leaves_it_charged_and_ends(keeper: Keepe
     await other.courier.aclose()
 
 
-async def test_closing_during_a_call_of_the_server_gives_its_weight_back(keeper: Keeper) -> None:
+async def test_closing_during_a_call_to_the_server_refunds_the_weight_of_the_cancelled_request(
+    keeper: Keeper,
+) -> None:
     one, other = Member(keeper), Member(keeper)
     await one.call()
     one.link.delay = 0.1
@@ -125,7 +131,7 @@ async def test_closing_during_a_call_of_the_server_gives_its_weight_back(keeper:
     await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_a_server_that_does_not_answer_delays_no_end(keeper: Keeper) -> None:
+async def test_closing_takes_seconds_even_if_the_server_does_not_answer(keeper: Keeper) -> None:
     member = Member(keeper)
     await member.call()
     async with member.governor.reserve(1):
@@ -135,7 +141,7 @@ async def test_a_server_that_does_not_answer_delays_no_end(keeper: Keeper) -> No
         assert steady() - began < 10.0
 
 
-async def test_a_ban_reaches_everybody_within_a_round_trip(keeper: Keeper) -> None:
+async def test_a_ban_reaches_every_member_within_a_round_trip(keeper: Keeper) -> None:
     members = [Member(keeper) for _ in range(4)]
     for member in members:
         member.link.delay = 0.01
@@ -147,7 +153,7 @@ async def test_a_ban_reaches_everybody_within_a_round_trip(keeper: Keeper) -> No
         await member.courier.aclose()
 
 
-async def test_a_ban_reaches_members_that_hear_no_news_with_their_next_charge(
+async def test_a_member_that_missed_the_news_of_a_ban_learns_it_with_its_next_charge(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Keeper, "tell", lambda *_: None)
@@ -181,7 +187,7 @@ async def test_without_a_server_at_the_start_calls_wait_for_the_next_minute(
     await member.courier.aclose()
 
 
-async def test_without_a_server_nothing_is_sent_where_that_was_asked_for(keeper: Keeper) -> None:
+async def test_without_a_server_a_member_that_is_set_to_wait_sends_nothing(keeper: Keeper) -> None:
     member = Member(keeper, "wait")
     member.link.is_refused = True
     with pytest.raises(BudgetExhaustedError) as caught:
@@ -192,7 +198,7 @@ async def test_without_a_server_nothing_is_sent_where_that_was_asked_for(keeper:
     await member.courier.aclose()
 
 
-async def test_an_error_that_no_server_should_raise_ends_nothing(
+async def test_an_unexpected_error_of_the_server_does_not_end_sharing(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member = Member(keeper)
@@ -209,7 +215,7 @@ async def test_an_error_that_no_server_should_raise_ends_nothing(
     await member.courier.aclose()
 
 
-async def test_a_fault_of_our_own_is_logged_and_ends_nothing(
+async def test_an_error_of_our_own_is_logged_and_does_not_end_sharing(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     member = Member(keeper)
@@ -227,7 +233,7 @@ async def test_a_fault_of_our_own_is_logged_and_ends_nothing(
     await member.courier.aclose()
 
 
-def test_a_library_that_swallows_a_cancellation_does_not_delay_the_end(
+def test_a_library_that_swallows_a_cancellation_cannot_block_the_end_of_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = Link.listen
@@ -268,7 +274,7 @@ def test_a_loop_that_ends_without_closing_returns_the_leases() -> None:
     run(look())
 
 
-def test_a_second_event_loop_goes_on_with_the_same_budget() -> None:
+def test_a_second_event_loop_continues_with_the_same_budget() -> None:
     kept, charged = list[Member](), list[int]()
 
     async def use() -> None:

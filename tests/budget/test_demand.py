@@ -54,14 +54,14 @@ def need(
 # -- of one process ----------------------------------------------------------------------------
 
 
-def test_a_poller_counts_the_pollers_before_it_and_a_stranger_counts_all() -> None:
+def test_a_poller_sees_the_demand_of_earlier_pollers_and_a_new_one_sees_all() -> None:
     pool = ProcessBudget().pool("")
     pool.declare("first", 100.0)
     pool.declare("second", 20.0)
     assert [pool.demand(key) for key in ("first", "second", "third")] == [0.0, 100.0, 120.0]
 
 
-def test_a_poller_that_begins_again_is_the_newest() -> None:
+def test_a_poller_that_declares_anew_comes_after_all_others() -> None:
     pool = ProcessBudget().pool("")
     pool.declare("first", 100.0)
     pool.declare("second", 20.0)
@@ -79,7 +79,7 @@ def test_a_poller_that_ends_has_no_demand() -> None:
     assert pool.demand("other") == 0.0
 
 
-def test_a_demand_neither_admits_nor_refuses_requests() -> None:
+def test_a_demand_does_not_affect_whether_requests_are_admitted() -> None:
     pool = ProcessBudget(limit=100).pool("")
     before = pool.usage
     pool.declare("greedy", 1e9)
@@ -102,7 +102,7 @@ def test_processes_that_share_a_budget_see_the_demand_of_each_other(tmp_path: Pa
     assert [pool.demand("poller") for pool in pools[1:]] == [0.0, 200.0]
 
 
-def test_two_pollers_that_begin_at_one_moment_have_an_order(tmp_path: Path) -> None:
+def test_two_pollers_that_begin_at_the_same_moment_still_have_an_order(tmp_path: Path) -> None:
     clock = Time()
     pools = [MachineBudget(directory=tmp_path, clock=clock).pool("x") for _ in range(2)]
     for pool in pools:
@@ -193,7 +193,9 @@ def test_the_demand_of_a_killed_process_ends_at_once(tmp_path: Path) -> None:
     assert len(pool._written().demands) == 1
 
 
-def test_a_forked_child_has_no_demand_and_its_end_keeps_the_parents_demand(tmp_path: Path) -> None:
+def test_a_forked_child_has_no_demand_of_its_own_and_its_exit_keeps_that_of_its_parent(
+    tmp_path: Path,
+) -> None:
     budgets = MachineBudget(directory=tmp_path), ProcessBudget()
     pools = [budget.pool("x") for budget in budgets]
     for pool in pools:
@@ -225,7 +227,7 @@ def test_a_forked_child_has_no_demand_and_its_end_keeps_the_parents_demand(tmp_p
         need(until=49.0),
     ],
 )
-def test_a_demand_that_is_over_or_impossible_is_dropped(wrong: Demand) -> None:
+def test_an_expired_or_impossible_demand_is_dropped(wrong: Demand) -> None:
     sound = need(2)
     assert believed([wrong, sound], 50.0) == [sound]
 
@@ -258,7 +260,7 @@ def test_a_record_that_is_too_long_loses_demands_first() -> None:
     assert fitted.state == known
 
 
-def test_a_merge_keeps_each_owners_demand_that_was_renewed_later() -> None:
+def test_a_merge_keeps_the_latest_demand_of_each_owner() -> None:
     older, newer, other = need(until=60.0), need(until=70.0), need(2)
     assert merged([older, other], [newer]) == [newer, other]
     assert merged([newer], [older, other]) == [newer, other]
@@ -268,7 +270,7 @@ def test_a_demand_replaces_the_previous_one_of_its_owner() -> None:
     assert with_own([need(weight=1.0), need(2)], need(), 50.0) == [need(2), need()]
 
 
-def test_the_demand_of_a_process_is_as_old_as_its_newest_poller() -> None:
+def test_a_process_has_the_sum_of_its_demands_and_the_age_of_its_newest_poller() -> None:
     declared = Declared()
     assert (declared.total, declared.since) == (0.0, -math.inf)
     assert declared.put("a", 5.0, 1.0, anew=False)

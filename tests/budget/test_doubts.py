@@ -97,7 +97,7 @@ def test_a_ban_alone_keeps_no_room_for_others() -> None:
     assert made.known.others.expected_surge == 0
 
 
-def test_answers_during_a_ban_do_not_end_the_caution_after_it() -> None:
+def test_after_a_ban_we_stay_cautious_whatever_answers_arrived_during_it() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
     receipt = take(made, 1.1)
@@ -114,7 +114,7 @@ def answer_without_count(made: Bucket, now: float, number: int) -> None:
         made.settle(receipt, now + 0.05, None, NOON + int(now))
 
 
-def test_after_a_recent_count_answers_without_one_do_not_make_us_blind() -> None:
+def test_answers_without_a_count_are_ignored_while_the_last_count_is_recent() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
     answer_without_count(made, 2.0, 200)
@@ -123,7 +123,7 @@ def test_after_a_recent_count_answers_without_one_do_not_make_us_blind() -> None
     assert made.known.is_blind
 
 
-def test_a_full_minute_of_answers_without_a_count_is_probed_until_one_comes() -> None:
+def test_a_full_minute_without_counts_is_probed_until_an_answer_has_one() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
     answer_without_count(made, 1.1, 1200)
@@ -137,7 +137,7 @@ def test_a_full_minute_of_answers_without_a_count_is_probed_until_one_comes() ->
     assert made.usage(7.1).remaining > 1100
 
 
-def test_probes_without_a_count_leave_half_of_the_reserve_for_the_last_probe() -> None:
+def test_probes_that_get_no_count_leave_half_of_the_reserve_to_the_last_probe() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
     answer_without_count(made, 1.1, 2375)
@@ -180,7 +180,7 @@ def test_a_count_that_falls_within_a_minute_shows_a_rolling_window() -> None:
         (115.0, 2),  # the next minute may have begun
     ],
 )
-def test_a_lower_count_with_another_reason_shows_no_rolling_window(
+def test_a_lower_count_that_has_another_explanation_does_not_show_a_rolling_window(
     later: float, count: int
 ) -> None:
     made = rolling()
@@ -190,7 +190,7 @@ def test_a_lower_count_with_another_reason_shows_no_rolling_window(
     assert not made.known.rolling_until
 
 
-def test_while_the_window_rolls_no_60_s_hold_more_than_the_limit() -> None:
+def test_while_the_window_rolls_we_never_exceed_the_limit_in_any_60_s() -> None:
     made = rolling()
     use(made, 75.0, 1, 2)
     sent: list[float] = []
@@ -203,7 +203,7 @@ def test_while_the_window_rolls_no_60_s_hold_more_than_the_limit() -> None:
     assert 40 * len(sent) > 0.75 * LIMIT * (400 - 76) / 60
 
 
-def test_a_rolling_count_near_a_rollover_shows_no_minute() -> None:
+def test_a_falling_count_of_a_rolling_window_does_not_start_a_new_minute() -> None:
     made = rolling()
     made.set_limits(62.0, None, [Limit(10, 1000, False)])
     use(made, 75.0, 1, 2)
@@ -213,7 +213,7 @@ def test_a_rolling_count_near_a_rollover_shows_no_minute() -> None:
     assert made.known.ledger.newest == K + 1
 
 
-def test_a_refusal_early_in_a_minute_at_the_count_before_it_shows_a_rolling_window() -> None:
+def test_a_refusal_early_in_a_minute_that_the_last_minute_explains_shows_a_rolling_window() -> None:
     made = bucket()
     use(made, 5.0, 2376, 2376)
     made.charge(62.0, 24)
@@ -222,7 +222,7 @@ def test_a_refusal_early_in_a_minute_at_the_count_before_it_shows_a_rolling_wind
 
 
 @pytest.mark.parametrize("now, used", [(62.1, 2401), (90.0, 2400)])
-def test_a_refusal_that_the_minute_before_does_not_explain_shows_others(
+def test_a_refusal_that_the_last_minute_does_not_explain_shows_others(
     now: float, used: int
 ) -> None:
     made = bucket()
@@ -233,7 +233,7 @@ def test_a_refusal_that_the_minute_before_does_not_explain_shows_others(
     assert made.known.others.expected_surge > 0
 
 
-def test_after_75_minutes_the_minutes_count_again() -> None:
+def test_after_75_minutes_we_assume_aligned_minutes_again() -> None:
     made = rolling()
     use(made, 75.0, 1, 2)
     later = 60.0 * (DISTRUST + 3) + 5
@@ -243,7 +243,7 @@ def test_after_75_minutes_the_minutes_count_again() -> None:
     assert made.known.windows == []
 
 
-def test_before_a_minutes_first_count_little_is_under_way_after_a_full_minute() -> None:
+def test_after_a_full_minute_we_keep_little_under_way_until_the_next_count() -> None:
     made = bucket()
     use(made, 5.0, 2376, 2376)
     assert at_once(made, 61.0) == UNSEEN_AT_ONCE

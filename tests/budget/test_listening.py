@@ -59,7 +59,7 @@ CHANGES: dict[str, Callable[[Pool, Receipt], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_each_listener_hears_of_a_change_once_and_sees_all_of_it(
+def test_each_listener_is_called_once_for_a_change_and_sees_the_complete_change(
     change: Callable[[Pool, Receipt], object], pool: Pool
 ) -> None:
     receipt = take(pool)
@@ -72,7 +72,7 @@ def test_each_listener_hears_of_a_change_once_and_sees_all_of_it(
     assert pool.usage != before or change is CHANGES["lose"]
 
 
-def test_questions_and_charges_call_no_listener(pool: Pool) -> None:
+def test_neither_reading_nor_charging_calls_a_listener(pool: Pool) -> None:
     calls: list[None] = []
     pool.listen(lambda: calls.append(None))
     receipt = take(pool)
@@ -153,7 +153,7 @@ def processes(memory: Memory) -> Iterator[tuple[Pool, Pool]]:
     other.close()
 
 
-def test_listeners_hear_once_of_a_record_that_another_process_wrote(
+def test_listeners_are_called_once_for_a_record_that_another_process_wrote(
     processes: tuple[Pool, Pool],
 ) -> None:
     one, other = processes
@@ -167,7 +167,7 @@ def test_listeners_hear_once_of_a_record_that_another_process_wrote(
     assert len(calls) == 1
 
 
-def test_listeners_hear_of_a_record_found_before_a_write(memory: Memory) -> None:
+def test_listeners_are_called_for_a_record_found_before_a_write(memory: Memory) -> None:
     now = NOW
     options = Options(limit=100, reserve=0, clock=lambda: now, wall=lambda: NOON + NOW)
     one, other = (MemoryBudget(memory, **options).pool("exchange") for _ in range(2))
@@ -181,7 +181,7 @@ def test_listeners_hear_of_a_record_found_before_a_write(memory: Memory) -> None
     assert len(calls) == 1
 
 
-def test_listeners_hear_of_a_settlement_that_waits_for_the_store(
+def test_listeners_are_called_for_a_settlement_that_is_not_yet_stored(
     processes: tuple[Pool, Pool], memory: Memory
 ) -> None:
     one, _ = processes

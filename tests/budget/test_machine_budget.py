@@ -24,7 +24,7 @@ from support.counting import calls_counted
 LIMIT = 300
 
 
-def test_processes_stay_within_one_limit_and_use_it(tmp_path: Path) -> None:
+def test_processes_together_use_one_limit_and_never_exceed_it(tmp_path: Path) -> None:
     young = 5.0 - time.time() % 60.0  # faster if they start early in a minute, right anyway
     exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=young)
     with exchange.in_thread(), running(exchange.url, 3, tmp_path) as processes:
@@ -45,7 +45,7 @@ def test_a_directory_may_be_a_path_or_a_string(tmp_path: Path) -> None:
         budget.close()
 
 
-def test_processes_go_on_after_another_one_was_killed() -> None:
+def test_killing_a_process_does_not_stop_the_others() -> None:
     kills(1)
 
 

@@ -144,7 +144,7 @@ def test_members_share_one_count(machines: Machines) -> None:
     assert other.usage.others == 0
 
 
-def test_all_members_together_use_the_budget_and_no_more(machines: Machines) -> None:
+def test_all_members_together_use_the_budget_and_never_exceed_it(machines: Machines) -> None:
     pools = [machines.member() for _ in range(3)]
     for pool in pools:
         machines.use(pool)
@@ -160,7 +160,9 @@ def test_all_members_together_use_the_budget_and_no_more(machines: Machines) -> 
     assert machines.booked() == total
 
 
-def test_a_lease_serves_the_calls_behind_the_first_without_the_server(machines: Machines) -> None:
+def test_a_lease_admits_the_waiting_calls_without_another_call_to_the_server(
+    machines: Machines,
+) -> None:
     pool = machines.member()
     machines.use(pool)
     machines.take(pool, waiting=9)
@@ -170,7 +172,7 @@ def test_a_lease_serves_the_calls_behind_the_first_without_the_server(machines: 
     assert machines.keeper.calls == calls
 
 
-def test_a_lot_grows_while_it_is_used_up(machines: Machines) -> None:
+def test_a_lease_doubles_each_time_it_is_used_up(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     lots, count = list[int](), 1
@@ -185,7 +187,7 @@ def test_a_lot_grows_while_it_is_used_up(machines: Machines) -> None:
     assert lots == [10, 19, 37, 73, LOT + 1, LOT + 1]
 
 
-def test_a_lease_that_nobody_used_goes_back_to_all(machines: Machines) -> None:
+def test_an_unused_lease_is_returned_after_its_life(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     machines.take(pool, waiting=9)
@@ -196,7 +198,7 @@ def test_a_lease_that_nobody_used_goes_back_to_all(machines: Machines) -> None:
     assert machines.booked() == 1 + 1
 
 
-def test_an_old_lease_is_not_sent(machines: Machines) -> None:
+def test_an_expired_lease_is_not_used(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     machines.take(pool, waiting=9)
@@ -204,7 +206,9 @@ def test_an_old_lease_is_not_sent(machines: Machines) -> None:
     assert not isinstance(pool.charge(1, 8), Receipt)
 
 
-def test_who_was_quicker_is_heard_of_in_the_same_call(machines: Machines) -> None:
+def test_a_swap_that_another_member_won_needs_only_one_more_call_to_the_server(
+    machines: Machines,
+) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -219,7 +223,7 @@ def test_who_was_quicker_is_heard_of_in_the_same_call(machines: Machines) -> Non
     assert machines.booked() == 1 + 1 + 7 + 1
 
 
-def test_who_was_late_is_next(machines: Machines) -> None:
+def test_a_member_whose_swap_came_too_late_is_served_next(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -238,7 +242,9 @@ def test_who_was_late_is_next(machines: Machines) -> None:
 
 
 @pytest.mark.parametrize("is_done", [True, False])
-def test_a_change_whose_answer_is_lost_is_made_once(machines: Machines, is_done: bool) -> None:
+def test_a_change_is_applied_once_even_if_its_answer_was_lost(
+    machines: Machines, is_done: bool
+) -> None:
     pool = machines.member()
     machines.use(pool)
     receipt = machines.take(pool, 10)
@@ -258,7 +264,7 @@ def test_a_change_whose_answer_is_lost_is_made_once(machines: Machines, is_done:
     assert (minute.booked, minute.unconfirmed) == (11 + out, out)
 
 
-def test_a_write_that_arrives_late_changes_nothing(machines: Machines) -> None:
+def test_a_delayed_write_that_was_already_replaced_changes_nothing(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     pool.charge(5)
@@ -270,7 +276,9 @@ def test_a_write_that_arrives_late_changes_nothing(machines: Machines) -> None:
     assert machines.booked() == 1 + 5
 
 
-def test_what_an_empty_server_has_lost_is_booked_again(machines: Machines) -> None:
+def test_members_book_their_weight_again_on_a_server_that_restarted_empty(
+    machines: Machines,
+) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one, 30)
     machines.use(other, 20)
@@ -289,7 +297,7 @@ def test_what_an_empty_server_has_lost_is_booked_again(machines: Machines) -> No
 
 
 @pytest.mark.parametrize("lost", [0.5, 1.5, *thorough(2.5, 3.5, 10.0)])
-def test_what_an_older_copy_has_lost_is_booked_again_and_no_more(
+def test_members_book_again_exactly_what_a_restored_older_record_lacks(
     machines: Machines, lost: float
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -303,7 +311,9 @@ def test_what_an_older_copy_has_lost_is_booked_again_and_no_more(
     assert machines.booked() == 120
 
 
-def test_members_that_book_again_are_not_expected_as_others(machines: Machines) -> None:
+def test_weight_that_members_book_again_no_longer_counts_as_that_of_others(
+    machines: Machines,
+) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one, 30)
     machines.use(other, 20)
@@ -323,7 +333,7 @@ def test_members_that_book_again_are_not_expected_as_others(machines: Machines) 
     assert shared.state.others.expected_until < minute
 
 
-def test_nothing_is_charged_while_members_book_again_and_then_one_goes_alone(
+def test_after_a_restart_members_first_book_again_and_then_send_a_single_probe(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -341,7 +351,7 @@ def test_nothing_is_charged_while_members_book_again_and_then_one_goes_alone(
     assert isinstance(machines.want(one), Wait)
 
 
-def test_a_record_that_is_damaged_is_written_anew_with_all_that_is_known(
+def test_a_damaged_record_is_rewritten_from_what_the_member_knows(
     machines: Machines,
 ) -> None:
     pool = machines.member()
@@ -355,7 +365,9 @@ def test_a_record_that_is_damaged_is_written_anew_with_all_that_is_known(
 
 
 @pytest.mark.parametrize("jump", [0.5, -0.5, 3600.0, -3600.0])
-def test_a_server_whose_clock_is_set_moves_nothing(machines: Machines, jump: float) -> None:
+def test_setting_the_servers_clock_does_not_change_the_members_time(
+    machines: Machines, jump: float
+) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one, 30)
     machines.use(other, 20)
@@ -369,7 +381,9 @@ def test_a_server_whose_clock_is_set_moves_nothing(machines: Machines, jump: flo
     assert ahead == {0.0}
 
 
-def test_clocks_of_machines_need_not_agree(machines: Machines) -> None:
+def test_members_agree_on_the_time_although_their_machines_clocks_differ(
+    machines: Machines,
+) -> None:
     pools = [machines.member(wall_error=error) for error in (-2.0, 0.0, 2.0)]
     for pool in pools:
         machines.use(pool, 10)
@@ -377,7 +391,7 @@ def test_clocks_of_machines_need_not_agree(machines: Machines) -> None:
     assert len({round(pool._now(), 6) for pool in pools}) == 1
 
 
-def test_without_the_server_a_member_uses_its_part_from_the_next_minute_on(
+def test_without_the_server_a_member_uses_its_part_of_the_limit_from_the_next_minute_on(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -404,7 +418,7 @@ def read(machines: Machines, pool: MemberPool) -> None:
     machines.talk(pool)
 
 
-def test_a_minute_in_which_the_server_is_lost_is_used_when_all_that_was_sent_is_counted(
+def test_the_minute_in_which_the_server_was_lost_is_used_again_once_all_sent_weight_is_counted(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -430,7 +444,7 @@ def test_a_minute_in_which_the_server_is_lost_is_used_when_all_that_was_sent_is_
     assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
 
 
-def test_a_minute_that_was_nearly_full_when_the_server_was_lost_is_left_alone(
+def test_nothing_is_sent_in_a_minute_that_was_nearly_full_when_the_server_was_lost(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -442,7 +456,7 @@ def test_a_minute_that_was_nearly_full_when_the_server_was_lost_is_left_alone(
     assert isinstance(one.charge(1), Wait)
 
 
-def test_a_part_is_that_of_all_who_took_part_when_the_server_answered_last(
+def test_without_the_server_a_part_counts_all_members_that_the_last_answer_showed(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     pools = [machines.member() for _ in range(4)]
@@ -453,7 +467,7 @@ def test_a_part_is_that_of_all_who_took_part_when_the_server_answered_last(
     assert "1/4 of the limit" in caplog.text
 
 
-def test_after_a_long_cut_the_first_member_to_join_waits_for_those_that_are_still_alone(
+def test_after_a_long_outage_the_first_member_to_rejoin_waits_for_the_others(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -475,7 +489,7 @@ def test_after_a_long_cut_the_first_member_to_join_waits_for_those_that_are_stil
     assert isinstance(machines.want(one), Receipt)
 
 
-def test_what_was_used_alone_is_booked_when_the_server_is_back(
+def test_weight_that_was_used_alone_is_booked_when_the_server_returns(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -499,7 +513,7 @@ def test_what_was_used_alone_is_booked_when_the_server_is_back(
     assert (minute.booked, minute.unconfirmed) == (50, 0)
 
 
-def test_who_is_to_wait_sends_nothing_without_the_server(
+def test_a_member_that_is_set_to_wait_sends_nothing_without_the_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     machines = Machines(without_server="wait")
@@ -515,7 +529,7 @@ def test_who_is_to_wait_sends_nothing_without_the_server(
     assert isinstance(machines.want(pool), Receipt)
 
 
-def test_a_server_that_is_missing_at_the_start_is_waited_for_and_then_done_without(
+def test_a_member_that_starts_without_a_server_waits_for_the_next_minute_and_then_uses_its_part(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = machines.member(wall_error=1.5)
@@ -541,7 +555,7 @@ def test_a_server_that_is_missing_at_the_start_is_waited_for_and_then_done_witho
     assert (minute.booked, minute.unconfirmed) == (31, 0)
 
 
-def test_a_ban_is_written_to_all_before_the_record_is_written(machines: Machines) -> None:
+def test_the_news_of_a_ban_arrives_before_the_record_is_written(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -555,7 +569,9 @@ def test_a_ban_is_written_to_all_before_the_record_is_written(machines: Machines
     assert other.usage.banned_until == one.usage.banned_until is not None
 
 
-def test_a_ban_without_the_server_is_obeyed_and_written_when_it_is_back(machines: Machines) -> None:
+def test_a_ban_during_an_outage_is_obeyed_and_written_when_the_server_returns(
+    machines: Machines,
+) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -571,7 +587,7 @@ def test_a_ban_without_the_server_is_obeyed_and_written_when_it_is_back(machines
 @pytest.mark.parametrize(
     "news", [b"", b"x", b"h", b"h" + b"\xff" * 16, b"h" + bytes(15), b"t", b"n", b"\0" * 99]
 )
-def test_news_that_nobody_can_have_sent_do_nothing(machines: Machines, news: bytes) -> None:
+def test_impossible_news_is_ignored(machines: Machines, news: bytes) -> None:
     pool = machines.member()
     machines.use(pool)
     pool.hear(news)
@@ -579,7 +595,7 @@ def test_news_that_nobody_can_have_sent_do_nothing(machines: Machines, news: byt
     assert isinstance(machines.want(pool), Receipt)
 
 
-def test_others_who_look_like_another_group_are_warned_of_once(
+def test_one_warning_is_logged_when_others_look_like_a_second_group_of_members(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = machines.member()
@@ -591,7 +607,7 @@ def test_others_who_look_like_another_group_are_warned_of_once(
     assert len(said) == 1
 
 
-def test_an_older_format_takes_its_part_when_a_newer_one_uses_the_budget(
+def test_a_member_of_an_older_format_uses_its_part_alone_beside_a_newer_one(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = machines.member()
@@ -603,7 +619,7 @@ def test_an_older_format_takes_its_part_when_a_newer_one_uses_the_budget(
     assert isinstance(pool.charge(1), Receipt)
 
 
-def test_a_server_that_takes_no_writes_is_lost(machines: Machines) -> None:
+def test_a_server_that_refuses_writes_counts_as_lost(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     for _ in range(20):
@@ -619,7 +635,7 @@ def test_a_server_that_takes_no_writes_is_lost(machines: Machines) -> None:
     assert pool._is_lost
 
 
-def test_a_child_is_a_member_of_its_own_and_tells_nothing_of_its_parent(
+def test_a_forked_child_is_a_new_member_and_writes_nothing_for_its_parent(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = machines.member()
@@ -637,7 +653,7 @@ def test_a_child_is_a_member_of_its_own_and_tells_nothing_of_its_parent(
     assert minute.unconfirmed == 5
 
 
-def test_what_pollers_need_is_known_to_members_on_other_machines(machines: Machines) -> None:
+def test_the_demand_of_pollers_is_known_on_other_machines(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -651,7 +667,7 @@ def test_what_pollers_need_is_known_to_members_on_other_machines(machines: Machi
     assert other.demand("another") == 0.0
 
 
-def test_a_member_that_starts_does_not_undo_the_limit_that_others_learned(
+def test_a_starting_member_keeps_the_limit_that_others_learned(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -663,7 +679,7 @@ def test_a_member_that_starts_does_not_undo_the_limit_that_others_learned(
     assert machines.record().state.limit == 400
 
 
-def test_even_parts_go_to_all_who_want_more_than_they_got() -> None:
+def test_the_rest_is_shared_evenly_among_the_members_that_still_want_weight() -> None:
     state = fresh_state(LIMIT, lambda: NOON + 10.0, lambda: NOON + 10.0)
     now = NOON + 10.0
     k = state.clock.likeliest(now)
@@ -679,7 +695,7 @@ def test_even_parts_go_to_all_who_want_more_than_they_got() -> None:
     assert shared.even_part(b"me", 600, 0, now) == 0
 
 
-def test_a_record_forgets_members_that_wrote_nothing_for_long(machines: Machines) -> None:
+def test_a_record_drops_members_that_have_not_written_for_long(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -690,7 +706,7 @@ def test_a_record_forgets_members_that_wrote_nothing_for_long(machines: Machines
     assert machines.booked() == 6
 
 
-def test_booked_again_is_a_difference() -> None:
+def test_weight_to_book_again_is_the_difference_to_what_the_record_has() -> None:
     before, after = Booked(), Booked()
     before.booked.update({1: 5, 2: 3})
     after.booked.update({1: 7, 2: 3, 3: 1})
@@ -700,7 +716,7 @@ def test_booked_again_is_a_difference() -> None:
     assert not before.since(before)
 
 
-def test_a_swap_that_reads_changes_nothing(machines: Machines) -> None:
+def test_a_swap_without_a_record_only_reads(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     before = machines.keeper.places[POOL].record
@@ -723,7 +739,7 @@ def send(machines: Machines, pool: MemberPool, weight: int, counted: int) -> Non
     machines.tell(pool)
 
 
-def test_what_a_killed_member_had_under_way_is_free_after_a_later_count(
+def test_unsent_weight_of_a_killed_member_is_released_by_a_later_count(
     machines: Machines,
 ) -> None:
     killed, one = machines.member(), machines.member()
@@ -739,7 +755,7 @@ def test_what_a_killed_member_had_under_way_is_free_after_a_later_count(
     assert machines.record().lines[killed.member].under_way == {}
 
 
-def test_what_a_killed_member_has_sent_stays_booked(machines: Machines) -> None:
+def test_sent_weight_of_a_killed_member_stays_booked(machines: Machines) -> None:
     killed, one = machines.member(), machines.member()
     machines.use(killed)
     machines.use(one)
@@ -749,7 +765,7 @@ def test_what_a_killed_member_has_sent_stays_booked(machines: Machines) -> None:
     assert minute(machines).used == 112
 
 
-def test_members_keep_weight_for_the_count_that_frees_what_a_killed_one_had(
+def test_members_save_some_weight_for_the_count_that_releases_that_of_a_killed_member(
     machines: Machines,
 ) -> None:
     killed, one = machines.member(), machines.member()
@@ -767,7 +783,7 @@ def test_members_keep_weight_for_the_count_that_frees_what_a_killed_one_had(
 
 
 @pytest.mark.parametrize("is_counted", [False, True])
-def test_a_member_that_was_silent_and_comes_back_settles_what_it_had_under_way(
+def test_a_member_that_returns_after_a_silence_takes_back_and_settles_its_weight_under_way(
     machines: Machines, is_counted: bool
 ) -> None:
     silent, one = machines.member(), machines.member()
@@ -790,7 +806,7 @@ def test_a_member_that_was_silent_and_comes_back_settles_what_it_had_under_way(
 
 
 @pytest.mark.parametrize("jump", [15.0, 60.0])
-def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_nothing(
+def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_no_weight_of_others(
     machines: Machines, jump: float
 ) -> None:
     one = machines.member()
@@ -803,7 +819,7 @@ def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_nothing(
     assert not machines.record().lines[one.member].released
 
 
-def test_nothing_is_sent_that_others_may_have_released(machines: Machines) -> None:
+def test_a_request_that_others_may_have_released_is_not_sent(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     fresh, old = machines.take(pool), machines.take(pool)

@@ -61,7 +61,7 @@ def shown(environment: dict[str, str], cwd: Path) -> str:
     return done.stderr.partition("from ")[2].partition(";")[0].strip()
 
 
-def test_a_login_shell_cron_and_a_service_find_the_same_file(tmp_path: Path) -> None:
+def test_a_login_shell_and_cron_and_a_service_find_the_same_file(tmp_path: Path) -> None:
     for name in ("run", "tmp", "home"):
         (tmp_path / name).mkdir(mode=0o700)
     login = {
@@ -90,14 +90,14 @@ def test_a_ban_reaches_a_process_with_another_environment(
     assert (places[0] / NAME / FILE_NAME).exists()
 
 
-def test_a_user_without_a_passwd_entry_has_a_place(
+def test_a_user_without_a_passwd_entry_has_a_directory(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 54_321)
     assert budget_directory() == places[0] / "binance-oi-54321"
 
 
-def test_asking_for_the_place_creates_nothing(places: list[Path]) -> None:
+def test_finding_the_directory_does_not_create_it(places: list[Path]) -> None:
     assert budget_directory() == places[0] / NAME
     assert os.listdir(places[0]) == []
 
@@ -128,7 +128,7 @@ def unusable(where: Path, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     "how",
     ["missing", "a file", "replaceable", "read only", "nfs4", "cifs", "fuse.sshfs", "9p", "ceph"],
 )
-def test_every_process_skips_an_unusable_place_without_a_warning(
+def test_every_process_skips_an_unusable_directory_without_a_warning(
     how: str,
     places: list[Path],
     tmp_path: Path,
@@ -172,7 +172,7 @@ def test_a_directory_of_another_user_is_skipped_with_a_warning(
     assert str(taken) in warning.getMessage()
 
 
-def test_without_any_place_the_budget_is_not_shared_and_names_the_remedy(
+def test_without_a_usable_directory_the_budget_is_not_shared_and_a_warning_names_the_remedy(
     places: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     for each in places:
@@ -186,7 +186,7 @@ def test_without_any_place_the_budget_is_not_shared_and_names_the_remedy(
     assert VARIABLE in warning.getMessage()
 
 
-def test_a_system_without_user_ids_has_no_place(
+def test_a_system_without_user_ids_has_no_directory(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "getuid")
@@ -239,7 +239,7 @@ def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", PASSING)
 @pytest.mark.parametrize("call", ["stat", "lstat"])
-def test_a_temporary_error_leads_to_no_other_place(
+def test_a_temporary_error_does_not_select_the_next_directory(
     call: str, name: str, places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(call, name, places[0], monkeypatch)
@@ -248,7 +248,7 @@ def test_a_temporary_error_leads_to_no_other_place(
 
 
 @pytest.mark.parametrize("name", ["ENOENT", "ENOTDIR", "ELOOP"])
-def test_a_missing_place_leads_to_the_next_one(
+def test_a_missing_directory_selects_the_next_one(
     name: str, places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing("stat", name, places[0], monkeypatch)
@@ -256,7 +256,7 @@ def test_a_missing_place_leads_to_the_next_one(
 
 
 @pytest.mark.parametrize("call", ["stat", "lstat", "statvfs"])
-def test_a_process_without_access_is_alone_warns_once_and_joins_later(
+def test_a_process_without_access_works_alone_and_warns_once_and_joins_later(
     call: str, places: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1000.0]
@@ -281,7 +281,9 @@ def test_a_process_without_access_is_alone_warns_once_and_joins_later(
 # -- the table of mounts ---------------------------------------------------------------------------
 
 
-def test_the_innermost_and_latest_mount_decides(places: list[Path], tmp_path: Path) -> None:
+def test_the_innermost_and_latest_mount_decides_whether_a_path_is_on_a_network(
+    places: list[Path], tmp_path: Path
+) -> None:
     inside = tmp_path / "a b" / "inside"
     mount(tmp_path, tmp_path / "a b", "nfs")
     assert is_on_network(str(inside))
@@ -293,7 +295,7 @@ def test_the_innermost_and_latest_mount_decides(places: list[Path], tmp_path: Pa
     assert is_on_network(str(places[0]))
 
 
-def test_the_real_table_of_mounts_is_read_and_without_one_a_place_is_local(
+def test_without_a_table_of_mounts_a_path_counts_as_local(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert not is_on_network("/proc")
@@ -301,6 +303,6 @@ def test_the_real_table_of_mounts_is_read_and_without_one_a_place_is_local(
     assert not is_on_network("/proc")
 
 
-def test_a_missing_directory_does_not_count_as_foreign(tmp_path: Path) -> None:
+def test_a_missing_directory_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         check_private(tmp_path / "missing")

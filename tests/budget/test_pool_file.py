@@ -116,7 +116,7 @@ def test_only_one_process_has_the_lock_and_none_waits_for_it(place: Path) -> Non
     assert other.lock()
 
 
-def test_a_closed_file_holds_no_lock(place: Path) -> None:
+def test_closing_a_file_releases_its_lock(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     assert one.lock()
     one.close()
@@ -287,7 +287,7 @@ def test_a_restored_older_copy_starts_a_new_lineage(place: Path, more: int) -> N
     assert one.lineage != begun
 
 
-def test_the_records_of_two_earlier_files_are_kept_until_taken(place: Path) -> None:
+def test_the_records_of_two_replaced_files_are_kept_until_the_pool_takes_them(place: Path) -> None:
     one = PoolFile(place, "a")
     exchange(one, b"first")
     (place / FILE_NAME).unlink()
@@ -379,7 +379,7 @@ def test_a_process_suspended_with_the_lock_does_not_block_others_for_long(
     assert os.listdir(place) == [FILE_NAME]
 
 
-def test_a_file_whose_lock_is_sometimes_free_is_not_left(
+def test_a_file_whose_lock_is_sometimes_free_is_not_replaced(
     place: Path, later: Callable[[float], None]
 ) -> None:
     busy, unlucky = PoolFile(place, "a"), PoolFile(place, "a")
@@ -551,7 +551,7 @@ def test_an_incomplete_write_raises(place: Path, size: int) -> None:
     assert exchange(PoolFile(place, "a")) == b"a record"
 
 
-def test_a_failed_copy_leaves_no_file_behind(
+def test_a_failed_replacement_leaves_no_other_file(
     place: Path, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suspended, file = PoolFile(place, "a"), PoolFile(place, "a")

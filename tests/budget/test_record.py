@@ -130,7 +130,7 @@ def test_a_record_of_a_busy_process_is_trusted(
     assert caplog.records == []
 
 
-def test_what_others_did_is_bounded_by_the_limit() -> None:
+def test_a_record_of_others_never_exceeds_the_limit() -> None:
     found = state(limit=10, expected_surge=MAX_WEIGHT, refused_count=MAX_WEIGHT)
     assert flaw(found, NOW) == ""
     assert (found.others.expected_surge, found.others.refused_count) == (10, 10)
@@ -145,7 +145,7 @@ def test_a_limit_of_the_exchange_or_of_a_user_is_trusted(limit: int) -> None:
     assert flaw(state(limit=limit), NOW) == ""
 
 
-def test_a_budget_refuses_a_limit_that_no_record_may_have() -> None:
+def test_a_limit_above_that_of_a_record_is_refused() -> None:
     with pytest.raises(ValueError, match="limit must be"):
         ProcessBudget(limit=record.MAX_LIMIT + 1)
 
@@ -297,7 +297,9 @@ def test_an_impossibly_long_ban_is_not_obeyed(until: float, pool_with: Pools) ->
 
 
 @pytest.mark.parametrize("boot", ["another run", " "])
-def test_after_a_reboot_only_the_cooldowns_of_a_record_count(boot: str, pool_with: Pools) -> None:
+def test_after_a_reboot_only_the_cooldowns_of_a_record_are_used(
+    boot: str, pool_with: Pools
+) -> None:
     pool = pool_with(state(), boot)
     assert pool.usage.used == 0
     assert isinstance(pool.charge(1), Receipt)
@@ -305,7 +307,7 @@ def test_after_a_reboot_only_the_cooldowns_of_a_record_count(boot: str, pool_wit
     assert not isinstance(pool_with(held, boot).charge(1), Receipt)
 
 
-def test_without_a_name_of_the_boot_no_monotonic_time_is_trusted(
+def test_without_a_boot_identity_no_monotonic_time_is_trusted(
     pool_with: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_with(state(probe_ends_at=NOW + 1))
@@ -314,7 +316,7 @@ def test_without_a_name_of_the_boot_no_monotonic_time_is_trusted(
     assert isinstance(pool.charge(1), Receipt)
 
 
-def test_of_an_old_record_only_the_cooldown_counts(pool_with: Pools) -> None:
+def test_only_the_cooldown_of_an_old_record_is_used(pool_with: Pools) -> None:
     found = state(clock=clock(at=NOW - OLD_S - 1), cooldown_until=NOON + NOW + 500)
     pool = pool_with(found)
     assert pool.usage.used == 0
@@ -329,7 +331,7 @@ WEEK = 7 * 86_400
 USED_YESTERDAY = int((NOW - OLD_S - 60) // (WEEK / SLOTS))
 
 
-def test_a_window_of_an_old_record_counts_until_it_is_over(pool_with: Pools) -> None:
+def test_a_window_of_an_old_record_is_used_until_its_span_is_over(pool_with: Pools) -> None:
     week = Window(WEEK, 90, False, NOW - OLD_S - 60, {USED_YESTERDAY: 80})
     hour = Window(3600, 90, False, NOW - OLD_S - 60, {int((NOW - OLD_S - 60) // 180): 80})
     pool = pool_with(old(week, hour))
@@ -343,7 +345,7 @@ def test_a_window_of_an_old_record_counts_until_it_is_over(pool_with: Pools) -> 
 
 
 @pytest.mark.parametrize("boot", ["another run", ""])
-def test_only_a_possible_window_of_this_boot_counts(boot: str, pool_with: Pools) -> None:
+def test_only_a_possible_window_of_this_boot_is_used(boot: str, pool_with: Pools) -> None:
     used = {USED_YESTERDAY: 80 if boot else 2**60}
     pool = pool_with(old(Window(WEEK, 90, False, NOW - OLD_S - 60, used)), boot)
     assert pool.usage.remaining == 100
@@ -351,7 +353,7 @@ def test_only_a_possible_window_of_this_boot_counts(boot: str, pool_with: Pools)
     assert pool._bucket.known.windows == []
 
 
-def test_a_window_that_both_sides_know_is_not_added_twice() -> None:
+def test_a_merge_does_not_add_a_window_that_both_sides_have() -> None:
     ours, found = (
         old(Window(WEEK, 90, False, NOW - OLD_S - 60, slots))
         for slots in ({USED_YESTERDAY: 30, USED_YESTERDAY - 1: 5}, {USED_YESTERDAY: 40})
@@ -363,11 +365,11 @@ def test_a_window_that_both_sides_know_is_not_added_twice() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x91" * 4000, b"\xff", b"\xa1\xff", b"\x93\xa0\xa0\xa1\xff"])
-def test_a_record_that_cannot_be_decoded_gives_none(data: bytes) -> None:
+def test_an_undecodable_record_is_ignored(data: bytes) -> None:
     assert record.decode(data) is None
 
 
-def test_an_empty_record_gives_none() -> None:
+def test_an_empty_record_is_ignored() -> None:
     assert record.decode(b"") is None
 
 
@@ -398,7 +400,7 @@ def test_a_count_below_0_becomes_0() -> None:
     assert (found.ledger.minutes[K].unconfirmed, found.ledger.minutes[K].booked) == (0, 0)
 
 
-def test_a_falling_curve_becomes_flat() -> None:
+def test_a_falling_curve_is_flattened() -> None:
     found = curve(40.0, [7, 3], 0, 0.0, 10.0)
     assert flaw(found, NOW) == ""
     assert found.others.curves[K].heights == [7, 7]
@@ -462,7 +464,7 @@ states = st.builds(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(found=states, used=st.none() | st.integers(0, 3000), dated=st.booleans())
-def test_any_record_leads_to_a_decision_in_few_steps(
+def test_no_record_makes_a_decision_slow(
     found: Known, used: int | None, dated: bool, pool_with: Pools
 ) -> None:
     pool = pool_with(found)
@@ -547,7 +549,7 @@ def test_a_record_with_an_impossible_clock_fits_its_page() -> None:
     assert flaw(made.state, NOW) == "its clock"
 
 
-def test_a_copy_shows_one_moment_even_if_a_finalizer_lets_another_thread_run(
+def test_a_copy_is_consistent_even_if_a_finalizer_runs_another_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, mixed, encode = state(), iter([True]), record.encode
@@ -589,7 +591,7 @@ def parted() -> tuple[Known, Known, Known]:
     return record.copied(state()), record.copied(state()), record.copied(state())
 
 
-def test_a_merge_adds_what_both_sides_charged() -> None:
+def test_a_merge_adds_the_weight_that_both_sides_charged() -> None:
     shared, ours, base = parted()
     for side, weight in ((shared, 7), (ours, 4)):
         Bucket(side, reserve=0).charge(NOW, 1)
@@ -599,7 +601,7 @@ def test_a_merge_adds_what_both_sides_charged() -> None:
     assert (shared.ledger.minutes[K].booked, shared.ledger.minutes[K].unconfirmed) == (41, 21)
 
 
-def test_a_merge_turns_each_sides_others_into_ours() -> None:
+def test_a_merge_no_longer_counts_either_sides_weight_as_that_of_others() -> None:
     shared, ours, base = parted()
     shared.ledger.minutes[K].others, shared.ledger.minutes[K].reported = 5 + 20, 75
     ours.ledger.minutes[K].booked += 20
@@ -610,7 +612,7 @@ def test_a_merge_turns_each_sides_others_into_ours() -> None:
     assert there.used >= 75
 
 
-def test_a_merge_adds_minutes_limits_and_refusals_that_only_we_know() -> None:
+def test_a_merge_adds_minutes_limits_and_refusals_that_only_one_side_knows() -> None:
     shared, ours, base = parted()
     ours.ledger.minutes[K + 1] = Minute(8, 8)
     ours.limit, ours.others.expected_surge = 50, 9
@@ -632,14 +634,14 @@ def test_a_merge_without_a_base_keeps_the_lower_limit(limits: tuple[int, int]) -
     assert shared.limit == 1200
 
 
-def test_a_process_that_joins_a_known_address_ends_its_caution() -> None:
+def test_a_process_that_joins_a_running_record_is_no_longer_cautious() -> None:
     shared, ours = state(), state()
     shared.cautious_until, ours.cautious_until = NOW - 60.0, NOW + 30.0
     merge(shared, ours, None, NOW)
     assert shared.cautious_until == NOW - 60.0
 
 
-def test_after_a_ban_both_sides_stay_cautious() -> None:
+def test_after_a_ban_a_merge_stays_cautious() -> None:
     for banned, free in ((0, 1), (1, 0)):
         both = state(), state()
         both[banned].after_ban, both[banned].cautious_until = True, NOW + 30.0
@@ -683,7 +685,7 @@ def test_a_merge_without_a_base_adds_all_of_ours() -> None:
     assert shared.limit == 50  # the lower of the two
 
 
-def test_a_merge_prefers_a_clock_from_answers_to_a_guess() -> None:
+def test_a_merge_prefers_a_clock_from_dates_to_a_guess() -> None:
     shared, ours, base = parted()
     shared.clock = ServerClock(NOON - 3600, NOON - 3590, NOW, dated=False)
     merge(shared, ours, base, NOW)
@@ -707,7 +709,7 @@ def test_a_cooldown_by_a_wrong_clock_keeps_its_remaining_time(who: str, off: flo
 @pytest.mark.parametrize("dated", [(True, False), (False, True), (False, False), (True, True)])
 @pytest.mark.parametrize("wrong", ["ours", "shared"])
 @pytest.mark.parametrize("off", [-60.0, 3600.0, *thorough(-3600.0, 60.0)])
-def test_a_merge_of_contradicting_clocks_loses_no_weight(
+def test_a_merge_of_contradicting_clocks_keeps_all_weight(
     off: float, wrong: str, dated: tuple[bool, bool], is_base_known: bool
 ) -> None:
     sides = {}
@@ -741,7 +743,7 @@ def test_a_merge_of_contradicting_clocks_loses_no_weight(
     assert flaw(shared, NOW) == ""
 
 
-def test_a_rollover_that_only_a_wrong_clock_expects_loses_no_weight() -> None:
+def test_a_merge_with_a_wrong_clock_near_a_rollover_keeps_all_weight() -> None:
     shared, ours, _ = parted()
     shared.clock = ServerClock(NOON - 3600 - 2.5, NOON - 3600 + 2.5, NOW, dated=False)
     ours.clock = ServerClock(NOON + 18.0, NOON + 22.0, NOW)  # either of two minutes is current
@@ -761,7 +763,7 @@ def test_a_cooldown_that_is_over_by_a_wrong_clock_stays_over() -> None:
     assert shared.cooldown_until == shared.banned_until == 0.0
 
 
-def test_a_merge_keeps_the_lost_weight_of_each_side_once() -> None:
+def test_a_merge_counts_the_lost_weight_of_each_side_once() -> None:
     shared, ours, base = parted()
     both = (1003, 2)
     for side in (shared, ours, base):

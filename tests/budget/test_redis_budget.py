@@ -52,7 +52,7 @@ def client(exchange: LocalExchange, budget: RedisBudget) -> OpenInterestClient:
 
 
 @needs_server
-async def test_clients_with_budgets_of_their_own_share_one_count(
+async def test_clients_with_separate_budget_objects_share_one_count(
     server: Server, exchange: LocalExchange
 ) -> None:
     budgets = [RedisBudget(server.url, egress="shared") for _ in range(3)]
@@ -71,7 +71,7 @@ async def test_clients_with_budgets_of_their_own_share_one_count(
 
 
 @needs_server
-async def test_the_past_has_a_count_of_its_own_on_the_server(
+async def test_history_has_a_count_of_its_own_on_the_server(
     server: Server, exchange: LocalExchange
 ) -> None:
     budget = RedisBudget(server.url, egress="past")
@@ -89,7 +89,7 @@ async def test_the_past_has_a_count_of_its_own_on_the_server(
 
 @needs_server
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_a_client_of_the_user_is_used_and_stays_open(
+async def test_a_given_redis_client_is_used_and_stays_open(
     server: Server, exchange: LocalExchange, protocol: int
 ) -> None:
     redis = pytest.importorskip("redis.asyncio")
@@ -109,7 +109,7 @@ async def until_banned(client: OpenInterestClient) -> None:
 
 
 @needs_server
-async def test_a_ban_stops_the_past_on_every_machine(
+async def test_a_ban_stops_history_on_every_machine(
     server: Server, exchange: LocalExchange
 ) -> None:
     one, other = (RedisBudget(server.url, egress="banned") for _ in range(2))
@@ -193,7 +193,7 @@ if child:
 
 @needs_server
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_child_that_was_forked_takes_part_as_another_member(
+def test_a_forked_child_takes_part_as_another_member(
     server: Server, exchange: LocalExchange
 ) -> None:
     command = [sys.executable, "-W", "error", "-c", FORK, server.url, exchange.url]
@@ -238,19 +238,19 @@ except ModuleNotFoundError as error:
 """
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
+def test_without_the_extra_the_error_names_what_to_install() -> None:
     command = [sys.executable, "-W", "error", "-c", WITHOUT_REDIS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("this needs redis: pip install 'redis"), done.stderr
 
 
-def test_importing_it_imports_no_library_of_a_server() -> None:
+def test_importing_the_budget_does_not_import_redis() -> None:
     source = "import sys, binance_oi; binance_oi.RedisBudget; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("is_used", [True, False])
-def test_a_budget_of_this_machine_beside_it_is_warned_of(
+def test_a_machine_budget_in_use_beside_it_causes_a_warning(
     is_used: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     if is_used:
@@ -259,7 +259,7 @@ def test_a_budget_of_this_machine_beside_it_is_warned_of(
     assert ("MachineBudget" in caplog.text) is is_used
 
 
-async def test_a_budget_that_was_never_used_closes() -> None:
+async def test_an_unused_budget_can_be_closed() -> None:
     budget = RedisBudget("redis://127.0.0.1:1", egress="a")
     await budget.aclose()
     budget.close()
@@ -301,7 +301,7 @@ def test_the_command_line_shares_a_budget_and_shows_it(
         (["budget", "--budget", "redis://h", "--egress", "a", "--forget", "b"], "--forget"),
     ],
 )
-def test_wrong_usage_is_one_line(
+def test_wrong_usage_is_an_error_in_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_program(arguments) == 2
@@ -310,7 +310,7 @@ def test_wrong_usage_is_one_line(
     assert said in err
 
 
-def test_a_server_that_is_missing_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_server_is_an_error_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     shown = ["budget", "--budget", "redis://127.0.0.1:1", "--egress", "a"]
     assert run_program(shown) == NETWORK
     assert "does not answer" in capsys.readouterr().err

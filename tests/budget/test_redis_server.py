@@ -61,7 +61,7 @@ def swap_of(random: Random, known: list[bytes]) -> Swap:
 @needs_server
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("seed, count", [(1, 100), *thorough((2, 1000))])
-async def test_the_script_does_what_the_server_in_memory_does(
+async def test_the_script_behaves_as_the_server_in_memory(
     server: Server, seed: int, count: int, protocol: int
 ) -> None:
     random, known = Random(seed), [b""]
@@ -83,7 +83,7 @@ async def test_the_script_does_what_the_server_in_memory_does(
 
 
 @needs_server
-async def test_the_server_tells_its_time_and_what_others_say(server: Server) -> None:
+async def test_the_server_gives_its_time_and_the_news_of_others(server: Server) -> None:
     one, other = RedisServer(server.url, "a"), RedisServer(server.url, "a")
     heard, resets = list[bytes](), list[int]()
     listening = asyncio.create_task(one.listen(POOL, heard.append, lambda: resets.append(1)))
@@ -101,7 +101,7 @@ async def test_the_server_tells_its_time_and_what_others_say(server: Server) -> 
 
 
 @needs_server
-async def test_who_is_next_hears_that_it_is_its_turn(server: Server) -> None:
+async def test_the_next_member_in_the_queue_is_notified_of_its_turn(server: Server) -> None:
     made = RedisServer(server.url, "a")
     heard, resets = list[bytes](), list[int]()
     listening = asyncio.create_task(made.listen(POOL, heard.append, lambda: resets.append(1)))
@@ -136,7 +136,7 @@ async def test_a_script_that_was_flushed_is_loaded_again(server: Server) -> None
 
 
 @needs_server
-async def test_a_newer_format_keeps_older_ones_away(server: Server) -> None:
+async def test_a_newer_format_locks_out_older_ones(server: Server) -> None:
     made = RedisServer(server.url, "a")
     server.call("SET", made.keys(POOL)[2], "99")
     answer = await made.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"", 1000))
@@ -146,7 +146,7 @@ async def test_a_newer_format_keeps_older_ones_away(server: Server) -> None:
 
 @needs_server
 @pytest.mark.parametrize("url", ["redis://:secret@{}/0", "redis://bot:word@{}/0"])
-async def test_a_password_and_an_access_list_are_enough(tmp_path: Path, url: str) -> None:
+async def test_the_documented_access_rights_are_enough(tmp_path: Path, url: str) -> None:
     with running(tmp_path, requirepass="secret") as server:
         client = redis.Redis.from_url(f"redis://:secret@127.0.0.1:{server.port}")
         await client.execute_command("ACL", "SETUSER", "bot", "on", ">word", *ACL.split())
@@ -160,7 +160,7 @@ async def test_a_password_and_an_access_list_are_enough(tmp_path: Path, url: str
 
 
 @needs_server
-async def test_what_is_not_allowed_is_an_error_that_names_no_password(tmp_path: Path) -> None:
+async def test_an_authentication_error_does_not_show_the_password(tmp_path: Path) -> None:
     with running(tmp_path, requirepass="secret") as server:
         made = RedisServer(f"redis://:wrong@127.0.0.1:{server.port}", "a")
         with pytest.raises(ServerError) as caught:
@@ -170,7 +170,7 @@ async def test_what_is_not_allowed_is_an_error_that_names_no_password(tmp_path: 
 
 
 @needs_server
-async def test_it_speaks_tls(tmp_path: Path) -> None:
+async def test_the_server_can_be_reached_over_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     ca, key = tmp_path / "ca.pem", tmp_path / "key.pem"
@@ -199,7 +199,7 @@ async def test_it_speaks_tls(tmp_path: Path) -> None:
 
 
 @needs_server
-async def test_a_full_server_is_an_error_and_its_policy_a_warning(
+async def test_a_full_server_is_an_error_and_an_evicting_policy_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(tmp_path, maxmemory="1mb", maxmemory_policy="allkeys-lru") as server:
@@ -243,7 +243,7 @@ async def test_the_keys_of_a_cluster_are_in_one_slot_and_it_works_there(tmp_path
         await client.aclose()
 
 
-async def test_no_server_is_an_error() -> None:
+async def test_a_missing_server_is_an_error() -> None:
     made = RedisServer("redis://127.0.0.1:1/0", "a")
     with pytest.raises(ServerError):
         await made.swap(POOL, Swap(b""))
@@ -264,12 +264,12 @@ async def test_no_server_is_an_error() -> None:
         *((each, TypeError) for each in (None, 6379, b"redis://127.0.0.1", object())),
     ],
 )
-def test_what_is_no_server_is_refused(given: Any, error: type[Exception]) -> None:
+def test_an_invalid_server_address_is_refused(given: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         make_client(given)
 
 
-def test_a_client_that_decodes_its_answers_is_refused() -> None:
+def test_a_redis_client_that_decodes_answers_is_refused() -> None:
     with pytest.raises(ValueError, match="decode_responses"):
         make_client(redis.Redis(decode_responses=True))
     with pytest.raises(ValueError, match="decode_responses"):
@@ -277,23 +277,23 @@ def test_a_client_that_decodes_its_answers_is_refused() -> None:
 
 
 @pytest.mark.parametrize("egress", ["a", "nat-1", "203.0.113.7", "2001:db8::1", "A_b.c", "x" * 64])
-def test_a_name_of_an_address_is_taken(egress: str) -> None:
+def test_a_valid_egress_name_is_accepted(egress: str) -> None:
     assert check_egress(egress) == egress
 
 
 @pytest.mark.parametrize("egress", ["", " ", "a b", "a{b}", "-a", "é", "a\n", "x" * 65, "a*"])
-def test_a_name_that_cannot_be_in_a_key_is_refused(egress: str) -> None:
+def test_an_egress_name_that_cannot_be_in_a_key_is_refused(egress: str) -> None:
     with pytest.raises(ValueError, match="egress"):
         check_egress(egress)
 
 
 @pytest.mark.parametrize("egress", [None, 1, b"a"])
-def test_a_name_that_is_no_text_is_refused(egress: object) -> None:
+def test_an_egress_name_that_is_not_a_string_is_refused(egress: object) -> None:
     with pytest.raises(TypeError, match="egress"):
         check_egress(egress)
 
 
-def test_an_answer_that_no_server_gives_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_answer_of_the_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         made = RedisServer("redis://127.0.0.1:1", "a")
         made._is_checked = True

@@ -66,7 +66,7 @@ class Sent(NamedTuple):
 
 
 @given(st.data())
-def test_no_window_exceeds_the_budget_whenever_a_request_is_counted(
+def test_no_window_exceeds_the_budget_wherever_requests_are_counted(
     data: st.DataObject,
 ) -> None:
     made = bucket(Limit(300, 40, counts_requests=True), reserve=0.1)
@@ -101,7 +101,7 @@ def test_no_window_exceeds_the_budget_whenever_a_request_is_counted(
             assert len(inside) <= 36
 
 
-def test_a_request_counts_for_a_window_after_the_latest_moment_of_its_counting() -> None:
+def test_a_request_counts_for_a_full_window_after_the_exchange_may_last_have_counted_it() -> None:
     made = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
     made.settle(take(made, 0.0), 3.0, None, None)
     assert isinstance(made.charge(302.9, 1), Wait)
@@ -122,7 +122,7 @@ def test_a_refunded_request_no_longer_counts() -> None:
     assert take(made, 0.0)
 
 
-def test_a_request_is_written_soon_after_its_charge_and_not_in_a_cooldown() -> None:
+def test_a_request_is_not_sent_after_its_patience_or_during_a_cooldown() -> None:
     made = bucket()
     receipt = take(made, 0.0)
     assert made.sending(receipt, PATIENCE) is receipt
@@ -148,7 +148,7 @@ def test_reserve_and_share_bound_what_a_window_holds(
     assert usage.resets_at.timestamp() == pytest.approx(NOON + 300.0 + SLOT, abs=3.0)
 
 
-def test_a_request_leaves_the_window_at_most_a_slot_late() -> None:
+def test_a_request_leaves_the_window_at_most_one_slot_late() -> None:
     made = bucket()
     fill(made, 0.1)
     assert made.room_in(100.0, 1) == pytest.approx(200.0 + SLOT)
@@ -164,7 +164,7 @@ def test_more_than_the_budget_never_fits() -> None:
     assert weights.room_in(0.0, 991) is None
 
 
-def test_bulk_requests_are_spread_over_the_window_and_a_little_more() -> None:
+def test_bulk_requests_are_spread_evenly_over_the_window() -> None:
     made = bucket()
     made.known.windows[0].bulk_at = 10.0
     take(made, 10.0, bulk=True)
@@ -181,7 +181,7 @@ def test_bulk_requests_are_spread_over_the_window_and_a_little_more() -> None:
     assert sent >= 0.97 * 1000 / 300 * 990
 
 
-def test_late_bulk_requests_catch_up_with_a_second_and_no_more() -> None:
+def test_late_bulk_requests_catch_up_by_at_most_a_second() -> None:
     made = bucket()
     take(made, 0.0, bulk=True)
     sent = 0
@@ -190,7 +190,7 @@ def test_late_bulk_requests_catch_up_with_a_second_and_no_more() -> None:
     assert sent == 4  # the credit of 1 s, and the one that is due
 
 
-def test_after_a_single_request_a_tenth_stays_free_for_a_window() -> None:
+def test_after_a_single_request_a_tenth_stays_free_for_one_window() -> None:
     made = bucket()
     made.settle(take(made, 0.0), 0.0, None, None)
     window = made.known.windows[0]
@@ -252,7 +252,7 @@ class Hand:
         return Options(limit=2400, reserve=0.01, clock=self.clock, wall=lambda: NOON + self.now)
 
 
-def test_processes_share_the_window_and_its_spread() -> None:
+def test_processes_share_the_window_and_the_even_spread() -> None:
     hand, memory = Hand(), Memory()
     pools = [MemoryBudget(memory, **hand.options()).pool("x", HISTORY) for _ in range(2)]
     receipts = [pools[n % 2].charge(1, bulk=True) for n in range(5)]
@@ -285,7 +285,7 @@ class Two:
 
 
 @pytest.mark.parametrize("every, locks", [(0.0005, 2), (0.1, 3), (0.249, 5), (0.251, 18)])
-def test_pages_that_follow_each_other_share_a_lock(every: float, locks: int) -> None:
+def test_pages_in_quick_succession_share_one_lock(every: float, locks: int) -> None:
     two = Two()
     before = two.memory.locks
     two.read(18, every=every)
@@ -313,7 +313,7 @@ def test_bulk_work_leases_no_pages() -> None:
 
 
 @pytest.mark.parametrize("end", ["flush", "close", "a cooldown", "a second"])
-def test_a_lease_of_pages_goes_back_when_it_is_not_used(end: str) -> None:
+def test_an_unused_lease_of_pages_is_returned(end: str) -> None:
     two = Two()
     two.read(2, every=0.0)
     match end:
@@ -359,7 +359,7 @@ def test_leases_of_pages_and_a_kill_never_exceed_the_limit() -> None:
     assert pools[0].usage.used == 0
 
 
-def test_the_machines_file_has_a_record_of_the_rolling_limit(
+def test_the_shared_file_has_a_record_of_the_rolling_limit(
     tmp_path: Path,
 ) -> None:
     budget = MachineBudget(directory=tmp_path)
@@ -403,7 +403,7 @@ def test_a_merge_keeps_the_pace_and_the_room_for_single_requests() -> None:
     assert window.kept_until == 307.0
 
 
-def test_a_reserve_of_weight_becomes_the_same_share_of_this_limit() -> None:
+def test_a_reserve_of_weight_becomes_the_same_fraction_of_this_limit() -> None:
     budget = ProcessBudget(limit=2400, reserve=600)
     assert budget.pool("x", HISTORY).usage.reserve == 250
     assert ProcessBudget(reserve=0.1).pool("x", HISTORY).usage.reserve == 100
@@ -417,7 +417,7 @@ def beside() -> tuple[PoolBeside, ProcessBudget]:
     return pool_of(budget, "x", HISTORY), budget
 
 
-def test_the_two_budgets_count_separately() -> None:
+def test_the_minute_and_history_are_counted_separately() -> None:
     past, budget = beside()
     minute = budget.pool("x")
     receipt = past.charge(1)
@@ -447,7 +447,7 @@ def _taken(answer: Receipt | Wait) -> Receipt:
     return answer
 
 
-def test_a_refusal_of_the_past_leaves_the_minute_alone() -> None:
+def test_a_refusal_of_history_does_not_stop_current_requests() -> None:
     past, budget = beside()
     past.settle_refused(_taken(past.charge(1)), None, None, 0.0, ban=False)
     assert past.held_for() > 290.0
@@ -457,7 +457,7 @@ def test_a_refusal_of_the_past_leaves_the_minute_alone() -> None:
 
 
 @pytest.mark.parametrize("how", ["settled", "refused", "until", "hold", "the minute's"])
-def test_a_ban_stops_both(how: str) -> None:
+def test_a_ban_stops_current_requests_and_history(how: str) -> None:
     past, budget = beside()
     minute, receipt = budget.pool("x"), _taken(beside()[0].charge(1))
     if how == "settled":
@@ -486,7 +486,7 @@ def test_a_request_that_never_fits_never_has_room() -> None:
     assert weights.room_in(11) is None
 
 
-def test_listeners_hear_of_both_pools_until_they_stop() -> None:
+def test_a_listener_is_called_for_both_pools_until_it_stops_listening() -> None:
     past, budget = beside()
     heard: list[None] = []
     stop = past.listen(lambda: heard.append(None))
@@ -508,7 +508,7 @@ def test_bulk_requests_have_room_later_than_a_single_one() -> None:
     assert 0.0 < later <= EVERY
 
 
-def test_the_minute_and_the_past_have_separate_pollers() -> None:
+def test_the_minute_and_history_have_separate_demands() -> None:
     budget = ProcessBudget()
     pool = beside_of(budget)
     budget.pool("exchange").declare("poller", 100.0)
@@ -530,7 +530,7 @@ def test_a_cooldown_in_an_untrusted_record_is_shown_for_the_same_limit(tmp_path:
     assert usage.held_until is not None
 
 
-def test_each_record_of_a_local_exchange_counts_as_local() -> None:
+def test_a_history_record_of_a_local_exchange_counts_as_local() -> None:
     local = "http://127.0.0.1:8000/local-0123456789ab"
     assert is_local_exchange(f"{local}, 1000 in 300 s")
     assert local_place(f"{local}, 1000 in 300 s") == ("127.0.0.1", 8000)

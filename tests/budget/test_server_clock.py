@@ -25,7 +25,7 @@ def interval_of(made: ServerClock) -> tuple[float, float]:
     return made.lo - CORES_APART_S, made.hi - CORES_APART_S
 
 
-def test_near_a_rollover_two_minutes_are_possible() -> None:
+def test_near_a_rollover_either_of_two_minutes_may_be_current() -> None:
     made = clock(-1.0, 2.0)
     moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
     assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
@@ -33,11 +33,13 @@ def test_near_a_rollover_two_minutes_are_possible() -> None:
 
 
 @pytest.mark.parametrize("now, into, left", [(-9, 0, 69), (0, 0, 60), (20, 20, 40), (70, 60, 0)])
-def test_a_minute_is_as_old_as_the_middle_says(now: float, into: float, left: float) -> None:
+def test_the_middle_of_the_interval_decides_how_old_a_minute_is(
+    now: float, into: float, left: float
+) -> None:
     assert (clock().into(now, K), clock().left(now, K)) == (into, left)
 
 
-def test_the_interval_widens_in_both_directions() -> None:
+def test_drift_widens_the_interval_in_both_directions() -> None:
     made = clock()
     made.drift(1000.0)
     made.drift(1000.0)
@@ -49,7 +51,7 @@ def test_the_interval_of_a_date_allows_for_the_round_trip_and_a_wrong_edge_serve
     assert (lo - CORES_APART_S, hi - CORES_APART_S) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
 
 
-def test_a_clock_that_has_had_a_date_keeps_what_it_knows() -> None:
+def test_a_dated_clock_is_not_replaced_by_another_date() -> None:
     made = clock()
     made.replace_guess(*dated(CORES_APART_S + 10, 10.2, 10.3))
     assert interval_of(made) == (-2.0, 2.0)
@@ -66,21 +68,21 @@ def test_an_agreeing_interval_narrows_and_a_contradicting_one_is_counted() -> No
     assert (interval_of(made), made.contradictions) == ((-1, 2), 0)
 
 
-def test_a_clock_can_start_again() -> None:
+def test_a_restarted_clock_forgets_its_contradictions() -> None:
     made = clock()
     made.narrow(CORES_APART_S + 100, CORES_APART_S + 101)
     made.start_again(CORES_APART_S + 100, CORES_APART_S + 101)
     assert (interval_of(made), made.contradictions) == ((100, 101), 0)
 
 
-def test_the_first_date_replaces_a_guess_that_it_agrees_with() -> None:
+def test_the_first_date_replaces_a_guess_that_agrees_with_it() -> None:
     made = clock(0.0, 5.0, dated=False)
     lo, hi = dated(CORES_APART_S + 10, 10.0, 10.0)
     made.replace_guess(lo, hi)
     assert (made.lo, made.hi, made.dated) == (lo, hi, True)
 
 
-def test_a_contradicted_guess_is_left_to_the_caller() -> None:
+def test_a_contradicted_guess_keeps_its_interval_and_is_marked_as_dated() -> None:
     made = clock(dated=False)
     made.replace_guess(*dated(CORES_APART_S + 3600, 0.0, 0.0))
     assert (interval_of(made), made.dated) == ((-2, 2), True)
@@ -92,7 +94,7 @@ def test_a_date_of_a_very_slow_answer_replaces_no_guess() -> None:
     assert (interval_of(made), made.dated) == ((-2, 2), False)
 
 
-def test_a_clock_that_we_make_and_use_is_possible() -> None:
+def test_every_clock_that_the_program_makes_is_possible() -> None:
     made = clock()
     assert made.is_possible(0.0)
     made.drift(86_400.0)
@@ -110,7 +112,7 @@ def test_the_early_end_of_the_interval_decides_what_is_certainly_over(
     assert clock().is_over(CORES_APART_S + until, now) is over
 
 
-def test_when_over_allows_for_the_drift_until_then() -> None:
+def test_the_end_of_an_instant_allows_for_drift_until_then() -> None:
     made = clock()
     moment = made.when_over(CORES_APART_S + 3600)
     assert 3602 < moment < 3602 + 2 * DRIFT * 3602
@@ -119,7 +121,7 @@ def test_when_over_allows_for_the_drift_until_then() -> None:
     assert made.is_over(CORES_APART_S + 3600, moment + 1e-6)
 
 
-def test_a_converted_instant_is_at_least_as_far_away() -> None:
+def test_a_converted_instant_never_comes_earlier() -> None:
     made, after = clock(), clock(-3602.0, -3598.0)
     assert made.carried(CORES_APART_S + 600, 10.0, after) - CORES_APART_S == 600 + 2 - 3598
     assert made.carried(CORES_APART_S + 600, 603.0, after) == 0.0

@@ -698,7 +698,7 @@ def test_a_ban_survives_two_deleted_files_without_a_new_one(
     assert answer.reason is Reason.COOLDOWN
 
 
-def test_a_ban_survives_a_deleted_file_that_others_began_without_us(
+def test_a_ban_survives_a_deleted_file_that_another_process_had_emptied(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     banned = make()
@@ -861,7 +861,7 @@ def test_a_store_that_refuses_its_lock_delays_no_call(
 
 
 @IN_MEMORY
-def test_a_store_that_loses_its_record_gets_back_what_each_process_knows(
+def test_every_process_restores_its_weight_in_a_store_that_lost_its_record(
     make: Make, memory: Memory, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -957,7 +957,7 @@ def test_a_store_that_fails_the_check_for_cooldowns_shows_its_last_record(
 
 
 @IN_MEMORY
-def test_leaving_an_empty_store_for_another_place_changes_nothing(
+def test_leaving_an_empty_store_for_another_one_writes_nothing_into_it(
     make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make()
@@ -985,7 +985,7 @@ def test_a_store_in_another_place_takes_over_the_earlier_record(
 
 
 @IN_MEMORY
-def test_a_lease_is_charged_under_one_lock(make: Make, memory: Memory, clock: Time) -> None:
+def test_calls_that_a_lease_covers_take_no_lock(make: Make, memory: Memory, clock: Time) -> None:
     pool = make()
     use(pool, clock)
     take(pool)
@@ -1028,7 +1028,7 @@ def test_after_the_place_changes_all_processes_share_again_within_a_minute(
     assert early.usage.charged == 9
 
 
-def test_a_record_that_another_process_restarts_gets_back_what_we_know(
+def test_a_process_restores_its_weight_in_a_record_that_another_one_restarted(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
@@ -1045,7 +1045,7 @@ def test_a_record_that_another_process_restarts_gets_back_what_we_know(
     assert make().usage.charged >= 16
 
 
-def test_a_record_deleted_while_we_were_alone_gets_back_what_we_know(
+def test_a_process_restores_its_weight_in_a_record_deleted_while_it_was_alone(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one = make()
@@ -1515,7 +1515,7 @@ def test_a_forked_child_does_not_repeat_the_changes_of_its_parent(
 
 @BOTH
 @pytest.mark.parametrize("how", ["settle", "lose", "refund", "settle_refused"])
-def test_a_child_does_not_settle_calls_of_its_parent(
+def test_a_forked_child_does_not_settle_calls_of_its_parent(
     how: str, make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, flying = busy(make, clock)
@@ -1531,7 +1531,7 @@ def test_a_child_does_not_settle_calls_of_its_parent(
 
 
 @BOTH
-def test_a_child_settles_its_own_calls_even_if_the_clock_stands_still(
+def test_a_forked_child_settles_its_own_calls_even_at_the_instant_of_the_fork(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, _ = busy(make, clock)
@@ -1547,7 +1547,7 @@ def test_a_child_settles_its_own_calls_even_if_the_clock_stands_still(
     assert (pool.usage.charged, pool.usage.in_flight) == (charged + 1, in_flight)
 
 
-def test_a_child_does_not_write_what_its_parent_charged_alone(
+def test_a_forked_child_does_not_write_what_its_parent_charged_alone(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, other = make(), make()
@@ -1561,7 +1561,7 @@ def test_a_child_does_not_write_what_its_parent_charged_alone(
     assert other.usage.charged == 3
 
 
-def test_a_child_obeys_a_cooldown_that_its_parent_could_not_write(
+def test_a_forked_child_obeys_a_cooldown_that_its_parent_could_not_write(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, other = make(), make()

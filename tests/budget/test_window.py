@@ -29,7 +29,7 @@ def test_weight_leaves_the_window_after_the_span_of_the_limit_and_not_before() -
     assert made.used(11.2 + MIN_SLOTTED_S / SLOTS) == 0
 
 
-def test_a_window_that_is_moved_says_the_same_at_the_moved_instants() -> None:
+def test_moving_a_window_moves_all_its_instants() -> None:
     made = window()
     use(made, 1.0, 60, answered=1.2)
     made.bulk_at, made.kept_until = 1.0, 2.0
@@ -49,7 +49,7 @@ def test_the_number_of_slots_is_bounded(seconds: int) -> None:
     assert len(made.slots) <= 3 * SLOTS
 
 
-def test_room_comes_when_enough_weight_has_left() -> None:
+def test_there_is_room_once_enough_weight_has_left_the_window() -> None:
     made = window()
     use(made, 1.0, 60, answered=1.1)
     use(made, 5.0, 40, answered=5.1)
@@ -59,7 +59,7 @@ def test_room_comes_when_enough_weight_has_left() -> None:
     assert made.until_room(20.0, 100, 100) == 0.0
 
 
-def test_weight_under_way_may_be_answered_at_once() -> None:
+def test_weight_under_way_leaves_as_if_its_answer_arrived_now() -> None:
     made = window()
     use(made, 11.0, 100)
     assert made.until_room(12.0, 1, 100) == 10.0
@@ -75,7 +75,7 @@ def test_the_shortest_wait_for_room_is_not_zero() -> None:
     assert again >= MIN_WAIT_S
 
 
-def test_requests_count_as_one_each() -> None:
+def test_a_limit_of_requests_counts_each_request_as_one() -> None:
     made = window(requests=True)
     use(made, 11.0, 40)
     assert made.used(12.0) == 1
@@ -111,7 +111,7 @@ def test_a_charge_from_before_the_window_counts_once() -> None:
         (100, 50, 50, -1),
     ],
 )
-def test_a_limit_of_one_admits_one_unless_the_reserve_is_the_whole_minute(
+def test_a_limit_of_one_admits_a_request_unless_the_reserve_is_the_whole_minute(
     reserve: int, share: int, limit: int, cap: int
 ) -> None:
     assert window(1, 1).cap(reserve, share, limit) == cap
@@ -131,7 +131,7 @@ def test_a_limit_of_one_admits_one_unless_the_reserve_is_the_whole_minute(
         (Limit(1, 10, True), Limit(1, 11, True), True),
     ],
 )
-def test_a_limit_implies_another_one_that_cannot_be_exceeded_within_it(
+def test_a_limit_implies_every_other_limit_that_it_keeps_from_being_exceeded(
     one: Limit, other: Limit, is_implied: bool
 ) -> None:
     assert one.implies(other) is is_implied

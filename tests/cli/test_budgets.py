@@ -49,7 +49,7 @@ def exchange() -> Iterator[LocalExchange]:
         yield running
 
 
-def test_local_ports_on_which_nothing_listens_are_left_out_and_counted(
+def test_budgets_of_local_ports_without_a_listener_are_omitted_and_counted(
     exchange: LocalExchange, gone: str, capsys: Captured
 ) -> None:
     for name in (NAME, pool_key(exchange.url), gone):
@@ -62,7 +62,7 @@ def test_local_ports_on_which_nothing_listens_are_left_out_and_counted(
     assert gone in machine_pools()  # the port may have been a tunnel that returns later
 
 
-def test_a_ban_is_shown_also_where_nothing_listens(gone: str, capsys: Captured) -> None:
+def test_a_ban_of_a_local_port_without_a_listener_is_shown(gone: str, capsys: Captured) -> None:
     use(gone, banned=True)  # the port may be a tunnel to the exchange itself
     assert main(["budget"]) == 0
     pools, err = shown(capsys)
@@ -70,7 +70,7 @@ def test_a_ban_is_shown_also_where_nothing_listens(gone: str, capsys: Captured) 
     assert "left out" not in err
 
 
-def test_the_port_check_does_not_disturb_a_listening_program(capsys: Captured) -> None:
+def test_the_port_check_sends_nothing_to_a_listening_program(capsys: Captured) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         name = f"http://127.0.0.1:{server.getsockname()[1]}"
         use(name)
@@ -104,7 +104,7 @@ def test_a_port_that_cannot_be_checked_counts_as_in_use(
     assert shown(capsys)[0] == [gone]
 
 
-def test_forget_shows_the_ban_of_a_budget_first(capsys: Captured) -> None:
+def test_forget_shows_a_ban_before_it_asks(capsys: Captured) -> None:
     use(NAME, banned=True)
     use("binance-futures-testnet")
     assert main(["budget", "--forget", NAME, "--yes"]) == 0
@@ -116,7 +116,7 @@ def test_forget_shows_the_ban_of_a_budget_first(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize("banned", [True, *thorough(False)])
-def test_on_a_pipe_nothing_is_forgotten_without_yes(
+def test_without_a_terminal_nothing_is_forgotten_unless_yes_is_given(
     banned: bool, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(NAME, banned=banned)
@@ -126,7 +126,7 @@ def test_on_a_pipe_nothing_is_forgotten_without_yes(
     assert list(machine_pools()) == [NAME]
 
 
-def test_forget_shows_a_cooldown_that_is_no_ban(capsys: Captured) -> None:
+def test_forget_shows_a_cooldown_that_is_not_a_ban(capsys: Captured) -> None:
     budget = MachineBudget()
     budget.pool(NAME).hold(3600.0)
     budget.close()

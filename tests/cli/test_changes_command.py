@@ -63,7 +63,7 @@ def ms_of(text: str) -> int:
 
 
 @pytest.mark.parametrize("window", ["1h", "24h"])
-def test_changes_are_those_of_the_history_of_the_exchange(
+def test_printed_changes_equal_those_computed_from_the_exchanges_history(
     window: str, exchange: LocalExchange, capsys: Captured
 ) -> None:
     command = ["changes", *SYMBOLS, "--window", window, "--base-url", exchange.url]
@@ -81,7 +81,7 @@ def test_changes_are_those_of_the_history_of_the_exchange(
         assert row["per_supply"] is not None
 
 
-def test_a_second_command_asks_only_for_what_is_new(
+def test_a_second_command_requests_only_newer_history(
     exchange: LocalExchange, capsys: Captured
 ) -> None:
     command = ["changes", *SYMBOLS, "--base-url", exchange.url]
@@ -115,7 +115,7 @@ def watched(url: str) -> dict[str, Any]:
             process.terminate()
 
 
-def test_watch_has_changes_over_the_window_and_starts_warm_the_second_time(
+def test_watch_shows_changes_over_the_window_and_reuses_cached_history(
     exchange: LocalExchange,
 ) -> None:
     began = time.time()
@@ -134,7 +134,7 @@ def test_watch_has_changes_over_the_window_and_starts_warm_the_second_time(
         assert line["percent"] == pytest.approx(float((now - before) / before * 100), rel=1e-9)
 
 
-def test_a_recording_has_changes_and_nothing_is_sent(tmp_path: Path, capsys: Captured) -> None:
+def test_changes_of_a_recording_send_no_request(tmp_path: Path, capsys: Captured) -> None:
     path = write_recording(tmp_path / "oi.db")
     command = ["changes", "--recording", str(path), "--window", "5m", "--base-url"]
     assert main([*command, "http://127.0.0.1:9", "--sort", "symbol"]) == 0
@@ -198,7 +198,7 @@ def test_an_interrupted_command_prints_nothing_and_keeps_what_it_has_read(
         assert len(capsys.readouterr().out.splitlines()) == len(symbols)
 
 
-def test_a_home_that_cannot_be_written_costs_a_warning_and_nothing_else(
+def test_an_unwritable_cache_directory_causes_one_warning_and_no_error(
     exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     (tmp_path / "cache").write_text("no directory")
@@ -233,7 +233,7 @@ def test_a_symbol_that_fails_is_named_and_the_others_are_shown(
         (["BTC USDT", "--simulated"], "is not a symbol"),
     ],
 )
-def test_wrong_usage_is_one_line_and_code_2(
+def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(
     arguments: list[str], said: str, capsys: Captured
 ) -> None:
     assert main(["changes", *arguments]) == 2
@@ -263,7 +263,7 @@ def test_changes_are_sorted_by_size_in_either_direction_and_unknown_ones_last(
     assert "".join(change.symbol for change in ranked(changes, order)) == wanted
 
 
-def test_a_market_is_read_as_far_back_as_one_request_goes_and_few_symbols_for_7_days() -> None:
+def test_a_few_symbols_are_read_for_7_days_and_a_market_as_far_as_one_request_reaches() -> None:
     assert history_span(FEW, "1h") == timedelta(days=8, minutes=10)
     for window in ("5m", "1h", "24h"):
         assert history_span(FEW + 1, window) == timedelta(minutes=5 * 499)
@@ -273,7 +273,7 @@ def test_a_market_is_read_as_far_back_as_one_request_goes_and_few_symbols_for_7_
         history_span(1, "30d")
 
 
-def test_a_terminal_gets_a_table_with_signs(exchange: LocalExchange) -> None:
+def test_on_a_terminal_changes_are_a_table_with_signed_numbers(exchange: LocalExchange) -> None:
     code, seen = seen_on_a_terminal("changes", *SYMBOLS, "--base-url", exchange.url)
     assert code == 0
     lines = left_on_screen(seen)
@@ -284,6 +284,6 @@ def test_a_terminal_gets_a_table_with_signs(exchange: LocalExchange) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_numbers_keep_their_sign_when_they_are_aligned() -> None:
+def test_aligned_numbers_keep_their_sign() -> None:
     numbers = ["-0.5", "+1234.25", "-1234567", "", "7"]
     assert align(numbers) == ["-0.5 ", "+1,234.25", "-1,234,567   ", "   ", "7   "]

@@ -197,14 +197,14 @@ def test_json_lines_are_one_object_for_each_row() -> None:
     assert len(lines) == 2
 
 
-def test_json_cannot_move_the_cursor_and_stays_the_same_json() -> None:
+def test_json_has_no_control_characters_and_parses_to_the_same_value() -> None:
     text = "\x1b[2J\x7f\x9b31m\u202e\u2028\U000e0001 é"
     lines = json_lines(Sheet(("x",), [(text,)]))
     assert lines.rstrip("\n").isprintable()
     assert json.loads(lines) == {"x": text}
 
 
-def test_csv_has_a_header_and_empty_cells_for_nothing() -> None:
+def test_csv_has_a_header_and_empty_cells_for_missing_values() -> None:
     text = csv_text(Sheet(("a", "b_c"), [("x,y", None), ('"', 3)]))
     assert list(csv.reader(io.StringIO(text))) == [["a", "b_c"], ["x,y", ""], ['"', "3"]]
     assert "\r" not in text
@@ -246,7 +246,7 @@ async def test_every_command_with_csv_has_csv_safe(
     assert listed == ["'=1+1", "TRADING", "", "'@x", "USDT"]
 
 
-def test_csv_without_rows_is_the_header() -> None:
+def test_csv_without_rows_has_only_the_header() -> None:
     assert csv_text(values_sheet([])) == "symbol,open_interest,time\n"
 
 
@@ -259,7 +259,7 @@ def test_decimal_points_are_aligned() -> None:
     assert align([]) == []
 
 
-def test_server_text_is_neither_markup_nor_control_characters() -> None:
+def test_server_text_is_shown_without_markup_or_control_characters() -> None:
     info = SymbolInfo("BTCUSDT", "TRADING", contract_type="[red]x[/red]\x1b[31m:smile:")
     assert "[red]x[/red]\\x1b[31m:smile:" in drawn(symbols_sheet([info]))
 
@@ -324,7 +324,7 @@ def replace_time(value: OpenInterest, ms: int) -> OpenInterest:
     return OpenInterest(value.symbol, value.open_interest, NOON_MS + ms)
 
 
-def test_an_error_is_one_bounded_line() -> None:
+def test_an_error_is_shown_in_one_bounded_line() -> None:
     line = explain(ServerError(500, None, "<html>\n\x1b[2J" + "x" * 10_000))
     assert line.isprintable()
     assert len(line) < 600
@@ -338,7 +338,7 @@ def test_an_error_is_one_bounded_line() -> None:
         BudgetExhaustedError("no room", NOON),
     ],
 )
-def test_the_line_of_an_error_says_until_when_to_wait(error: BinanceOIError) -> None:
+def test_an_error_line_says_when_to_retry(error: BinanceOIError) -> None:
     assert "[until 2026-11-23T12:00:00" in explain(error)
 
 
@@ -414,7 +414,7 @@ def test_a_symbol_that_is_not_listed_has_one_text_and_one_exit_code(
     "number, text",
     [(0, "0 symbols"), (1, "1 symbol"), (2, "2 symbols"), (1200, "1,200 symbols")],
 )
-def test_one_thing_is_singular(number: int, text: str) -> None:
+def test_a_count_of_one_is_singular(number: int, text: str) -> None:
     assert counted(number, "symbol") == text
     assert stretches(1) == "1 stretch without rows"
 
@@ -424,12 +424,16 @@ def test_options_may_stand_between_symbols(exchange: LocalExchange, capsys: Capt
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_stdout_is_empty_when_every_symbol_fails(exchange: LocalExchange, capsys: Captured) -> None:
+def test_nothing_is_printed_on_stdout_when_every_symbol_fails(
+    exchange: LocalExchange, capsys: Captured
+) -> None:
     assert main(["get", "NOSUCHUSDT", "--csv", "--base-url", exchange.url, *PATIENT]) == 4
     assert capsys.readouterr().out == ""
 
 
-def test_symbols_are_those_that_are_trading(exchange: LocalExchange, capsys: Captured) -> None:
+def test_the_symbols_command_lists_the_trading_symbols(
+    exchange: LocalExchange, capsys: Captured
+) -> None:
     exchange.set_status("ETHUSDT", "SETTLING")
     assert main(["symbols", "--base-url", exchange.url, *PATIENT]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -439,7 +443,7 @@ def test_symbols_are_those_that_are_trading(exchange: LocalExchange, capsys: Cap
     assert len(rows) == 788
 
 
-def test_the_simulated_exchange_lives_for_the_command_and_leaves_no_budget(
+def test_the_simulated_exchange_ends_with_the_command_and_leaves_no_budget(
     tmp_path: Path, capsys: Captured
 ) -> None:
     assert main(["snapshot", "BTCUSDT", "--simulated", *PATIENT]) == 0
@@ -451,7 +455,7 @@ def test_the_simulated_exchange_lives_for_the_command_and_leaves_no_budget(
     assert err.endswith(f" {tmp_path / 'binance-oi' / FILE_NAME}\n")
 
 
-def test_the_budget_is_shown_with_its_file_and_sends_nothing(
+def test_the_budget_command_names_its_file_and_sends_nothing(
     exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     receipt = MachineBudget().pool(pool_key(exchange.url)).charge(5)
@@ -466,7 +470,7 @@ def test_the_budget_is_shown_with_its_file_and_sends_nothing(
     assert not exchange.answers
 
 
-def test_an_unusable_budget_directory_is_one_line_and_exit_code_1(
+def test_an_unusable_budget_directory_is_an_error_in_one_line_with_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv(VARIABLE, "not/absolute")
@@ -503,7 +507,9 @@ def test_warnings_of_the_library_are_shown_once(capsys: Captured) -> None:
         "get BTCUSDT --nonsense",
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(arguments: str, capsys: Captured) -> None:
+def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(
+    arguments: str, capsys: Captured
+) -> None:
     assert main(arguments.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -549,7 +555,7 @@ def test_version_prints_the_version(capsys: Captured) -> None:
     assert capsys.readouterr().out == f"binance-oi {__version__}\n"
 
 
-def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_raised_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> dict[str, Usage]:
         raise KeyError("a defect")
 
@@ -558,7 +564,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         main(["budget"])
 
 
-def test_only_a_missing_extra_is_reported_as_one(
+def test_only_a_missing_extra_is_reported_as_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "binance_oi.cli", None)
@@ -590,7 +596,7 @@ def test_symbols_in_any_script_are_printed_in_any_locale() -> None:
     assert done.returncode == 0
 
 
-def test_a_pipe_reader_that_leaves_early_is_no_error() -> None:
+def test_a_pipe_reader_that_closes_early_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [*PROGRAM, "snapshot", "--simulated", *PATIENT]
@@ -603,7 +609,7 @@ def test_a_pipe_reader_that_leaves_early_is_no_error() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("arguments", [["get", "--help"], *thorough(["--help"], ["--version"])])
-def test_a_pipe_reader_that_leaves_the_help_page_early_is_no_error(arguments: list[str]) -> None:
+def test_a_pipe_reader_that_closes_the_help_page_early_is_no_error(arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -615,7 +621,7 @@ def test_a_pipe_reader_that_leaves_the_help_page_early_is_no_error(arguments: li
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
 @pytest.mark.parametrize("closed", [">&- 2>&- <&-", *thorough(">&-", "2>&-", "2>/dev/full")])
-def test_streams_closed_by_the_parent_are_no_error(closed: str) -> None:
+def test_closed_standard_streams_are_no_error(closed: str) -> None:
     script = f'"$@" {closed}'
     command = ["sh", "-c", script, "sh", *PROGRAM, "get", "BTCUSDT", "--simulated", *PATIENT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
@@ -645,7 +651,7 @@ def test_a_full_stderr_does_not_change_the_exit_code(arguments: list[str], unbuf
 @pytest.mark.thorough
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_a_full_disk_is_one_line_also_for_help(flag: str) -> None:
+def test_a_full_disk_is_an_error_in_one_line_for_help_too(flag: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [*PROGRAM, flag], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE
@@ -655,7 +661,7 @@ def test_a_full_disk_is_one_line_also_for_help(flag: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_one_line() -> None:
+def test_a_full_disk_is_an_error_in_one_line() -> None:
     with open("/dev/full", "w") as full:
         command = [*PROGRAM, "get", "BTCUSDT", "--simulated", *PATIENT]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
@@ -694,7 +700,7 @@ def test_sigterm_ends_a_snapshot_as_ctrl_c_does(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.thorough
-def test_an_ignored_sighup_ends_nothing() -> None:
+def test_an_ignored_sighup_does_not_end_the_command() -> None:
     with LocalExchange(limit=50).in_thread() as exchange:
         command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
         command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
@@ -723,7 +729,7 @@ def test_the_local_exchange_serves_until_it_is_interrupted(
     assert (process.returncode, out, err) == (code, "", "")
 
 
-def test_an_occupied_port_is_wrong_usage_and_one_line_names_it() -> None:
+def test_an_occupied_port_is_an_error_in_one_line_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         done = run("simulate", "--port", str(port))
@@ -732,7 +738,7 @@ def test_an_occupied_port_is_wrong_usage_and_one_line_names_it() -> None:
 
 
 @pytest.mark.thorough
-def test_a_full_minute_ends_with_exit_code_3_and_says_until_when() -> None:
+def test_a_full_minute_ends_the_command_with_exit_code_3_and_the_retry_time() -> None:
     # The exchange's clock stands still, so its minute is full whenever the process asks.
     standing = LocalExchange(used=2400, clock=lambda: NOON.timestamp() + 10.0)
     with standing.in_thread() as exchange:
@@ -743,7 +749,7 @@ def test_a_full_minute_ends_with_exit_code_3_and_says_until_when() -> None:
     assert done.stdout == ""
 
 
-def test_a_ban_ends_with_exit_code_3_and_says_until_when() -> None:
+def test_a_ban_ends_the_command_with_exit_code_3_and_the_retry_time() -> None:
     with LocalExchange().in_thread() as exchange:
         pool = MachineBudget().pool(pool_key(exchange.url))
         pool.hold(300.0, ban=True)  # as after a ban of another process of this user
@@ -753,7 +759,7 @@ def test_a_ban_ends_with_exit_code_3_and_says_until_when() -> None:
     assert re.fullmatch(r"binance-oi: 418 .*\[until 20.*\]\n", done.stderr)
 
 
-def test_a_network_failure_ends_with_exit_code_5() -> None:
+def test_a_network_failure_ends_the_command_with_exit_code_5() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     done = run("snapshot", "--base-url", f"http://127.0.0.1:{port}")
@@ -768,7 +774,7 @@ def test_the_exit_code_of_the_process_is_that_of_main(exchange: LocalExchange) -
 
 
 @pytest.mark.parametrize("missing", ["cyclopts", *thorough("rich")])
-def test_without_the_extra_one_line_names_what_to_install(missing: str) -> None:
+def test_without_the_extra_an_error_in_one_line_names_what_to_install(missing: str) -> None:
     source = (
         f"import runpy, sys; sys.modules['{missing}'] = None;"
         "runpy.run_module('binance_oi', run_name='__main__', alter_sys=True)"
@@ -795,7 +801,7 @@ def test_a_terminal_shows_a_bar_then_a_table_then_the_summary() -> None:
 
 
 @pytest.mark.thorough
-def test_no_color_turns_colours_off() -> None:
+def test_the_variable_no_color_turns_colours_off() -> None:
     code, seen = on_a_terminal("get", "BTCUSDT", "--simulated", *PATIENT, NO_COLOR="1")
     assert code == 0
     assert "BTCUSDT" in seen

@@ -52,7 +52,7 @@ def cells(path: Path) -> list[list[str]]:
 # -- archive -------------------------------------------------------------------------------------
 
 
-def test_each_symbol_gets_a_file_of_rows_and_a_file_of_holes(
+def test_each_symbol_has_a_file_of_rows_and_a_file_of_holes(
     exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "out"
@@ -80,7 +80,7 @@ def test_each_symbol_gets_a_file_of_rows_and_a_file_of_holes(
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == first
 
 
-def test_json_lines_have_the_same_rows(exchange: LocalExchange, tmp_path: Path) -> None:
+def test_json_lines_have_the_same_rows_as_csv(exchange: LocalExchange, tmp_path: Path) -> None:
     command = ["archive", "BTCUSDT", *last(1), "--archive-url", exchange.url]
     assert main([*command, "--to", str(tmp_path / "a")]) == 0
     assert main([*command, "--to", str(tmp_path / "b"), "--format", "jsonl"]) == 0
@@ -89,7 +89,7 @@ def test_json_lines_have_the_same_rows(exchange: LocalExchange, tmp_path: Path) 
     assert [list(json.loads(line).values()) for line in lines] == rows
 
 
-def test_a_symbol_that_the_archive_does_not_have_is_named_with_code_4(
+def test_a_symbol_missing_from_the_archive_is_named_and_the_exit_code_is_4(
     exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     command = ["archive", "NOUSDT", *last(2), "--to", str(tmp_path)]
@@ -110,7 +110,7 @@ def test_days_that_fail_are_named_and_the_others_written(tmp_path: Path, capsys:
     assert len(cells(tmp_path / "BTCUSDT.csv")) == 1 + 288
 
 
-def test_an_interrupted_command_keeps_its_files_and_the_next_one_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_command_keeps_its_files_and_the_next_one_continues(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "binance_oi", "archive", "BTCUSDT", *last(60)]
     with LocalExchange(latency=0.05).in_thread() as exchange:
@@ -126,7 +126,7 @@ def test_an_interrupted_command_keeps_its_files_and_the_next_one_goes_on(tmp_pat
     assert not [*out.glob("*.csv"), *out.glob(".*")]
 
 
-def test_a_time_that_the_archive_cannot_have_yet_writes_nothing(
+def test_a_range_that_the_archive_cannot_have_yet_writes_nothing(
     exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "out"
@@ -150,7 +150,7 @@ def test_a_time_that_the_archive_cannot_have_yet_writes_nothing(
         (["BTCUSDT", "--to", "x", "--proxy", "socks5://x"], "a proxy must be"),
     ],
 )
-def test_wrong_usage_is_one_line_and_code_2(
+def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(
     arguments: list[str],
     said: str,
     capsys: Captured,
@@ -165,7 +165,7 @@ def test_wrong_usage_is_one_line_and_code_2(
     assert not (tmp_path / "x").exists()
 
 
-def test_a_place_that_cannot_be_written_is_code_2(
+def test_an_unwritable_target_is_an_error_with_exit_code_2(
     exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -197,7 +197,7 @@ def test_a_recording_is_filled_from_the_history_and_on_request_from_the_archive(
     assert exchange.used == 0
 
 
-def test_a_symbol_that_fails_is_named_with_code_6(
+def test_a_symbol_that_fails_is_named_and_the_exit_code_is_6(
     exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     command = ["backfill", str(tmp_path / "oi.db"), "NOUSDT", "BTCUSDT", "--since", "1h"]
@@ -215,7 +215,7 @@ def test_a_symbol_that_fails_is_named_with_code_6(
         (["text", "BTCUSDT", "--since", "1h", "--simulated"], "is not a recording"),
     ],
 )
-def test_wrong_usage_of_backfill_is_one_line_and_code_2(
+def test_wrong_usage_of_backfill_is_an_error_in_one_line_with_exit_code_2(
     arguments: list[str],
     said: str,
     capsys: Captured,
@@ -231,7 +231,7 @@ def test_wrong_usage_of_backfill_is_one_line_and_code_2(
     assert not (tmp_path / "oi.db").exists()
 
 
-def test_a_recorder_with_backfill_records(tmp_path: Path, capsys: Captured) -> None:
+def test_the_recorder_runs_with_the_backfill_option(tmp_path: Path, capsys: Captured) -> None:
     path = tmp_path / "oi.db"
     command = ["record", "BTCUSDT", "--to", str(path), "--every", "1s", "--for", "2s"]
     assert main([*command, "--backfill", "--simulated"]) == 0

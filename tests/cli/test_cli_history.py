@@ -27,7 +27,7 @@ Captured = pytest.CaptureFixture[str]
 HANGS = 600.0  # s after which a process hangs
 
 
-def test_rows_are_shown_in_the_order_asked_for(capsys: Captured) -> None:
+def test_rows_are_printed_in_the_order_of_the_arguments(capsys: Captured) -> None:
     assert main(["history", "ethusdt", "BTCUSDT", "--since", "1h", "--simulated"]) == 0
     out, err = capsys.readouterr()
     rows = [json.loads(line) for line in out.splitlines()]
@@ -37,7 +37,7 @@ def test_rows_are_shown_in_the_order_asked_for(capsys: Captured) -> None:
     assert re.search(r"\d+ rows; \d+ stretches without rows; 0 symbols failed", err)
 
 
-def test_csv_and_other_periods(capsys: Captured) -> None:
+def test_csv_output_works_for_every_period(capsys: Captured) -> None:
     since = time.strftime("%Y-%m-%dT00:00Z", time.gmtime(time.time() - 5 * 86_400))
     arguments = ["--since", since, "--until", "1h", "--period", "1d", "--csv"]
     assert main(["history", "BTCUSDT", *arguments, "--simulated"]) == 0
@@ -67,7 +67,7 @@ def test_a_symbol_that_fails_is_named_and_the_others_are_shown(capsys: Captured)
         (["BTCUSDT", "--to", "x.txt", "--simulated"], "a file's name ends in"),
     ],
 )
-def test_wrong_usage_is_one_line_and_code_2(
+def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(
     arguments: list[str], said: str, capsys: Captured
 ) -> None:
     assert main(["history", *arguments]) == 2
@@ -77,7 +77,9 @@ def test_wrong_usage_is_one_line_and_code_2(
     assert err.count("\n") == 1
 
 
-def test_a_file_is_written_when_all_of_it_is_there(tmp_path: Path, capsys: Captured) -> None:
+def test_a_complete_file_is_written_and_only_replaced_on_request(
+    tmp_path: Path, capsys: Captured
+) -> None:
     path = tmp_path / "x.jsonl"
     command = ["history", "BTCUSDT", "NOUSDT", "--since", "1h", "--to", str(path), "--simulated"]
     assert main(command) == 6
@@ -145,7 +147,7 @@ class Run:
 
 
 @pytest.mark.parametrize("kill", some(range(KILLS), always=1))
-def test_a_command_that_is_killed_at_any_instant_goes_on_to_the_same_rows(
+def test_a_command_killed_at_any_instant_continues_to_the_same_rows(
     kill: int, tmp_path: Path
 ) -> None:
     path, part = tmp_path / "x.csv", tmp_path / f"x.csv{PART}"

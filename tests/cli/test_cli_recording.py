@@ -81,7 +81,7 @@ def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> No
     [(signal.SIGTERM, 0), *thorough((signal.SIGINT, 0), (signal.SIGHUP, 129))],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_signal_stops_a_recorder_cleanly_with_whole_sweeps(
+def test_a_signal_stops_a_recorder_after_a_complete_sweep(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     path = tmp_path / "oi.db"
@@ -142,7 +142,9 @@ def test_record_and_watch_end_within_two_seconds_of_a_signal(
 
 @pytest.mark.thorough  # the recorder retries for ten seconds; `nox -s recorder` runs it
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_lost_sweeps_end_a_recorder_with_exit_code_7_and_their_number(tmp_path: Path) -> None:
+def test_a_recorder_that_lost_sweeps_ends_with_exit_code_7_and_prints_their_number(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "oi.db"
     with LocalExchange().in_thread() as exchange:
         arguments = ("--to", str(path), "--every", "0.2s", "--base-url", exchange.url)
@@ -235,7 +237,7 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
         always=12,
     ),
 )
-def test_impossible_arguments_are_one_line_and_exit_code_2_and_touch_nothing(
+def test_impossible_arguments_are_an_error_in_one_line_and_change_no_file(
     arguments: str, said: str, path: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     names = {"new": "new", "text": "text", "out": "o", "bad": "bad", "pipe": "pipe", "dir": "dir"}
@@ -267,7 +269,7 @@ def everything(directory: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock"])
-def test_a_report_never_replaces_the_log_of_a_recorder_at_work(
+def test_a_report_never_replaces_the_log_of_a_running_recorder(
     ending: str, tmp_path: Path, capsys: Captured
 ) -> None:
     path = tmp_path / "oi.db"
@@ -285,7 +287,7 @@ def test_a_report_never_replaces_the_log_of_a_recorder_at_work(
             assert [found.read for found in recording.sweeps()] == [3, 2]
 
 
-def test_a_second_export_keeps_rows_and_says_how_many_it_added(
+def test_a_second_export_keeps_the_rows_of_the_first_and_prints_how_many_it_added(
     path: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -308,7 +310,7 @@ def test_a_second_export_keeps_rows_and_says_how_many_it_added(
 
 @pytest.mark.parametrize("name", ["oi.csv", "oi.svg", "oi.html"])
 @pytest.mark.parametrize("linked", [False, True])
-def test_no_output_overwrites_the_recording_it_is_made_of(
+def test_no_output_overwrites_its_own_recording(
     name: str, linked: bool, tmp_path: Path, capsys: Captured
 ) -> None:
     recording = write_recording(tmp_path / ("oi.db" if linked else name))
@@ -327,14 +329,12 @@ def test_no_output_overwrites_the_recording_it_is_made_of(
     "arguments",
     ["record --to= --simulated", "export {db} --to=", "report {db} --to=", "plot {db} X --to="],
 )
-def test_an_empty_name_is_not_the_current_directory(
-    arguments: str, path: Path, capsys: Captured
-) -> None:
+def test_an_empty_file_name_is_refused(arguments: str, path: Path, capsys: Captured) -> None:
     assert main([word.format(db=path) for word in arguments.split()]) == 2
     assert "a name is needed" in capsys.readouterr().err
 
 
-def test_another_source_is_refused_with_exit_code_2_before_any_request(
+def test_a_recording_of_another_source_is_refused_before_any_request(
     tmp_path: Path, capsys: Captured
 ) -> None:
     path, page = tmp_path / "oi.db", tmp_path / "oi.html"
@@ -508,7 +508,7 @@ def test_a_terminal_that_becomes_narrow_is_redrawn_at_once() -> None:
     assert terminal.process.returncode == 130
 
 
-def test_the_status_line_counts_losses_and_names_the_reason() -> None:
+def test_the_status_line_counts_lost_sweeps_and_names_the_reason() -> None:
     status = Status(
         sweeps=3,
         rows=7,
@@ -526,7 +526,7 @@ def test_the_status_line_counts_losses_and_names_the_reason() -> None:
     assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0"
 
 
-async def test_without_a_terminal_the_status_is_a_line_now_and_then(
+async def test_without_a_terminal_the_status_is_printed_as_a_line_at_intervals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(recording, "LINE_S", 0.01)
@@ -559,7 +559,7 @@ def seen(*values: str, time: int = 0, unchanged: tuple[str, ...] = ()) -> Snapsh
     )
 
 
-def test_the_board_has_changes_since_the_last_sweep_and_the_start() -> None:
+def test_the_board_ranks_changes_since_the_last_sweep_and_totals_since_the_start() -> None:
     board = Board("1h")
     assert [v.symbol for v in board.add(seen("100", "10", "1"))] == ["A", "B", "C"]
     changed = board.add(seen("110", "10", "0.5", unchanged=("B",)))
@@ -575,7 +575,7 @@ def test_the_board_has_changes_since_the_last_sweep_and_the_start() -> None:
     assert list(board.lines) == ["A", "B"]
 
 
-def test_the_board_compares_with_the_past_of_each_symbol() -> None:
+def test_the_board_shows_changes_over_the_window_from_history() -> None:
     board = Board("10m")
     board.add(seen("110", "10", "1", time=3 * 300_000 + 5))
     assert board.changes == {}
@@ -608,7 +608,7 @@ def drawn(board: Board, width: int, height: int = 20) -> str:
     return captured.get()
 
 
-def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
+def test_the_table_shows_every_digit_and_the_budget_and_the_age() -> None:
     board = Board("1h")
     board.add(seen("96012.544", "0.00000010"))
     text = drawn(board, 100)
@@ -657,18 +657,18 @@ def test_the_heading_describes_the_sweep_and_when_the_next_is_due() -> None:
     assert heading(None, slot) == "waiting for the first sweep"
 
 
-def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:
+def test_a_sparkline_spans_the_lowest_to_the_highest_value() -> None:
     assert sparkline(map(Decimal, (1, 8, 4))) == "▁█▄"
     assert sparkline([Decimal(5)] * 3) == "▁▁▁"
 
 
-def test_the_gauge_shows_a_cooldown() -> None:
+def test_the_budget_line_shows_a_cooldown() -> None:
     pool = ProcessBudget().pool("")
     pool.hold(60.0)
     assert "nothing is sent before" in gauge(pool.usage)
 
 
-def test_the_gauge_counts_waiting_calls_by_reason() -> None:
+def test_the_budget_line_counts_waiting_calls_by_reason() -> None:
     usage = ProcessBudget().pool("test").usage
     assert "waiting" not in gauge(usage)
     one = replace(usage, waiting_for={Reason.MINUTE_FULL: 1})

@@ -34,7 +34,7 @@ def nowhere() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("symbols, every", [(["BTCUSDT"], "0.2s"), *thorough(([], "1s"))])
-def test_a_recorder_that_never_reaches_the_exchange_fails_with_the_reason(
+def test_a_recorder_that_never_reaches_the_exchange_ends_with_the_reason(
     symbols: list[str], every: str, nowhere: str, tmp_path: Path
 ) -> None:
     arguments = ["record", *symbols, "--to", str(tmp_path / "oi.db"), "--every", every]
@@ -88,7 +88,7 @@ def test_a_recorder_without_a_sweep_ends_with_the_exit_code_of_the_reason(
     assert trouble_code(trouble) == code
 
 
-def test_the_status_has_the_lateness_of_a_sweep_only_after_one() -> None:
+def test_the_status_shows_lateness_only_after_the_first_sweep() -> None:
     assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0"
     assert status_line(Status(sweeps=1, late=0.04)).endswith(", last 0.0 s late")
     line = status_line(Status(missed=2, trouble="outage: no\nroute"))
@@ -96,7 +96,7 @@ def test_the_status_has_the_lateness_of_a_sweep_only_after_one() -> None:
 
 
 @pytest.mark.parametrize("command", ["record --to {new}", *thorough("watch")])
-def test_a_schedule_that_does_not_fit_is_refused_with_the_command_that_would_work(
+def test_a_schedule_that_does_not_fit_is_refused_with_a_command_that_fits(
     command: str, tmp_path: Path, capsys: Captured
 ) -> None:
     new = tmp_path / "new oi.db"
@@ -120,11 +120,11 @@ def test_a_schedule_that_does_not_fit_is_refused_with_the_command_that_would_wor
         ["watch", "--every", "1s", "--every=5s", "--top", "3"],
     ],
 )
-def test_the_advised_command_has_one_period(arguments: list[str]) -> None:
+def test_the_suggested_command_has_only_one_period(arguments: list[str]) -> None:
     assert fitting_command(arguments, 22) == "binance-oi watch --top 3 --every 22s"
 
 
-def test_without_a_schedule_that_fits_the_advice_is_fewer_symbols() -> None:
+def test_when_no_schedule_fits_the_error_suggests_fewer_symbols() -> None:
     assert fitting_command(["watch"], None) == "read fewer symbols"
 
 
@@ -138,7 +138,7 @@ def test_the_help_page_names_a_duration_and_the_default(command: str, capsys: Ca
     assert "FLOAT The" not in shown
 
 
-def test_a_recorder_says_which_schedule_it_has(tmp_path: Path, capsys: Captured) -> None:
+def test_a_recorder_prints_its_schedule(tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "oi.db"
     arguments = ["record", "BTCUSDT", "--to", str(file), "--simulated", "--for", "1s"]
     assert main(arguments) == 0
@@ -146,6 +146,8 @@ def test_a_recorder_says_which_schedule_it_has(tmp_path: Path, capsys: Captured)
 
 
 @pytest.mark.parametrize("arguments", [["get"], ["plot", "oi.db", "--to", "oi.svg"]])
-def test_a_command_that_lacks_a_symbol_says_so(arguments: list[str], capsys: Captured) -> None:
+def test_a_command_without_its_symbol_is_refused_with_an_example(
+    arguments: list[str], capsys: Captured
+) -> None:
     assert main(arguments) == USAGE
     assert f"{arguments[0]} needs a symbol, such as BTCUSDT" in capsys.readouterr().err

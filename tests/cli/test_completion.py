@@ -19,7 +19,9 @@ def script(shell: str, capsys: Captured) -> str:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_gets_every_command_and_the_shared_options(shell: str, capsys: Captured) -> None:
+def test_the_completion_of_each_shell_has_every_command_and_the_shared_options(
+    shell: str, capsys: Captured
+) -> None:
     text = script(shell, capsys)
     assert [name for name in COMMANDS if name not in text] == []
     for option in ("reserve", "max-wait", "log-level", "symbol", "since"):

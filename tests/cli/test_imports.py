@@ -51,12 +51,12 @@ def imported(*arguments: str) -> set[str]:
     return {name for name in modules if name in HEAVY}
 
 
-def test_version_imports_only_the_standard_library() -> None:
+def test_the_version_command_imports_only_the_standard_library() -> None:
     assert imported("--version") == set()
 
 
 @pytest.mark.parametrize("name", ["", "record", "get", *thorough(*COMMANDS)])
-def test_help_imports_only_what_draws_it(name: str) -> None:
+def test_help_imports_only_cyclopts_and_rich(name: str) -> None:
     assert imported(*name.split(), "--help") == {"cyclopts", "rich"}
 
 

@@ -61,7 +61,7 @@ def arguments_of(command: str, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", SENDING)
-def test_every_command_that_sends_takes_the_same_limits(
+def test_every_command_that_sends_accepts_the_same_limits(
     command: str, tmp_path: Path, made: list[Source]
 ) -> None:
     given = "--reserve 600 --share 50% --max-wait 2m --timeout 3s --log-level debug"
@@ -232,7 +232,7 @@ def test_an_impossible_limit_gives_one_line_of_error_and_exit_code_2(
     assert said in err
 
 
-def test_the_client_keeps_the_reserve_and_the_share(exchange: LocalExchange) -> None:
+def test_the_client_gets_the_reserve_and_the_share_of_the_options(exchange: LocalExchange) -> None:
     source = Source(base_url=exchange.url, reserve=600, share=0.25)
     with source.client() as client:
         assert (client.usage.reserve, client.usage.share) == (600, 600)
@@ -240,7 +240,7 @@ def test_the_client_keeps_the_reserve_and_the_share(exchange: LocalExchange) -> 
         assert client.usage.reserve == 1200
 
 
-def test_the_log_level_shows_more_or_less_of_the_library(
+def test_the_log_level_selects_which_library_messages_are_shown(
     exchange: LocalExchange, capsys: Captured
 ) -> None:
     levels: list[tuple[Level, bool]] = [("info", True), ("warning", False), ("debug", True)]

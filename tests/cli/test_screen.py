@@ -56,7 +56,7 @@ def drawn(sheet: Sheet, width: int, lines: int = 1000) -> tuple[list[str], int]:
 
 @pytest.mark.parametrize("lines", [1, 5, 10, 20, 400])
 @pytest.mark.parametrize("width", [9, 30, 80])
-def test_a_table_fits_the_lines_and_counts_the_rows_left(width: int, lines: int) -> None:
+def test_a_table_fits_the_screen_and_counts_the_omitted_rows(width: int, lines: int) -> None:
     shown, left = drawn(a_sheet(300, "123456.789"), width, lines)
     # A table has at least one row, even if the screen has fewer lines.
     smallest, _ = drawn(a_sheet(1, "123456.789"), width)
@@ -66,7 +66,7 @@ def test_a_table_fits_the_lines_and_counts_the_rows_left(width: int, lines: int)
         assert left == (0 if lines == 400 else 300 - max(1, lines - 4))
 
 
-def test_a_wide_table_lacks_spare_columns_before_it_folds_a_number() -> None:
+def test_a_wide_table_drops_optional_columns_before_it_folds_a_number() -> None:
     assert "mark price" in " ".join(drawn(a_sheet(2), 80)[0])
     wide, _ = drawn(a_sheet(2, "123456789012.12345678"), 80)
     assert "time" not in wide[1]
@@ -82,7 +82,7 @@ def test_rows_are_sorted_by_name_or_notional_with_unknown_notional_last() -> Non
     assert [row[0] for row in by_notional(sheet).rows] == ["D", "B", "E", "A", "C"]
 
 
-def test_a_sheet_without_spare_columns_keeps_all_columns() -> None:
+def test_a_table_without_optional_columns_keeps_every_column() -> None:
     screen = Console(file=io.StringIO(), width=20)
     sheet = a_sheet(1)._replace(spare=())
     assert len(table(sheet, screen).columns) == len(COLUMNS)
@@ -123,7 +123,7 @@ def test_a_history_fits_the_terminal_and_all_shows_every_row() -> None:
     assert abs(sum("BTCUSDT" in line for line in lines) - shown - left) <= 2
 
 
-def test_without_a_budget_there_is_no_empty_line(tmp_path: Path) -> None:
+def test_without_budgets_nothing_but_one_line_is_printed(tmp_path: Path) -> None:
     env = {"BINANCE_OI_BUDGET_DIR": str(tmp_path)}
     code, seen = seen_on_a_terminal("budget", env=env)
     assert code == 0
@@ -131,7 +131,7 @@ def test_without_a_budget_there_is_no_empty_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_all_shows_the_whole_snapshot() -> None:
+def test_the_all_option_shows_the_whole_snapshot() -> None:
     code, seen = seen_on_a_terminal("snapshot", "--simulated", "--all", *PATIENT)
     lines = left_on_screen(seen)
     assert code == 0
@@ -140,7 +140,7 @@ def test_all_shows_the_whole_snapshot() -> None:
 
 
 @pytest.mark.thorough
-def test_symbols_fit_the_terminal_as_well() -> None:
+def test_the_list_of_symbols_fits_the_terminal() -> None:
     code, seen = seen_on_a_terminal("symbols", "--simulated", *PATIENT)
     lines = left_on_screen(seen)
     assert code == 0
@@ -242,7 +242,7 @@ def test_a_wait_for_the_rollover_is_reported_on_a_pipe() -> None:
         *thorough(("record JDUSDT --to {path} --every 1s --base-url {url}", "recording, sweeps 0")),
     ],
 )
-def test_a_dumb_terminal_shows_a_line_before_the_first_answer(
+def test_a_dumb_terminal_prints_a_line_before_the_first_answer(
     words: str, shown: str, tmp_path: Path
 ) -> None:
     with LocalExchange(limit=50).in_thread() as exchange:
@@ -253,14 +253,14 @@ def test_a_dumb_terminal_shows_a_line_before_the_first_answer(
     assert "\x1b" not in seen
 
 
-def test_a_pipe_with_forced_colours_gets_no_bar() -> None:
+def test_a_pipe_with_forced_colours_has_no_progress_bar() -> None:
     command = [sys.executable, "-m", "binance_oi", "get", "BTCUSDT", "--simulated", *PATIENT]
     environment = os.environ | {"FORCE_COLOR": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stderr.startswith("binance-oi: 1 symbol read")
 
 
-def test_a_dumb_terminal_gets_the_board_after_each_sweep() -> None:
+def test_a_dumb_terminal_prints_the_board_after_each_sweep() -> None:
     code, seen = seen_on_a_terminal(
         *("watch", "JDUSDT", "--every", "1s", "--simulated"),
         term="dumb",
@@ -315,7 +315,7 @@ async def test_a_recorder_stops_after_its_time_and_never_without_one() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_recorder_stops_at_a_moment_of_the_clock_as_it_is_set(
+async def test_a_recorder_stops_at_the_given_wall_clock_time_even_if_the_clock_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -340,7 +340,7 @@ async def test_a_recorder_stops_at_a_moment_of_the_clock_as_it_is_set(
         ("--for 0s", "Must be > 0"),
     ],
 )
-def test_an_impossible_end_is_wrong_usage_and_touches_nothing(
+def test_an_impossible_end_is_wrong_usage_and_changes_no_file(
     options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["record", "BTCUSDT", "--to", str(tmp_path / "new.db"), "--simulated"]

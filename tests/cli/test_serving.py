@@ -103,7 +103,9 @@ def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording
         assert set(recording.symbols()) <= {"BTCUSDT", "ETHUSDT"}
 
 
-def test_a_recording_of_another_process_is_served_without_an_exchange(tmp_path: Path) -> None:
+def test_a_recording_of_another_process_is_served_without_requests_to_the_exchange(
+    tmp_path: Path,
+) -> None:
     path = write_recording(tmp_path / "oi.db")
     with serve("--recording", str(path), "--port", "0", "--json") as (line, process):
         url = json.loads(line)["url"]
@@ -122,7 +124,7 @@ def test_a_recording_of_another_process_is_served_without_an_exchange(tmp_path: 
     assert past["rows"]
 
 
-def test_systemd_hears_that_the_service_is_ready_and_that_it_ends(tmp_path: Path) -> None:
+def test_the_service_notifies_systemd_that_it_is_ready_and_that_it_stops(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(path)
@@ -144,7 +146,7 @@ def test_a_port_that_is_in_use_is_an_error_in_one_line(capsys: Captured) -> None
     assert text.err.startswith(f"binance-oi: --host 127.0.0.1 --port {port} cannot be used: ")
 
 
-def test_options_that_exclude_each_other_or_a_missing_recording_are_errors(
+def test_conflicting_options_and_a_missing_recording_are_errors(
     capsys: Captured, tmp_path: Path
 ) -> None:
     both = ["--recording", str(tmp_path / "a"), "--record-to", str(tmp_path / "b")]
@@ -160,7 +162,7 @@ def test_a_symbol_that_is_not_listed_ends_the_service_with_its_error(capsys: Cap
     assert "NOSUCHUSDT" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_unit_is_printed_without_serving() -> None:
+def test_the_print_unit_option_prints_the_unit_and_serves_nothing() -> None:
     command = [sys.executable, "-m", "binance_oi", "serve", "--port", "80", "--print-unit"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "binance_oi serve --port 80\n" in done.stdout

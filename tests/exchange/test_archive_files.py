@@ -50,13 +50,13 @@ def test_rows_out_of_order_come_out_in_order() -> None:
     assert list(found.rows.items()) == list(WHOLE.items())
 
 
-def test_blank_ratios_do_not_matter() -> None:
+def test_blank_ratios_do_not_affect_the_rows() -> None:
     lines = [line("BTCUSDT", time, value, "1.5", ",,,") for time, (value, _) in WHOLE.items()]
     assert decode_metrics(text(lines), "BTCUSDT", DAY).rows == WHOLE
 
 
 @pytest.mark.parametrize("value", ["", " ", '""', "0", "0.0000000000000000", "-5.0", "-0.00"])
-def test_open_interest_that_is_blank_or_not_above_0_is_a_hole(value: str) -> None:
+def test_blank_or_non_positive_open_interest_is_a_hole(value: str) -> None:
     lines = whole_day("BTCUSDT", DAY)
     lines[7] = line("BTCUSDT", MIDNIGHT + 7 * STEP, value)
     found = decode_metrics(text(lines), "BTCUSDT", DAY)
@@ -69,7 +69,7 @@ def test_open_interest_that_is_blank_or_not_above_0_is_a_hole(value: str) -> Non
     "value",
     ["nan", "null", "1_000", "1E+9", "９６", "1.2.3", "+1", "0x1", "9" * 5000, "\x00"],
 )
-def test_a_value_that_is_no_plain_number_is_a_named_hole(value: str) -> None:
+def test_a_value_that_is_not_a_plain_number_is_a_hole_and_its_row_is_named(value: str) -> None:
     lines = whole_day("BTCUSDT", DAY)
     lines[7] = f"2024-08-08 00:35:00,BTCUSDT,{value};,1.5,1,2,3,4"
     found = decode_metrics(text(lines), "BTCUSDT", DAY)
@@ -79,7 +79,7 @@ def test_a_value_that_is_no_plain_number_is_a_named_hole(value: str) -> None:
 
 
 @pytest.mark.parametrize("notional", ["", "0", "-1", "nan", "1e9"])
-def test_an_odd_notional_is_unknown_and_costs_no_row(notional: str) -> None:
+def test_an_invalid_notional_becomes_unknown_and_the_row_is_kept(notional: str) -> None:
     found = decode_metrics(
         text([line("BTCUSDT", MIDNIGHT, "5", notional), line("BTCUSDT", MIDNIGHT + STEP, "6")]),
         "BTCUSDT",
@@ -103,7 +103,9 @@ def test_an_odd_notional_is_unknown_and_costs_no_row(notional: str) -> None:
         (HEADER, "time"),
     ],
 )
-def test_an_odd_row_is_left_out_with_its_reason_and_spoils_no_other(odd: str, why: str) -> None:
+def test_an_invalid_row_is_omitted_with_its_reason_and_all_others_are_kept(
+    odd: str, why: str
+) -> None:
     lines = whole_day("BTCUSDT", DAY)
     found = decode_metrics(text([*lines[:100], odd, *lines[100:]]), "BTCUSDT", DAY)
     assert found.rows == WHOLE
@@ -111,7 +113,7 @@ def test_an_odd_row_is_left_out_with_its_reason_and_spoils_no_other(odd: str, wh
     assert why in found.odd_rows[0]
 
 
-def test_of_two_values_of_one_instant_the_later_row_counts_and_both_are_named() -> None:
+def test_of_two_values_for_one_instant_the_later_one_is_kept_and_both_are_named() -> None:
     lines = [line("BTCUSDT", MIDNIGHT, "5"), line("BTCUSDT", MIDNIGHT, "6")]
     found = decode_metrics(text(lines), "BTCUSDT", DAY)
     assert found.rows == {MIDNIGHT: ("6", "1.5")}
@@ -119,13 +121,13 @@ def test_of_two_values_of_one_instant_the_later_row_counts_and_both_are_named() 
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_a_blank_row_and_a_value_of_one_instant_the_value_counts(order: int) -> None:
+def test_of_a_blank_row_and_a_value_for_one_instant_the_value_is_kept(order: int) -> None:
     lines = [line("BTCUSDT", MIDNIGHT, ""), line("BTCUSDT", MIDNIGHT, "6")][::order]
     found = decode_metrics(text(lines), "BTCUSDT", DAY)
     assert (found.rows, found.blank) == ({MIDNIGHT: ("6", "1.5")}, set())
 
 
-def test_many_odd_rows_are_counted_and_the_first_ones_named() -> None:
+def test_the_first_invalid_rows_are_named_and_the_rest_counted() -> None:
     found = decode_metrics(text(["rubbish"] * 1000), "BTCUSDT", DAY)
     assert (found.odd, len(found.odd_rows)) == (1000, MAX_NAMED)
 
@@ -147,7 +149,9 @@ def test_many_odd_rows_are_counted_and_the_first_ones_named() -> None:
     ],
     ids=["mark", "CRLF", "CR", "no end", "empty lines", "no header", "case", "quotes", "blanks"],
 )
-def test_the_form_of_the_text_does_not_matter(change: Callable[[bytes], bytes]) -> None:
+def test_line_ends_quotes_and_a_byte_order_mark_do_not_affect_the_rows(
+    change: Callable[[bytes], bytes],
+) -> None:
     found = decode_metrics(change(text(whole_day("BTCUSDT", DAY))), "BTCUSDT", DAY)
     assert (found.rows, found.odd) == (WHOLE, 0)
 
@@ -183,7 +187,7 @@ def zipped(*texts: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_the_text_of_that_name_is_read_whatever_lies_beside_it(method: int) -> None:
+def test_the_file_of_the_expected_name_is_read_whatever_else_the_zip_contains(method: int) -> None:
     own = ("BTCUSDT-metrics-2024-08-08.csv", b"ours")
     assert unzip(zipped(own, method=method), NAME) == b"ours"
     assert unzip(zipped(("__MACOSX/x.csv", b"no"), own, ("r.txt", b"")), NAME) == b"ours"
@@ -206,12 +210,12 @@ def test_the_text_of_that_name_is_read_whatever_lies_beside_it(method: int) -> N
     ],
     ids=["empty", "text", "end", "none", "no csv", "two", "cut", "checksum", "bzip2", "lzma"],
 )
-def test_what_is_no_zip_file_of_one_text_is_a_decode_error(data: bytes) -> None:
+def test_a_zip_file_without_exactly_one_readable_text_is_a_decode_error(data: bytes) -> None:
     with pytest.raises(DecodeError, match="BTCUSDT-metrics-2024-08-08"):
         unzip(data, NAME)
 
 
-def test_a_bomb_takes_no_more_memory_than_the_bound() -> None:
+def test_a_zip_bomb_uses_bounded_memory() -> None:
     bomb = pack("a.csv", bytes(64 * 1024 * 1024))
     assert len(bomb) < 1024 * 1024
     tracemalloc.start()
@@ -224,7 +228,7 @@ def test_a_bomb_takes_no_more_memory_than_the_bound() -> None:
 
 
 @pytest.mark.parametrize("seed", some(range(2000), always=200))
-def test_damaged_files_are_decode_errors_or_have_rows_that_are_sound(seed: int) -> None:
+def test_a_damaged_file_is_a_decode_error_or_has_only_valid_rows(seed: int) -> None:
     draw = random.Random(seed)
     data = bytearray(pack("a.csv", text(whole_day("BTCUSDT", DAY)), draw.choice([0, 8])))
     for _ in range(draw.randrange(1, 6)):
@@ -248,7 +252,7 @@ def test_a_checksum_is_the_first_word_of_its_file(said: str) -> None:
 
 
 @pytest.mark.parametrize("said", ["", SUM[1:], f"{SUM}0", "<html>", f"x {SUM}", "\x00" * 99])
-def test_a_file_that_is_no_checksum_is_a_decode_error(said: str) -> None:
+def test_a_file_without_a_checksum_is_a_decode_error(said: str) -> None:
     with pytest.raises(DecodeError, match="the checksum is none"):
         decode_checksum(said.encode())
 

@@ -46,7 +46,7 @@ def without(field: str) -> dict[str, object]:
     return {key: value for key, value in LIVE.items() if key != field}
 
 
-def test_a_live_page_is_read_row_by_row_in_its_order() -> None:
+def test_a_live_page_is_read_exactly_and_in_its_order() -> None:
     page = read(LIVE | {"timestamp": TIME + 1}, LIVE)
     assert page == HistoryPage((HistoryRow(SYMBOL, TIME + 1, *_amounts()), ROW))
     assert str(page.rows[0].open_interest) == "20403.63700000"
@@ -60,7 +60,7 @@ def _amounts() -> tuple[Decimal, Decimal, Decimal | None]:
 
 @pytest.mark.parametrize("time", [TIME, str(TIME)])
 @pytest.mark.parametrize("number", ["20403.637", 20403.637, "20403", 20403])
-def test_a_number_may_be_a_text_or_a_number(number: object, time: object) -> None:
+def test_a_number_may_be_a_json_string_or_a_json_number(number: object, time: object) -> None:
     (row,) = read(LIVE | {"sumOpenInterest": number, "timestamp": time}).rows
     assert row.open_interest == Decimal(str(number))
     assert row.time == TIME
@@ -82,25 +82,25 @@ ODD_NUMBERS: tuple[object, ...] = (
 
 @pytest.mark.parametrize("odd", ODD_NUMBERS)
 @pytest.mark.parametrize("field", ["sumOpenInterest", "sumOpenInterestValue"])
-def test_a_row_with_an_odd_amount_is_left_out_and_named(field: str, odd: object) -> None:
+def test_a_row_with_an_invalid_amount_is_omitted_and_named(field: str, odd: object) -> None:
     page = read(LIVE | {field: odd}, LIVE)
     assert page == HistoryPage((ROW,), (f"{SYMBOL} (left out: an amount)",))
 
 
 @pytest.mark.parametrize("odd", [0, -1, "x", "", None, 10**15, "1" * 5000, 1.5, "١"])
-def test_a_row_with_an_odd_time_is_left_out_and_named(odd: object) -> None:
+def test_a_row_with_an_invalid_time_is_omitted_and_named(odd: object) -> None:
     page = read(LIVE, LIVE | {"timestamp": odd})
     assert page == HistoryPage((ROW,), (f"{SYMBOL} (left out: timestamp)",))
 
 
 @pytest.mark.parametrize("supply", ["", None])
-def test_a_row_needs_no_circulating_supply(supply: object) -> None:
+def test_a_row_without_a_circulating_supply_is_kept(supply: object) -> None:
     expected = HistoryPage((HistoryRow(SYMBOL, TIME, ROW.open_interest, ROW.notional),))
     assert read(LIVE | {"CMCCirculatingSupply": supply}) == expected
     assert read(without("CMCCirculatingSupply")) == expected
 
 
-def test_an_odd_circulating_supply_is_left_out_alone() -> None:
+def test_an_invalid_circulating_supply_is_omitted_and_its_row_is_kept() -> None:
     page = read(LIVE | {"CMCCirculatingSupply": "unknown"})
     assert page.rows == (HistoryRow(SYMBOL, TIME, ROW.open_interest, ROW.notional),)
     assert page.odd_rows == (f"{SYMBOL} (CMCCirculatingSupply)",)
@@ -113,13 +113,13 @@ def test_an_odd_circulating_supply_is_left_out_alone() -> None:
         *(1, None, "text", [], LIVE | {"symbol": 5}),
     ],
 )
-def test_what_is_no_row_is_left_out_and_the_other_rows_are_kept(odd: object) -> None:
+def test_an_element_that_is_not_a_row_is_omitted_and_the_others_are_kept(odd: object) -> None:
     page = read(odd, LIVE)
     assert page.rows == (ROW,)
     assert len(page.odd_rows) == 1
 
 
-def test_a_new_field_is_fine_and_one_that_comes_twice_is_odd() -> None:
+def test_an_unknown_field_is_ignored_and_a_repeated_field_makes_its_row_invalid() -> None:
     assert read(LIVE | {"new": {"a": [1]}}) == HistoryPage((ROW,))
     twice = body(LIVE, LIVE).replace(b'{"symbol"', b'{"timestamp":5,"symbol"', 1)
     page = decode_history(twice, SYMBOL)
@@ -128,7 +128,7 @@ def test_a_new_field_is_fine_and_one_that_comes_twice_is_odd() -> None:
 
 
 @pytest.mark.parametrize("other", ["2000SHIBUSDT", "SHIBUSDT", "BTCUSDT_261225", "币安人生USDT"])
-def test_rows_of_another_symbol_are_left_out_and_a_page_of_them_is_no_answer(other: str) -> None:
+def test_rows_of_another_symbol_are_omitted_and_a_page_of_them_is_an_error(other: str) -> None:
     theirs = LIVE | {"symbol": other}
     page = read(theirs, LIVE)
     assert page == HistoryPage((ROW,), (f"{other} (left out: another symbol)",))
@@ -137,7 +137,7 @@ def test_rows_of_another_symbol_are_left_out_and_a_page_of_them_is_no_answer(oth
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "BTCUSDT_261225", "币安人生USDT", "4USDT"])
-def test_names_of_every_kind_are_read(symbol: str) -> None:
+def test_symbols_of_every_kind_are_read(symbol: str) -> None:
     page = decode_history(body(LIVE | {"symbol": symbol}), symbol)
     assert [row.symbol for row in page.rows] == [symbol]
     assert not page.odd_rows
@@ -147,7 +147,7 @@ def test_names_of_every_kind_are_read(symbol: str) -> None:
     "text",
     [b"", b"{}", b"null", b"[1,2]", b"<html>", b"[{}]", b'[{"symbol":"X"}', b"\xff", b"[" * 9999],
 )
-def test_what_is_no_page_is_a_decode_error(text: bytes) -> None:
+def test_anything_but_a_page_is_a_decode_error(text: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_history(text, SYMBOL)
 
@@ -158,7 +158,7 @@ def test_a_refusal_under_status_200_is_a_refusal() -> None:
     assert caught.value.refusal.code == -1121
 
 
-def test_of_many_odd_rows_the_first_are_named_and_the_others_counted() -> None:
+def test_the_first_invalid_rows_are_named_and_the_rest_counted() -> None:
     page = read(LIVE, *[LIVE | {"timestamp": 0}] * 20)
     assert len(page.odd_rows) == 9
     assert page.odd_rows[-1] == "and 12 more"
@@ -217,14 +217,14 @@ def changed() -> list[bytes]:
 
 
 @pytest.mark.parametrize("part", some(range(4), always=1))
-def test_a_changed_page_is_read_in_one_step_as_row_by_row_or_not_in_one_step(part: int) -> None:
+def test_the_fast_path_reads_a_changed_page_as_the_slow_path_does_or_not_at_all(part: int) -> None:
     texts = changed()[part::4]
     taken = sum(map(is_read_alike, texts))
     assert 100 < taken < len(texts) // 4  # other digits; everything else is unusual
 
 
 @given(st.data())
-def test_a_much_changed_page_is_read_in_one_step_as_row_by_row_or_not_in_one_step(
+def test_the_fast_path_reads_a_heavily_changed_page_as_the_slow_path_does_or_not_at_all(
     data: st.DataObject,
 ) -> None:
     names = st.sampled_from(
@@ -252,7 +252,7 @@ def test_a_much_changed_page_is_read_in_one_step_as_row_by_row_or_not_in_one_ste
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "1000SHIBUSDT", "币安人生USDT", "0X"])
-def test_a_usual_page_is_read_in_one_step(symbol: str) -> None:
+def test_the_fast_path_reads_a_usual_page(symbol: str) -> None:
     text = PAGE.replace(SYMBOL.encode(), symbol.encode())
     assert is_read_alike(text, symbol)
     assert not is_read_alike(text, "1X")
@@ -264,7 +264,7 @@ RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 40)), min_size=1, ma
 
 
 @given(RUNS)
-def test_the_kinds_of_row_are_those_between_the_braces(runs: list[tuple[int, int]]) -> None:
+def test_the_kinds_of_row_are_found_between_the_braces(runs: list[tuple[int, int]]) -> None:
     rows = [b'"a":"%b"' % (b"0" * digits) for digits, count in runs for _ in range(count)]
     page = b"[{%b}]" % b"},{".join(rows)
     assert set(decoding._kinds_of_row(page)) == set(rows)
@@ -273,7 +273,7 @@ def test_the_kinds_of_row_are_those_between_the_braces(runs: list[tuple[int, int
         assert kinds - set(rows) or kinds == set(damaged[2:-2].split(b"},{"))
 
 
-def test_a_question_has_both_bounds_and_draws_on_the_limit_of_history() -> None:
+def test_a_history_request_has_both_bounds_and_uses_the_limit_of_history() -> None:
     asked = history_page("BTCUSDT", "5m", 1, 2)
     assert asked.params == {
         "symbol": "BTCUSDT",

@@ -32,7 +32,7 @@ def test_every_route_has_an_absolute_path_and_a_weight(route: Route[object]) -> 
     assert route.weight >= 1
 
 
-def test_all_mark_prices_cost_10_and_one_costs_1() -> None:
+def test_all_mark_prices_have_weight_10_and_a_single_one_has_weight_1() -> None:
     assert routes.PREMIUM_INDEX.path == routes.PREMIUM_INDEX_OF_ONE.path
     assert (routes.PREMIUM_INDEX.weight, routes.PREMIUM_INDEX_OF_ONE.weight) == (10, 1)
 
@@ -104,7 +104,7 @@ def test_a_valid_base_url_loses_only_its_last_slash(url: str, checked: str) -> N
         443,
     ],
 )
-def test_a_bad_base_url_is_refused_and_not_repeated(url: object) -> None:
+def test_an_invalid_base_url_is_refused_and_not_shown_in_the_error(url: object) -> None:
     with pytest.raises(ValueError, match=r"^base_url must be ") as caught:
         check_base_url(url)
     assert "secret" not in str(caught.value)
@@ -225,7 +225,7 @@ def test_a_proxy_has_its_own_pool_named_without_its_password(proxy: str, via: st
     ],
     ids=ascii,
 )
-def test_any_other_proxy_is_refused_at_once_and_not_repeated(proxy: Any) -> None:
+def test_any_other_proxy_is_refused_at_once_and_not_shown_in_the_error(proxy: Any) -> None:
     for refuse in (partial(pool_key, PRODUCTION), client_with_proxy):
         with pytest.raises(ValueError, match=r"^a proxy must be .* hand in a session ") as caught:
             refuse(proxy)
@@ -273,7 +273,7 @@ def test_any_other_proxy_is_refused_at_once_and_not_repeated(proxy: Any) -> None
         ("https://[::ffff:a00:1]/usdm", "https://10.0.0.1:443/usdm"),
     ],
 )
-def test_a_source_has_one_name_under_every_url(url: str, name: str) -> None:
+def test_every_url_of_a_source_has_the_same_source_name(url: str, name: str) -> None:
     assert source_name(url) == name
     assert OpenInterestClient(base_url=url, budget=ProcessBudget()).source == name
 
@@ -294,7 +294,7 @@ def test_a_source_has_one_name_under_every_url(url: str, name: str) -> None:
         ("http://[:8080", None),
     ],
 )
-def test_a_pool_of_this_machine_alone_says_its_port(
+def test_only_the_pool_of_a_local_exchange_names_a_port(
     pool: str, place: tuple[str, int] | None
 ) -> None:
     assert local_place(pool) == place

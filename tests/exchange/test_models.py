@@ -163,14 +163,14 @@ def test_a_symbol_is_letters_digits_and_underscore_of_any_script(symbol: str, ch
         "币‿USDT",  # a connector, as _ is
     ],
 )
-def test_any_other_text_is_no_symbol(symbol: str) -> None:
+def test_any_other_text_is_refused_as_a_symbol(symbol: str) -> None:
     with pytest.raises(InvalidSymbolError) as caught:
         check_symbol(symbol)
     assert caught.value.symbol == symbol
 
 
 @pytest.mark.parametrize("symbol", [None, 1, 1.5, True, b"BTCUSDT", ["BTCUSDT"], object()])
-def test_anything_but_a_str_is_no_symbol(symbol: object) -> None:
+def test_anything_but_a_str_is_refused_as_a_symbol(symbol: object) -> None:
     with pytest.raises(InvalidSymbolError, match="must be a str, not"):
         check_symbol(symbol)
 
@@ -314,7 +314,7 @@ def test_an_answer_without_one_of_its_fields_is_refused(field: str) -> None:
 
 
 @pytest.mark.parametrize("symbol", [1, True, ["BTCUSDT"], {"a": 1}])
-def test_a_symbol_that_is_no_string_is_refused(symbol: object) -> None:
+def test_a_symbol_that_is_not_a_string_is_refused(symbol: object) -> None:
     with pytest.raises(DecodeError):
         decode_open_interest(answer(symbol=symbol), "BTCUSDT")
 
@@ -405,7 +405,7 @@ def test_any_other_body_is_a_decode_error(decode: Decode, body: bytes) -> None:
         (b'{"code":-1102}', ResponseError),
     ],
 )
-def test_an_error_under_status_200_is_recognised(
+def test_an_error_with_status_200_is_recognised(
     decode: Decode, body: bytes, kind: type[ResponseError]
 ) -> None:
     with pytest.raises(RefusedError) as caught:
@@ -447,7 +447,7 @@ def test_a_mutated_answer_is_decoded_or_raises_our_error(
         assert value.datetime.tzinfo is UTC
 
 
-def test_values_can_be_pickled_hashed_and_not_changed() -> None:
+def test_values_can_be_pickled_and_hashed_but_not_changed() -> None:
     assert pickle.loads(pickle.dumps(VALUE)) == copy.copy(VALUE) == VALUE
     assert len({VALUE, copy.deepcopy(VALUE)}) == 1
     with pytest.raises(AttributeError):
@@ -460,7 +460,7 @@ MARK = b'{"symbol":"BTCUSDT","markPrice":"61234.50000000","indexPrice":"1","time
 MARK_VALUE = MarkPrice("BTCUSDT", Decimal("61234.50000000"), 1783140584000)
 
 
-def test_mark_prices_are_a_list_or_one_object() -> None:
+def test_mark_prices_are_decoded_from_a_list_or_from_one_object() -> None:
     both = decode_mark_prices(b" [" + MARK + b"," + MARK + b"]")
     assert both == MarkPrices((MARK_VALUE, MARK_VALUE))
     assert decode_mark_prices(MARK) == MarkPrices((MARK_VALUE,))
@@ -483,7 +483,7 @@ ODD_PRICES: list[object] = ["", "NaN", "-1", "1E-8", "1_0", "٣", "9" * 31, None
     ],
     ids=str,
 )
-def test_an_odd_mark_price_is_left_out_alone_and_named(odd: dict[str, object], said: str) -> None:
+def test_an_invalid_mark_price_is_omitted_and_named(odd: dict[str, object], said: str) -> None:
     row = {"symbol": "ODDUSDT", "markPrice": "1.5", "time": 5} | odd
     kept = {name: value for name, value in row.items() if value is not MISSING}
     body = b"[" + json.dumps(kept, ensure_ascii=False).encode() + b"," + MARK + b"]"
@@ -502,7 +502,7 @@ def test_a_mark_price_needs_no_time(time: object) -> None:
 
 
 @pytest.mark.parametrize("row", ["null", "7", "[]", '"BTCUSDT"', "{}", '{"symbol":"A","symbol":5}'])
-def test_an_element_that_is_no_row_is_left_out_alone(row: str) -> None:
+def test_an_element_that_is_not_a_row_is_omitted_and_the_others_are_kept(row: str) -> None:
     assert decode_mark_prices(f"[{row},{MARK.decode()}]".encode()).prices == (MARK_VALUE,)
     (said,) = decode_exchange_info(f'{{"symbols":[{row},{json.dumps(BTC)}]}}'.encode()).odd_rows
     assert "left out" in said
@@ -678,7 +678,7 @@ NO_ROW: tuple[object, ...] = (None, 7, "BTCUSDT", [], [1], {}, {"code": -1121})
     ],
     ids=str,
 )
-def test_a_row_without_a_name_or_a_status_is_left_out_and_named(odd: object) -> None:
+def test_a_listing_row_without_a_name_or_a_status_is_omitted_and_named(odd: object) -> None:
     info = decode_exchange_info(listing([odd, BTC, odd], [WEIGHT_2400]))
     assert (info.trading, info.weight_limit) == (("BTCUSDT",), 2400)
     first, second = info.odd_rows
@@ -696,7 +696,7 @@ def test_a_row_without_a_name_or_a_status_is_left_out_and_named(odd: object) -> 
     + [(field, odd) for field in NUMBERS for odd in ODD_NUMBERS],
     ids=str,
 )
-def test_an_odd_optional_field_gets_its_default(field: str, odd: object) -> None:
+def test_an_invalid_optional_field_gets_its_default(field: str, odd: object) -> None:
     info = decode_exchange_info(listing([BTC | {"symbol": "ODDUSDT", field: odd}, BTC]))
     assert info.trading == ("ODDUSDT", "BTCUSDT")
     assert (info.odd_rows, info.left_out) == ((f"ODDUSDT ({field})",), 0)
@@ -712,7 +712,7 @@ def test_a_row_with_odd_unknown_fields_is_complete() -> None:
         assert info == decode_exchange_info(listing([BTC]))
 
 
-def test_the_first_odd_rows_are_named_and_the_others_counted() -> None:
+def test_the_first_invalid_rows_are_named_and_the_rest_counted() -> None:
     rows = [BTC, *(BTC | {"symbol": f"ODD{n}USDT", "status": None} for n in range(1000))]
     *named, more = decode_exchange_info(listing(rows)).odd_rows
     assert named == [f"ODD{n}USDT (left out: status)" for n in range(8)]
@@ -758,7 +758,7 @@ TEN_SECONDS = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "interva
         ),
     ],
 )
-def test_the_least_limit_of_each_span_is_kept_tightest_first(
+def test_the_smallest_limit_of_each_span_is_kept_and_the_tightest_comes_first(
     limits: object, others: list[tuple[int, int, bool]]
 ) -> None:
     info = decode_exchange_info(listing([BTC], limits))
@@ -816,7 +816,7 @@ def test_an_impossible_limit_is_ignored_and_named(odd: dict[str, object]) -> Non
 
 
 @pytest.mark.parametrize("limits", [{}, 7, "x", [1], [None], [[]], [{}], [{"limit": 1}]])
-def test_limits_of_another_shape_hide_no_symbol_and_no_limit(limits: object) -> None:
+def test_limits_of_an_unknown_shape_do_not_hide_symbols_or_other_limits(limits: object) -> None:
     info = decode_exchange_info(listing([BTC], limits))
     assert (info.trading, info.weight_limit, info.other_limits) == (("BTCUSDT",), None, ())
     assert len(info.ignored_limits) == 1
@@ -824,19 +824,19 @@ def test_limits_of_another_shape_hide_no_symbol_and_no_limit(limits: object) -> 
         assert decode_exchange_info(listing([BTC], [*limits, WEIGHT_2400])).weight_limit == 2400
 
 
-def test_an_undecodable_limit_of_orders_is_not_ours() -> None:
+def test_an_undecodable_limit_of_orders_is_ignored_without_a_report() -> None:
     rows = [WEIGHT_2400 | {"rateLimitType": "ORDERS", "limit": "many"}]
     assert decode_exchange_info(listing([BTC], rows)).ignored_limits == ()
 
 
-def test_descriptions_of_odd_limits_are_printable_and_bounded() -> None:
+def test_descriptions_of_invalid_limits_are_printable_and_bounded() -> None:
     rows = [WEIGHT_2400 | {"interval": "\x1b[2J\n" * 1000, "limit": n} for n in range(1000)]
     ignored = decode_exchange_info(listing([BTC], rows)).ignored_limits
     assert all(text.isprintable() and len(text) <= 120 for text in ignored)
     assert len(ignored) <= 10
 
 
-def test_a_new_kind_of_name_hides_no_symbol() -> None:
+def test_a_symbol_of_a_new_form_is_listed_and_does_not_hide_others() -> None:
     rows = [{"symbol": name, "status": "TRADING"} for name in ("BTCUSDT", "BTC-USDT", "😀USDT")]
     assert decode_exchange_info(listing(rows)).trading == ("BTCUSDT", "BTC-USDT", "😀USDT")
 
@@ -912,7 +912,7 @@ def error_of(status: int, body: bytes) -> ResponseError:
         (408, error_body(-4108, ""), ServerError),
     ],
 )
-def test_the_status_and_then_the_code_choose_the_error(
+def test_the_status_and_then_the_code_select_the_error(
     status: int, body: bytes, kind: type[ResponseError]
 ) -> None:
     error = error_of(status, body)
@@ -944,7 +944,7 @@ def test_the_status_and_then_the_code_choose_the_error(
         ("币".encode()[:2], None, "\ufffd"),
     ],
 )
-def test_code_and_message_are_the_exchanges_or_the_start_of_the_body(
+def test_code_and_message_come_from_the_exchange_or_from_the_start_of_the_body(
     body: bytes, code: int | None, message: str
 ) -> None:
     error = error_of(400, body)
@@ -978,7 +978,7 @@ def test_every_refusal_becomes_a_printable_exception(status: int, body: bytes) -
 
 
 @pytest.mark.parametrize("status", [400, 403, 418, 429])
-def test_the_text_adds_the_end_of_a_ban_and_the_limit(status: int) -> None:
+def test_the_text_of_a_refusal_adds_the_end_of_a_ban_and_the_limit(status: int) -> None:
     refusal = Refusal.of(status, {}, None)
     assert (refusal.until, refusal.limit) == (None, None)
     banned = refusal.with_text(error_body(-1003, BAN_TEXT))
@@ -1215,7 +1215,7 @@ def test_every_recorded_error_becomes_the_right_exception(path: Path) -> None:
         recorded("observed_error_bodies.jsonl", BAN_END, [2400, 6000, 400, 1200, 1200]),
     ],
 )
-def test_every_recorded_text_yields_its_ban_or_its_limit(
+def test_the_ban_or_the_limit_of_every_recorded_text_is_read(
     path: Path, first: int, stated: list[int]
 ) -> None:
     texts = [str(line.get("body")) for line in lines_of(path)]
@@ -1227,7 +1227,7 @@ def test_every_recorded_text_yields_its_ban_or_its_limit(
 
 
 @pytest.mark.parametrize("blank", ["\n", "  ", "\t", "\r\n    "], ids=repr)
-def test_wrapping_does_not_change_the_meaning_of_a_text(blank: str) -> None:
+def test_line_breaks_do_not_change_the_meaning_of_a_text(blank: str) -> None:
     limit = "The current limit is 1200 requests per minute"
     text = f"<p>Too many requests; IP banned until {BAN_END}. {limit}</p>"
     refusal = Refusal.of(418, {}, None).with_text(text.replace(" ", blank).encode())

@@ -129,7 +129,7 @@ SCENES: dict[str, tuple[Callable[[World], Coroutine[None, None, object]], int, b
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_cancelling_at_any_step_leaves_nothing_behind(name: str) -> None:
+def test_a_call_cancelled_at_any_step_leaves_no_task_and_no_connection(name: str) -> None:
     play, calls, warm = SCENES[name]
     attempts = BROKEN if name == "a retry" else SLOWLY
     limit = 2 if name == "a queue for the budget" else 2400
@@ -159,7 +159,7 @@ def test_cancelling_at_any_step_leaves_nothing_behind(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_cancelling_at_random_instants_keeps_the_charges_right(seed: int) -> None:
+def test_calls_cancelled_at_random_instants_keep_the_charges_right(seed: int) -> None:
     chance = random.Random(seed)
     kinds: tuple[tuple[Step, ...], ...] = (SLOWLY, BROKEN, (Act.CLOSE,), (Act.RESET,), (Act.STALL,))
     chosen = [chance.choices(kinds, (6, 1, 1, 1, 1))[0] for _ in range(200)]
@@ -227,7 +227,7 @@ def spend(pool_budget: ProcessBudget, machine: Machine, exchange: dict[int, int]
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0, 59.0, -59.0, 86_400.0])
-def test_setting_the_system_clock_frees_nothing(step: float) -> None:
+def test_setting_the_system_clock_releases_no_weight(step: float) -> None:
     machine, minutes = Machine(), dict[int, int]()
     budget = ProcessBudget(clock=lambda: machine.steady, wall=lambda: machine.wall, limit=100)
     for _ in range(40):
@@ -248,7 +248,7 @@ def test_a_suspended_machine_sends_no_more_than_allowed(asleep: float) -> None:
 
 
 @pytest.mark.parametrize("asleep", [600.0, 90_000.0])
-def test_an_answer_read_after_a_suspend_frees_nothing(asleep: float) -> None:
+def test_an_answer_read_after_a_suspend_releases_no_weight(asleep: float) -> None:
     machine = Machine()
     budget = ProcessBudget(clock=lambda: machine.steady, wall=lambda: machine.wall, limit=100)
     pool = budget.pool("one")

@@ -39,7 +39,7 @@ def test_every_fault_ends_in_a_value_or_one_of_our_exceptions(fault: Fault) -> N
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS[1:])
-def test_the_rules_hold_with_every_session(way: str) -> None:
+def test_the_rules_hold_with_every_kind_of_session(way: str) -> None:
     # Every door and a few other faults; `nox -s faults` runs all of them.
     for fault in [fault for fault in FAULTS if fault.door != Plain()] + FAULTS[::60]:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:

@@ -234,6 +234,8 @@ def _judge(fault: Fault, result: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", some(FAULTS, always=30), ids=lambda fault: fault.name)
-def test_every_fault_of_a_page_is_its_rows_or_one_exception_of_ours(fault: Fault) -> None:
+def test_every_fault_of_a_page_ends_with_the_right_rows_or_one_of_our_exceptions(
+    fault: Fault,
+) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(check_fault(fault))
