@@ -37,7 +37,7 @@ def test_rows_are_printed_in_the_order_of_the_arguments(capsys: Captured) -> Non
     assert re.search(r"\d+ rows; \d+ stretches without rows; 0 symbols failed", err)
 
 
-def test_csv_output_works_for_every_period(capsys: Captured) -> None:
+def test_csv_of_daily_rows_has_a_header_and_one_line_for_each_day(capsys: Captured) -> None:
     since = time.strftime("%Y-%m-%dT00:00Z", time.gmtime(time.time() - 5 * 86_400))
     arguments = ["--since", since, "--until", "1h", "--period", "1d", "--csv"]
     assert main(["history", "BTCUSDT", *arguments, "--simulated"]) == 0
@@ -77,9 +77,7 @@ def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(
     assert err.count("\n") == 1
 
 
-def test_a_complete_file_is_written_and_only_replaced_on_request(
-    tmp_path: Path, capsys: Captured
-) -> None:
+def test_a_file_is_replaced_only_on_request(tmp_path: Path, capsys: Captured) -> None:
     path = tmp_path / "x.jsonl"
     command = ["history", "BTCUSDT", "NOUSDT", "--since", "1h", "--to", str(path), "--simulated"]
     assert main(command) == 6

@@ -123,7 +123,7 @@ def test_a_history_fits_the_terminal_and_all_shows_every_row() -> None:
     assert abs(sum("BTCUSDT" in line for line in lines) - shown - left) <= 2
 
 
-def test_without_budgets_nothing_but_one_line_is_printed(tmp_path: Path) -> None:
+def test_without_budgets_the_budget_command_prints_no_empty_line(tmp_path: Path) -> None:
     env = {"BINANCE_OI_BUDGET_DIR": str(tmp_path)}
     code, seen = seen_on_a_terminal("budget", env=env)
     assert code == 0

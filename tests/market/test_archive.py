@@ -127,7 +127,7 @@ STYLES = [(a, b, c) for a in (False, True) for b in (False, True) for c in (Fals
 
 
 @pytest.mark.parametrize("late", STYLES, ids=str)
-async def test_midnight_comes_from_the_file_that_has_it_and_only_once(
+async def test_each_midnight_is_read_once_from_whichever_file_contains_it(
     late: tuple[bool, bool, bool], tmp_path: Path
 ) -> None:
     files: dict[str, bytes] = {}
@@ -149,7 +149,9 @@ async def test_midnight_comes_from_the_file_that_has_it_and_only_once(
     assert {*times, *holes} == {*range(midnight(DAY + ONE), midnight(DAY + 3 * ONE), STEP)}
 
 
-async def test_each_instant_without_a_row_is_in_a_hole_with_its_reason(tmp_path: Path) -> None:
+async def test_each_instant_without_a_row_is_in_a_hole_that_states_the_reason(
+    tmp_path: Path,
+) -> None:
     lines = whole_day("BTCUSDT", DAY)
     for number in (3, 4, 6):
         lines[number] = line("BTCUSDT", BEGIN + number * STEP, "0.0")
@@ -162,7 +164,7 @@ async def test_each_instant_without_a_row_is_in_a_hole_with_its_reason(tmp_path:
     assert (len(missing), missing.error) == (0, None)
 
 
-async def test_a_file_that_may_still_appear_is_no_missing_file(tmp_path: Path) -> None:
+async def test_a_file_that_may_still_appear_is_reported_as_not_published(tmp_path: Path) -> None:
     server = ArchiveServer({})
     async with server.running():
         found = await read(server, tmp_path, since=TODAY - 3 * ONE, until=TODAY + 9 * ONE)
@@ -174,7 +176,7 @@ async def test_a_file_that_may_still_appear_is_no_missing_file(tmp_path: Path) -
     ]
 
 
-async def test_only_the_instants_asked_for_are_rows_or_holes(tmp_path: Path) -> None:
+async def test_rows_and_holes_cover_only_the_requested_range(tmp_path: Path) -> None:
     lines = whole_day("BTCUSDT", DAY)
     del lines[:10], lines[20:]
     server = ArchiveServer(published("BTCUSDT", DAY, lines))
@@ -189,7 +191,7 @@ async def test_only_the_instants_asked_for_are_rows_or_holes(tmp_path: Path) -> 
     [(TODAY, None), (DAY, DAY - ONE)],
     ids=["since today", "before 2020"],
 )
-async def test_nothing_to_read_is_no_error_and_a_reversed_range_is_one(
+async def test_an_empty_range_is_no_error_and_a_reversed_range_is_one(
     since: date, until: date | None, tmp_path: Path
 ) -> None:
     server = ArchiveServer({})
@@ -221,7 +223,9 @@ async def test_impossible_arguments_are_refused_at_once(tmp_path: Path) -> None:
         Archive(tmp_path, base_url="http://example.com")
 
 
-async def test_days_of_many_symbols_come_in_order_with_progress(tmp_path: Path) -> None:
+async def test_days_of_many_symbols_are_returned_in_order_and_reported_as_progress(
+    tmp_path: Path,
+) -> None:
     files: dict[str, bytes] = {}
     for name in NAMES:
         for number in range(6):
@@ -239,7 +243,7 @@ async def test_days_of_many_symbols_come_in_order_with_progress(tmp_path: Path) 
 # -- the cache -----------------------------------------------------------------------------------
 
 
-async def test_a_day_that_was_published_again_is_read_again(tmp_path: Path) -> None:
+async def test_a_day_that_was_republished_is_downloaded_again(tmp_path: Path) -> None:
     server = ArchiveServer(published("BTCUSDT", DAY, whole_day("BTCUSDT", DAY)[:200]))
     async with server.running():
         (before,) = await read(server, tmp_path)
@@ -261,7 +265,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-async def test_a_damaged_file_of_the_cache_is_read_again(kind: str, tmp_path: Path) -> None:
+async def test_a_damaged_file_in_the_cache_is_downloaded_again(kind: str, tmp_path: Path) -> None:
     server = ArchiveServer(published("BTCUSDT", DAY, whole_day("BTCUSDT", DAY)))
     async with server.running():
         (before,) = await read(server, tmp_path)
@@ -283,7 +287,7 @@ async def test_a_cache_that_cannot_be_used_is_an_error_that_names_the_file(tmp_p
             await read(server, tmp_path)
 
 
-async def test_a_file_and_a_checksum_of_different_editions_are_asked_for_again(
+async def test_a_file_that_does_not_match_its_checksum_is_downloaded_again(
     tmp_path: Path,
 ) -> None:
     old = published("BTCUSDT", DAY, whole_day("BTCUSDT", DAY)[:5])
@@ -298,7 +302,7 @@ async def test_a_file_and_a_checksum_of_different_editions_are_asked_for_again(
     assert len(found) == 288
 
 
-async def test_a_wrong_checksum_is_an_error_of_its_day_alone(tmp_path: Path) -> None:
+async def test_a_wrong_checksum_is_an_error_of_its_day_only(tmp_path: Path) -> None:
     files = published("BTCUSDT", DAY, whole_day("BTCUSDT", DAY))
     files |= published("BTCUSDT", DAY + ONE, whole_day("BTCUSDT", DAY + ONE))
     files[f"{path_of('BTCUSDT', DAY)}.CHECKSUM"] = b"0" * 64
@@ -329,7 +333,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_a_file_that_is_none_is_an_error_of_its_day_alone(kind: str, tmp_path: Path) -> None:
+async def test_an_unreadable_file_is_an_error_of_its_day_only(kind: str, tmp_path: Path) -> None:
     files = signed(BROKEN[kind])
     files |= published("BTCUSDT", DAY + ONE, whole_day("BTCUSDT", DAY + ONE))
     server = ArchiveServer(files)
@@ -345,7 +349,7 @@ async def test_a_file_that_is_none_is_an_error_of_its_day_alone(kind: str, tmp_p
             tracemalloc.stop()
 
 
-async def test_a_file_without_a_checksum_does_not_count(tmp_path: Path) -> None:
+async def test_a_file_without_a_checksum_counts_as_missing(tmp_path: Path) -> None:
     files = published("BTCUSDT", DAY, whole_day("BTCUSDT", DAY))
     del files[f"{path_of('BTCUSDT', DAY)}.CHECKSUM"]
     server = ArchiveServer(files)
@@ -375,7 +379,7 @@ async def test_no_more_than_four_requests_are_under_way(tmp_path: Path) -> None:
     assert (len(found), server.most) == (12, MAX_CONNECTIONS)
 
 
-async def test_requests_go_at_an_even_pace(tmp_path: Path) -> None:
+async def test_requests_are_sent_at_an_even_pace(tmp_path: Path) -> None:
     times = list[float]()
     server = ArchiveServer({})
 
@@ -391,7 +395,7 @@ async def test_requests_go_at_an_even_pace(tmp_path: Path) -> None:
     assert times[-1] - times[0] >= 9.5
 
 
-async def test_a_passing_failure_is_waited_out(tmp_path: Path) -> None:
+async def test_a_temporary_failure_is_retried_after_the_requested_wait(tmp_path: Path) -> None:
     server = ArchiveServer(published("BTCUSDT", DAY, whole_day("BTCUSDT", DAY)))
     asked_to_wait = {"Retry-After": "70"}
     server.script = lambda path, times: (
@@ -407,7 +411,7 @@ async def test_a_passing_failure_is_waited_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 451])
-async def test_a_refused_address_ends_the_run_at_once(status: int, tmp_path: Path) -> None:
+async def test_a_refusal_of_our_address_ends_the_run_at_once(status: int, tmp_path: Path) -> None:
     server = ArchiveServer({})
     server.script = lambda _path, _times: web.Response(status=status, text="not here")
     async with server.running():
@@ -416,7 +420,7 @@ async def test_a_refused_address_ends_the_run_at_once(status: int, tmp_path: Pat
     assert len(server.asked) == 1
 
 
-async def test_one_file_that_always_fails_is_an_error_of_its_day_alone(tmp_path: Path) -> None:
+async def test_one_file_that_always_fails_is_an_error_of_its_day_only(tmp_path: Path) -> None:
     files: dict[str, bytes] = {}
     for number in range(4):
         day = DAY + number * ONE
@@ -430,7 +434,7 @@ async def test_one_file_that_always_fails_is_an_error_of_its_day_alone(tmp_path:
     assert isinstance(found[1].error, ServerError)
 
 
-async def test_an_outage_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+async def test_an_outage_ends_the_run_and_the_next_one_continues(tmp_path: Path) -> None:
     files: dict[str, bytes] = {}
     for number in range(20):
         day = DAY - number * ONE
@@ -449,7 +453,7 @@ async def test_an_outage_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -
     assert [len(day) for day in found] == [288] * 20
 
 
-async def test_no_server_is_a_transport_error(tmp_path: Path) -> None:
+async def test_a_missing_server_is_a_transport_error(tmp_path: Path) -> None:
     server = ArchiveServer({})
     async with server.running():
         pass
@@ -457,7 +461,7 @@ async def test_no_server_is_a_transport_error(tmp_path: Path) -> None:
         await read(server, tmp_path, until=DAY + 5 * ONE)
 
 
-async def test_a_closed_archive_ends_its_loops_with_an_error(tmp_path: Path) -> None:
+async def test_reading_from_a_closed_archive_raises_client_closed(tmp_path: Path) -> None:
     server = ArchiveServer(published("BTCUSDT", DAY, whole_day("BTCUSDT", DAY)))
     async with server.running(), archive_of(server, tmp_path) as archive:
         await archive.aclose()
@@ -465,7 +469,7 @@ async def test_a_closed_archive_ends_its_loops_with_an_error(tmp_path: Path) -> 
             await anext(archive.days(["BTCUSDT"], since=BEGIN))
 
 
-async def test_leaving_the_loop_early_ends_what_is_under_way(tmp_path: Path) -> None:
+async def test_leaving_the_loop_early_cancels_requests_under_way(tmp_path: Path) -> None:
     server, never = ArchiveServer({}), asyncio.Event()
 
     async def hold() -> None:
@@ -485,7 +489,7 @@ async def test_leaving_the_loop_early_ends_what_is_under_way(tmp_path: Path) -> 
     assert len(server.asked) <= AHEAD + 2
 
 
-async def test_a_slow_reader_stops_the_requests(tmp_path: Path) -> None:
+async def test_a_slow_reader_pauses_the_requests(tmp_path: Path) -> None:
     server = ArchiveServer({})
     async with server.running(), archive_of(server, tmp_path) as archive:
         days = archive.days(["BTCUSDT"], since=BEGIN - 100 * DAY_MS)
@@ -537,7 +541,7 @@ async def test_rows_equal_the_history_and_the_files_of_the_local_exchange(
         assert exchange.used == exchange.history_counter.total == 0
 
 
-async def test_a_command_publishes_a_day_of_the_local_exchange_again(tmp_path: Path) -> None:
+async def test_the_local_exchange_can_republish_a_day(tmp_path: Path) -> None:
     async with LocalExchange(clock=wall_time, files=FAULTY) as exchange:
         (before,) = await read(exchange, tmp_path)
         exchange.republish("BTCUSDT", str(DAY))
@@ -550,7 +554,7 @@ async def test_a_command_publishes_a_day_of_the_local_exchange_again(tmp_path: P
             exchange.republish("BTCUSDT", "someday")
 
 
-async def test_many_days_take_the_memory_of_few(tmp_path: Path) -> None:
+async def test_memory_does_not_grow_with_the_number_of_days(tmp_path: Path) -> None:
     files: dict[str, bytes] = {}
     for number in range(24):
         day = DAY - number * ONE
@@ -573,6 +577,6 @@ async def test_many_days_take_the_memory_of_few(tmp_path: Path) -> None:
         assert await peak(24) < 1.5 * await peak(8)
 
 
-def test_a_hole_reads_as_a_sentence() -> None:
+def test_a_hole_is_printed_with_its_times_and_its_reason() -> None:
     hole = Gap(BEGIN, BEGIN + STEP, "no_row")
     assert str(hole) == "2026-11-10 00:00:00 to 2026-11-10 00:05:00 UTC: no_row"

@@ -157,7 +157,9 @@ def numbered(days: int) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("days", [40, *thorough(426)])
-async def test_rows_come_out_equal_and_each_hole_has_its_reason(days: int, tmp_path: Path) -> None:
+async def test_all_rows_of_the_archive_are_read_exactly_and_each_hole_has_its_reason(
+    days: int, tmp_path: Path
+) -> None:
     source = real_rows(Path(MONTHS)) if MONTHS and days > 40 else made_up_rows(days)
     outcomes = list[tuple[Rows, dict[int, str]]]()
     for name, seed in numbered(days):

@@ -121,7 +121,9 @@ def check(found: Iterable[Change], wanted: Sequence[dict[str, Any]]) -> None:
         *thorough((3, "45m", "5m", 2600), (4, "24h", "5m", 2700), (5, "35m", "35m", 700)),
     ],
 )
-def test_changes_are_those_of_the_definition(seed: int, window: str, step: str, count: int) -> None:
+def test_changes_equal_those_of_the_definition(
+    seed: int, window: str, step: str, count: int
+) -> None:
     ms = length_ms("step", step)
     rows = (
         walk(seed, count, step=ms) if BEGIN % ms == 0 else on_grid(walk(seed, count, step=ms), ms)
@@ -211,7 +213,7 @@ def test_changes_of_a_generated_month_equal_those_of_numpy() -> None:
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the 14 months are not in this checkout")
-def test_changes_of_real_days_are_those_of_the_definition() -> None:
+def test_changes_of_recorded_days_equal_those_of_the_definition() -> None:
     rows = real_rows()[:400]
     check(changes_of(rows, ["15m"]), expected(rows, 3 * STEP))
 
@@ -268,7 +270,9 @@ def restarted(samples: Sequence[tuple[int, Decimal]], past: Sequence[Row]) -> Ch
 
 
 @pytest.mark.parametrize("seed", [1, *thorough(*range(2, 20))])
-def test_a_tracker_that_restarts_at_any_instant_gives_the_changes_of_the_batch(seed: int) -> None:
+def test_a_tracker_that_restarts_at_any_instant_gives_the_same_changes_as_a_batch(
+    seed: int,
+) -> None:
     draw, samples = Random(seed), sampled(seed, 2000)
     week = [row._replace(time=row.time - 1000 * STEP) for row in walk(seed, 1000)]
     past = [row._replace(notional=None, circulating_supply=None) for row in week]
@@ -303,7 +307,7 @@ def test_the_latest_change_ends_with_the_latest_sample() -> None:
     assert before.absolute == 2
 
 
-def test_a_fill_after_samples_fills_holes_and_keeps_the_samples() -> None:
+def test_filling_a_tracker_fills_holes_and_keeps_its_samples() -> None:
     samples = [(BEGIN + 10_000 + n * STEP, Decimal(200 + n)) for n in (0, 1, 2, 6, 7, 8)]
     past = [Row("BTCUSDT", BEGIN + n * STEP, Decimal(100 + n)) for n in range(-20, 9)]
     tracker = ChangeTracker(["5m", "1h"])
@@ -329,7 +333,7 @@ def test_a_symbol_without_rows_has_no_change_and_can_be_forgotten() -> None:
     assert tracker.settled("BTCUSDT", "5m") is None
 
 
-def test_a_tracker_says_the_open_interest_at_the_instants_that_it_keeps() -> None:
+def test_a_tracker_knows_the_open_interest_at_the_instants_that_it_keeps() -> None:
     tracker = ChangeTracker(["1h"])
     rows = [row for row in walk(5, 30, holes=0.0) if row.time != BEGIN + 28 * STEP]
     tracker.fill("BTCUSDT", rows)
@@ -340,13 +344,13 @@ def test_a_tracker_says_the_open_interest_at_the_instants_that_it_keeps() -> Non
     assert tracker.open_interest_at("ETHUSDT", BEGIN + 29 * STEP) is None
 
 
-def test_a_hole_at_either_end_of_a_window_is_no_change() -> None:
+def test_a_window_with_a_hole_at_either_end_has_no_change() -> None:
     rows = [Row("BTCUSDT", BEGIN + n * STEP, Decimal(100 + n)) for n in range(10) if n != 4]
     found = [(c.time - BEGIN) // STEP for c in changes_of(rows, ["5m"])]
     assert found == [1, 2, 3, 6, 7, 8, 9]
 
 
-def test_an_open_interest_of_zero_before_has_no_percent() -> None:
+def test_a_change_from_zero_has_no_percentage() -> None:
     rows = [Row("X", BEGIN, Decimal(0)), Row("X", BEGIN + STEP, Decimal("1.50"))]
     (change,) = changes_of(rows, ["5m"])
     assert (str(change.absolute), change.percent, change.z_score) == ("1.50", None, None)
@@ -361,7 +365,7 @@ def test_differences_are_exact_for_the_longest_numbers() -> None:
     assert Fraction(change.usd) == Fraction(most) - 7 * Fraction(least)
 
 
-def test_the_supply_is_that_of_the_end_or_else_of_the_beginning() -> None:
+def test_the_supply_is_taken_from_the_end_of_the_window_or_else_from_its_beginning() -> None:
     rows = [
         Row("X", BEGIN, Decimal(1), None, Decimal(100)),
         Row("X", BEGIN + STEP, Decimal(2)),
@@ -378,13 +382,13 @@ def test_changes_that_are_all_equal_have_a_percentile_and_no_z_score() -> None:
     assert (last.percentile, last.z_score, last.compared) == (50.0, None, LEAST)
 
 
-def test_symbols_do_not_mix() -> None:
+def test_each_symbol_is_computed_separately() -> None:
     one, two = walk(1, 300), [row._replace(symbol="ETHUSDT") for row in walk(2, 300)]
     both = list(changes_of([*one, *two]))
     assert both == [*changes_of(one), *changes_of(two)]
 
 
-def test_rows_out_of_order_are_an_error_and_rows_off_the_grid_are_left_out() -> None:
+def test_rows_out_of_order_are_an_error_and_rows_off_the_grid_are_ignored() -> None:
     rows = [Row("X", BEGIN + n * STEP, Decimal(n + 1)) for n in (0, 1, 1)]
     with pytest.raises(ValueError, match="rows of X must be in the order of time"):
         list(changes_of(rows))
@@ -420,7 +424,7 @@ def test_an_impossible_length_is_refused_at_once(
         changes_of([], windows, step=step)
 
 
-def test_a_window_that_a_tracker_does_not_have_is_an_error_that_names_those_it_has() -> None:
+def test_an_unknown_window_is_an_error_that_names_the_windows_of_the_tracker() -> None:
     tracker = ChangeTracker(["5m", timedelta(days=1), 3_600_000, "1h"])
     assert tracker.windows == ("5m", "24h", "1h")
     for window in ("15m", "7m", 1):
@@ -433,7 +437,7 @@ def test_a_length_is_written_in_its_largest_whole_unit(ms: int, text: str) -> No
     assert label(ms) == text
 
 
-def test_what_a_tracker_keeps_does_not_grow_with_time() -> None:
+def test_the_memory_of_a_tracker_does_not_grow_with_time() -> None:
     tracker = ChangeTracker(["5m", "1h"])
     for number in range(6000):
         tracker.observe("X", BEGIN + number * 60_000, Decimal(number + 1))
@@ -456,7 +460,7 @@ def test_a_gap_of_years_costs_no_more_than_one_of_a_week(monkeypatch: pytest.Mon
     assert len(puts) < 2100
 
 
-def test_a_score_depends_on_the_numbers_alone_and_not_on_those_that_went() -> None:
+def test_a_score_depends_only_on_the_numbers_still_in_the_window() -> None:
     draw, size = Random(5), 300
     numbers = [draw.gauss(0, 10 ** draw.randrange(-9, 9)) for _ in range(5000)]
     old, new = Spread(size), Spread(size)

@@ -79,7 +79,7 @@ def plain(found: History) -> list[tuple[int, str, str]]:
 # -- one symbol ----------------------------------------------------------------------------------
 
 
-async def test_the_last_30_days_are_18_requests_and_every_row_that_there_is() -> None:
+async def test_the_last_30_days_take_18_requests_and_return_every_row() -> None:
     async with local() as exchange, client_of(exchange) as client:
         found = await client.history("btcusdt")
         assert exchange.history_counter.total == found.requests == 18
@@ -103,7 +103,7 @@ SEEDS = range(200)
 
 
 @pytest.mark.parametrize("seed", some(SEEDS, always=12))
-async def test_rows_equal_those_of_the_exchange_whatever_is_asked_and_mixed_in(seed: int) -> None:
+async def test_rows_equal_those_of_the_exchange_for_any_range_and_any_odd_page(seed: int) -> None:
     draw = random.Random(seed)
     pages = Pages(
         stray_share=draw.choice([0.0, 0.5, 1.0]),
@@ -153,7 +153,7 @@ def _check_holes(found: History, step: int) -> None:
         (datetime(2026, 11, 23, 12, tzinfo=timezone(timedelta(hours=1))), None, 0),
     ],
 )
-async def test_a_bound_is_an_instant_so_long_before_now_or_unix_ms(
+async def test_a_bound_is_a_datetime_or_a_timedelta_before_now_or_unix_ms(
     since: Any, until: Any, first: int
 ) -> None:
     async with local() as exchange, client_of(exchange) as client:
@@ -189,7 +189,7 @@ async def test_a_wrong_argument_sends_nothing(
         assert exchange.history_counter.total == 0
 
 
-async def test_what_is_older_than_30_days_is_a_hole_and_costs_nothing() -> None:
+async def test_a_range_older_than_30_days_is_a_hole_and_costs_no_request() -> None:
     async with local() as exchange, client_of(exchange) as client:
         found = await client.history("BTCUSDT", since=40 * DAY)
         assert exchange.answers == {200: 18}
@@ -206,7 +206,7 @@ async def test_what_is_older_than_30_days_is_a_hole_and_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("seconds", [20.0, 90.0, 500.0])
-async def test_a_wall_that_moves_while_a_request_waits_is_asked_for_less(seconds: float) -> None:
+async def test_a_request_that_waited_past_the_oldest_kept_row_asks_for_less(seconds: float) -> None:
     # Single requests use the window; the last page then waits until there is room.
     async with local(history_limit=1000) as exchange, client_of(exchange) as client:
         pool = client._sender.governors.of(HISTORY).pool
@@ -218,7 +218,7 @@ async def test_a_wall_that_moves_while_a_request_waits_is_asked_for_less(seconds
     assert found.holes[0].reason == "too_old"
 
 
-async def test_a_refusal_of_the_start_that_is_not_old_is_an_error() -> None:
+async def test_a_refused_start_within_the_kept_range_is_an_error() -> None:
     invalid = answer(400, '{"code":-1130,"msg":"parameter \'startTime\' is invalid."}')
     async with RawExchange(lambda n: invalid) as exchange, client_of(exchange) as client:
         with pytest.raises(ResponseError) as caught:
@@ -231,7 +231,7 @@ async def test_a_refusal_of_the_start_that_is_not_old_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("hours", [-2.0, 2.0])
-async def test_a_clock_that_is_hours_off_moves_no_bound(hours: float) -> None:
+async def test_a_wall_clock_that_is_hours_wrong_moves_no_bound(hours: float) -> None:
     async with (
         local() as exchange,
         client_of(exchange, wall_error=3600 * hours) as client,
@@ -250,7 +250,7 @@ async def client_again(exchange: LocalExchange, hours: float) -> History:
         return await client.history("BTCUSDT", since=NOON_MS - 86_400_000, until=NOON_MS + 1_000)
 
 
-async def test_an_end_in_the_future_costs_no_request_more() -> None:
+async def test_an_end_in_the_future_costs_no_extra_request() -> None:
     async with local() as exchange, client_of(exchange) as client:
         found = await client.history("BTCUSDT", since=DAY, until=NOON_MS + 10**12)
         assert exchange.history_counter.total == 1
@@ -258,7 +258,7 @@ async def test_an_end_in_the_future_costs_no_request_more() -> None:
     assert all(hole.last < NOON_MS for hole in found.holes)
 
 
-async def test_a_row_that_may_still_appear_is_no_hole() -> None:
+async def test_a_row_that_may_still_appear_is_not_reported_as_a_hole() -> None:
     async with local() as exchange, client_of(exchange) as client:
         found = await client.history("BTCUSDT", since=timedelta(minutes=10))
     assert found[-1].time == NOON_MS - STEP  # that of noon appears 6 s later
@@ -300,13 +300,13 @@ async def read(
 INSIDE, OUTSIDE = NOON_MS - 1_800_000, NOON_MS - 7_200_000
 
 
-async def test_rows_outside_of_what_was_asked_are_not_there() -> None:
+async def test_rows_outside_of_the_range_are_dropped() -> None:
     found, requests = await read(lambda n: page(row(OUTSIDE), row(INSIDE), row(NOON_MS)))
     assert [each.time for each in found] == [INSIDE]
     assert len(requests) == 1
 
 
-async def test_a_page_of_other_times_is_asked_for_once_more() -> None:
+async def test_a_page_of_other_times_is_requested_once_more() -> None:
     found, requests = await read(lambda n: page(row(OUTSIDE)) if n == 1 else page(row(INSIDE)))
     assert [each.time for each in found] == [INSIDE]
     assert requests[0] == requests[1]
@@ -315,7 +315,7 @@ async def test_a_page_of_other_times_is_asked_for_once_more() -> None:
     assert len(requests) == 2
 
 
-async def test_a_page_of_another_symbol_is_asked_for_on_a_new_connection() -> None:
+async def test_after_a_page_of_another_symbol_the_next_request_uses_a_new_connection() -> None:
     def script(number: int) -> bytes:
         return page(row(INSIDE, "ETHUSDT" if number == 1 else "BTCUSDT"))
 
@@ -327,7 +327,7 @@ async def test_a_page_of_another_symbol_is_asked_for_on_a_new_connection() -> No
     assert [each.time for each in found] == [INSIDE]
 
 
-async def test_an_odd_row_is_left_out_and_in_the_log_once(
+async def test_an_invalid_row_is_omitted_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     odd = row(INSIDE + STEP) | {"sumOpenInterest": "NaN"}
@@ -346,7 +346,7 @@ async def test_an_odd_row_is_left_out_and_in_the_log_once(
 # -- room ----------------------------------------------------------------------------------------
 
 
-async def test_max_wait_is_for_all_pages_together() -> None:
+async def test_max_wait_bounds_the_wait_of_all_pages_together() -> None:
     async with local() as exchange, client_of(exchange) as client:
         pool = client._sender.governors.of(HISTORY).pool
         for _ in range(985):
@@ -363,7 +363,7 @@ async def test_max_wait_is_for_all_pages_together() -> None:
             await waiting
 
 
-async def test_a_cancelled_call_gives_back_only_what_was_never_sent() -> None:
+async def test_a_cancelled_call_refunds_only_requests_that_were_never_sent() -> None:
     async with local(latency=2.0) as exchange, client_of(exchange) as client:
         call = asyncio.create_task(client.history("BTCUSDT"))
         await asyncio.sleep(3.0)
@@ -374,7 +374,7 @@ async def test_a_cancelled_call_gives_back_only_what_was_never_sent() -> None:
         assert exchange.history_counter.total == client.history_usage.used == 2
 
 
-async def test_a_ban_is_raised_at_once_and_stops_the_minute_too() -> None:
+async def test_a_ban_is_raised_at_once_and_stops_current_requests_too() -> None:
     async with (
         local(history_limit=1, bans=Bans(after=0)) as exchange,
         client_of(exchange) as client,
@@ -389,7 +389,7 @@ async def test_a_ban_is_raised_at_once_and_stops_the_minute_too() -> None:
         assert exchange.used == 0
 
 
-async def test_a_429_of_the_past_leaves_the_minute_alone() -> None:
+async def test_a_429_of_history_does_not_stop_current_requests() -> None:
     async with local(history_limit=1) as exchange, client_of(exchange) as client:
         with pytest.raises(RateLimitedError):
             await client.history("BTCUSDT", max_wait=0.0)
@@ -397,7 +397,7 @@ async def test_a_429_of_the_past_leaves_the_minute_alone() -> None:
         assert exchange.answers == {200: 2, 429: 1}
 
 
-async def test_a_block_of_the_firewall_stops_both() -> None:
+async def test_a_block_of_the_firewall_stops_history_and_current_requests() -> None:
     async with (
         RawExchange(lambda n: answer(403, "<html>")) as exchange,
         client_of(exchange, max_wait=0.0) as client,
@@ -414,7 +414,7 @@ async def test_a_block_of_the_firewall_stops_both() -> None:
 # -- many symbols --------------------------------------------------------------------------------
 
 
-async def test_many_symbols_come_each_as_soon_as_it_is_read_with_progress() -> None:
+async def test_each_of_many_symbols_is_returned_as_soon_as_it_is_read() -> None:
     seen: list[HistoryProgress] = []
     async with local(latency=0.1) as exchange, client_of(exchange) as client:
         found = {
@@ -433,7 +433,7 @@ async def test_many_symbols_come_each_as_soon_as_it_is_read_with_progress() -> N
     assert seen[0].seconds_left > seen[1].seconds_left > 0.0
 
 
-async def test_without_names_it_is_every_symbol_that_trades() -> None:
+async def test_without_names_every_trading_symbol_is_read() -> None:
     async with local() as exchange, client_of(exchange) as client:
         for name in exchange.universe.trading[5:]:
             exchange.set_status(name, "SETTLING")
@@ -442,7 +442,7 @@ async def test_without_names_it_is_every_symbol_that_trades() -> None:
         assert exchange.used == 1
 
 
-async def test_a_symbol_that_fails_has_its_error_and_stops_nothing() -> None:
+async def test_a_symbol_that_fails_has_its_error_and_does_not_stop_the_others() -> None:
     async with local() as exchange, client_of(exchange) as client:
         found = {e.symbol: e async for e in client.histories(["NOUSDT", "BTCUSDT"], since=DAY)}
     assert isinstance(found["NOUSDT"].error, UnknownSymbolError)
@@ -453,7 +453,7 @@ async def test_a_symbol_that_fails_has_its_error_and_stops_nothing() -> None:
 
 
 @pytest.mark.parametrize("stop", some(range(50), always=6))
-async def test_a_run_that_ends_at_any_instant_goes_on_to_the_same_rows(stop: int) -> None:
+async def test_a_run_that_ends_at_any_instant_continues_to_the_same_rows(stop: int) -> None:
     names, since, until = [*NAMES, "NOUSDT"], NOON_MS - 9 * 86_400_000, NOON_MS - 1_000
     rows: dict[str, list[HistoryRow]] = {name: [] for name in names}
     received: dict[str, int] = {}
@@ -477,7 +477,7 @@ async def test_a_run_that_ends_at_any_instant_goes_on_to_the_same_rows(stop: int
         assert rows["NOUSDT"] == []
 
 
-async def test_what_was_received_is_not_asked_for_again() -> None:
+async def test_received_rows_are_not_requested_again() -> None:
     async with local() as exchange, client_of(exchange) as client:
         until = NOON_MS - 600_000
         (first,) = [e async for e in client.histories(["BTCUSDT"], since=4 * DAY, until=until)]
@@ -492,7 +492,7 @@ async def test_what_was_received_is_not_asked_for_again() -> None:
     assert len(more) == 13  # the row of 13:00 is not there yet
 
 
-async def test_nothing_is_left_behind_by_whoever_stops_to_listen() -> None:
+async def test_a_caller_that_stops_iterating_leaves_no_task_and_no_request() -> None:
     async with local(latency=0.1) as exchange, client_of(exchange) as client:
         before = asyncio.all_tasks()
         names = exchange.universe.trading[:20]
@@ -505,7 +505,7 @@ async def test_nothing_is_left_behind_by_whoever_stops_to_listen() -> None:
         assert exchange.history_counter.total <= WORKERS + 2
 
 
-async def test_a_slow_reader_holds_up_what_is_read_ahead() -> None:
+async def test_a_slow_reader_pauses_reading_ahead() -> None:
     async with local() as exchange, client_of(exchange) as client:
         run = client.histories(exchange.universe.trading[:40], since=timedelta(hours=1))
         await anext(run)
@@ -527,7 +527,7 @@ async def test_a_run_waits_for_the_end_of_a_ban_and_of_a_refusal() -> None:
 
 
 @pytest.mark.parametrize("failures", [3, 3 * len(OUTAGE) + 3])
-async def test_a_run_waits_for_the_end_of_an_outage_and_not_for_ever(failures: int) -> None:
+async def test_a_run_waits_for_an_outage_to_end_but_only_for_a_bounded_time(failures: int) -> None:
     def script(number: int) -> bytes:
         return answer(503, "down") if number <= failures else page(row(INSIDE))
 
@@ -539,7 +539,7 @@ async def test_a_run_waits_for_the_end_of_an_outage_and_not_for_ever(failures: i
         assert isinstance(found.error, ServerError)
 
 
-async def test_a_connection_that_never_works_is_not_tried_again(
+async def test_a_connection_that_never_works_is_not_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with local() as exchange, client_of(exchange) as client:
@@ -576,7 +576,7 @@ def close(client: OpenInterestClient) -> asyncio.Task[None]:
     return asyncio.create_task(client.aclose())
 
 
-async def test_arguments_of_a_run_are_checked_at_once() -> None:
+async def test_arguments_of_a_run_are_checked_before_it_starts() -> None:
     async with local() as exchange, client_of(exchange) as client:
         with pytest.raises(ValueError, match="period"):
             client.histories(period="1w")

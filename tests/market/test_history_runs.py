@@ -104,7 +104,9 @@ async def read_all(client: OpenInterestClient, names: list[str], **options: Any)
 
 
 @pytest.mark.usefixtures("light")
-async def test_the_market_takes_as_long_as_the_limit_makes_it(tmp_path: Path) -> None:
+async def test_reading_the_market_takes_hardly_longer_than_the_limit_requires(
+    tmp_path: Path,
+) -> None:
     world = World(tmp_path)
     async with world.exchange, world.client() as client:
         names = world.names(SYMBOLS)
@@ -122,7 +124,7 @@ async def test_the_market_takes_as_long_as_the_limit_makes_it(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("light")
-async def test_a_recorder_beside_it_loses_no_slot(tmp_path: Path) -> None:
+async def test_a_recorder_loses_no_slot_while_history_is_read(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.exchange, world.client() as client, world.client() as poller:
         names = world.names(SYMBOLS)
@@ -180,7 +182,7 @@ async def test_the_newest_41_hours_take_one_request_for_each_symbol(tmp_path: Pa
 
 @pytest.mark.usefixtures("light")
 @pytest.mark.thorough
-async def test_a_single_call_beside_a_run_waits_for_two_seconds_at_most(tmp_path: Path) -> None:
+async def test_a_single_call_during_a_run_waits_for_at_most_two_seconds(tmp_path: Path) -> None:
     world, draw = World(tmp_path), random.Random(1)
     waits: list[float] = []
     async with world.exchange, world.client() as client, world.client() as single:

@@ -158,7 +158,7 @@ ODD_ROWS: dict[str, tuple[object, bool]] = {
 
 
 @pytest.mark.parametrize("row, is_read", ODD_ROWS.values(), ids=ODD_ROWS.keys())
-async def test_an_odd_row_of_the_listing_is_left_out_with_one_warning(
+async def test_an_invalid_row_of_the_listing_is_omitted_with_one_warning(
     row: object, is_read: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -189,7 +189,7 @@ async def test_an_odd_row_of_the_listing_is_left_out_with_one_warning(
     ],
     ids=str,
 )
-async def test_an_odd_limit_hides_no_symbol(
+async def test_an_invalid_limit_does_not_hide_symbols(
     limits: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -202,7 +202,7 @@ async def test_an_odd_limit_hides_no_symbol(
 @pytest.mark.parametrize(
     "name", some(["BTC-USDT", "ODD USDT", "odd.usdt", "lowUSDT", "😀USDT", "A&b=c", "%41/?#"], 3)
 )
-async def test_a_new_kind_of_name_is_read_polled_recorded_and_recorded_again(
+async def test_a_symbol_of_a_new_form_can_be_read_polled_and_recorded(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "oi.db"
@@ -222,7 +222,7 @@ async def test_a_new_kind_of_name_is_read_polled_recorded_and_recorded_again(
     assert warnings(caplog) == []
 
 
-async def test_a_poll_leaves_out_a_row_that_turns_odd_and_warns_once(
+async def test_a_poll_omits_a_row_that_becomes_invalid_and_warns_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polling, "LISTING_AGE", 2.0)
@@ -245,7 +245,7 @@ async def test_a_poll_leaves_out_a_row_that_turns_odd_and_warns_once(
     ]
 
 
-async def test_new_odd_rows_cause_a_new_warning(caplog: pytest.LogCaptureFixture) -> None:
+async def test_new_invalid_rows_cause_a_new_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with odd_market() as (exchange, client):
         for names in (["A"], ["A"], [], ["A"], ["A", "B"], ["B"], ["C"]):
             exchange.symbols = [GOOD, *(ODD | {"symbol": name, "status": 1} for name in names)]
@@ -271,7 +271,7 @@ def price(symbol: object, **fields: object) -> Row:
     ],
     ids=str,
 )
-async def test_an_odd_mark_price_is_left_out_with_one_warning(
+async def test_an_invalid_mark_price_is_omitted_with_one_warning(
     odd: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -317,7 +317,7 @@ async def test_named_symbols_need_no_listing(status: int, symbols: object, tmp_p
     assert [found.missed for found in snapshots] == [()] * 3
 
 
-async def test_a_named_symbol_with_an_odd_row_is_still_read() -> None:
+async def test_a_named_symbol_with_an_invalid_listing_row_is_still_read() -> None:
     async with odd_market() as (exchange, client):
         exchange.symbols = [GOOD, ODD | {"status": None}]
         snapshots = await polled(client, 2, ["ODDUSDT"])

@@ -51,7 +51,7 @@ def steps_of(found: Page) -> list[int]:
         ([-1, 21], [], False),
     ],
 )
-def test_a_page_has_each_row_that_was_asked_for_once_and_in_order(
+def test_a_page_has_each_requested_row_once_and_in_order(
     answer: list[int], kept: list[int], is_whole: bool
 ) -> None:
     found = page(*answer)
@@ -59,19 +59,21 @@ def test_a_page_has_each_row_that_was_asked_for_once_and_in_order(
     assert [each.time for each in found.rows] == found.times
 
 
-def test_of_two_rows_for_one_instant_the_later_one_is_kept() -> None:
+def test_of_two_rows_for_one_instant_the_later_row_is_kept() -> None:
     found = Page.of([row(NOON, 1), row(NOON, 2)], stretch(0, 1))
     assert found.rows == [row(NOON, 2)]
 
 
-def test_instants_of_a_hostile_page_cost_no_memory() -> None:
+def test_impossible_instants_of_a_page_cost_no_memory() -> None:
     far = 253_402_300_799_999
     found = Page.of([row(1), row(far)], Stretch("5m", 0, far))
     assert (found.times, found.is_whole) == ([1, far], False)
 
 
 @given(st.lists(st.integers(-2, 12), max_size=12), st.sets(st.integers(0, 300_000 - 1), max_size=2))
-def test_a_page_is_what_a_dictionary_of_its_rows_is(steps: list[int], off: set[int]) -> None:
+def test_a_page_keeps_the_last_row_of_each_instant_as_a_dictionary_does(
+    steps: list[int], off: set[int]
+) -> None:
     asked = stretch(0, 10)
     times = [NOON + step * STEP + shift for step in steps for shift in off or {0}]
     rows = [row(time, number) for number, time in enumerate(times)]

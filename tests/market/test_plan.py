@@ -58,7 +58,7 @@ def test_the_shortest_schedule_has_room_for_a_tenth_more_symbols(
 @pytest.mark.parametrize("symbols", [1, 39, 791, 840, 5000])
 @pytest.mark.parametrize("others", [0.0, 600.0, 2300.0])
 @pytest.mark.parametrize("notional", [False, True])
-def test_the_schedule_that_a_refusal_names_fits_and_a_shorter_one_does_not(
+def test_the_schedule_that_a_refusal_suggests_is_the_shortest_that_fits(
     symbols: int, others: float, notional: bool
 ) -> None:
     room, load = Room(USAGE, others), Load(symbols, notional)
@@ -69,7 +69,7 @@ def test_the_schedule_that_a_refusal_names_fits_and_a_shorter_one_does_not(
     assert possible == 1 or possible > 300 or not room.fits(load, possible - 1)
 
 
-def test_a_refusal_names_what_other_polls_take() -> None:
+def test_a_refusal_states_how_much_other_polls_use() -> None:
     error = Room(USAGE, 600.4).misfit(Load(789, False), 20.0)
     assert str(error) == (
         "789 symbols every 20 s take 2367 weight a minute, and the budget is 2376"
@@ -85,7 +85,7 @@ def test_a_refusal_is_a_value_error_that_can_be_pickled() -> None:
     assert isinstance(error, ValueError)
 
 
-def test_the_next_schedule_is_longer_than_the_given_one() -> None:
+def test_the_next_automatic_schedule_is_longer_than_the_given_one() -> None:
     room, load = Room(USAGE, 0.0), Load(840, False)
     assert [room.shortest(load, above=every) for every in (7.0, 30.0, 600.0)] == [30.0, 60.0, None]
     assert sorted(AUTOMATIC) == list(AUTOMATIC)

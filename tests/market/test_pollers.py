@@ -190,7 +190,7 @@ async def test_snapshots_with_a_max_age_share_their_requests() -> None:
         assert (await client.snapshot()).weight == 50
 
 
-async def test_a_snapshot_without_a_max_age_shares_no_sweep() -> None:
+async def test_a_snapshot_reuses_values_only_within_its_max_age() -> None:
     async with market(2) as (exchange, [client]):
         old = await client.snapshot()
         await asyncio.sleep(30.0)
@@ -204,7 +204,7 @@ async def test_a_snapshot_without_a_max_age_shares_no_sweep() -> None:
         assert {snapshot.weight for snapshot in again} == {0}
 
 
-async def test_a_shared_value_says_when_its_answer_came() -> None:
+async def test_a_shared_value_has_the_time_of_its_answer() -> None:
     async with market(10) as (_, [client]):
         before = await client.snapshot(["BTCUSDT"])
         await asyncio.sleep(3.0)  # of virtual time; `received_ms` is of the real clock
@@ -273,7 +273,7 @@ async def test_polls_without_a_period_share_one() -> None:
     assert sum(exchange.answers.values()) == 1 + 2 * 400
 
 
-async def test_a_poll_without_a_list_plans_for_the_whole_market() -> None:
+async def test_a_poll_without_a_listing_plans_for_the_whole_market() -> None:
     async with market(10) as (exchange, [client]):
         await exchange.close()
         async with aclosing(sweeps(client, clock=wall_time)) as outcomes:
@@ -364,7 +364,7 @@ async def test_a_refused_poll_leaves_no_demand_behind() -> None:
         assert len((await taken(1, polled(second, every=20.0)))[0]) == 50
 
 
-async def test_two_polls_of_one_client_count_together() -> None:
+async def test_the_demands_of_two_polls_of_one_client_are_added() -> None:
     async with market(50, limit=240) as (exchange, [client]):
         names = exchange.universe.trading
         async with aclosing(polled(client, names[:30], every=10.0)) as running:
@@ -484,7 +484,7 @@ async def test_a_poll_that_ends_withdraws_its_demand() -> None:
 
 
 @pytest.mark.parametrize("pace", [0.2, 1.0, 5.0])
-async def test_a_low_pace_keeps_the_deadline_and_the_longest_wait(pace: float) -> None:
+async def test_a_low_pace_does_not_extend_a_deadline_or_max_wait(pace: float) -> None:
     loop = asyncio.get_running_loop()
     async with LocalExchange(clock=wall_time) as exchange:
         clock = loop.time

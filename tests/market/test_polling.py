@@ -141,7 +141,7 @@ async def test_sweeps_begin_on_the_clock_and_never_drift() -> None:
     assert reader.begun == pytest.approx([EVERY * k for k in range(1, 201)], abs=1e-3)
 
 
-async def test_slots_that_pass_during_a_long_sweep_are_gaps_overrun(
+async def test_slots_that_pass_during_a_long_sweep_are_gaps_with_reason_overrun(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reader = Scripted()
@@ -154,7 +154,7 @@ async def test_slots_that_pass_during_a_long_sweep_are_gaps_overrun(
     assert len(caplog.records) == 1
 
 
-async def test_slots_that_pass_during_a_cooldown_are_gaps_limited() -> None:
+async def test_slots_that_pass_during_a_cooldown_are_gaps_with_reason_limited() -> None:
     reader = Scripted()
     reader.seconds[0] = 30.0
     reader.usage = usage(held_until=NOW)
@@ -186,7 +186,7 @@ async def test_a_sweep_without_any_value_is_a_gap() -> None:
     assert [why for _, why in shown(outcomes)] == ["banned", "outage", "outage", ""]
 
 
-async def test_a_late_caller_misses_the_slots_in_between() -> None:
+async def test_slots_that_pass_while_the_caller_is_away_are_gaps_with_reason_late() -> None:
     reader = Scripted()
     outcomes: list[Snapshot | Gap] = []
     async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
@@ -254,7 +254,7 @@ async def test_an_impossible_schedule_is_refused_at_once_with_the_numbers() -> N
         ({"sustained": 694.4}, 694, "every 69 s"),  # 1,000,000 in a day
     ],
 )
-async def test_a_schedule_is_measured_by_what_the_budget_leaves_it(
+async def test_a_schedule_must_fit_into_what_reserve_and_share_leave(
     kept: dict[str, float], budget: int, possible: str
 ) -> None:
     reader = Scripted(*(f"S{n}USDT" for n in range(789)))
@@ -263,7 +263,7 @@ async def test_a_schedule_is_measured_by_what_the_budget_leaves_it(
         await first(1, reader, every=20.0)
 
 
-async def test_usage_has_the_share_of_a_budget() -> None:
+async def test_usage_shows_the_share_of_a_budget() -> None:
     pool = ProcessBudget(limit=100, reserve=20, share=0.5).pool("")
     assert (pool.usage.share, pool.usage.remaining) == (50, 50)
     pool.charge(1)
@@ -292,7 +292,7 @@ async def test_unlisted_symbols_are_refused_and_symbols_that_do_not_trade_are_le
     assert list(outcome) == ["ETHUSDT"]
 
 
-async def test_listings_join_and_delistings_leave() -> None:
+async def test_listed_symbols_join_a_poll_and_delisted_ones_leave_it() -> None:
     reader = Scripted()
     names: list[list[str]] = []
     async with aclosing(poll(reader, every=EVERY, clock=wall_time)) as running:
@@ -360,7 +360,7 @@ def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
     ]
 
 
-async def test_setting_the_clock_forward_makes_a_gap_and_keeps_slots_aligned() -> None:
+async def test_setting_the_clock_forward_makes_a_gap_and_keeps_the_slots_aligned() -> None:
     reader, clock = Scripted(), SetClock()
     running = sweeps(reader, every=EVERY, clock=clock)
     async with aclosing(running):
@@ -373,7 +373,7 @@ async def test_setting_the_clock_forward_makes_a_gap_and_keeps_slots_aligned() -
 
 
 @pytest.mark.parametrize("every, ahead", [(20.0, 3600.0), (20.0, 31.0), (0.5, 8.0), (1.0, 1.2)])
-async def test_slots_that_were_never_due_are_gaps_clock_also_while_the_caller_is_away(
+async def test_slots_skipped_by_a_set_clock_are_gaps_with_reason_clock(
     every: float, ahead: float
 ) -> None:
     reader, clock = Scripted(), SetClock()
@@ -390,7 +390,7 @@ async def test_slots_that_were_never_due_are_gaps_clock_also_while_the_caller_is
     assert steps == [every, every]
 
 
-async def test_slots_that_passed_in_real_time_are_late_and_skipped_ones_are_clock() -> None:
+async def test_slots_that_passed_in_real_time_are_late_and_skipped_ones_have_reason_clock() -> None:
     clock = SetClock()
     async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
         await anext(running)
@@ -400,7 +400,7 @@ async def test_slots_that_passed_in_real_time_are_late_and_skipped_ones_are_cloc
     assert spans(outcomes) == [(40, 80, "late"), (100, 3680, "clock"), (3700, 3700, "")]
 
 
-async def test_setting_the_clock_forward_by_years_costs_a_few_readings() -> None:
+async def test_setting_the_clock_forward_by_years_takes_only_a_few_clock_readings() -> None:
     reader, clock = Scripted(), SetClock()
     reader.seconds[0] = 30.0
     years = 56 * 365 * 86_400.0  # NTP corrects the clock of a machine without a battery
@@ -414,7 +414,7 @@ async def test_setting_the_clock_forward_by_years_costs_a_few_readings() -> None
     assert clock.readings < 100
 
 
-async def test_slots_are_overrun_until_the_clock_is_set_forward() -> None:
+async def test_slots_have_reason_overrun_until_the_clock_is_set_forward() -> None:
     reader, clock = Scripted(), SetClock()
     reader.seconds[0] = 50.0  # from 20 to 70
     async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
@@ -515,7 +515,7 @@ async def test_slots_of_a_machine_that_was_suspended_are_late(
     assert spans(outcomes) == [(40, 3620, "late"), (3640, 3640, "")]
 
 
-def test_suspended_time_is_the_steady_clock_less_the_monotonic_one(
+def test_suspended_time_is_the_difference_of_the_steady_and_the_monotonic_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
@@ -525,7 +525,7 @@ def test_suspended_time_is_the_steady_clock_less_the_monotonic_one(
     assert asleep == 30.0
 
 
-async def test_a_pause_between_two_clock_readings_is_no_set_clock() -> None:
+async def test_a_pause_between_two_clock_readings_does_not_count_as_a_set_clock() -> None:
     loop, pauses = asyncio.get_running_loop(), [7.0]
 
     def clock() -> float:
@@ -541,7 +541,7 @@ async def test_a_pause_between_two_clock_readings_is_no_set_clock() -> None:
     assert [gap.reason for gap in plan.skipped(slot)] == ["late"]
 
 
-async def test_gap_reason_names_each_error() -> None:
+async def test_each_error_has_its_gap_reason() -> None:
     assert gap_reason(ServerError(503, None, "")) == "outage"
     assert gap_reason(BannedError(418, -1003, "", NOW)) == "banned"
 
@@ -563,7 +563,7 @@ async def market(
             yield exchange, client
 
 
-async def test_the_whole_market_three_times_a_minute_and_into_the_next() -> None:
+async def test_the_whole_market_can_be_polled_three_times_a_minute_without_a_gap() -> None:
     async with market() as (exchange, client):
         snapshots: list[Snapshot] = []
         async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:

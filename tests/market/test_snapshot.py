@@ -162,7 +162,9 @@ def test_the_text_of_a_gap_names_its_slots_and_its_reason(gap: Gap, text: str) -
 
 
 @pytest.mark.virtual_time
-async def test_the_whole_market_costs_one_for_each_symbol_and_one_for_the_list() -> None:
+async def test_a_snapshot_of_the_market_weighs_one_for_each_symbol_and_one_for_the_listing() -> (
+    None
+):
     progress: list[tuple[int, int]] = []
     async with LocalExchange(clock=wall_time, latency=0.02) as exchange:
         trading = [s.name for s in exchange.universe.symbols.values() if s.status == "TRADING"]
@@ -186,7 +188,7 @@ async def test_the_whole_market_costs_one_for_each_symbol_and_one_for_the_list()
 
 
 @pytest.mark.virtual_time
-async def test_the_list_is_used_for_five_minutes_unless_it_proves_wrong() -> None:
+async def test_the_listing_is_reused_for_five_minutes_unless_it_proves_wrong() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for name in exchange.universe.symbols:
             exchange.set_status(name, "SETTLING")
@@ -205,7 +207,7 @@ async def test_the_list_is_used_for_five_minutes_unless_it_proves_wrong() -> Non
 
 
 @pytest.mark.virtual_time
-async def test_symbols_that_cannot_be_read_are_errors_and_stop_nothing() -> None:
+async def test_symbols_that_cannot_be_read_are_errors_and_do_not_stop_the_others() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         exchange.set_status("XRPUSDT", "SETTLING")
         asked = ["NOPEUSDT", "BTCUSDT", "XRPUSDT", "ethusdt", "ALSONOT"]
@@ -304,7 +306,7 @@ async def test_a_ban_ends_the_rest_of_a_snapshot_at_once() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_snapshot_raises_the_error_of_the_list() -> None:
+async def test_a_snapshot_raises_the_error_of_the_listing() -> None:
     async with (
         RawExchange(lambda n: answer(403, "<html>")) as exchange,
         local_client(exchange) as client,
@@ -361,7 +363,7 @@ async def test_cancelling_a_snapshot_ends_its_tasks() -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("names", [[f"S{number}USDT" for number in range(20)], None])
-async def test_connections_open_while_the_first_request_is_under_way(
+async def test_connections_are_opened_while_the_first_request_is_under_way(
     names: list[str] | None,
 ) -> None:
     async with (

@@ -153,7 +153,7 @@ def test_one_parquet_file_holds_everything(recording: Recording, tmp_path: Path)
     assert set(table["symbol"].to_pylist()) == set(VALUES)
 
 
-def test_symbols_and_a_span_select_the_samples(recording: Recording, tmp_path: Path) -> None:
+def test_symbols_and_a_time_range_select_the_samples(recording: Recording, tmp_path: Path) -> None:
     target = tmp_path / "oi.csv"
     assert export(recording, target, symbols=["BTCUSDT"], since=MIDNIGHT) == 1
     assert target.read_text().splitlines()[1].startswith("BTCUSDT,2026-11-24T00:01:57.500Z,96052.")
@@ -161,7 +161,7 @@ def test_symbols_and_a_span_select_the_samples(recording: Recording, tmp_path: P
 
 
 @pytest.mark.parametrize("target", ["oi.csv", "oi.jsonl", "oi.parquet", "directory"])
-def test_a_span_without_data_writes_nothing(
+def test_a_time_range_without_data_writes_nothing(
     recording: Recording, tmp_path: Path, target: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -289,7 +289,7 @@ def test_a_second_export_of_a_part_changes_no_file(
     "first, second", [(EARLY, LATE), *thorough((LATE, EARLY), (BITCOIN, OTHERS))]
 )
 @pytest.mark.parametrize("third", [{}, *thorough(BITCOIN)])
-def test_exports_of_parts_add_up_to_one_export_of_everything(
+def test_exports_of_parts_together_equal_one_export_of_everything(
     recording: Recording,
     target: Path,
     tmp_path: Path,
@@ -320,7 +320,7 @@ def other_recording(path: Path) -> Path:
     return path
 
 
-def test_rows_that_the_recording_lacks_stay(
+def test_rows_that_the_recording_lacks_stay_in_the_target(
     recording: Recording, target: Path, tmp_path: Path
 ) -> None:
     export(recording, target)
@@ -346,7 +346,7 @@ def test_replace_removes_rows_only_of_days_with_selected_samples(
     assert rows(target) == left
 
 
-def test_new_with_replace_replaces_only_files_that_lack_samples(
+def test_the_options_new_and_replace_together_rewrite_only_files_that_lack_samples(
     recording: Recording, tmp_path: Path
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -588,7 +588,7 @@ WRONG_DATES = [
 
 @pytest.mark.parametrize("name", ["days", "oi.parquet", "oi.csv", "oi.jsonl"])
 @pytest.mark.parametrize("wrong", some(WRONG_DATES, always=3))
-def test_an_export_leaves_out_only_samples_of_impossible_dates(
+def test_an_export_omits_only_samples_of_impossible_dates(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -658,7 +658,7 @@ def numbers_of(file: Path, column: str = "open_interest") -> dict[str, Decimal]:
 
 
 @pytest.mark.parametrize("name", ["days", "oi.parquet"])
-def test_a_number_that_fits_no_decimal_is_left_out_and_named(
+def test_a_number_that_fits_no_decimal_is_omitted_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -679,7 +679,7 @@ def test_a_number_that_fits_no_decimal_is_left_out_and_named(
 
 
 @pytest.mark.parametrize("text", TOO_LONG)
-def test_text_holds_numbers_of_any_length(tmp_path: Path, text: str) -> None:
+def test_text_files_hold_numbers_of_any_length(tmp_path: Path, text: str) -> None:
     file = write_recording(tmp_path / "oi.db")
     insert(file, ("N", ms_of(MIDNIGHT), text, text))
     with Recording(file) as recording:
@@ -839,7 +839,7 @@ ROWS = strategies.dictionaries(KEYS, strategies.sampled_from(["1", "2"]))
 
 
 @given(kept=ROWS, found=ROWS)
-def test_merged_rows_are_sorted_and_the_files_row_wins(
+def test_merged_rows_are_sorted_and_the_row_of_the_file_is_kept(
     kept: dict[tuple[str, int], str], found: dict[tuple[str, int], str]
 ) -> None:
     def by_key(values: dict[tuple[str, int], str]) -> list[Row]:
@@ -899,7 +899,7 @@ def test_safe_csv_has_no_cell_that_a_spreadsheet_runs_and_takes_more_rows(tmp_pa
     assert ORDINARY in found
 
 
-def test_csv_is_as_the_exchange_wrote_it_unless_it_is_asked_to_be_safe(tmp_path: Path) -> None:
+def test_csv_has_the_values_of_the_exchange_unless_safe_csv_is_requested(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     record_names(path, 0, FORMULA)
     with Recording(path) as recording:

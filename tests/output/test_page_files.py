@@ -22,7 +22,7 @@ def test_all_scripts_share_one_number_format() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_no_text_becomes_markup_or_code(script: str) -> None:
+def test_no_script_inserts_text_as_markup_or_code(script: str) -> None:
     unsafe = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|\.style\b"
     )

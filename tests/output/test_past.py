@@ -46,7 +46,9 @@ def written(path: Path, *found: History) -> int:
         return file.finish()
 
 
-def test_csv_and_json_lines_have_every_digit_by_symbol_and_time(tmp_path: Path) -> None:
+def test_csv_and_json_lines_have_every_digit_and_are_sorted_by_symbol_and_time(
+    tmp_path: Path,
+) -> None:
     assert written(tmp_path / "x.csv", B, EMPTY, A) == 3
     assert (tmp_path / "x.csv").read_text() == (
         "symbol,time,open_interest,notional,circulating_supply\n"
@@ -62,7 +64,7 @@ def test_csv_and_json_lines_have_every_digit_by_symbol_and_time(tmp_path: Path) 
     assert {each.name for each in tmp_path.iterdir()} == {"x.csv", "x.jsonl"}
 
 
-def test_parquet_has_exact_decimals_and_leaves_out_what_no_column_holds(
+def test_parquet_has_exact_decimals_and_omits_numbers_that_no_column_holds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -90,7 +92,7 @@ ENDS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_run_goes_on_after_the_symbols_that_are_whole(end: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_after_its_complete_symbols(end: str, tmp_path: Path) -> None:
     path, part = tmp_path / "x.csv", tmp_path / f"x.csv{PART}"
     with closing(PastFile(path, ASKED)) as file:
         assert file.since is None
@@ -110,17 +112,17 @@ def test_a_run_goes_on_after_the_symbols_that_are_whole(end: str, tmp_path: Path
     assert path.read_bytes() == alone.read_bytes()
 
 
-def test_a_symbol_that_came_twice_is_there_once(tmp_path: Path) -> None:
+def test_a_symbol_that_was_added_twice_is_written_once(tmp_path: Path) -> None:
     assert written(tmp_path / "x.csv", B, B) == 2
 
 
-def test_a_run_that_got_nothing_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_without_rows_leaves_no_file(tmp_path: Path) -> None:
     with closing(PastFile(tmp_path / "x.csv", ASKED)):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_question_does_not_go_on_and_replace_begins_anew(tmp_path: Path) -> None:
+def test_a_run_with_other_arguments_is_refused_unless_it_replaces(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     with closing(PastFile(path, ASKED)) as file:
         file.add(B)
@@ -135,7 +137,7 @@ def test_another_question_does_not_go_on_and_replace_begins_anew(tmp_path: Path)
         PastFile(path, ASKED)
 
 
-def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+def test_a_second_run_on_the_same_file_is_refused(tmp_path: Path) -> None:
     with closing(PastFile(tmp_path / "x.csv", ASKED)) as file:
         file.add(A)
         with pytest.raises(RecordingError, match="written by another process"):
@@ -143,7 +145,7 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x", "no/x.csv"])
-def test_a_place_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_impossible_target_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RecordingError):
         PastFile(tmp_path / name, ASKED)
 

@@ -140,7 +140,7 @@ def test_the_page_has_every_symbol_and_the_curves_of_the_largest_movers(
     assert decoded(state["series"]["BTCUSDT"]["prices"])[0] == pytest.approx(float(PRICE))
 
 
-def test_every_chart_is_valid_xml_and_has_its_line(recording: Recording) -> None:
+def test_every_chart_is_valid_xml_and_the_first_one_has_a_line(recording: Recording) -> None:
     text = report(recording)
     charts = [
         ET.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
@@ -172,7 +172,7 @@ def test_a_chart_has_a_few_time_labels_for_any_span(days: float, step: int) -> N
     assert {after - before for before, after in pairwise(at)} == {step}
 
 
-def test_a_constant_value_is_a_line_with_one_label() -> None:
+def test_a_constant_value_is_drawn_as_a_line_with_one_label() -> None:
     drawn = chart("A", ([0.0, 60.0], [5.25, 5.25]), Span(0.0, 80.0), [], 20.0)
     assert drawn.count('text-anchor="end">5.25<') == drawn.count('class="grid"') == 1
 
@@ -250,7 +250,7 @@ def test_a_page_about_a_part_counts_the_slots_and_samples_of_that_part(
 
 
 @pytest.mark.parametrize("from_slot, to_slot", [(0, 5), (1, 3), (2, 3), (3, 4), (4, 5), (0, 1)])
-def test_the_parts_of_a_recording_have_all_its_slots_together(
+def test_each_slot_of_a_recording_belongs_to_exactly_one_part(
     recording: Recording, from_slot: int, to_slot: int
 ) -> None:
     begin, minute = round(BEGIN.timestamp() * 1000), 60_000
@@ -264,7 +264,7 @@ def test_the_parts_of_a_recording_have_all_its_slots_together(
         assert sum(it.slots for it in gaps) == len(missed)
 
 
-def test_failures_are_counted_within_their_part(recording: Recording) -> None:
+def test_failures_are_counted_only_in_their_part(recording: Recording) -> None:
     begin = round(BEGIN.timestamp() * 1000)
     assert list(recording.failures()) == [("BTCUSDT", "outage", 1)]
     assert list(recording.failures((begin, begin + 60_000))) == []
@@ -293,7 +293,9 @@ def test_an_empty_recording_raises_recording_error(tmp_path: Path) -> None:
         report(recording)
 
 
-def test_a_recording_of_the_past_alone_says_what_it_has_and_what_to_run(tmp_path: Path) -> None:
+def test_a_recording_with_history_only_is_refused_with_what_it_has_and_what_to_run(
+    tmp_path: Path,
+) -> None:
     with closing(Store(tmp_path / "oi.db")) as store:
         store.save_past([("BTCUSDT", round(BEGIN.timestamp() * 1000), 1, "1.5", None, None)])
     with (
@@ -356,7 +358,7 @@ def test_a_symbol_whose_only_sample_is_older_than_the_first_slot_has_a_curve(
 
 
 @pytest.mark.parametrize("slot", [253_402_300_740_000, 253_402_300_699_999, -62_135_596_800_000])
-def test_slots_of_impossible_dates_are_left_out_of_the_page(tmp_path: Path, slot: int) -> None:
+def test_the_page_omits_slots_of_impossible_dates(tmp_path: Path, slot: int) -> None:
     file = write_recording(tmp_path / "oi.db")
     with Recording(file) as recording:
         before = Page(report(recording, made=BEGIN)).shown
@@ -371,7 +373,7 @@ def test_a_curve_without_any_value_is_an_empty_picture() -> None:
     assert 'class="line" d=""' in chart("A", ([], []), Span(0.0, 60.0), [], 20.0)
 
 
-def test_the_z_score_of_the_last_hour_is_that_of_the_series(tmp_path: Path) -> None:
+def test_the_z_score_of_the_last_hour_equals_that_of_the_series(tmp_path: Path) -> None:
     at, step = round(BEGIN.timestamp() * 1000) // 300_000 * 300_000, 300_000
     with closing(Store(tmp_path / "oi.db")):
         pass
@@ -423,7 +425,9 @@ def test_movers_are_compared_at_the_last_price_and_only_in_dollars(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix, begins", [("svg", b"<?xml"), *thorough(("png", b"\x89PNG"))])
-def test_a_chart_is_drawn(recording: Recording, tmp_path: Path, suffix: str, begins: bytes) -> None:
+def test_a_chart_is_written_in_each_image_format(
+    recording: Recording, tmp_path: Path, suffix: str, begins: bytes
+) -> None:
     pytest.importorskip("matplotlib")
     plot(recording, tmp_path / f"oi.{suffix}", ["BTCUSDT", "币安人生USDT"])
     assert (tmp_path / f"oi.{suffix}").read_bytes().startswith(begins)
@@ -458,7 +462,7 @@ def test_a_chart_that_cannot_be_drawn_raises_recording_error(
         plot(recording, tmp_path / "nowhere" / "oi.svg", ["BTCUSDT"])
 
 
-def test_a_gap_clock_without_slots_is_shown_and_counts_no_slot(tmp_path: Path) -> None:
+def test_a_gap_with_reason_clock_and_no_slots_is_shown_and_counts_no_slot(tmp_path: Path) -> None:
     minute, first = 60_000, round(BEGIN.timestamp() * 1000)
     with closing(Store(write_recording(tmp_path / "oi.db"))) as store:
         store.save(None, [Gap(first, first - minute, "clock", "the clock was set back")], minute)
@@ -579,7 +583,7 @@ def test_the_page_shows_any_possible_file_name(tmp_path: Path, name: bytes) -> N
 
 
 @pytest.mark.parametrize("wrong", [1, 1_795_435_200, 253_402_300_799_999])
-def test_charts_and_the_page_leave_out_samples_of_impossible_dates(
+def test_charts_and_the_page_omit_samples_of_impossible_dates(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: int
 ) -> None:
     pytest.importorskip("matplotlib")

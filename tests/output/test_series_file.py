@@ -89,7 +89,7 @@ def test_an_export_replaces_an_earlier_file(path: Path, tmp_path: Path) -> None:
             export_series(recording, path, replace=True)
 
 
-def test_an_instant_with_an_impossible_date_is_left_out(tmp_path: Path) -> None:
+def test_an_instant_with_an_impossible_date_is_omitted(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "oi.db")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO settled VALUES ('X', 5, '1', 5, NULL)")
@@ -108,7 +108,7 @@ def test_a_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(tmp_path: Path) 
     assert "\n'=1+1," in (tmp_path / "x.csv").read_text()
 
 
-def test_the_command_writes_a_series(
+def test_the_export_command_writes_a_series(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "x.jsonl"

@@ -67,7 +67,7 @@ def kept(place: str, since: int) -> list[object]:
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgres"])
-def test_a_recording_pruned_to_a_tenth_returns_its_space_and_nobody_notices(
+def test_pruning_to_a_tenth_returns_space_without_disturbing_recorders_and_readers(
     store: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     place = str(tmp_path / "oi.db")

@@ -73,7 +73,7 @@ def until_taken_over(url: str, before: int | None) -> float:
 
 
 @pytest.mark.parametrize("every", [0.1, 3.0], ids=["under way", "idle"])
-def test_a_standby_takes_over_from_a_host_that_vanished_and_no_slot_is_there_twice(
+def test_a_standby_takes_over_from_a_vanished_host_and_stores_no_slot_twice(
     hosts: tuple[Server, list[Host]], every: float
 ) -> None:
     """The host comes back, and its recorder writes no more."""
@@ -115,7 +115,7 @@ connection.execute("SELECT pg_sleep(3), repeat('x', 100000)")
 """
 
 
-def test_a_host_that_vanishes_before_its_answer_arrives_leaves_its_lock(
+def test_the_lock_of_a_host_that_vanishes_before_its_answer_arrives_is_released(
     hosts: tuple[Server, list[Host]],
 ) -> None:
     """The server has sent something that nobody confirms, and sends no probes meanwhile."""
@@ -136,7 +136,7 @@ def test_a_host_that_vanishes_before_its_answer_arrives_leaves_its_lock(
     assert took < WITHIN_S
 
 
-def test_a_server_whose_host_vanished_costs_no_sweep(hosts: tuple[Server, list[Host]]) -> None:
+def test_a_server_whose_host_vanishes_costs_no_sweep(hosts: tuple[Server, list[Host]]) -> None:
     """The recorder keeps its sweeps in memory, and writes them when the host is back."""
     server, (there, machine, _) = hosts
     url, local = remote(server, there)

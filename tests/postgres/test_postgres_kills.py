@@ -79,7 +79,7 @@ def hand_over(url: str, times: int) -> list[float]:
     return took
 
 
-def test_a_standby_takes_over_after_a_kill_and_no_slot_is_there_twice(url: str) -> None:
+def test_a_standby_takes_over_after_a_kill_and_stores_no_slot_twice(url: str) -> None:
     hand_over(url, 2)
 
 

@@ -67,7 +67,7 @@ def both(url: str, tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "oi.db"), url
 
 
-def test_a_database_reads_like_a_file(both: tuple[str, str]) -> None:
+def test_a_database_returns_the_same_recording_as_a_file(both: tuple[str, str]) -> None:
     def everything(place: str) -> list[object]:
         with Recording.open(place) as recording:
             return [
@@ -93,7 +93,7 @@ def test_a_database_reads_like_a_file(both: tuple[str, str]) -> None:
     assert everything(both[1]) == everything(both[0])
 
 
-def test_outputs_of_a_database_are_those_of_a_file(both: tuple[str, str], tmp_path: Path) -> None:
+def test_outputs_of_a_database_equal_those_of_a_file(both: tuple[str, str], tmp_path: Path) -> None:
     made: list[list[bytes]] = []
     for place in both:
         folder = tmp_path / f"of {len(made)}"
@@ -123,7 +123,7 @@ def odd_numbers(count: int) -> list[Decimal]:
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgres"])
-def test_ten_thousand_odd_numbers_leave_in_every_output_as_they_came(
+def test_ten_thousand_unusual_numbers_are_the_same_in_every_output(
     store: str, url: str, tmp_path: Path
 ) -> None:
     place = url if store == "postgres" else str(tmp_path / "odd.db")
@@ -160,7 +160,7 @@ def test_ten_thousand_odd_numbers_leave_in_every_output_as_they_came(
     assert sorted(json.loads(text)["open_interest"] for text in texts) == wrote
 
 
-def test_what_is_stored_again_changes_nothing_and_counts_as_before(url: str) -> None:
+def test_storing_a_sweep_again_changes_nothing_and_returns_the_same_count(url: str) -> None:
     """A COMMIT whose answer was lost is repeated."""
     gap = Gap(ORIGIN + 2 * PERIOD, ORIGIN + 3 * PERIOD, "banned", "until 00:02")
     with opened(url) as sink:
@@ -180,7 +180,7 @@ def everything_in(url: str) -> list[list[tuple[object, ...]]]:
         ]
 
 
-def test_instants_of_the_past_are_there_once_and_may_be_corrected(url: str) -> None:
+def test_history_rows_are_stored_once_and_may_be_corrected(url: str) -> None:
     row = ("BTCUSDT", ORIGIN, 1, "1.10", None, None)
     with opened(url) as sink:
         assert sink.save_past([]) == 0
@@ -203,7 +203,7 @@ def test_every_sweep_notifies_listeners_with_its_slot(url: str) -> None:
     assert [int(notify.payload) for notify in found] == [ORIGIN, ORIGIN + PERIOD]
 
 
-def test_samples_lie_in_months_and_odd_times_have_a_place_too(url: str) -> None:
+def test_samples_are_partitioned_by_month_and_impossible_times_have_a_partition(url: str) -> None:
     first = sweep(0)
     months = [ORIGIN, ORIGIN + 40 * 86_400_000, 0, 4_200_000_000_000]
     values = {
@@ -243,7 +243,7 @@ def test_two_schemas_of_one_database_are_two_recordings(url: str) -> None:
         assert (len(list(first.sweeps())), len(list(second.sweeps()))) == (1, 2)
 
 
-def test_tables_of_another_program_are_left_alone(url: str) -> None:
+def test_tables_of_another_program_are_refused_and_unchanged(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE samples (mine int)")
     with pytest.raises(RecordingError, match="is no recording: it has tables of that name: sampl"):
@@ -284,7 +284,7 @@ def test_no_error_names_a_password(url: str) -> None:
     assert "se%cret" not in said
 
 
-def test_a_transaction_that_fails_leaves_nothing_of_it(url: str) -> None:
+def test_a_failed_transaction_changes_nothing(url: str) -> None:
     with opened(url) as sink:
         sink.save(sweep(0), [], PERIOD)
         before = everything_in(url)
@@ -373,7 +373,7 @@ def test_a_commit_whose_answer_was_lost_is_not_written_twice(
     (home / ".s.PGSQL.5432").unlink()
 
 
-def test_a_server_that_stops_answering_costs_a_bounded_time(
+def test_a_server_that_stops_answering_blocks_for_a_bounded_time(
     server: Server, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(url) as sink:
@@ -433,7 +433,7 @@ async def test_sweeps_wait_while_the_server_is_away_and_are_written_once(
 
 
 @pytest.mark.virtual_time
-async def test_a_restart_of_the_server_leaves_the_place_to_the_recorder_that_had_it(
+async def test_after_a_restart_of_the_server_the_active_recorder_stays_active(
     server: Server, url: str
 ) -> None:
     first = Recorder(Market(), url, every=20.0, clock=wall_time)
@@ -461,7 +461,9 @@ async def test_a_restart_of_the_server_leaves_the_place_to_the_recorder_that_had
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("standby", [False, True])
-async def test_a_recorder_that_was_taken_over_from_writes_no_more(url: str, standby: bool) -> None:
+async def test_a_recorder_that_was_replaced_by_a_standby_writes_no_more(
+    url: str, standby: bool
+) -> None:
     """Its connection was lost, and another recorder was quicker."""
     first = Recorder(Market(), url, every=20.0, standby=standby, clock=wall_time)
     running = asyncio.create_task(first.run())
@@ -490,7 +492,7 @@ async def test_a_recorder_that_was_taken_over_from_writes_no_more(url: str, stan
         assert len(tables(url)[0]) > count
 
 
-def test_both_sides_ask_for_probes_of_a_silent_peer(url: str) -> None:
+def test_both_sides_enable_tcp_keepalive(url: str) -> None:
     """So the server ends the session of a host that vanished, and its lock, after 15 s."""
     with closing(postgres_connection.Connection(url, "test")) as connection:
         row = connection.execute("SELECT current_setting('tcp_keepalives_idle')").fetchone()
@@ -529,7 +531,7 @@ def test_two_schemas_of_one_database_are_copied_into_each_other(url: str) -> Non
     assert care.copy(url, f"{url}&options={quote('-csearch_path=other')}") == 8
 
 
-def test_a_user_without_a_schema_learns_that_at_once(url: str) -> None:
+def test_a_missing_schema_is_an_error_at_once(url: str) -> None:
     """Also a standby, which would wait for ever otherwise."""
     nowhere = f"{url}&options={quote('-csearch_path=nowhere')}"
     for place in (lambda: opened(nowhere), lambda: Recording.open(nowhere)):
@@ -538,7 +540,7 @@ def test_a_user_without_a_schema_learns_that_at_once(url: str) -> None:
         assert not isinstance(refused.value, OccupiedError | StorageError)
 
 
-def test_only_the_owner_returns_space(server: Server, url: str) -> None:
+def test_only_the_owner_of_the_tables_can_return_space(server: Server, url: str) -> None:
     with opened(url) as sink:
         write(sink)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -568,7 +570,7 @@ def test_an_index_that_a_killed_run_left_unfinished_is_removed(url: str) -> None
     assert row == (None,)
 
 
-def test_odd_settings_of_a_database_change_nothing(url: str) -> None:
+def test_unusual_settings_of_a_database_do_not_affect_the_recording(url: str) -> None:
     name = url.partition("///")[2].partition("?")[0]
     with psycopg.connect(url, autocommit=True) as connection:
         for setting in (
