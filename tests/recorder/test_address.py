@@ -36,13 +36,15 @@ def test_only_a_url_of_postgresql_is_a_database(place: object, expected: bool) -
         ("postgres://db", "db", "db"),
     ],
 )
-def test_a_message_shows_only_where_a_database_is(url: str, text: str, title: str) -> None:
+def test_a_message_shows_only_the_host_and_the_name_of_a_database(
+    url: str, text: str, title: str
+) -> None:
     assert shown(url) == f"postgresql://{text}"
     assert title_of(url) == title
     assert shown("postgresql://oi:secret@[::1/x") == "the database"
 
 
-def test_the_same_file_has_many_names(tmp_path: Path) -> None:
+def test_two_names_of_one_file_are_recognised_as_the_same(tmp_path: Path) -> None:
     (tmp_path / "oi.db").touch()
     (tmp_path / "link.db").symlink_to("oi.db")
     assert same_file(str(tmp_path / "oi.db"), tmp_path / "link.db")

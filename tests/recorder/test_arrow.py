@@ -25,7 +25,7 @@ def samples(tmp_path: Path) -> Samples:
         return recording.samples()
 
 
-def test_a_snapshot_is_a_table_with_exact_decimals_and_utc() -> None:
+def test_a_snapshot_becomes_a_table_with_exact_decimals_and_utc_times() -> None:
     table = pa.table(sweep(0))
     assert str(table.schema.field("open_interest").type) == "decimal128(22, 8)"
     assert str(table.schema.field("time").type) == "timestamp[ms, tz=UTC]"
@@ -35,7 +35,7 @@ def test_a_snapshot_is_a_table_with_exact_decimals_and_utc() -> None:
     assert rows[1]["mark_price"] is None
 
 
-def test_recorded_samples_are_the_same_table_and_can_be_read_twice(samples: Samples) -> None:
+def test_recorded_samples_become_the_same_table_and_can_be_read_twice(samples: Samples) -> None:
     table = pa.table(samples)
     assert table.schema == pa.table(sweep(0)).schema
     assert table["open_interest"].to_pylist() == samples.to_columns()["open_interest"]
@@ -52,7 +52,7 @@ def insert(path: Path, *rows: tuple[str, str, str | None]) -> None:
         connection.executemany("INSERT INTO settled VALUES (?1, 1795435200000, ?2, 1, ?3)", rows)
 
 
-def test_samples_that_fit_no_decimal_are_left_out_with_one_warning(
+def test_samples_that_fit_no_decimal_are_omitted_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_recording(tmp_path / "oi.db")
@@ -69,7 +69,7 @@ def test_samples_that_fit_no_decimal_are_left_out_with_one_warning(
     assert ", N3 of " in warning
 
 
-def test_snapshot_rows_that_fit_no_decimal_are_left_out_with_one_warning(
+def test_snapshot_rows_that_fit_no_decimal_are_omitted_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen = sweep(0)
@@ -80,7 +80,7 @@ def test_snapshot_rows_that_fit_no_decimal_are_left_out_with_one_warning(
     assert warning.startswith("snapshot: odd rows are left out: N1 of ")
 
 
-def test_a_long_number_recorded_during_a_read_is_left_out_alone(
+def test_a_long_number_recorded_during_a_read_is_omitted_and_the_other_rows_are_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_recording(tmp_path / "oi.db")
@@ -107,14 +107,14 @@ def test_the_notional_is_the_exact_product_and_needs_mark_prices(
     assert pa.table(sweep(0))["notional"].to_pylist()[0] == sweep(0).notional["BTCUSDT"]
 
 
-def test_usual_numbers_can_be_multiplied(samples: Samples) -> None:
+def test_columns_of_usual_numbers_can_be_multiplied(samples: Samples) -> None:
     compute = pytest.importorskip("pyarrow.compute")
     table = pa.table(samples)
     product = compute.multiply(table["open_interest"], table["mark_price"])
     assert product == table["notional"]
 
 
-def test_polars_reads_them(samples: Samples) -> None:
+def test_polars_reads_samples_and_snapshots(samples: Samples) -> None:
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame(samples)
     assert frame["open_interest"].to_list() == samples.to_columns()["open_interest"]
@@ -124,7 +124,7 @@ def test_polars_reads_them(samples: Samples) -> None:
     assert floats["notional"].drop_nulls()[0] == pytest.approx(96012.544 * 66012.544)
 
 
-def test_duckdb_reads_them(samples: Samples) -> None:
+def test_duckdb_reads_samples_and_snapshots(samples: Samples) -> None:
     duckdb = pytest.importorskip("duckdb")
     with duckdb.connect() as connection:
         connection.register("recorded", samples)
@@ -139,7 +139,7 @@ def test_duckdb_reads_them(samples: Samples) -> None:
     assert product[0] == (True, pytest.approx(96012.544 * 66012.544))
 
 
-def test_pandas_reads_them(samples: Samples) -> None:
+def test_pandas_reads_samples_and_snapshots(samples: Samples) -> None:
     pandas = pytest.importorskip("pandas", minversion="3")
     frame = pandas.DataFrame.from_arrow(samples)
     assert list(frame["open_interest"]) == samples.to_columns()["open_interest"]

@@ -129,7 +129,7 @@ def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
-def test_the_contents_are_on_the_disk_before_the_name(
+def test_the_contents_are_synced_to_disk_before_the_file_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[str, int]] = []
@@ -250,7 +250,9 @@ def test_an_interrupted_or_terminated_export_leaves_nothing(
 
 
 @pytest.mark.thorough
-def test_a_file_of_a_running_process_is_not_stale(recording: Path, tmp_path: Path) -> None:
+def test_an_unfinished_file_of_a_running_process_is_not_removed(
+    recording: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with exporting(recording, out / "oi.csv") as process:
@@ -333,7 +335,7 @@ def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
-def test_a_file_that_another_process_made_in_the_meantime_stays(tmp_path: Path) -> None:
+def test_a_file_that_another_process_made_in_the_meantime_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OvertakenError), replace_atomically(tmp_path / "file", lambda: False):
         (tmp_path / "file").write_bytes(b"theirs")
     assert (tmp_path / "file").read_bytes() == b"theirs"

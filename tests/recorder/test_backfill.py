@@ -84,7 +84,7 @@ def path(tmp_path: Path) -> Path:
 # -- from the history ----------------------------------------------------------------------------
 
 
-async def test_a_recording_gets_every_row_of_the_history_and_the_next_run_asks_for_none(
+async def test_a_backfill_stores_every_row_and_the_next_run_requests_none(
     place: str,
 ) -> None:
     async with local() as exchange:
@@ -114,7 +114,7 @@ async def test_a_backfill_without_names_reads_the_symbols_of_the_recording(place
         assert {row[1] for row in kept(place)} >= {SINCE + STEP, UNTIL}
 
 
-async def test_rows_of_symbols_that_are_stored_side_by_side_are_all_counted() -> None:
+async def test_rows_of_symbols_that_are_stored_concurrently_are_all_counted() -> None:
     async with local() as exchange, client_of(exchange) as client:
         with WritingThread() as thread:
             filler = Filler(client, MemorySink(), thread, wall_time)
@@ -123,7 +123,7 @@ async def test_rows_of_symbols_that_are_stored_side_by_side_are_all_counted() ->
         assert (filler.rows, filler.new) == (4, 4)
 
 
-async def test_only_what_is_missing_is_asked_for(path: Path) -> None:
+async def test_only_missing_rows_are_requested(path: Path) -> None:
     since = NOON_MS - 20 * DAY_MS
     async with local(seed=3) as exchange:
         first = await fill(exchange, path, "BTCUSDT", since=since)
@@ -139,7 +139,7 @@ async def test_only_what_is_missing_is_asked_for(path: Path) -> None:
         assert again.new < 20
 
 
-async def test_thirty_days_are_the_default_and_the_last_minute_is_left_for_later(
+async def test_by_default_thirty_days_are_read_except_for_the_last_minute(
     path: Path,
 ) -> None:
     async with local() as exchange, client_of(exchange) as client:
@@ -148,14 +148,16 @@ async def test_thirty_days_are_the_default_and_the_last_minute_is_left_for_later
         assert (times[0], times[-1]) == (NOON_MS - 30 * DAY_MS + STEP, NOON_MS - STEP)
 
 
-async def test_a_range_beyond_thirty_days_gets_what_is_kept(path: Path) -> None:
+async def test_a_range_beyond_thirty_days_returns_the_rows_that_the_exchange_keeps(
+    path: Path,
+) -> None:
     async with local() as exchange:
         found = await fill(exchange, path, "BTCUSDT", since=timedelta(days=400))
         assert kept(path)[0][1] >= NOON_MS - 30 * DAY_MS
         assert (found.failed, exchange.history_counter.total) == ({}, 18)
 
 
-async def test_samples_stay_and_an_older_recording_is_migrated(path: Path) -> None:
+async def test_a_backfill_keeps_samples_and_migrates_an_older_recording(path: Path) -> None:
     write_recording(path.with_name("newest.db"))
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(VERSION_3)
@@ -174,7 +176,7 @@ async def test_samples_stay_and_an_older_recording_is_migrated(path: Path) -> No
         assert {row[0] for row in kept(path)} == {*names}
 
 
-async def test_without_symbols_those_of_the_recording_are_filled_or_else_all_that_trade(
+async def test_without_symbols_those_of_the_recording_are_read_or_else_all_trading_ones(
     path: Path,
 ) -> None:
     async with local() as exchange:
@@ -198,7 +200,7 @@ async def test_a_symbol_that_fails_is_named_and_the_others_are_stored(path: Path
         assert [row[:5] for row in kept(path)] == truth(exchange, "BTCUSDT")
 
 
-async def test_a_ban_is_waited_out(path: Path) -> None:
+async def test_a_backfill_waits_for_the_end_of_a_ban(path: Path) -> None:
     async with local() as exchange:
         exchange.ban(600.0)
         found = await fill(exchange, path, "BTCUSDT")
@@ -222,7 +224,7 @@ async def test_progress_counts_symbols_and_then_days(path: Path) -> None:
 # -- from the archive ----------------------------------------------------------------------------
 
 
-async def test_the_archive_has_rows_of_its_own_beside_those_of_the_history(path: Path) -> None:
+async def test_rows_of_the_archive_are_stored_beside_those_of_history(path: Path) -> None:
     async with local() as exchange, archive_of(exchange, path) as archive:
         found = await fill(exchange, path, *NAMES, archive=archive, since=NOON_MS - 9 * DAY_MS)
         archived = kept(path, "archive")
@@ -238,7 +240,7 @@ async def test_the_archive_has_rows_of_its_own_beside_those_of_the_history(path:
         assert {source for _, _, source, *_ in kept(path)} == {HISTORY, ARCHIVE}
 
 
-async def test_a_day_that_was_published_again_corrects_the_recording(path: Path) -> None:
+async def test_a_day_that_was_republished_corrects_the_recording(path: Path) -> None:
     async with local() as exchange:
         async with archive_of(exchange, path) as archive:
             await fill(exchange, path, "BTCUSDT", archive=archive)
@@ -258,7 +260,7 @@ async def test_a_day_that_was_published_again_corrects_the_recording(path: Path)
 
 
 @pytest.mark.parametrize("seed", some(range(20), always=2))
-async def test_a_run_cancelled_at_any_moment_goes_on_to_the_same_rows(
+async def test_a_run_cancelled_at_any_moment_continues_to_the_same_rows(
     seed: int, path: Path
 ) -> None:
     draw, undisturbed = random.Random(seed), path.with_name("undisturbed.db")
@@ -277,7 +279,7 @@ async def test_a_run_cancelled_at_any_moment_goes_on_to_the_same_rows(
     assert kept(path) == kept(undisturbed)
 
 
-async def test_a_sink_that_stores_nothing_ends_the_run_and_the_next_one_goes_on() -> None:
+async def test_a_failing_sink_ends_the_run_and_the_next_run_continues() -> None:
     sink = MemorySink()
     async with local() as exchange:
         sink.failing["save_past"] = "no room"
@@ -333,7 +335,7 @@ def covered(spans: Iterator[Span]) -> list[tuple[int, int]]:
     return [(span.first // STEP, span.last // STEP) for span in spans]
 
 
-def test_instants_far_apart_are_asked_for_apart_and_near_ones_together() -> None:
+def test_distant_instants_take_separate_requests_and_close_ones_share_one() -> None:
     page = PAGE_MS // STEP
     assert covered(spans_of([])) == []
     assert covered(spans_of([0])) == [(0, 0)]
@@ -343,7 +345,7 @@ def test_instants_far_apart_are_asked_for_apart_and_near_ones_together() -> None
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_spans_cover_each_instant_and_take_no_more_pages_than_instants(seed: int) -> None:
+def test_spans_cover_each_instant_with_no_more_pages_than_instants(seed: int) -> None:
     draw = random.Random(seed)
     wanted = sorted(draw.sample(range(9000), draw.randrange(1, 400)))
     spans = covered(spans_of(n * STEP for n in wanted))

@@ -230,7 +230,7 @@ def test_the_command_copies_and_exits_with_2_when_it_refuses(
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_a_users_file_beside_the_copy_stays_whatever_its_name(path: Path, replace: bool) -> None:
+def test_a_users_file_beside_the_copy_is_kept_whatever_its_name(path: Path, replace: bool) -> None:
     names = (".copy.db.part", ".copy.db.part-journal", "copy.db.part", ".copy.db", ".binance-oi-x")
     for name in names:
         path.with_name(name).write_text(f"precious {name}")

@@ -55,7 +55,7 @@ def content(place: str) -> list[object]:
 # -- prune ------------------------------------------------------------------------------------
 
 
-def test_whole_days_leave_and_the_others_keep_every_row(place: str) -> None:
+def test_whole_days_are_removed_and_the_others_keep_every_row(place: str) -> None:
     fill(place, SLOTS)
     assert care.prune(place, 2, now=at(END - 1)) == 2
     with Recording.open(place) as recording:
@@ -72,7 +72,7 @@ def test_whole_days_leave_and_the_others_keep_every_row(place: str) -> None:
     assert care.prune(place, 2, now=at(END - 1)) == 0
 
 
-def test_gaps_of_removed_days_stay_as_a_summary_and_are_cut_at_midnight(place: str) -> None:
+def test_gaps_of_removed_days_are_kept_as_a_summary_and_cut_at_midnight(place: str) -> None:
     with sink_at(place) as sink:
         sink.save(sweep_of(START), [], HOUR)
         banned = Gap(START + HOUR, START + 3 * HOUR, "banned", "until 04:00")
@@ -108,7 +108,7 @@ def test_a_gap_of_one_symbol_is_cut_at_midnight(place: str) -> None:
     assert (gap.first, gap.last) == (START + DAY, START + 25 * HOUR)
 
 
-def test_a_recording_that_lost_all_days_still_says_until_when_it_was(place: str) -> None:
+def test_a_recording_without_days_still_knows_its_last_slot(place: str) -> None:
     fill(place, range(START, START + DAY, HOUR))
     with sink_at(place) as sink:
         sink.save(None, [Gap(END, END, "stopped")], HOUR)
@@ -120,14 +120,14 @@ def test_a_recording_that_lost_all_days_still_says_until_when_it_was(place: str)
         assert sink.last_slot(END) == START + 23 * HOUR
 
 
-def test_a_clock_that_is_ahead_removes_nothing_that_should_stay(place: str) -> None:
+def test_a_clock_that_is_ahead_removes_no_day_that_should_be_kept(place: str) -> None:
     fill(place, SLOTS)
     assert care.prune(place, 10, now=at(END + 3650 * DAY)) == 0
     with Recording.open(place) as recording:
         assert len(list(recording.sweeps())) == len(SLOTS)
 
 
-def test_instants_of_the_past_stay(place: str) -> None:
+def test_pruning_keeps_history_rows(place: str) -> None:
     fill(place, SLOTS)
     row = ("S000USDT", START - 300 * DAY, 2, "1.10", None, None)
     with sink_at(place) as sink:
@@ -189,7 +189,7 @@ async def test_a_recorder_with_keep_days_removes_old_days_while_it_records(place
 
 
 @pytest.mark.parametrize("days", [0, -1, 1.5, True, "3"])
-def test_only_whole_days_can_be_kept(place: str, days: object) -> None:
+def test_keep_days_must_be_a_positive_whole_number(place: str, days: object) -> None:
     with pytest.raises((ValueError, TypeError), match="keep_days must be"):
         Recorder(Market(), place, every=20.0, keep_days=days)  # type: ignore[arg-type]
     with pytest.raises((ValueError, TypeError), match="keep_days must be"):
@@ -199,7 +199,7 @@ def test_only_whole_days_can_be_kept(place: str, days: object) -> None:
 # -- compact ----------------------------------------------------------------------------------
 
 
-def test_a_pruned_file_returns_its_space(tmp_path: Path) -> None:
+def test_pruning_shrinks_the_file(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     fill(str(path), range(START, END, HOUR // 4), 40)
     before = path.stat().st_size
@@ -210,7 +210,7 @@ def test_a_pruned_file_returns_its_space(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_recorder_that_waits_for_its_turn_gets_it(
+def test_pruning_pauses_often_enough_for_a_waiting_recorder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its SQLite asks every 100 ms: of each quarter of a second of work, it needs such a pause."""
@@ -236,7 +236,9 @@ def test_a_recorder_that_waits_for_its_turn_gets_it(
     assert 0.0 < longest < 0.25
 
 
-def test_one_step_returns_many_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compacting_frees_many_pages_in_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A large recording would take hours otherwise: there is a pause between two steps."""
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.PAGES_PER_STEP", 50)
     path = tmp_path / "oi.db"
@@ -252,7 +254,7 @@ def test_one_step_returns_many_pages(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert steps == -(-free // 50)
 
 
-def test_a_file_of_an_earlier_program_is_written_anew_once(tmp_path: Path) -> None:
+def test_a_file_of_an_earlier_version_is_rewritten_once(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(VERSION_3)
@@ -302,7 +304,7 @@ async def test_prune_and_compact_cost_a_running_recorder_no_sweep(place: str) ->
 # -- check ------------------------------------------------------------------------------------
 
 
-def test_a_check_names_what_is_missing_and_why(place: str) -> None:
+def test_a_check_lists_missing_slots_with_their_reason(place: str) -> None:
     with sink_at(place) as sink:
         sink.save(sweep_of(START), [], HOUR)
         sink.save(sweep_of(START + HOUR, without=1), [], HOUR)
@@ -389,7 +391,9 @@ def test_a_copy_holds_every_row_of_its_source(place: str, other: str) -> None:
     assert content(other) == content(place)
 
 
-def test_a_gap_remains_only_where_neither_has_a_sweep(place: str, other: str) -> None:
+def test_after_a_copy_a_gap_remains_only_where_neither_recording_has_a_sweep(
+    place: str, other: str
+) -> None:
     for target, hours in ((place, (0, 1, 2, 9)), (other, (0, 4, 5, 6, 9))):
         last = -1
         with sink_at(target) as sink:
@@ -409,7 +413,7 @@ def test_a_gap_remains_only_where_neither_has_a_sweep(place: str, other: str) ->
         assert recording.samples().count() == 3 * len(slots)
 
 
-def test_two_recordings_that_do_not_meet_get_a_gap_between(place: str, other: str) -> None:
+def test_copying_into_a_recording_that_does_not_adjoin_adds_a_gap(place: str, other: str) -> None:
     fill(place, range(START, START + 3 * HOUR, HOUR))
     fill(other, range(START + 9 * HOUR, START + 12 * HOUR, HOUR))
     care.copy(place, other)
@@ -419,7 +423,7 @@ def test_two_recordings_that_do_not_meet_get_a_gap_between(place: str, other: st
 
 
 @pytest.mark.parametrize("fails_at", range(1, 9))
-def test_a_copy_that_ends_anywhere_is_continued_by_the_next(
+def test_an_interrupted_copy_is_continued_by_the_next_one(
     place: str, other: str, fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variety(place)
@@ -539,7 +543,7 @@ async def test_a_rotating_recorder_with_keep_days_removes_files_and_keeps_a_summ
 
 
 @pytest.mark.virtual_time
-async def test_one_rotating_recorder_at_a_time(tmp_path: Path) -> None:
+async def test_a_second_rotating_recorder_is_refused(tmp_path: Path) -> None:
     def recorder() -> Recorder:
         return Recorder(Market(), tmp_path / "oi.db", every=20.0, rotate="month", clock=wall_time)
 
@@ -553,7 +557,7 @@ async def test_one_rotating_recorder_at_a_time(tmp_path: Path) -> None:
     assert [name[:5] + name[10:] for name in files(tmp_path)] == ["oi.20.db"]
 
 
-def test_what_a_rotating_sink_stores_is_found_in_the_file_of_its_day(tmp_path: Path) -> None:
+def test_a_rotating_sink_stores_each_slot_in_the_file_of_its_day(tmp_path: Path) -> None:
     from binance_oi.recorder.rotating import RotatingSink
 
     def row(day: int) -> tuple[str, int, int, str, None, None]:
@@ -583,14 +587,14 @@ def test_what_a_rotating_sink_stores_is_found_in_the_file_of_its_day(tmp_path: P
 
 
 @pytest.mark.parametrize("rotate", ["week", 1, ""])
-def test_only_days_and_months_rotate_and_only_files(tmp_path: Path, rotate: str) -> None:
+def test_only_files_can_rotate_and_only_by_day_or_month(tmp_path: Path, rotate: str) -> None:
     with pytest.raises(ValueError, match="rotate must be day or month"):
         Recorder(Market(), tmp_path / "oi.db", every=20.0, rotate=rotate)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rotate is for files"):
         Recorder(Market(), "postgresql:///x", every=20.0, rotate="day")
 
 
-def test_a_store_that_is_gone_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_missing_store_is_an_error_that_says_so(tmp_path: Path) -> None:
     for call in (care.compact, lambda place: care.prune(place, 1)):
         with pytest.raises(RecordingError, match="does not exist"):
             call(str(tmp_path / "none.db"))
@@ -599,6 +603,6 @@ def test_a_store_that_is_gone_is_an_error_that_says_so(tmp_path: Path) -> None:
         care.copy(str(tmp_path / "oi.db"), str(tmp_path / "nowhere" / "oi.db"))
 
 
-def test_the_oldest_day_that_stays_begins_at_midnight() -> None:
+def test_the_oldest_kept_day_begins_at_midnight() -> None:
     assert retention.end_of(2, START + 5) == START - 2 * DAY
     assert unix_ms(instant(START)) % DAY == 0

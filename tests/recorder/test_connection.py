@@ -7,13 +7,13 @@ from contextlib import closing
 from binance_oi.recorder.connection import Connection, by_place
 
 
-def test_values_by_place_are_those_of_a_sequence() -> None:
+def test_numbered_placeholders_take_the_values_of_a_sequence() -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         found = connection.execute("SELECT ?2, ?1, ?2", by_place(("a", None)))
         assert found.fetchone() == (None, "a", None)
 
 
-def test_no_python_warns_of_a_numbered_place() -> None:
+def test_no_python_warns_of_a_numbered_placeholder() -> None:
     with (
         closing(sqlite3.connect(":memory:", factory=Connection)) as connection,
         warnings.catch_warnings(),

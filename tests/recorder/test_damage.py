@@ -315,7 +315,7 @@ async def test_a_recorder_refuses_a_damaged_file_and_names_it(
     assert os.listdir(tmp_path) == ["oi.db"]
 
 
-def test_no_chart_is_drawn_of_a_damaged_file(intact: bytes, tmp_path: Path) -> None:
+def test_a_chart_of_a_damaged_file_is_refused(intact: bytes, tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     path.write_bytes(intact.replace(NUMBER, b"77x77.125"))
     with Recording(path) as recording, pytest.raises(RecordingError, match="is damaged"):

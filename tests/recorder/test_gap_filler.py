@@ -74,7 +74,7 @@ def swept(path: Path) -> list[int]:
         return [sweep.slot for sweep in recording.sweeps()]
 
 
-async def test_a_ban_leaves_a_gap_whose_instants_come_from_the_history(place: str) -> None:
+async def test_a_gap_from_a_ban_is_filled_from_history(place: str) -> None:
     async with running(bans=Bans(after=None)) as (exchange, client):
         asyncio.get_running_loop().call_later(250.0, exchange.ban, 1500.0)
         status = await record(client, place, 45.0)
@@ -88,7 +88,7 @@ async def test_a_ban_leaves_a_gap_whose_instants_come_from_the_history(place: st
         assert exchange.history_counter.total <= 2 * len(NAMES)  # of a page each
 
 
-async def test_closing_gaps_costs_no_live_slot(tmp_path: Path) -> None:
+async def test_filling_gaps_loses_no_live_slot(tmp_path: Path) -> None:
     slots = []
     for backfills in (False, True):
         path = tmp_path / f"{backfills}.db"
@@ -106,7 +106,7 @@ async def test_closing_gaps_costs_no_live_slot(tmp_path: Path) -> None:
     assert len(kept(tmp_path / "True.db", "BTCUSDT")) >= 4
 
 
-async def test_a_restart_closes_the_gap_since_the_last_sweep(path: Path) -> None:
+async def test_a_restart_fills_the_gap_since_the_last_sweep(path: Path) -> None:
     async with running() as (exchange, client):
         await record(client, path, 2.0)
         await asyncio.sleep(3 * 3600.0)
@@ -117,7 +117,7 @@ async def test_a_restart_closes_the_gap_since_the_last_sweep(path: Path) -> None
             assert truth(exchange, name, instants).items() <= kept(path, name).items()
 
 
-async def test_gaps_that_an_earlier_run_left_open_are_closed_as_well(path: Path) -> None:
+async def test_gaps_that_an_earlier_run_left_are_filled(path: Path) -> None:
     async with running() as (exchange, client):
         await record(client, path, 2.0, backfill=False)
         await asyncio.sleep(3600.0)
@@ -141,7 +141,7 @@ async def test_a_gap_without_an_instant_of_the_history_costs_no_request(path: Pa
         assert exchange.history_counter.total == 0
 
 
-async def test_one_symbol_that_failed_gets_its_own_instants_alone(path: Path) -> None:
+async def test_only_the_missing_instants_of_a_failed_symbol_are_filled(path: Path) -> None:
     async with running() as (exchange, client):
         loop = asyncio.get_running_loop()
         await asyncio.sleep(240.0 - wall_time() % 300.0 + 300.0)  # a minute before an instant
@@ -156,7 +156,7 @@ async def test_one_symbol_that_failed_gets_its_own_instants_alone(path: Path) ->
         }
 
 
-async def test_a_history_that_fails_is_asked_again_later(
+async def test_a_failed_history_request_is_retried_later(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running() as (exchange, client):
@@ -202,7 +202,7 @@ async def test_a_sink_that_fails_to_fill_gaps_still_gets_every_sweep(
         assert bool(sink.past) is has_gaps
 
 
-def test_a_client_without_a_history_is_refused_at_once(path: Path) -> None:
+def test_a_client_without_history_is_refused_at_once(path: Path) -> None:
     with pytest.raises(TypeError, match="a Market reads no history to backfill gaps from"):
         Recorder(Market(), path, every=20.0, backfill=True)
 
@@ -218,14 +218,14 @@ def test_a_client_without_a_history_is_refused_at_once(path: Path) -> None:
         (0, 1200, 600, [0, 300, 600, 900, 1200, 1500]),
     ],
 )
-def test_the_instants_of_a_gap_are_those_until_the_next_sweep(
+def test_a_gap_is_filled_at_every_instant_until_the_next_sweep(
     first: int, last: int, period: int, expected: list[int]
 ) -> None:
     gap = Gap(first * 1000, last * 1000, "banned")
     assert [at // 1000 for at in instants_in(gap, period * 1000)] == expected
 
 
-def test_a_clock_that_was_decades_wrong_makes_no_more_to_fill_than_the_history_has() -> None:
+def test_after_a_clock_error_of_decades_only_kept_history_is_requested() -> None:
     now = 1_796_000_000.0
     nothing: Any = None
     filler = GapFiller(nothing, nothing, nothing, lambda: now)

@@ -57,7 +57,7 @@ def kept(first: int, last: int, symbol: str = "BTCUSDT") -> Kept:
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "币安人生USDT", "A/../B", "BTC-USDT"])
-def test_what_is_kept_comes_back_digit_by_digit(symbol: str, tmp_path: Path) -> None:
+def test_cached_rows_are_loaded_digit_by_digit(symbol: str, tmp_path: Path) -> None:
     cache = HistoryCache(tmp_path / "deep" / "er")
     assert cache.load(symbol) is None
     cache.save(symbol, kept(0, 50, symbol), 0)
@@ -108,7 +108,7 @@ def damaged(packed: bytes) -> dict[str, bytes]:
     }
 
 
-def test_a_file_that_cannot_be_used_counts_as_empty_and_is_replaced(tmp_path: Path) -> None:
+def test_an_unusable_file_counts_as_empty_and_is_replaced(tmp_path: Path) -> None:
     cache = HistoryCache(tmp_path)
     cache.save("BTCUSDT", kept(0, 5), 0)
     (file,) = tmp_path.iterdir()
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_used_counts_as_empty_and_is_replaced(tmp_path: Pa
     assert cache.load("BTCUSDT") is None
 
 
-def test_a_place_that_cannot_be_written_is_reported_once_and_not_used(
+def test_an_unwritable_directory_is_reported_once_and_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -136,7 +136,9 @@ def test_a_place_that_cannot_be_written_is_reported_once_and_not_used(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the variable is of Linux")
-def test_the_directory_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_in_the_cache_directory_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "binance-oi"
     place = HistoryCache.of("https://user:secret@example.com:8443/x").directory
@@ -167,7 +169,7 @@ def test_the_directory_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_
         ((7, 9), (0, 5), (7, 9)),
     ],
 )
-def test_what_two_have_read_is_joined_unless_there_is_a_stretch_between(
+def test_two_ranges_are_joined_unless_there_is_a_hole_between_them(
     one: tuple[int, int], two: tuple[int, int], wanted: tuple[int, int], tmp_path: Path
 ) -> None:
     first, second = kept(*one), kept(*two)
@@ -179,13 +181,13 @@ def test_what_two_have_read_is_joined_unless_there_is_a_stretch_between(
     assert cache.load("BTCUSDT") == kept(*wanted)
 
 
-def test_what_is_too_old_is_dropped(tmp_path: Path) -> None:
+def test_rows_older_than_the_limit_are_dropped(tmp_path: Path) -> None:
     cache = HistoryCache(tmp_path)
     cache.save("BTCUSDT", kept(0, 9), BEGIN + 4 * STEP)
     assert cache.load("BTCUSDT") == kept(4, 9)
 
 
-def test_files_of_an_exchange_that_is_not_read_for_a_month_are_removed(
+def test_files_of_an_exchange_that_was_not_read_for_a_month_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = tmp_path / "127.0.0.1%3A4000", tmp_path / "127.0.0.1%3A5000"
@@ -210,7 +212,7 @@ for last in range(10, 40):
 """
 
 
-def test_processes_that_write_at_once_leave_whole_files(tmp_path: Path) -> None:
+def test_processes_that_write_at_the_same_time_leave_complete_files(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", WRITER, here, str(tmp_path)]
     writers = [subprocess.Popen([*command, str(first)]) for first in range(3)]
@@ -229,7 +231,7 @@ def test_processes_that_write_at_once_leave_whole_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kills", [3, *thorough(50)])
-def test_a_killed_writer_leaves_whole_files_and_nothing_that_stays(
+def test_a_killed_writer_leaves_complete_files_and_no_lasting_rest(
     kills: int, tmp_path: Path
 ) -> None:
     here, cache, draw = str(Path(__file__).parent), HistoryCache(tmp_path), Random(kills)
@@ -262,7 +264,7 @@ def instants_between(began: float, ended: float) -> int:
     return int((ended - late) // step) - int((began - late) // step)
 
 
-async def test_only_what_is_new_is_asked_for(tmp_path: Path) -> None:
+async def test_only_newer_rows_are_requested(tmp_path: Path) -> None:
     symbols, cache = ("BTCUSDT", "ETHUSDT"), HistoryCache(tmp_path / "whole")
     shorter = HistoryCache(tmp_path / "shorter")
     async with LocalExchange() as exchange:
@@ -291,7 +293,7 @@ async def test_only_what_is_new_is_asked_for(tmp_path: Path) -> None:
             assert [row.time for row in first[symbol].rows] == [row.time for row in truth]
 
 
-async def test_a_symbol_that_fails_gives_what_is_kept_and_the_error(tmp_path: Path) -> None:
+async def test_a_symbol_that_fails_returns_its_cached_rows_and_the_error(tmp_path: Path) -> None:
     cache = HistoryCache(tmp_path)
     now = round(time.time() * 1000) // STEP * STEP
     old = Kept(rows_of("NOUSDT", 0, 2), now - round(SPAN.total_seconds() * 1000), now - 9 * STEP)
@@ -303,7 +305,7 @@ async def test_a_symbol_that_fails_gives_what_is_kept_and_the_error(tmp_path: Pa
     assert all(each.error is not None for each in found.values())
 
 
-async def test_history_that_reaches_less_far_back_is_read_anew(tmp_path: Path) -> None:
+async def test_a_cache_that_reaches_less_far_back_is_read_again_completely(tmp_path: Path) -> None:
     cache = HistoryCache(tmp_path)
     async with LocalExchange() as exchange:
         whole = (await recent(exchange, HistoryCache(None), ["BTCUSDT"]))["BTCUSDT"].rows
@@ -314,7 +316,7 @@ async def test_history_that_reaches_less_far_back_is_read_anew(tmp_path: Path) -
     assert set(whole[3:]) <= set(found)
 
 
-def test_whether_an_instant_is_new_depends_on_the_last_one_that_is_known() -> None:
+def test_a_new_row_is_requested_once_it_must_have_appeared() -> None:
     known = kept(0, 5)
     new = BEGIN + 5 * STEP
     assert not known.lacks(new + APPEARS_MS - 1)

@@ -65,7 +65,7 @@ def test_rows_come_back_digit_by_digit_in_the_order_of_symbol_time_and_source(
     assert last.to_dict()["source"] == "history"
 
 
-def test_a_row_written_again_is_there_once_with_the_last_numbers(store: Store, path: Path) -> None:
+def test_a_row_written_again_is_stored_once_with_the_last_numbers(store: Store, path: Path) -> None:
     store.save_past(ROWS)
     assert store.save_past(ROWS) == 0
     corrected: InstantRow = ("BTCUSDT", 2 * STEP, 2, "96014", None, None)
@@ -107,7 +107,7 @@ def test_impossible_arguments_are_refused_at_once(store: Store, path: Path) -> N
             recording.past("BTCUSDT")
 
 
-def test_instants_of_the_past_change_neither_samples_nor_sweeps_nor_gaps(path: Path) -> None:
+def test_history_rows_change_neither_samples_nor_sweeps_nor_gaps(path: Path) -> None:
     def seen() -> object:
         with Recording(path) as recording:
             return (
@@ -148,7 +148,7 @@ def test_a_damaged_row_is_an_error_that_names_the_file(
         kept(path)
 
 
-def test_a_sink_knows_which_instants_and_which_gaps_are_stored(path: Path) -> None:
+def test_a_sink_lists_its_stored_instants_and_gaps(path: Path) -> None:
     write_recording(path)
     sink = SqliteSink(path, None)
     sink.claim(lambda: 0.0)
@@ -169,7 +169,7 @@ def test_a_sink_knows_which_instants_and_which_gaps_are_stored(path: Path) -> No
         assert sink.gaps_since(begin + 3 * 60_000 + 1) == []
 
 
-def test_a_copy_of_a_recording_holds_the_instants(store: Store, path: Path) -> None:
+def test_a_copy_of_a_recording_has_its_history_rows(store: Store, path: Path) -> None:
     store.save_past(ROWS)
     with Recording(path) as recording:
         recording.backup(path.with_name("copy.db"))
@@ -189,7 +189,7 @@ def test_a_long_backfill_keeps_the_log_short(path: Path) -> None:
         assert path.with_name("oi.db-wal").stat().st_size < written * 2 / 3
 
 
-def test_reading_many_rows_takes_the_memory_of_few(store: Store, path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_rows_read(store: Store, path: Path) -> None:
     def peak(count: int) -> int:
         store.save_past(list(many(count)))
         tracemalloc.start()

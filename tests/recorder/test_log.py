@@ -237,7 +237,7 @@ def test_a_reader_of_an_emptied_file_keeps_the_log_beside_it(path: Path) -> None
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-def test_a_killed_recording_continues_with_its_log_after_both_were_moved(
+def test_a_killed_recording_continues_with_its_log_after_both_files_were_copied(
     path: Path, steps: list[object], caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(path, *steps)
@@ -518,7 +518,7 @@ def test_a_log_without_a_token_is_accepted(path: Path) -> None:
     assert (token_of(old) or 0) >= FIRST_TOKEN
 
 
-def test_tokens_cost_nothing_when_idle_and_a_few_pages_a_minute_when_busy(
+def test_tokens_write_nothing_when_idle_and_a_few_pages_a_minute_when_busy(
     path: Path,
 ) -> None:
     now = 0.0
@@ -554,7 +554,7 @@ def test_a_backup_over_a_replaced_file_sets_the_old_log_aside(path: Path) -> Non
     assert path.with_name("copy.db-wal.1").read_bytes() == held
 
 
-def test_a_file_and_a_log_that_change_during_the_check_belong_together(
+def test_a_log_is_accepted_even_if_file_and_log_change_during_the_check(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recorder may checkpoint and restart the log between the two reads of the check."""
@@ -603,7 +603,7 @@ HEADER, HEAD, PAGE = 32, 24, 1024  # of a log, of a frame, and what the frame is
 WRITES = [0, HEADER, *(HEADER + n * (HEAD + PAGE) + m for n in range(4) for m in (0, HEAD))]
 
 
-def test_a_log_that_was_begun_anew_and_not_finished_belongs_to_its_file(path: Path) -> None:
+def test_a_log_that_is_partly_overwritten_belongs_to_its_file(path: Path) -> None:
     """SQLite writes the head of a frame, and then its page: between them the old page is there."""
     file, before, after = a_log_that_begins_anew(path)
     its_log = path.with_name("oi.db-wal")
@@ -615,7 +615,7 @@ def test_a_log_that_was_begun_anew_and_not_finished_belongs_to_its_file(path: Pa
 
 
 @pytest.mark.parametrize("end", [HEADER, HEADER + HEAD, HEADER + HEAD + PAGE])
-def test_a_recorder_that_is_killed_while_it_begins_its_log_anew_is_read_and_goes_on(
+def test_a_recorder_killed_while_it_overwrites_its_log_can_be_read_and_continued(
     end: int, path: Path
 ) -> None:
     file, before, after = a_log_that_begins_anew(path)
@@ -673,7 +673,7 @@ ACTS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_a_reader_is_never_refused_whatever_a_recorder_does_between_two_of_its_reads(
+def test_a_reader_is_never_refused_whatever_a_recorder_does_between_its_reads(
     act: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gap, reads = 0, 1
@@ -806,7 +806,7 @@ def test_a_recorder_that_starts_during_a_read_keeps_its_log(home: Path) -> None:
     assert numbers(path) == [0, 1, 2]
 
 
-def test_an_index_that_another_reader_uses_stays(home: Path) -> None:
+def test_an_index_that_another_reader_uses_is_kept(home: Path) -> None:
     path = home / "oi.db"
     killed(path, 0, "tidy", 1)
     (home / "oi.db-shm").unlink()
@@ -834,7 +834,7 @@ def test_a_read_only_recording_is_read_without_side_files(
         assert names(home) == ["oi.db", *leftovers]
 
 
-def test_one_generation_of_a_log_differs_from_the_next(path: Path) -> None:
+def test_each_generation_of_a_log_has_another_identity(path: Path) -> None:
     now = 0.0
     its_log = path.with_name("oi.db-wal")
     assert generation(its_log) is None

@@ -322,7 +322,7 @@ def test_sweeps_checkpointed_while_mv_copies_the_file_are_written_again(
     assert slots(path) == {slot(number) for number in (0, *AFTER)}
 
 
-def test_a_slot_of_the_new_file_keeps_its_sweep(path: Path) -> None:
+def test_sweeps_of_a_file_that_replaced_ours_are_not_overwritten(path: Path) -> None:
     other = path.with_name("other.db")
     with closing(Store(other)) as opened:
         opened.save(sweep(3), [], 7)

@@ -53,14 +53,14 @@ def test_sweeps_and_gaps_keep_their_order() -> None:
     assert (len(kept), kept.take()) == (0, None)
 
 
-def test_gaps_alone_are_taken_once() -> None:
+def test_gaps_without_a_sweep_are_taken_once() -> None:
     kept = filled(gap(0, "banned"))
     assert kept.take() == Unit([gap(0, "banned")])
     assert kept.take() is None
 
 
 @pytest.mark.parametrize("first", [sweep(0), gap(0, "banned")], ids=["sweep", "gap"])
-def test_a_unit_put_back_is_the_oldest_again(first: Snapshot | Gap) -> None:
+def test_a_unit_that_was_put_back_is_taken_first_again(first: Snapshot | Gap) -> None:
     kept = filled(first)
     unit = kept.take()
     assert unit is not None

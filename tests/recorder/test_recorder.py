@@ -133,7 +133,7 @@ async def test_the_next_start_records_a_gap_for_the_time_without_a_recorder(plac
 
 
 @pytest.mark.virtual_time
-async def test_a_recorder_that_ended_leaves_one_file(path: Path) -> None:
+async def test_a_recorder_that_ended_leaves_only_its_file(path: Path) -> None:
     await record(path, 4)
     assert sorted(file.name for file in path.parent.iterdir() if "oi" in file.name) == ["oi.db"]
 
@@ -211,7 +211,9 @@ async def test_rotating_a_live_recording_keeps_every_acknowledged_sweep(
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("every", [1.0, 600.0, *thorough(20.0, 60.0)])
-async def test_the_file_alone_is_never_more_than_a_minute_behind(path: Path, every: float) -> None:
+async def test_the_file_without_its_log_is_never_more_than_a_minute_behind(
+    path: Path, every: float
+) -> None:
     """`cp oi.db` copies the file without its log."""
     acknowledged: list[int] = []
     recorder = Recorder(
@@ -316,7 +318,7 @@ async def test_another_source_is_refused_before_any_request(
 
 
 @pytest.mark.virtual_time
-async def test_a_file_whose_recorder_was_killed_before_its_tables_were_there_is_continued(
+async def test_a_file_whose_recorder_was_killed_before_it_made_its_tables_is_continued(
     path: Path,
 ) -> None:
     with closing(sqlite3.connect(path)) as connection:
@@ -378,7 +380,7 @@ async def test_a_standby_that_is_stopped_while_it_waits_ends_at_once(place: str)
 
 
 @pytest.mark.virtual_time
-async def test_a_replacement_of_another_source_gets_none_of_our_sweeps(
+async def test_a_file_of_another_source_that_replaced_ours_gets_no_sweep(
     path: Path,
 ) -> None:
     other = path.with_name("other.db")
@@ -480,7 +482,7 @@ async def test_a_missing_directory_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_cancelling_run_cancels_and_stop_returns(place: str) -> None:
+async def test_cancelling_run_raises_cancelled_error_and_stop_returns_normally(place: str) -> None:
     recorder = Recorder(Market(), place, every=20.0, clock=wall_time)
     running = asyncio.create_task(recorder.run())
     await asyncio.sleep(50.0)
@@ -636,7 +638,7 @@ virtual_clock.run(main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
-def test_sweeps_held_up_by_a_full_disk_are_written_when_there_is_room(
+def test_sweeps_delayed_by_a_full_disk_are_written_when_there_is_room(
     path: Path,
 ) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(path)]

@@ -97,7 +97,9 @@ async def test_setting_the_clock_back_costs_no_observation_and_no_recorded_sweep
     assert f"the clock was set back by {back:,.1f} s" in caplog.records[0].message
 
 
-async def test_slots_skipped_by_setting_the_clock_forward_are_a_gap_clock(machine: Machine) -> None:
+async def test_slots_skipped_by_setting_the_clock_forward_are_a_gap_with_reason_clock(
+    machine: Machine,
+) -> None:
     status = await machine.record(6, lambda n: machine.set_to(HOUR) if n == 3 else None)
     assert machine.check_slots() == {"clock"}
     assert (status.sweeps, status.missed) == (6, 180)
@@ -122,7 +124,7 @@ async def test_correcting_a_wrong_clock_after_the_start_replaces_no_sweep(
     assert len(caplog.records) == 2
 
 
-async def test_a_recorder_with_a_slow_clock_accounts_for_every_slot_whenever_it_ends(
+async def test_a_recorder_with_a_slow_clock_accounts_for_every_slot(
     machine: Machine,
 ) -> None:
     await machine.record(3)
@@ -134,7 +136,7 @@ async def test_a_recorder_with_a_slow_clock_accounts_for_every_slot_whenever_it_
     assert machine.check_slots() == {"clock", "stopped"}
 
 
-async def test_a_recording_with_slots_in_the_future_continues_now_with_a_gap_stopped(
+async def test_a_recording_with_slots_in_the_future_continues_at_the_current_time(
     machine: Machine,
 ) -> None:
     await machine.record(6, lambda n: machine.set_to(86_400.0) if n == 3 else None)
@@ -151,7 +153,7 @@ async def test_a_recording_with_slots_in_the_future_continues_now_with_a_gap_sto
 
 
 @pytest.mark.parametrize("shift", [-1.0, 1.0])
-async def test_a_start_with_a_slightly_wrong_clock_makes_no_gap_clock(
+async def test_a_start_with_a_slightly_wrong_clock_makes_no_gap_with_reason_clock(
     machine: Machine, shift: float
 ) -> None:
     await machine.record(3)

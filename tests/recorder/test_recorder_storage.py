@@ -410,7 +410,7 @@ async def test_a_cancelled_recorder_may_run_again(path: Path) -> None:
         assert len(running.checked_slots()[0]) == running.recorder.status.sweeps == slots
 
 
-async def test_a_second_cancellation_ends_it_after_the_current_commit(
+async def test_a_second_cancellation_ends_the_recorder_after_the_current_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck, go_on = asyncio.Event(), threading.Event()

@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return write_recording(tmp_path / "oi.db")
 
 
-def test_samples_come_by_symbol_and_time_with_exact_numbers(path: Path) -> None:
+def test_samples_are_sorted_by_symbol_and_time_and_have_exact_numbers(path: Path) -> None:
     with Recording(path) as recording:
         assert recording.symbols() == tuple(sorted(VALUES))
         samples = list(recording.samples())
@@ -41,7 +41,7 @@ def test_samples_come_by_symbol_and_time_with_exact_numbers(path: Path) -> None:
     assert samples[-1].mark_price is None
 
 
-def test_columns_hold_the_same_as_rows(path: Path) -> None:
+def test_columns_equal_rows(path: Path) -> None:
     with Recording(path) as recording:
         samples = recording.samples()
     columns = samples.to_columns()
@@ -58,7 +58,7 @@ def test_a_range_includes_its_start_and_excludes_its_end(path: Path) -> None:
         assert recording.samples(until=since).span() is None
 
 
-def test_sweeps_gaps_and_the_span_are_readable(path: Path) -> None:
+def test_sweeps_and_gaps_and_the_time_span_are_readable(path: Path) -> None:
     with Recording(path) as recording:
         assert [sweep.read for sweep in recording.sweeps()] == [3, 2, 3]
         assert [str(gap) for gap in recording.gaps()] == [
@@ -215,7 +215,7 @@ def test_a_directory_cannot_take_the_name_of_a_side_file(tmp_path: Path) -> None
         recording.check_target(tmp_path / "oi-days")
 
 
-def test_a_link_to_itself_is_a_name_like_any_other(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_a_recording_error(tmp_path: Path) -> None:
     loop = tmp_path / "loop.db"
     loop.symlink_to(loop)
     assert beside(loop, "-wal").name == "loop.db-wal"  # `Path.resolve` raises before Python 3.13

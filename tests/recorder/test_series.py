@@ -204,13 +204,13 @@ def compare(count: int, directory: Path, expected: Any) -> tuple[int, set[str]]:
     return rows, sources
 
 
-def test_random_cases_equal_a_brute_force(tmp_path: Path) -> None:
+def test_random_cases_equal_a_brute_force_computation(tmp_path: Path) -> None:
     rows, sources = compare(CASES, tmp_path, by_brute_force)
     assert rows > CASES
     assert sources == {"sample", "history", "archive"}
 
 
-def test_random_cases_equal_polars(tmp_path: Path) -> None:
+def test_random_cases_equal_a_polars_computation(tmp_path: Path) -> None:
     pytest.importorskip("polars")
     rows, sources = compare(CASES, tmp_path, by_polars)
     assert rows > CASES
@@ -240,14 +240,14 @@ def times(series: Series) -> list[tuple[int, str]]:
         (ROW, [(1, "sample"), (2, "sample")]),
     ],
 )
-def test_a_sample_counts_at_instants_up_to_one_step_later(
+def test_a_sample_is_used_at_instants_up_to_one_step_later(
     sample: int, found: list[tuple[int, str]], tmp_path: Path
 ) -> None:
     with Recording(write_one(tmp_path / "oi.db", [BEGIN + sample])) as recording:
         assert times(recording.series(["X"])) == found
 
 
-def test_a_sample_comes_before_history_and_history_before_the_archive(tmp_path: Path) -> None:
+def test_samples_take_precedence_over_history_and_history_over_the_archive(tmp_path: Path) -> None:
     past = [(BEGIN + n * ROW, of) for n in range(4) for of in (1, 2) if n != 3 or of == 2]
     path = write_one(tmp_path / "oi.db", [BEGIN + 1], [*past, (BEGIN + 9 * ROW, 2)])
     with Recording(path) as recording:
@@ -270,7 +270,7 @@ def test_a_range_includes_its_start_and_excludes_its_end(tmp_path: Path) -> None
         assert recording.series(since=moment(BEGIN + 5 * ROW)).to_columns()["time"] == []
 
 
-def test_years_without_rows_are_skipped_and_not_stepped_through(
+def test_years_without_rows_take_only_a_few_queries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries = list[int]()
@@ -289,7 +289,7 @@ def test_years_without_rows_are_skipped_and_not_stepped_through(
     assert len(queries) == 3
 
 
-def test_a_series_is_the_same_as_rows_columns_and_count(tmp_path: Path) -> None:
+def test_the_rows_columns_and_count_of_a_series_agree(tmp_path: Path) -> None:
     path, cases = next(case_files(60, tmp_path))
     with Recording(path) as recording:
         series = recording.series([case.symbol for case in cases], step="10m")
@@ -323,7 +323,7 @@ def test_a_series_is_an_arrow_table_with_exact_decimals(tmp_path: Path) -> None:
         assert table[name].to_pylist() == columns[name]
 
 
-def test_a_row_that_no_decimal_holds_is_left_out_of_arrow_with_a_warning(
+def test_a_row_that_fits_no_decimal_is_omitted_from_arrow_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pyarrow: Any = pytest.importorskip("pyarrow")
@@ -338,7 +338,7 @@ def test_a_row_that_no_decimal_holds_is_left_out_of_arrow_with_a_warning(
     assert ["rows are left out: X of" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_what_a_series_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_impossible_arguments_of_a_series_are_refused(tmp_path: Path) -> None:
     with Recording(write_one(tmp_path / "oi.db", [BEGIN])) as recording:
         with pytest.raises(RecordingError, match="has no ETHUSDT, Y"):
             recording.series(["Y", "x", "ETHUSDT"])
@@ -352,7 +352,7 @@ def test_what_a_series_cannot_be_is_refused(tmp_path: Path) -> None:
             recording.series(since=moment(BEGIN + 1), until=moment(BEGIN))
 
 
-def test_a_recording_without_the_table_of_the_past_has_a_series_of_samples(tmp_path: Path) -> None:
+def test_a_recording_without_a_history_table_has_a_series_of_samples(tmp_path: Path) -> None:
     path = write_one(tmp_path / "oi.db", [BEGIN + 1])
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TABLE past")
@@ -382,7 +382,7 @@ def test_damage_is_an_error_that_names_the_file(
         list(recording.series(["X"]))
 
 
-def test_a_sample_that_a_recorder_moves_meanwhile_is_neither_lost_nor_twice(
+def test_a_sample_that_a_recorder_moves_during_a_read_appears_exactly_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recent = {BEGIN + n * ROW + 1: (BEGIN + n * ROW + 1, "7", None) for n in range(9)}
@@ -402,7 +402,7 @@ def test_a_sample_that_a_recorder_moves_meanwhile_is_neither_lost_nor_twice(
         assert times(recording.series()) == [(n, "sample") for n in range(1, 10)]
 
 
-def test_a_series_of_the_usual_recording_has_its_symbols(tmp_path: Path) -> None:
+def test_a_series_has_the_symbols_of_its_recording(tmp_path: Path) -> None:
     with Recording(write_recording(tmp_path / "oi.db")) as recording:
         assert recording.series().symbols == tuple(sorted(VALUES))
         (point, *_) = recording.series(["btcusdt"])

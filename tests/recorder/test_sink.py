@@ -45,7 +45,7 @@ async def record(sink: MemorySink, seconds: float, market: Market | None = None)
     return recorder
 
 
-async def test_a_recorder_stores_in_order_in_any_sink_and_releases_it(sink: MemorySink) -> None:
+async def test_a_recorder_writes_to_any_sink_in_order_and_releases_it(sink: MemorySink) -> None:
     recorder = await record(sink, 65.0)
     assert list(sink.sweeps) == sorted(sink.sweeps)
     assert len(sink.sweeps) == recorder.status.sweeps == 3
@@ -173,7 +173,7 @@ class Broken(Unclosable):
         raise KeyError("a bug")
 
 
-async def test_sweeps_that_a_bug_of_the_sink_lost_are_still_counted() -> None:
+async def test_sweeps_lost_by_a_bug_of_the_sink_are_counted() -> None:
     recorder = recorder_into(Broken())
     with pytest.raises(KeyError):
         await recorder.run()

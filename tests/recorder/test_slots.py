@@ -139,7 +139,7 @@ def test_a_version_2_file_keeps_its_overlapping_gaps_when_it_is_migrated(tmp_pat
         assert (recording.missed(), list(recording.gaps())) == (0, [])
 
 
-def test_a_swept_slot_under_an_old_gap_is_not_missed_and_leaves_the_gap(
+def test_a_recorded_slot_inside_an_older_gap_is_not_missed_and_is_cut_out_of_the_gap(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "oi.db"
@@ -187,7 +187,7 @@ def test_every_missed_slot_of_a_shorter_period_is_in_a_gap(
         assert {3, 9} <= {slot for slot, why in missed(gaps_of(path)) if why == "stopped"}
 
 
-def test_an_old_gap_over_a_sweep_gets_no_shorter_period(tmp_path: Path) -> None:
+def test_an_older_gap_over_a_sweep_keeps_its_period(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     with closing(Store(path)) as store:
         store.save(sweep(2), [], PERIOD)

@@ -75,7 +75,7 @@ def rows(path: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("few", [0, 100], ids=["sorted", "looked through"])
-def test_recent_and_settled_samples_read_alike_and_enough_recent_ones_move(
+def test_recent_and_settled_samples_read_alike_and_recent_ones_are_moved_in_batches(
     path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_tables, "SORT_RECENT_ABOVE", few)
@@ -225,7 +225,7 @@ def test_a_plain_copy_during_a_read_of_an_earlier_state_is_a_valid_recording(
         assert in_the_file_itself(path) == 8
 
 
-def test_a_sample_in_both_tables_counts_once_and_does_not_stop_the_others(
+def test_a_sample_in_both_tables_is_read_once_and_does_not_block_moving_the_others(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 3)
@@ -248,7 +248,7 @@ def test_a_sample_in_both_tables_counts_once_and_does_not_stop_the_others(
             assert list(recording.samples()) == before
 
 
-def test_a_lock_file_that_its_owner_just_removed_is_made_again(
+def test_a_lock_file_that_its_owner_just_removed_is_created_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = RecorderLock(path)
@@ -317,7 +317,9 @@ def test_close_empties_the_log_as_soon_as_other_programs_allow(
         assert found == 1 + (kind == "reads an earlier state")
 
 
-def test_close_waits_no_longer_than_its_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_waits_no_longer_than_its_bound(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)

@@ -15,7 +15,7 @@ A_DAY = 86_400.0  # s
 
 @pytest.mark.parametrize("second", [0.0, 17.25, 59.875])
 @pytest.mark.parametrize("after_ms", [5.0, 500.0])
-def test_the_minute_turns_so_many_milliseconds_after_a_test_begins(
+def test_the_rollover_comes_the_given_milliseconds_after_a_test_begins(
     second: float, after_ms: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1_795_435_200.0 + second]
@@ -29,7 +29,7 @@ def test_the_minute_turns_so_many_milliseconds_after_a_test_begins(
     assert moved_clock.moved_time() // 60 == minute + 1
 
 
-def test_a_process_that_a_test_starts_has_the_moved_clock_as_its_default_one(
+def test_a_process_that_a_test_starts_uses_the_moved_clock_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rollover.turn_soon(monkeypatch, 20.0)
@@ -44,6 +44,6 @@ def test_a_process_that_a_test_starts_has_the_moved_clock_as_its_default_one(
 
 
 @pytest.mark.skipif(rollover.AFTER_MS is not None, reason="the clocks are moved now")
-def test_without_it_no_clock_is_moved() -> None:
+def test_without_the_variable_no_clock_is_moved() -> None:
     assert time.time is moved_clock.real_time
     assert moved_clock.MOVED not in os.environ
