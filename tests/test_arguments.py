@@ -35,7 +35,7 @@ def test_a_value_out_of_range_is_a_value_error_that_names_the_argument(value: fl
         check_number("timeout", value, above=0.0)
 
 
-def test_least_includes_its_value_and_above_excludes_it() -> None:
+def test_the_bound_least_includes_its_value_and_above_excludes_it() -> None:
     assert check_number("x", 0, least=0.0) == 0.0
     assert check_number("x", -1) == -1.0
     with pytest.raises(ValueError, match="above 0"):

@@ -91,7 +91,7 @@ async def outcome(call: asyncio.Future[OpenInterest]) -> object:
 # -- one call ------------------------------------------------------------------------------------
 
 
-async def test_open_interest_is_the_exchanges_to_the_last_digit() -> None:
+async def test_open_interest_has_every_digit_of_the_exchange() -> None:
     body = '{"symbol":"BTCUSDT","openInterest":"96012.5440","time":1790287793703}'
     async with (
         RawExchange(lambda n: answer(200, body)) as exchange,
@@ -113,7 +113,7 @@ async def test_a_symbol_in_any_script_is_read() -> None:
         assert client.usage.used == exchange.used == 4
 
 
-async def test_unit_logic_needs_no_socket(mocked: aioresponses) -> None:
+async def test_calls_can_be_tested_with_mocked_answers_and_no_socket(mocked: aioresponses) -> None:
     url = f"{TESTNET}/fapi/v1/openInterest?symbol=BTCUSDT"
     mocked.get(url, body=b'{"symbol":"BTCUSDT","openInterest":"1","time":1}')
     mocked.get(url, status=400, body=b'{"code":-1121,"msg":"Invalid symbol."}')
@@ -186,7 +186,7 @@ async def test_a_connection_that_delivers_another_answer_is_not_used_again() -> 
 # -- retries -------------------------------------------------------------------------------------
 
 
-async def test_a_passing_failure_is_retried() -> None:
+async def test_a_temporary_failure_is_retried() -> None:
     script = [CLOSE, answer(502, "<html>"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
@@ -240,7 +240,7 @@ async def test_an_injected_session_sends_one_request_for_each_charge() -> None:
             assert response.status == 200
 
 
-async def test_an_outage_costs_one_request_a_call_once_the_retries_are_used_up() -> None:
+async def test_once_the_retries_are_used_up_an_outage_costs_one_request_per_call() -> None:
     policy = RetryPolicy(budget=10.0)
     async with (
         RawExchange(lambda n: CLOSE) as exchange,
@@ -252,7 +252,7 @@ async def test_an_outage_costs_one_request_a_call_once_the_retries_are_used_up()
         assert len(exchange.requests) == client.usage.charged == 60
 
 
-async def test_a_timeout_uses_up_no_retry() -> None:
+async def test_a_timeout_uses_none_of_the_retries() -> None:
     script: list[bytes | None] = [*[b""] * 20, CLOSE, open_interest()]
     policy = RetryPolicy(budget=1.0, earned=0.0)
     async with (
@@ -576,7 +576,7 @@ async def test_cold_connections_and_a_stalled_loop_cause_no_refusal(
         assert exchange.answers == {200: many + more}
 
 
-async def test_time_spent_in_a_trace_before_the_write_counts() -> None:
+async def test_time_spent_in_a_trace_before_the_write_counts_towards_patience() -> None:
     pauses = [0.0, 30.0, 0.0]
 
     async def pause(*_: object) -> None:
@@ -620,7 +620,7 @@ async def test_a_connection_that_is_lost_before_the_write_costs_nothing() -> Non
 
 
 @pytest.mark.parametrize("way", ["first", "injected"])
-async def test_a_replacement_connection_that_is_too_late_is_kept(
+async def test_a_replacement_connection_that_opens_too_late_is_kept_for_the_next_call(
     way: str, connecting: list[float]
 ) -> None:
     script = [open_interest(), CLOSE, open_interest()]
@@ -657,7 +657,7 @@ async def test_nothing_is_sent_in_a_cooldown_that_began_while_the_connection_ope
 # -- thousands of calls --------------------------------------------------------------------------
 
 
-async def test_3600_calls_at_once_are_answered_as_the_minutes_allow() -> None:
+async def test_3600_simultaneous_calls_are_answered_as_fast_as_the_minutes_allow() -> None:
     ends: list[float] = []
 
     async def call(client: OpenInterestClient) -> None:
@@ -1143,7 +1143,7 @@ def test_a_client_whose_loop_has_ended_can_still_be_closed() -> None:
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_an_unclosed_client_warns_once_and_leaves_nothing(used: bool) -> None:
+async def test_an_unclosed_client_warns_once_and_leaves_no_task_or_connection(used: bool) -> None:
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
     with warnings.catch_warnings(record=True) as caught:

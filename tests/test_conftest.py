@@ -68,7 +68,7 @@ async def test_without_the_shims_transport_a_large_body_fails(
         await _read()
 
 
-def test_no_test_sees_the_users_budgets_or_proxies(tmp_path: Path) -> None:
+def test_no_test_uses_the_budgets_or_proxies_of_the_user(tmp_path: Path) -> None:
     assert budget_directory() == tmp_path / "binance-oi"
     assert not [name for name in os.environ if name.lower().endswith("_proxy")]
     assert "PYTHONUNBUFFERED" not in os.environ
@@ -98,7 +98,7 @@ def run_twice(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.thorough
-def test_twice_runs_every_test_again_and_finds_a_leaking_one(
+def test_the_option_twice_runs_every_test_again_and_finds_a_leaking_one(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "test_leaky.py"
@@ -110,7 +110,7 @@ def test_twice_runs_every_test_again_and_finds_a_leaking_one(
 
 
 @pytest.mark.thorough
-def test_twice_is_refused_with_several_test_processes(tmp_path: Path) -> None:
+def test_the_option_twice_is_refused_with_several_test_processes(tmp_path: Path) -> None:
     file = tmp_path / "test_leaky.py"
     file.write_text(LEAKY)
     done = run_twice(file, "-n", "2")

@@ -49,13 +49,13 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("module", some(sorted(set(PROGRAMS) - SERVERS), always=1))
-def test_a_program_that_a_text_names_runs_from_a_checkout(module: str) -> None:
+def test_each_program_that_the_texts_name_runs_from_a_checkout(module: str) -> None:
     done = run("-m", module, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage:")
 
 
-def test_every_program_that_a_text_names_can_be_imported_in_a_checkout() -> None:
+def test_every_program_that_the_texts_name_can_be_imported_in_a_checkout() -> None:
     modules = [
         f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name
         for name in PROGRAMS
@@ -65,11 +65,11 @@ def test_every_program_that_a_text_names_can_be_imported_in_a_checkout() -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_texts_name_the_programs_of_figures_and_simulations() -> None:
+def test_the_texts_name_the_programs_of_benchmarks_and_simulations() -> None:
     assert {"tests.benchmarks", "tests.simulation", "tests.simulation.traces"} <= set(PROGRAMS)
 
 
-def test_a_figure_that_a_text_names_exists() -> None:
+def test_each_benchmark_that_the_texts_name_exists() -> None:
     from benchmarks.__main__ import FIGURES
 
     named = {name for text in TEXTS for name in FIGURE.findall(text)}
@@ -114,7 +114,7 @@ def test_every_folder_has_a_row_in_the_architecture() -> None:
     assert rows == folders
 
 
-def test_the_two_commands_of_the_guide_are_those_of_the_readme() -> None:
+def test_the_guide_names_the_same_two_commands_as_the_readme() -> None:
     first, second = re.findall(r"```text\n(.*)\n(.*)\n```", CONTRIBUTING)[0]
     assert first in (ROOT / "README.md").read_text("utf-8")
     assert SESSION.search(second)
@@ -146,7 +146,7 @@ two 4
         PAGE.replace('"two"', "two"),
     ],
 )
-def test_a_first_step_that_does_not_work_as_written_is_found(page: str, tmp_path: Path) -> None:
+def test_a_first_step_that_fails_as_written_is_found(page: str, tmp_path: Path) -> None:
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     path = f"PATH='{Path(sys.executable).parent}':$PATH\n"
     (tmp_path / ".venv" / "bin" / "activate").write_text(path, encoding="utf-8")

@@ -152,7 +152,7 @@ def test_a_value_is_equal_after_pickle(value: Encodable) -> None:
     assert pickle.loads(pickle.dumps(value)).to_dict() == value.to_dict()
 
 
-def test_a_field_has_the_name_of_its_attribute_and_the_digits_of_the_exchange() -> None:
+def test_a_field_is_named_like_its_attribute_and_keeps_every_digit() -> None:
     expected = {"symbol": "BTCUSDT", "open_interest": "96012.5440", "time": NOON_MS}
     assert BTC.to_dict() == expected
     assert TINY.to_dict()["open_interest"] == "0.00000001"
@@ -191,7 +191,7 @@ def test_a_decimal_that_a_double_would_round_stays_text(text: str, as_number: bo
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**20, places=8))
-def test_a_reader_of_doubles_shows_the_same_digits(number: Decimal) -> None:
+def test_usual_numbers_keep_their_digits_when_read_as_doubles(number: Decimal) -> None:
     read = json.loads(OpenInterest("X", number, 1).to_json(decimals="number"))["open_interest"]
     assert Decimal(str(read)) == number
 
@@ -225,7 +225,7 @@ def test_a_dictionary_of_an_error_has_its_type_text_and_attributes() -> None:
 
 
 @pytest.mark.parametrize("symbol", ["\ud800", "x" * 10_000, object(), [[]], None, b"BTC", 7])
-def test_an_error_about_anything_at_all_is_bounded_json(symbol: object) -> None:
+def test_an_error_about_any_object_is_bounded_json(symbol: object) -> None:
     error = InvalidSymbolError(symbol, "not one")
     assert json.loads(error.to_json().encode())["error"] == "InvalidSymbolError"
     assert len(error.to_json()) < 600
@@ -263,7 +263,7 @@ def test_a_value_without_fields_raises_a_type_error() -> None:
 
 
 @pytest.mark.parametrize("decimals", ["float", "", None, 1])
-def test_a_form_of_decimals_that_does_not_exist_is_refused(decimals: Any) -> None:
+def test_an_unknown_form_of_decimals_is_refused(decimals: Any) -> None:
     for value in (OpenInterest("BTCUSDT", Decimal("1.5"), 1), BinanceOIError("")):
         with pytest.raises(ValueError, match='decimals must be "text" or "number"'):
             value.to_dict(decimals=decimals)

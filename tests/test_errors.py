@@ -93,7 +93,7 @@ def public_classes() -> list[type[BinanceOIError]]:
     return [c for c in classes() if not c.__name__.startswith("_")]
 
 
-def test_every_class_has_an_example_here() -> None:
+def test_every_error_class_has_an_example_in_this_module() -> None:
     assert {type(error) for error in examples()} == set(public_classes())
 
 
@@ -167,7 +167,7 @@ def test_the_text_of_every_error_is_as_expected(error: BinanceOIError, text: str
     assert str(error) == text
 
 
-def test_attributes_hold_the_arguments() -> None:
+def test_the_attributes_of_an_error_hold_its_arguments() -> None:
     banned = BannedError(418, -1003, "Way too many requests", UNTIL)
     assert (banned.status, banned.code, banned.message) == (418, -1003, "Way too many requests")
     assert banned.retry_at is UNTIL
@@ -214,12 +214,12 @@ def test_a_servers_text_cannot_control_the_terminal() -> None:
         ("\n\n\n", 4, "\\n\\…"),
     ],
 )
-def test_printable_escapes_and_bounds(text: str, limit: int, shown: str) -> None:
+def test_printable_text_is_escaped_and_bounded(text: str, limit: int, shown: str) -> None:
     assert printable(text, limit) == shown
 
 
 @given(st.text(st.characters(exclude_categories=())), st.integers(1, 300))
-def test_printable_is_always_printable_and_bounded(text: str, limit: int) -> None:
+def test_printable_text_is_printable_and_bounded_for_any_input(text: str, limit: int) -> None:
     shown = printable(text, limit)
     assert shown.isprintable()
     assert len(shown) <= limit

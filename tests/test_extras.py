@@ -9,7 +9,7 @@ from binance_oi import extras
 from binance_oi.extras import command, library
 
 
-def test_the_command_names_the_libraries_of_the_extra_and_not_our_package(
+def test_the_install_command_names_the_libraries_of_the_extra_and_not_our_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = [
@@ -29,7 +29,7 @@ def test_a_package_that_is_not_installed_names_the_library(monkeypatch: pytest.M
     assert command("cli", "cyclopts", "rich") == "pip install 'cyclopts' 'rich'"
 
 
-def test_a_missing_library_is_an_error_with_the_command() -> None:
+def test_a_missing_library_raises_an_error_with_the_install_command() -> None:
     said = re.escape("this needs no_such_library: pip install 'no_such_library'")
     with pytest.raises(ModuleNotFoundError, match=said) as caught:
         library("no_such_library.part", "no-such-extra")

@@ -319,7 +319,7 @@ def test_every_module_begins_with_its_docstring() -> None:
     assert bare == []
 
 
-def test_the_public_names_are_sorted_and_all_there() -> None:
+def test_the_public_names_are_sorted_and_complete() -> None:
     assert sorted(binance_oi.__all__) == binance_oi.__all__
     assert [name for name in binance_oi.__all__ if not hasattr(binance_oi, name)] == []
 

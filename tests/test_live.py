@@ -5,7 +5,7 @@ from binance_oi.simulator import LocalExchange
 from live.__main__ import MOST_WEIGHT, ask
 
 
-async def test_the_questions_cost_at_most_20_weight_and_every_fact_holds() -> None:
+async def test_the_live_checks_cost_at_most_20_weight_and_every_fact_holds() -> None:
     async with LocalExchange() as exchange:
         facts, answers = await ask(exchange.url, ProcessBudget())
         assert 0 < exchange.used <= MOST_WEIGHT
@@ -14,14 +14,14 @@ async def test_the_questions_cost_at_most_20_weight_and_every_fact_holds() -> No
     assert all(answer.body and answer.headers for answer in answers)
 
 
-async def test_an_outage_is_a_fact_that_does_not_hold_and_no_traceback() -> None:
+async def test_an_outage_is_reported_as_a_failed_fact_without_a_traceback() -> None:
     async with LocalExchange() as exchange:
         exchange.fail(100, status=500)
         facts, _ = await ask(exchange.url, ProcessBudget())
     assert [fact.name for fact in facts if fact.held is False] == ["the run was completed"]
 
 
-async def test_a_header_that_is_missing_is_seen() -> None:
+async def test_a_missing_header_is_reported() -> None:
     async with LocalExchange() as exchange:
         exchange.hide_headers()
         facts, _ = await ask(exchange.url, ProcessBudget())

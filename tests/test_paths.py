@@ -63,7 +63,7 @@ def test_a_budget_directory_accepts_every_kind_of_path(
     assert {path.parent for path in directory.iterdir()} == {directory}
 
 
-def test_a_relative_directory_does_not_follow_chdir(
+def test_a_relative_directory_is_resolved_once_and_not_after_chdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -316,7 +316,7 @@ def test_blocks_are_found_with_their_lines_and_outputs() -> None:
     assert commands(SAMPLE) == [["get", "BTCUSDT"]]
 
 
-def test_an_item_of_a_list_is_a_paragraph() -> None:
+def test_each_list_item_counts_as_a_paragraph() -> None:
     assert list(paragraphs(SAMPLE)) == [["- one", "  two"], ["- three"]]
 
 

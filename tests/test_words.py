@@ -52,11 +52,11 @@ def test_similar_words_are_not_found() -> None:
 
 
 @pytest.mark.parametrize("place", HELD)
-def test_every_held_place_has_texts(place: str) -> None:
+def test_every_searched_folder_has_texts(place: str) -> None:
     assert any(file.is_relative_to(ROOT / place) for file in texts())
 
 
-def test_no_held_text_has_a_forbidden_phrase() -> None:
+def test_no_text_of_the_project_has_a_forbidden_phrase() -> None:
     finds = {
         f"{file.relative_to(ROOT)}:{line}: {name}"
         for file in texts()

@@ -72,7 +72,7 @@ def test_every_session_that_a_workflow_names_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_step_runs_nox_or_the_script_of_contributors(name: str) -> None:
+def test_each_step_runs_nox_or_the_script_of_contributors(name: str) -> None:
     for step in steps(WORKFLOWS[name]):
         for line in step.get("run", "").strip().splitlines():
             if line not in OTHER_COMMANDS:
@@ -81,7 +81,7 @@ def test_a_step_runs_nox_or_the_script_of_contributors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_an_action_of_others_is_pinned_to_a_commit(name: str) -> None:
+def test_each_foreign_action_is_pinned_to_a_commit(name: str) -> None:
     for step in steps(WORKFLOWS[name]):
         if "uses" in step:
             assert PINNED.match(step["uses"]), step["uses"]
@@ -114,7 +114,7 @@ def test_no_workflow_asks_the_real_exchange() -> None:
             assert "live" not in [name for asked in asked_by(job) for name in sessions_asked(asked)]
 
 
-def test_every_placeholder_is_in_the_list_of_what_a_release_needs() -> None:
+def test_every_placeholder_is_listed_in_the_release_guide() -> None:
     listed = set(re.findall(r"PLACEHOLDER-[A-Z-]+", (GITHUB / "RELEASE.md").read_text("utf-8")))
     used: set[str] = set()
     for file in (*GITHUB.rglob("*.md"), *GITHUB.rglob("*.yml"), ROOT / "pyproject.toml"):
@@ -126,7 +126,7 @@ def test_every_placeholder_is_in_the_list_of_what_a_release_needs() -> None:
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-12-01\n\n## [0.1.0] - 2026-11-01\n"
 
 
-def test_a_release_needs_a_tag_and_a_dated_section_of_its_version() -> None:
+def test_a_release_needs_a_tag_and_a_dated_changelog_section() -> None:
     assert release.faults("0.2.0", CHANGELOG, "v0.2.0") == release.faults("0.2.0", CHANGELOG) == []
     assert release.faults("0.2.0", CHANGELOG, "v0.2.1")
     assert release.faults("0.1.0", CHANGELOG)

@@ -34,7 +34,7 @@ def guard_of(handler: Mock) -> Guard:
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_a_dropped_idle_connection_costs_one_request_only(
+async def test_a_dropped_idle_connection_costs_only_one_request(
     injected: bool,
 ) -> None:
     script = [open_interest(), CLOSE, open_interest()]
@@ -53,7 +53,7 @@ async def test_a_dropped_idle_connection_costs_one_request_only(
     assert ours.fates == ["settled 200", "may have been counted", "settled 200"]
 
 
-async def test_a_flood_is_not_taken_for_the_end_of_a_body(
+async def test_a_flood_is_not_mistaken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(guard, "ENVELOPE", -900)  # 100 bytes beyond the 1,000 of the body
@@ -104,7 +104,7 @@ async def test_connections_opened_beside_a_request_serve_the_next_requests() -> 
         first.cancel()
 
 
-async def test_distrusted_connections_are_replaced_in_advance() -> None:
+async def test_distrusted_connections_are_replaced_before_they_are_needed() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
         url = ready_url(exchange.url, PATH, {})
         await asyncio.gather(*(ours.get(exchange.url) for _ in range(4)))
@@ -116,7 +116,7 @@ async def test_distrusted_connections_are_replaced_in_advance() -> None:
         assert exchange.connections == 8
 
 
-async def test_failing_to_open_a_connection_in_advance_is_no_error() -> None:
+async def test_a_connection_that_cannot_be_opened_in_advance_is_no_error() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         first = asyncio.create_task(ours.get(exchange.url))
         await exchange.received(1)
@@ -174,7 +174,7 @@ async def test_the_records_of_connections_do_not_grow_without_bound() -> None:
         assert len(connector._guards) == 1
 
 
-def test_the_guard_passes_on_the_other_events() -> None:
+def test_the_guard_passes_all_other_events_to_its_handler() -> None:
     handler = Mock(spec=ResponseHandler)
     guard = guard_of(handler)
     guard.pause_writing()
@@ -198,7 +198,7 @@ async def test_a_refusal_with_broken_headers_is_noticed_after_any_answer(
         assert sender.fates[1] == f"settled {refusal}"
 
 
-def test_the_guard_leaves_a_connection_with_another_protocol_alone() -> None:
+def test_the_guard_does_not_touch_a_connection_with_another_protocol() -> None:
     taken = Mock(spec=asyncio.Transport)
     for handler in (Mock(spec=ResponseHandler, transport=taken), Mock(transport=None)):
         guard_of(handler).leave()
@@ -243,7 +243,7 @@ async def test_an_injected_session_is_guarded_against_endless_answers() -> None:
     assert ours.fates == ["may have been counted"]
 
 
-async def test_with_an_unknown_aiohttp_one_permit_is_still_one_request(
+async def test_with_an_unknown_aiohttp_version_one_permit_is_still_one_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connections, "LEAN", False)
@@ -261,7 +261,7 @@ async def test_with_an_unknown_aiohttp_one_permit_is_still_one_request(
     assert ours.fates == ["settled 200", "settled 503", "may have been counted", "refunded"]
 
 
-def test_an_attempt_may_be_sent_by_default() -> None:
+def test_a_new_attempt_may_be_sent_by_default() -> None:
     assert Attempt().may_send()
 
 

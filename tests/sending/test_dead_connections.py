@@ -111,7 +111,7 @@ async def sweep(client: OpenInterestClient, exchange: Balancer, count: int) -> i
     "how", [Forgets.SILENTLY, *thorough(*(how for how in Forgets if how is not Forgets.SILENTLY))]
 )
 @pytest.mark.parametrize("connections", [100, *thorough(300)])
-async def test_no_symbol_fails_when_all_kept_connections_died(
+async def test_no_symbol_fails_after_all_kept_connections_died(
     session: str, how: Forgets, connections: int
 ) -> None:
     async with (
@@ -145,7 +145,7 @@ async def test_a_dead_network_costs_each_call_one_wait_and_one_more_request(sess
 
 
 @sessions
-async def test_a_dead_connection_makes_connections_idle_since_before_suspect(
+async def test_a_dead_connection_makes_all_connections_that_were_idle_as_long_suspect(
     session: str,
 ) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
@@ -194,7 +194,9 @@ async def test_a_kept_connection_that_ends_within_its_answer_costs_one_request_a
 
 @ours_first
 @pytest.mark.parametrize("part", PARTS)
-async def test_an_exchange_that_ends_every_answer_costs_retries(session: str, part: str) -> None:
+async def test_an_exchange_that_cuts_every_answer_uses_up_the_retries(
+    session: str, part: str
+) -> None:
     no_waits = RetryPolicy(network_base=0.0, server_base=0.0)
     async with Balancer() as exchange, client_of(exchange, session, retry=no_waits) as client:
         await keep(client, exchange, 1)
@@ -314,7 +316,7 @@ async def test_a_connection_opened_in_advance_counts_as_kept() -> None:
 @sessions
 @pytest.mark.parametrize("how", some(list(Forgets), always=1))
 @pytest.mark.parametrize("way", ["TLS", "a proxy", "TLS through a proxy"])
-async def test_dead_connections_cost_no_value_over_tls_and_through_a_proxy(
+async def test_dead_connections_lose_no_value_over_tls_and_through_a_proxy(
     session: str, how: Forgets, way: str
 ) -> None:
     tls = good() if "TLS" in way else None
@@ -524,7 +526,7 @@ async def test_a_call_cancelled_at_once_makes_no_connection_suspect() -> None:
         assert exchange.connections == 10
 
 
-async def test_closing_during_silence_leaves_nothing_behind() -> None:
+async def test_closing_during_silence_leaves_no_timer_and_sends_nothing_more() -> None:
     async with Balancer() as exchange, client_of(exchange) as client:
         await keep(client, exchange, 1)
         exchange.forget(Forgets.SILENTLY)

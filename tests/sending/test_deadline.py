@@ -78,7 +78,7 @@ async def test_one_timer_serves_consecutive_deadlines(
     assert [when for when in armed if when >= loop_now + 9.0] == [loop_now + 10.0]
 
 
-async def test_a_finished_deadline_is_dropped_early() -> None:
+async def test_finished_deadlines_are_dropped_before_they_expire() -> None:
     deadlines = Deadlines()
     for _ in range(1000):
         await limited(deadlines, 10.0, 0.0)
@@ -161,7 +161,7 @@ async def test_expire_all_interrupts_every_task_once() -> None:
     await asyncio.sleep(100.0)  # and none later
 
 
-async def test_cancel_without_a_deadline_does_nothing() -> None:
+async def test_cancelling_without_a_deadline_does_nothing() -> None:
     deadlines = Deadlines()
     deadlines.cancel()
     assert await limited(deadlines, 1.0, 2.0) == "ended at 1.0"

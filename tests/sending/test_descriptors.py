@@ -57,7 +57,9 @@ def exchange_url() -> Iterator[str]:
     "descriptors, whose",
     [(40, "ours"), *thorough(*((n, w) for n in (12, 40, 80) for w in ("ours", "theirs")))],
 )
-def test_too_few_descriptors_lose_no_value(exchange_url: str, descriptors: int, whose: str) -> None:
+def test_with_too_few_descriptors_no_value_is_lost(
+    exchange_url: str, descriptors: int, whose: str
+) -> None:
     command = [sys.executable, "-c", READ_ALL, exchange_url, str(descriptors), whose]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "789 0 0\n", done.stderr
@@ -98,7 +100,7 @@ async def test_a_request_without_a_descriptor_waits_for_a_connection_and_costs_n
     assert exchange.answers == {200: 40}
 
 
-async def test_a_request_fails_without_a_connection_to_wait_for(
+async def test_without_descriptors_or_open_connections_a_request_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     allow(0, monkeypatch)
@@ -131,7 +133,7 @@ async def test_a_shortage_lowers_the_limit_to_the_other_requests_under_way() -> 
         permit.give_back()
 
 
-async def test_the_only_request_has_no_connection_to_wait_for() -> None:
+async def test_the_only_request_does_not_lower_the_connection_limit() -> None:
     short = governor(10)
     async with short.reserve():
         assert not short.connections.lower(short.in_flight)
@@ -172,7 +174,7 @@ def test_a_shortage_is_distinguished_from_other_errors(error: Exception, is_shor
     assert is_out_of_descriptors(error) == is_short
 
 
-def test_the_system_limit_decides_when_the_error_is_ambiguous(
+def test_an_ambiguous_error_is_checked_against_the_limit_of_the_system(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse() -> None:

@@ -215,7 +215,7 @@ async def test_impossible_arguments_are_refused(pace: float, in_flight: int) -> 
 # -- cancellation ------------------------------------------------------------------------------
 
 
-async def test_cancelling_a_waiter_leaves_nothing_behind(full: Governor) -> None:
+async def test_cancelling_a_waiter_changes_neither_queue_nor_charges(full: Governor) -> None:
     task = asyncio.create_task(full.admit())
     await until_waiting(full, 1)
     task.cancel()
@@ -288,7 +288,7 @@ async def test_cancelling_the_last_waiter_ends_the_dispatcher() -> None:
 # -- max_wait ----------------------------------------------------------------------------------
 
 
-async def test_an_impossible_max_wait_is_refused_as_soon_as_it_is_certain(full: Governor) -> None:
+async def test_an_insufficient_max_wait_is_refused_at_once(full: Governor) -> None:
     began = asyncio.get_running_loop().time()
     with pytest.raises(BudgetExhaustedError, match="no room") as caught:
         await full.admit(max_wait=20)
@@ -304,7 +304,7 @@ async def test_a_call_that_can_wait_long_enough_is_admitted(full: Governor) -> N
 
 
 @pytest.mark.parametrize("max_wait", [0.0, 1.0])
-async def test_a_weight_that_never_fits_is_refused_behind_others_too(
+async def test_a_weight_that_never_fits_is_refused_even_if_others_wait(
     full: Governor, max_wait: float
 ) -> None:
     first = asyncio.create_task(full.admit())
@@ -336,7 +336,7 @@ def end_at_once(
     return future
 
 
-async def test_a_dispatcher_that_ends_at_once_strands_no_later_call() -> None:
+async def test_a_dispatcher_that_ends_at_once_does_not_strand_later_calls() -> None:
     governor, loop = await known(), asyncio.get_running_loop()
     factory: Any = end_at_once
     loop.set_task_factory(getattr(asyncio, "eager_task_factory", factory))  # from Python 3.12
@@ -377,7 +377,7 @@ async def test_deadlines_of_admitted_calls_do_not_pile_up() -> None:
     assert len(governor._deadlines) <= MAX_FINISHED + 2
 
 
-async def test_the_deadline_of_a_finished_call_does_no_harm(full: Governor) -> None:
+async def test_the_deadline_of_a_cancelled_waiter_does_not_affect_others(full: Governor) -> None:
     gone = asyncio.create_task(full.admit(max_wait=1e6))
     await until_waiting(full, 1)
     full._deadlines[0].deadline = asyncio.get_running_loop().time() + 20
@@ -415,7 +415,7 @@ NOT_A_WAIT = (Decimal(1), "1", timedelta(seconds=1), True, [1], math.nan, math.i
 
 
 @pytest.mark.parametrize("max_wait", NOT_A_WAIT, ids=repr)
-async def test_an_impossible_max_wait_is_refused_and_leaves_nothing_behind(
+async def test_an_invalid_max_wait_is_refused_and_changes_nothing(
     max_wait: object, full: Governor
 ) -> None:
     tasks = asyncio.all_tasks()
@@ -430,7 +430,7 @@ async def test_an_impossible_max_wait_is_refused_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("weight", [0, -1, 1.0, "1", Decimal(1), True, None], ids=repr)
-async def test_an_impossible_weight_is_refused_and_leaves_nothing_behind(
+async def test_an_invalid_weight_is_refused_and_changes_nothing(
     weight: object, full: Governor
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^weight must be "):
@@ -543,7 +543,7 @@ async def test_the_pacer_task_ends_with_the_last_waiter(ending: str) -> None:
 # -- the check before the write-------------------------------------------------------------------
 
 
-async def test_a_permit_that_is_too_old_is_refunded_and_late() -> None:
+async def test_a_permit_that_is_too_old_is_refunded_and_marked_as_late() -> None:
     governor = await known()
     permit = await governor.admit(5)
     assert permit.may_send()
@@ -555,7 +555,7 @@ async def test_a_permit_that_is_too_old_is_refunded_and_late() -> None:
     assert (governor.pool.usage.charged, governor.in_flight) == (0, 0)
 
 
-async def test_a_refunded_permit_may_not_be_sent_and_is_not_late() -> None:
+async def test_a_refunded_permit_may_not_be_sent_and_is_not_marked_as_late() -> None:
     governor = await known()
     permit = await governor.admit(5)
     permit.refund()
@@ -719,7 +719,7 @@ async def woken_in_a_step(tasks: list[asyncio.Task[Permit]]) -> int:
     return most
 
 
-async def test_closing_wakes_only_some_waiters_in_a_step(full: Governor) -> None:
+async def test_closing_wakes_only_a_bounded_number_of_waiters_in_a_step(full: Governor) -> None:
     tasks = [asyncio.create_task(full.admit()) for _ in range(3 * ENDED_PER_STEP)]
     await until_waiting(full, len(tasks))
     full.close(ClientClosedError())
@@ -730,7 +730,9 @@ async def test_closing_wakes_only_some_waiters_in_a_step(full: Governor) -> None
     assert all(isinstance(task.exception(), ClientClosedError) for task in tasks[:-1])
 
 
-async def test_cancelled_waiters_leave_at_once_and_wake_in_several_steps(full: Governor) -> None:
+async def test_cancelled_waiters_leave_the_queue_at_once_and_wake_in_several_steps(
+    full: Governor,
+) -> None:
     tasks = [asyncio.create_task(full.admit(bulk=True)) for _ in range(3 * ENDED_PER_STEP)]
     await until_waiting(full, len(tasks))
     for task in tasks:
@@ -740,7 +742,7 @@ async def test_cancelled_waiters_leave_at_once_and_wake_in_several_steps(full: G
     assert all(task.cancelled() for task in tasks)
 
 
-async def test_waiters_with_an_impossible_max_wait_wake_in_several_steps(full: Governor) -> None:
+async def test_waiters_with_an_insufficient_max_wait_wake_in_several_steps(full: Governor) -> None:
     tasks = [asyncio.create_task(full.admit(max_wait=100.0)) for _ in range(3 * ENDED_PER_STEP)]
     await until_waiting(full, len(tasks))
     patient = asyncio.create_task(full.admit(max_wait=900.0))
@@ -923,7 +925,7 @@ async def test_every_reason_of_the_pool_has_a_text_for_the_caller(reason: Reason
     assert caught.value.reason is reason
 
 
-async def test_a_weight_that_never_fits_has_its_own_reason(full: Governor) -> None:
+async def test_a_weight_that_never_fits_is_refused_with_its_own_reason(full: Governor) -> None:
     waiting = [asyncio.create_task(full.admit())]
     await until_waiting(full, 1)
     full.pool.set_limits(100, [Limit(3600, 50, False)])
@@ -938,7 +940,7 @@ async def test_a_weight_that_never_fits_has_its_own_reason(full: Governor) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
-async def test_a_budget_locked_by_another_process_is_a_reason(tmp_path: Path) -> None:
+async def test_a_budget_locked_by_another_process_is_named_as_the_reason(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     budget = MachineBudget(directory=tmp_path / "budgets", clock=loop.time, wall=wall_time)
     governor = Governor(budget.pool("test"))
@@ -1086,7 +1088,7 @@ async def test_the_governor_listens_to_the_pool_only_while_it_waits_for_it(full:
 
 
 @pytest.mark.parametrize("pace", [1e-3, 1e-7, 1e-12, 1e-100, 1e-308, 5e-324])
-async def test_no_call_is_lost_at_any_low_pace(pace: float) -> None:
+async def test_at_a_low_pace_no_call_is_lost(pace: float) -> None:
     governor = await known(pace=pace)
     patient = asyncio.create_task(governor.admit())
     await until_waiting(governor, 1)
@@ -1135,7 +1137,7 @@ def breaking(where: str, governor: Governor) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("where", ["charge", "room_in", "held_for", "has_capacity", "acquire"])
-async def test_an_error_in_the_queue_reaches_every_caller_and_the_next_call_recovers(
+async def test_an_error_in_the_queue_reaches_every_waiter_and_the_next_call_recovers(
     where: str, full: Governor
 ) -> None:
     calls = [asyncio.create_task(full.admit()) for _ in range(2 * ENDED_PER_STEP)]

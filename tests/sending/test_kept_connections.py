@@ -68,7 +68,7 @@ async def test_a_silent_kept_connection_is_abandoned_once_after_patience() -> No
     assert kept._timer is None
 
 
-async def test_a_byte_that_came_while_the_loop_was_blocked_is_read_first() -> None:
+async def test_a_byte_that_arrived_while_the_loop_was_blocked_is_read_first() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
     line = opened(kept)
     kept.sent(line, abandoned, now())
@@ -139,7 +139,7 @@ def _ours(armed: list[float]) -> list[float]:
     return [when for number, when in enumerate(armed) if when > max(armed[:number], default=0.0)]
 
 
-async def test_connections_heard_before_a_dead_one_was_used_are_suspect() -> None:
+async def test_connections_last_used_before_a_dead_one_failed_are_suspect() -> None:
     kept = KeptConnections()
     before, dead, since = opened(kept), opened(kept), opened(kept)
     for line in (before, since, dead):
@@ -224,7 +224,7 @@ async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() ->
 
 
 @pytest.mark.parametrize("longest, slow", [(10 / 3, 7.0), (10 / 3, 3.4), (1.0, 2.5)])
-async def test_patience_is_bounded_and_beyond_it_no_open_connection_is_used(
+async def test_patience_is_bounded_and_slower_answers_make_open_connections_unusable(
     longest: float, slow: float
 ) -> None:
     kept = KeptConnections(longest=longest)

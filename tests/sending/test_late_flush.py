@@ -63,7 +63,7 @@ async def test_a_call_under_way_postpones_the_flush_until_after_its_end() -> Non
 
 
 @pytest.mark.parametrize("end", ["close", "abandon"])
-async def test_the_end_of_the_governor_flushes_at_once_and_only_then(end: str) -> None:
+async def test_ending_the_governor_flushes_once_and_at_once(end: str) -> None:
     pool = _pool()
     governor = Governor(pool, idle=1.0)
     await _call(governor)
@@ -77,7 +77,7 @@ async def test_the_end_of_the_governor_flushes_at_once_and_only_then(end: str) -
     assert len(pool.times) == 1
 
 
-async def test_without_a_pause_the_last_call_flushes_at_once() -> None:
+async def test_without_an_idle_time_the_last_call_flushes_at_once() -> None:
     pool = _pool()
     governor = Governor(pool)
     await _call(governor)

@@ -35,7 +35,7 @@ class Peers(RawExchange):
         await super()._talk(number, reader, writer)
 
 
-def test_each_further_address_has_a_pool_of_its_own_and_a_proxy_one_for_all() -> None:
+def test_each_local_address_has_its_own_pool_and_a_proxy_has_one_for_all() -> None:
     url, proxy = "https://fapi.binance.com", "http://proxy.example:3128"
     assert pool_key(url) == "binance-futures"
     assert pool_key(url, None, "192.0.2.7") == "binance-futures from 192.0.2.7"
@@ -46,12 +46,12 @@ def test_each_further_address_has_a_pool_of_its_own_and_a_proxy_one_for_all() ->
 @pytest.mark.parametrize(
     "address", ["", "nonsense", "0.0.0.0", "::", "224.0.0.1", "127.0.0.1:80", "1.2.3", "localhost"]
 )
-def test_what_is_no_address_of_a_machine_is_refused(address: str) -> None:
+def test_an_address_that_no_machine_can_have_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="local_address must be an IP address of this machine"):
         OpenInterestClient(local_address=address, budget=ProcessBudget())
 
 
-def test_an_address_has_one_spelling() -> None:
+def test_every_spelling_of_an_address_is_normalised() -> None:
     url = "https://fapi.binance.com"
     assert check_local_address("2001:DB8:0:0::7", url) == "2001:db8::7"
     assert check_local_address("::ffff:192.0.2.7", url) == "192.0.2.7"
@@ -93,7 +93,7 @@ async def test_connections_come_from_the_address_and_each_has_its_own_budget(
         assert set(machine_pools(tmp_path)) == names
 
 
-async def test_the_address_that_the_system_takes_anyway_has_the_usual_budget() -> None:
+async def test_the_default_address_of_the_system_shares_the_usual_budget() -> None:
     budget = ProcessBudget()
     async with (
         LocalExchange() as exchange,
@@ -107,7 +107,7 @@ async def test_the_address_that_the_system_takes_anyway_has_the_usual_budget() -
         assert one.usage.charged == other.usage.charged == 2
 
 
-def test_the_route_tells_which_address_is_the_default() -> None:
+def test_the_route_to_the_exchange_decides_which_address_is_the_default() -> None:
     assert is_default("127.0.0.1", "127.0.0.1")
     assert not is_default("192.0.2.77", "127.0.0.1")
     assert not is_default("192.0.2.77", "fapi.binance.com")
@@ -138,7 +138,7 @@ def closed_port() -> int:
         return int(server.getsockname()[1])
 
 
-async def test_a_connection_that_fails_is_said_in_our_words() -> None:
+async def test_a_failed_connection_is_explained_in_our_words() -> None:
     port = closed_port()
     refused = os.strerror(111 if sys.platform == "linux" else 61)
     place = f"127.0.0.1:{port}"
@@ -150,14 +150,14 @@ async def test_a_connection_that_fails_is_said_in_our_words() -> None:
     )
 
 
-async def test_an_address_that_is_not_ours_is_said_in_our_words() -> None:
+async def test_an_address_of_another_machine_is_explained_in_our_words() -> None:
     said = await failing(base_url=f"http://127.0.0.1:{closed_port()}", local_address="192.0.2.77")
     assert "ssl:" not in said
     assert "[" not in said
     assert "no connection to 127.0.0.1:" in said
 
 
-async def test_a_name_without_an_address_is_said_in_our_words(
+async def test_an_unresolvable_name_is_explained_in_our_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def no_address(*_: object, **__: object) -> list[object]:
@@ -170,7 +170,7 @@ async def test_a_name_without_an_address_is_said_in_our_words(
     )
 
 
-async def test_a_server_that_speaks_no_tls_is_said_in_our_words() -> None:
+async def test_a_server_without_tls_is_explained_in_our_words() -> None:
     async with LocalExchange() as exchange:
         said = await failing(
             base_url=exchange.url.replace("http:", "https:"), ssl=ssl.create_default_context()
@@ -179,7 +179,7 @@ async def test_a_server_that_speaks_no_tls_is_said_in_our_words() -> None:
     assert "Cannot connect" not in said
 
 
-async def test_a_server_that_hangs_up_is_said_in_our_words() -> None:
+async def test_a_server_that_closes_the_connection_is_explained_in_our_words() -> None:
     async with RawExchange(lambda _: CLOSE) as exchange:
         said = await failing(base_url=exchange.url)
     assert said == "no answer from the exchange: the connection ended without an answer"

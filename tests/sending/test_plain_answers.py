@@ -124,7 +124,7 @@ def changed(usual: bytes) -> list[bytes]:
 
 @FORMS
 @pytest.mark.parametrize("part", some(range(16), 4))
-async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_it(
+async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_the_parser(
     usual: bytes, part: int
 ) -> None:
     loop, taken = asyncio.get_running_loop(), 0
@@ -246,7 +246,7 @@ async def test_the_bound_of_a_compressed_body_is_the_bound_of_its_request() -> N
 
 
 @pytest.mark.parametrize("name", ["x-mbx-used-weight-1m", "date"])
-def test_an_answer_without_a_header_has_no_such_header(name: str) -> None:
+def test_an_absent_header_is_absent(name: str) -> None:
     text = b"".join(
         line for line in USUAL.splitlines(keepends=True) if not line.startswith(name.encode())
     )

@@ -53,7 +53,7 @@ async def test_callers_at_the_same_time_share_one_call() -> None:
     assert len(source.started) == 1
 
 
-async def test_other_names_and_later_callers_get_their_own_calls() -> None:
+async def test_callers_of_other_symbols_and_later_callers_get_their_own_calls() -> None:
     shared, source = SharedCalls[int](), Source()
     callers = ask(shared, source) + ask(shared, source, key="ETHUSDT")
     await settle()
@@ -112,7 +112,7 @@ async def test_a_call_that_is_ending_does_not_block_the_next_one() -> None:
     assert await asyncio.gather(*second, *third) == [7, 7]
 
 
-async def test_an_error_that_no_caller_gets_is_not_logged() -> None:
+async def test_an_error_without_a_waiting_caller_is_not_logged() -> None:
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
     shared, source = SharedCalls[int](), Source()
@@ -156,7 +156,7 @@ def never(_: Exception) -> bool:
 
 
 @pytest.mark.virtual_time
-async def test_a_caller_with_less_time_leaves_the_call_of_another_and_does_not_end_it() -> None:
+async def test_a_caller_whose_time_is_over_leaves_a_shared_call_running() -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
     (patient,) = ask(shared, source)
     await settle()
@@ -171,7 +171,7 @@ async def test_a_caller_with_less_time_leaves_the_call_of_another_and_does_not_e
 @pytest.mark.parametrize(
     "late", [TransportTimeoutError("no answer"), BudgetExhaustedError("", None)]
 )
-async def test_a_caller_with_more_time_asks_again_where_another_ran_out_of_it(
+async def test_a_caller_with_more_time_asks_again_after_a_shared_call_ran_out_of_time(
     late: Exception,
 ) -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
@@ -189,7 +189,7 @@ async def test_a_caller_with_more_time_asks_again_where_another_ran_out_of_it(
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("judge", [is_late, never])
-async def test_an_error_that_more_time_does_not_help_is_that_of_every_caller(
+async def test_an_error_that_more_time_would_not_avoid_is_raised_to_every_caller(
     judge: Callable[[Exception], bool],
 ) -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
@@ -206,7 +206,7 @@ async def test_an_error_that_more_time_does_not_help_is_that_of_every_caller(
 
 
 @pytest.mark.virtual_time
-async def test_a_call_of_another_that_fails_when_the_time_is_over_is_not_asked_again() -> None:
+async def test_a_caller_whose_time_is_over_does_not_ask_again() -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
     (first,) = ask(shared, source)
     await settle()
@@ -221,7 +221,7 @@ async def test_a_call_of_another_that_fails_when_the_time_is_over_is_not_asked_a
 
 
 @pytest.mark.virtual_time
-async def test_a_call_of_its_own_is_not_ended_by_the_time_of_the_caller() -> None:
+async def test_the_time_of_a_caller_does_not_end_its_own_call() -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
     alone = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, is_late))
     await asyncio.sleep(2.0)
@@ -231,7 +231,9 @@ async def test_a_call_of_its_own_is_not_ended_by_the_time_of_the_caller() -> Non
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("ends", [60.0, math.inf])
-async def test_a_caller_with_more_time_goes_on_when_another_had_too_little(ends: float) -> None:
+async def test_a_caller_with_more_time_gets_a_value_even_if_the_shared_call_timed_out(
+    ends: float,
+) -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
     hasty = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, is_late))
     await settle()

@@ -66,7 +66,7 @@ def long_ways(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return get
 
 
-async def test_the_usual_request_takes_the_short_way(long_ways: Mock) -> None:
+async def test_a_usual_request_uses_the_fast_path(long_ways: Mock) -> None:
     async with warm() as (client, exchange):
         before = long_ways.call_count
         for _ in range(5):
@@ -75,7 +75,7 @@ async def test_the_usual_request_takes_the_short_way(long_ways: Mock) -> None:
         assert client._governor.in_flight == 0
 
 
-async def test_a_waiting_request_takes_the_short_way_too(long_ways: Mock) -> None:
+async def test_a_request_that_waited_uses_the_fast_path(long_ways: Mock) -> None:
     async with warm(max_connections=1) as (client, exchange):
         before = long_ways.call_count
         await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(5)))
@@ -113,7 +113,7 @@ async def test_a_ban_that_comes_after_the_admission_stops_the_request() -> None:
     ],
     ids=["no value", "a refusal", "another status", "no length", "the end"],
 )
-async def test_an_answer_without_a_value_is_an_error_and_frees_its_place(
+async def test_an_answer_without_a_value_is_an_error_and_frees_its_connection_slot(
     reply: bytes | None, error: type[Exception]
 ) -> None:
     options = {"retry": ONCE, "timeout": 5.0}
@@ -124,7 +124,7 @@ async def test_an_answer_without_a_value_is_an_error_and_frees_its_place(
         assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
 
 
-async def test_a_pool_that_fails_is_an_error_and_frees_the_place(
+async def test_a_failing_pool_is_an_error_and_frees_the_connection_slot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with warm() as (client, _):
@@ -137,7 +137,7 @@ async def test_a_pool_that_fails_is_an_error_and_frees_the_place(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "timeout", "closed"])
-async def test_a_request_without_an_answer_may_have_been_counted(how: str) -> None:
+async def test_a_request_without_an_answer_stays_charged(how: str) -> None:
     options = {"retry": ONCE, "timeout": 1.0}
     async with warm(SILENCE, **options) as (client, exchange):
         governor = client._governor
@@ -175,7 +175,7 @@ async def test_an_earlier_deadline_than_that_of_a_running_request_is_kept() -> N
         await asyncio.wait([slow])
 
 
-def test_a_write_that_fails_is_the_outcome_of_the_request() -> None:
+def test_a_failed_write_is_raised_as_the_result_of_the_request() -> None:
     loop = asyncio.new_event_loop()
     try:
         kept = KeptConnections(replace=False)
@@ -190,7 +190,7 @@ def test_a_write_that_fails_is_the_outcome_of_the_request() -> None:
         loop.close()
 
 
-async def test_a_second_attempt_that_is_not_admitted_is_a_lack_of_budget() -> None:
+async def test_a_second_attempt_without_budget_raises_budget_exhausted() -> None:
     async with warm(answer(500, "{}")) as (client, exchange):
         call = asyncio.create_task(client.get_open_interest("BTCUSDT", max_wait=0.0))
         while len(exchange.requests) < 3:  # noqa: ASYNC110 - it is a real socket

@@ -136,7 +136,7 @@ async def test_an_answer_that_has_not_arrived_after_a_stall_is_a_timeout() -> No
         assert loop.time() - began < STALL + 1.0
 
 
-async def test_an_exchange_that_never_stops_sending_gets_no_more_time() -> None:
+async def test_an_exchange_that_keeps_sending_slowly_gets_no_extra_time() -> None:
     """Send one byte in each pass of a loop that also does other work."""
 
     async def trickle(exchange: RawExchange) -> None:

@@ -45,7 +45,7 @@ def now() -> float:
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["by us", "by aiohttp"])
-async def test_a_request_is_short_and_ignores_the_environment(
+async def test_a_request_has_only_our_headers_and_ignores_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: bool
 ) -> None:
     monkeypatch.setattr(connections, "LEAN", direct)
@@ -273,7 +273,7 @@ async def test_max_bytes_is_the_largest_allowed_body() -> None:
 
 @pytest.mark.parametrize("sent", [0, 1, 999], ids=lambda sent: f"{sent} bytes came")
 @pytest.mark.parametrize("length", [1001, 10**12])
-async def test_a_body_that_the_header_says_is_too_long_is_not_waited_for(
+async def test_a_body_whose_header_announces_too_many_bytes_is_not_awaited(
     length: int, sent: int
 ) -> None:
     text = answer(200, b"x" * sent, length=length)
@@ -288,7 +288,7 @@ async def test_a_body_that_the_header_says_is_too_long_is_not_waited_for(
         assert (exchange.connections, exchange.open) == (2, 0)  # what would follow is refused
 
 
-async def test_a_body_as_long_as_allowed_is_waited_for() -> None:
+async def test_a_body_of_the_largest_allowed_length_is_awaited() -> None:
     text = answer(200, b"x" * 999, length=1000)
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         call = asyncio.create_task(ours.get(exchange.url, max_bytes=1000))
@@ -298,7 +298,7 @@ async def test_a_body_as_long_as_allowed_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("whose", ["ours", "the caller's"])
-async def test_a_listing_that_is_too_long_is_an_error_at_once_and_not_asked_for_again(
+async def test_a_listing_that_is_too_long_is_an_error_at_once_and_not_retried(
     whose: str,
 ) -> None:
     async with RawExchange(lambda n: answer(200, b"{", length=MAX_LISTING + 1)) as exchange:
@@ -378,7 +378,7 @@ async def test_a_session_that_raises_for_status_cannot_hide_a_ban() -> None:
     assert ours.fates == ["settled 418"]
 
 
-async def test_the_callers_certificates_replace_its_sessions_checks() -> None:
+async def test_a_given_tls_context_replaces_the_checks_of_the_session() -> None:
     async with Balancer(tls=good()) as exchange, aiohttp.ClientSession() as session:
         with pytest.raises(TransportError):
             await Sender(session).get(exchange.url)

@@ -22,7 +22,7 @@ def shape(source: str) -> str:
 
 
 @pytest.mark.parametrize("switch", some(SWITCHES, always=9), ids=lambda switch: switch.name)
-def test_a_switch_changes_one_place_and_leaves_valid_python(switch: Switch) -> None:
+def test_each_switch_changes_exactly_one_place_and_leaves_valid_python(switch: Switch) -> None:
     source = (PACKAGE / switch.module).read_text("utf-8")
     assert source.count(switch.old) == 1
     changed = source.replace(switch.old, switch.new)

@@ -15,7 +15,7 @@ from simulation.world import Situation, run
 from support.lanes import thorough
 
 
-def test_copies_without_a_shared_budget_get_even_parts() -> None:
+def test_two_clients_without_a_shared_budget_get_about_even_parts() -> None:
     situation = Situation(
         minutes=16, limit=600, budgets=2, apart=11.0, start=20.0, in_flight=20, leg=Even(0.04)
     )
@@ -25,7 +25,7 @@ def test_copies_without_a_shared_budget_get_even_parts() -> None:
     assert outcome.statuses.keys() == {200}
 
 
-def test_a_bot_beside_a_copy_that_shares_nothing_is_served() -> None:
+def test_single_calls_are_served_while_another_client_polls_without_sharing() -> None:
     situation = Situation(
         minutes=9, limit=1200, budgets=2, bots=1, apart=7.0, start=20.0, in_flight=40
     )
@@ -64,7 +64,7 @@ def test_steady_others_of_nearly_the_limit_lose_nothing() -> None:
 
 
 @pytest.mark.parametrize("at", [8.0, *thorough(24.0)])
-def test_bursts_every_45_s_are_served_from_the_third_minute_on(at: float) -> None:
+def test_bursts_of_others_every_45_s_are_served_from_the_third_minute_on(at: float) -> None:
     assert beside(Bursts(75, at_second=at, every=45.0))[2:] == [0] * 3
 
 
@@ -76,11 +76,11 @@ def test_bursts_every_45_s_are_served_from_the_third_minute_on(at: float) -> Non
         "600 within 5 s, once a minute",
     ],
 )
-def test_a_row_of_the_table_keeps_its_bounds(name: str) -> None:
+def test_each_case_of_the_table_stays_within_its_bounds(name: str) -> None:
     (case,) = (case for case in CASES if case.name == name)
     assert missed(case, figures(case, seed=1_000)) == []
 
 
-def test_each_case_has_its_own_name_and_a_situation() -> None:
+def test_each_case_has_a_unique_name_and_a_situation() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     assert all(case.draw(Random(1)).minutes >= 12 for case in CASES)

@@ -20,7 +20,7 @@ def _marked(row: Row) -> object:
     return pytest.param(row, id=row.name, marks=() if row.name in ALWAYS else THOROUGH)
 
 
-def test_the_rows_that_always_run_exist() -> None:
+def test_the_situations_that_always_run_exist() -> None:
     assert {row.name for row in ROWS} >= set(ALWAYS)
 
 

@@ -23,7 +23,7 @@ from support.lanes import some, thorough
 A_FEW = "a small limit", "answers without anything", "lost requests stay charged"
 
 
-def test_an_answer_has_one_normal_form() -> None:
+def test_each_answer_has_one_normal_form_in_a_trace() -> None:
     receipt = Receipt(1, 0.0, 5, 5, 0, False)
     answers = (
         receipt,
@@ -36,7 +36,7 @@ def test_an_answer_has_one_normal_form() -> None:
     assert forms == ["send", "probe", "wait 0.250000", "never", "refund"]
 
 
-def test_every_row_is_traced_with_three_seeds_and_every_script_once() -> None:
+def test_every_situation_is_traced_with_three_seeds_and_every_script_once() -> None:
     names = traces.runs().keys()
     assert all(sum(name.startswith(f"{row.name}, seed") for name in names) == 3 for row in ROWS)
     assert set(SCRIPTS) <= set(names)
@@ -194,7 +194,7 @@ def likeliest_first(number: str) -> list[str]:
 
 @pytest.mark.parametrize("factor", [1.01, *thorough(0.99)])
 @pytest.mark.parametrize("number", some(NOTICED, always=2))
-def test_a_number_of_the_decision_that_changes_by_a_hundredth_is_noticed(
+def test_changing_a_number_of_the_decision_by_a_hundredth_changes_a_trace(
     number: str, factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def notices(script: str) -> bool:
@@ -208,18 +208,18 @@ def test_a_number_of_the_decision_that_changes_by_a_hundredth_is_noticed(
     assert played(noticing) == unchanged(noticing)
 
 
-def test_every_unnoticed_number_exists_and_has_a_reason() -> None:
+def test_every_number_listed_as_unnoticed_exists_and_has_a_reason() -> None:
     assert set(UNNOTICED) <= set(NUMBERS)
     assert all(UNNOTICED.values())
 
 
-def test_a_number_that_is_added_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_number_in_a_module_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "added.py").write_text("A = 1.5\nB: int = 2\nC = A * B\nD = 'text'\n_e = 3\n")
     monkeypatch.setattr(binance_oi, "__path__", [*binance_oi.__path__, str(tmp_path)])
     assert numbers("added") == ["added.A", "added.B", "added.C"]
 
 
-def test_a_whole_number_changes_by_one() -> None:
+def test_an_integer_is_changed_by_at_least_one() -> None:
     made: dict[str, float] = {}
     for factor in (0.99, 1.01):
         traces._scale(
@@ -228,7 +228,9 @@ def test_a_whole_number_changes_by_one() -> None:
     assert sorted(made.values()) == [MEMORY - 1, MEMORY + 1]
 
 
-def test_a_difference_is_reported_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_difference_between_traces_is_reported_and_fails(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     theirs = {"a": "3 00", "b": "3 00", "gone": "3 00"}
     ours = {"a": "3 00", "b": "3 11", "new": "3 00"}
     assert traces._compare(theirs, ours, None) == 2

@@ -38,12 +38,12 @@ def marked(row: Row) -> object:
     return pytest.param(row, id=name, marks=() if row.name in ALWAYS else THOROUGH)
 
 
-def test_the_rows_that_always_run_exist() -> None:
+def test_the_situations_that_always_run_exist() -> None:
     assert {row.name for row in ROWS} >= set(ALWAYS)
 
 
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS])
-def test_a_situation_with_little_knowledge_keeps_the_bound_of_its_row(row: Row) -> None:
+def test_a_situation_with_little_knowledge_stays_within_its_bound(row: Row) -> None:
     situation = small(row.draw(Random(1)))
     value = row.measure(situation, run(situation, seed=1))
     assert row.is_met(value), row.figure(value)

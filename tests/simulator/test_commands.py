@@ -87,7 +87,7 @@ async def test_a_test_can_set_a_mark_price() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_as_many_answers_fail_as_commanded_and_no_more() -> None:
+async def test_exactly_the_commanded_number_of_answers_fail() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         exchange.fail(2, status=500)
         exchange.drop()
@@ -130,7 +130,7 @@ async def test_a_commanded_429_is_like_any_other() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_as_many_answers_are_late_as_commanded() -> None:
+async def test_exactly_the_commanded_number_of_answers_are_late() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         exchange.delay(3.0, 2)
         took: list[int] = []
@@ -155,7 +155,7 @@ async def test_a_commanded_ban_begins_at_once_and_ends_on_time() -> None:
         assert exchange.counter.banned_until > wall_time() + 600.0  # longer than the last one
 
 
-async def test_as_many_answers_omit_the_used_weight_as_commanded() -> None:
+async def test_exactly_the_commanded_number_of_answers_omit_the_used_weight() -> None:
     async with LocalExchange() as exchange, aiohttp.ClientSession() as session:
 
         async def shows_weight() -> bool:
@@ -307,7 +307,7 @@ async def test_an_exchange_that_reopens_keeps_its_budget_and_its_url() -> None:
 @pytest.mark.parametrize(
     "place", ["", pytest.param("/local-00ff00ff00ff", id="of one that was here before")]
 )
-async def test_an_exchange_answers_with_and_without_its_path(place: str) -> None:
+async def test_an_exchange_answers_with_and_without_its_own_path_prefix(place: str) -> None:
     async with LocalExchange() as exchange, aiohttp.ClientSession() as session:
         base = f"http://127.0.0.1:{exchange.port}{place}"
         async with session.get(f"{base}/fapi/v1/openInterest?symbol=BTCUSDT") as response:
@@ -316,7 +316,7 @@ async def test_an_exchange_answers_with_and_without_its_path(place: str) -> None
             assert "Path /fapi/v2/nothing, Method GET is invalid" in await response.text()
 
 
-def test_only_the_path_of_a_local_exchange_names_a_budget_of_its_own() -> None:
+def test_only_the_path_prefix_of_a_local_exchange_selects_its_own_budget() -> None:
     local = "http://127.0.0.1:8080/local-0123456789ab"
     assert pool_key(local) == pool_key(f"{local}/") == local
     assert pool_key("http://127.0.0.1:8080/local-exchange") == "http://127.0.0.1:8080"

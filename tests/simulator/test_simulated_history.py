@@ -40,7 +40,7 @@ async def asking(made: LocalExchange) -> AsyncIterator[Any]:
         yield ask
 
 
-async def test_a_page_has_the_newest_rows_up_to_its_end_and_no_weight_header() -> None:
+async def test_a_history_page_has_the_newest_rows_up_to_its_end_and_no_weight_header() -> None:
     made = exchange(pages=Pages(stray_share=0.0))
     async with asking(made) as ask:
         status, rows, headers = await ask(
@@ -186,7 +186,7 @@ async def test_a_refusal_names_the_limit_of_history() -> None:
     assert repr(made.history_counter) == "<RollingCounter 2 of 1 in 300 s>"
 
 
-async def test_commands_affect_history_under_any_path() -> None:
+async def test_commands_affect_history_under_any_path_prefix() -> None:
     made = exchange(pages=Pages(stray_share=0.0))
     ask_for = {"symbol": "BTCUSDT", "period": "5m", "limit": 1}
     async with asking(made) as ask:
@@ -220,7 +220,7 @@ async def test_a_scripted_refusal_of_history_lasts_for_its_window() -> None:
     assert "1000 requests per 5 minutes" in body["msg"]
 
 
-def test_history_contains_values_that_a_test_sets_from_then_on() -> None:
+def test_a_value_that_a_test_sets_is_in_history_from_then_on() -> None:
     now = [NOW]
     made = LocalExchange(clock=lambda: now[0])
     before = made.history("BTCUSDT", "5m", NEWEST - 10 * STEP, NEWEST)

@@ -195,7 +195,7 @@ COUNTING: dict[str, tuple[Callable[[], WeightCounter], list[Step]]] = {
 
 
 @pytest.mark.parametrize("case", COUNTING)
-def test_counting(case: str) -> None:
+def test_the_counter_counts_and_refuses_as_the_step_tables_say(case: str) -> None:
     make, steps = COUNTING[case]
     walk(make(), steps)
 
@@ -214,7 +214,7 @@ OTHERS: list[tuple[Others, float, float, int]] = [
 
 
 @pytest.mark.parametrize("others, since, until, weight", OTHERS)
-def test_others_use_weight_as_time_goes_by(
+def test_others_use_weight_evenly_over_time(
     others: Others, since: float, until: float, weight: int
 ) -> None:
     assert others.weight(START + since, START + until) == weight
@@ -244,7 +244,7 @@ def test_the_counter_keeps_only_the_last_1500_minutes() -> None:
     assert list(counted.weights(START + 2000 * 60)) == list(range(MINUTE + 500, MINUTE + 2000))
 
 
-def test_the_counter_shows_its_limit() -> None:
+def test_the_repr_of_the_counter_shows_its_limit() -> None:
     assert repr(counter(3)) == "<WeightCounter limit=3 banned_until=0.000>"
 
 
@@ -393,7 +393,7 @@ def test_open_interest_moves_without_jumps() -> None:
     assert all(abs(b / a - 1) < 0.001 for a, b in pairwise(seconds))
 
 
-def test_a_market_shows_its_name() -> None:
+def test_the_repr_of_a_market_shows_its_name() -> None:
     assert repr(MARKETS["BTCUSDT"]) == "<Market BTCUSDT>"
 
 
@@ -659,7 +659,9 @@ async def test_planned_statuses_change_on_time() -> None:
     assert seen == [(400, 200), (200, 200), (200, 400)]
 
 
-async def test_exchange_info_is_complete_stale_and_ignores_a_symbol() -> None:
+async def test_exchange_info_lists_every_symbol_and_is_cached_and_ignores_a_symbol_parameter() -> (
+    None
+):
     async with wired(limit=6000) as wire:
         reply = await wire.get("exchangeInfo?symbol=BTCUSDT")
         wire.clock.now += 30

@@ -213,13 +213,13 @@ def kinds_in(line: str, mark: str = "") -> set[str]:
         *(("timeout", line) for line in lines(TIMEOUTS)),
     ],
 )
-def test_a_bound_on_real_time_is_found(kind: str, line: str) -> None:
+def test_a_bound_on_real_time_is_reported(kind: str, line: str) -> None:
     assert kinds_in(line) == {kind}
     assert kinds_in(line, "@pytest.mark.wallclock") == set()
 
 
 @pytest.mark.parametrize("line", lines(ALLOWED_LINES))
-def test_code_that_holds_on_a_slow_machine_is_not_found(line: str) -> None:
+def test_code_that_holds_on_a_slow_machine_is_not_reported(line: str) -> None:
     assert kinds_in(line) == set()
 
 
@@ -235,17 +235,19 @@ def test_code_that_holds_on_a_slow_machine_is_not_found(line: str) -> None:
         ("subprocess.run(command, timeout=1)", {"timeout"}),
     ],
 )
-def test_in_virtual_time_only_the_systems_clocks_count(line: str, kinds: set[str]) -> None:
+def test_in_virtual_time_only_bounds_on_system_clocks_are_reported(
+    line: str, kinds: set[str]
+) -> None:
     assert kinds_in(line, "@pytest.mark.virtual_time") == kinds
 
 
-def test_a_test_with_the_fixture_is_on_the_virtual_clock_as_one_with_the_mark_is() -> None:
+def test_the_fixture_makes_a_test_virtual_as_the_mark_does() -> None:
     source = "async def test_it(FIXTURE):\n    async def nap():\n        await asyncio.sleep(5.0)"
     assert search(source.replace("FIXTURE", "virtual_time")) == []
     assert len(search(source.replace("FIXTURE", "real_time"))) == 1
 
 
-def test_a_function_that_only_virtual_tests_use_is_virtual_too() -> None:
+def test_a_function_used_only_by_virtual_tests_counts_as_virtual() -> None:
     source = """
 async def nap():
     await asyncio.sleep(5.0)
@@ -258,7 +260,7 @@ async def test_one():
     assert search(source.replace("@pytest", "pytestmark = pytest.mark.virtual_time\n@other")) == []
 
 
-def test_a_program_kept_as_text_is_searched_under_the_lines_of_its_file() -> None:
+def test_a_program_in_a_string_is_searched_and_reported_by_the_lines_of_its_file() -> None:
     source = 'A = 1\nPROGRAM = """\nimport time\ntime.sleep(0.5)\n"""\n'
     assert [(find.line, find.function, find.kind) for find in search(source)] == [
         (4, "PROGRAM", "sleep")

@@ -191,7 +191,9 @@ async def test_wall_time_follows_the_virtual_clock_from_the_start_of_a_minute() 
     assert (wall - (loop - virtual_clock.START_S)) % 60.0 == pytest.approx(0.0, abs=1e-5)
 
 
-def test_waiting_for_nothing_raises_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_without_anything_to_wait_for_raises_deadlock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(virtual_clock, "_DEADLOCK_S", 0.01)
 
     async def main() -> None:
