@@ -214,7 +214,7 @@ OTHERS: list[tuple[Others, float, float, int]] = [
 
 
 @pytest.mark.parametrize("others, since, until, weight", OTHERS)
-def test_others_use_weight_evenly_over_time(
+def test_others_use_their_weight_as_time_passes(
     others: Others, since: float, until: float, weight: int
 ) -> None:
     assert others.weight(START + since, START + until) == weight

@@ -197,7 +197,9 @@ def test_the_plugin_imports_nothing_until_a_test_asks_for_it(site: Path, tmp_pat
     assert done.stdout.splitlines()[-1].startswith("1 passed"), done.stdout + done.stderr
 
 
-def test_a_late_request_for_virtual_time_fails_with_the_reason(site: Path, tmp_path: Path) -> None:
+def test_requesting_virtual_time_during_a_test_fails_with_the_reason(
+    site: Path, tmp_path: Path
+) -> None:
     source = """
     def test_late(request):
         request.getfixturevalue("virtual_time")
@@ -246,7 +248,7 @@ def test_virtual_time_on_a_shared_or_foreign_loop_fails_with_the_reason(
     assert said in done.stdout
 
 
-def test_the_ten_line_test_in_the_documentation_passes(site: Path, tmp_path: Path) -> None:
+def test_the_ten_line_example_test_of_the_documentation_passes(site: Path, tmp_path: Path) -> None:
     page = (ROOT / ".docs" / "testing.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (source,) = (block for block in blocks if "async def test_" in block)

@@ -109,7 +109,7 @@ def codes(kind: str, number: signal.Signals) -> Sequence[int]:
         *thorough(*((kind, signal.SIGINT) for kind in COMMANDS)),
     ],
 )
-async def test_a_signal_ends_a_service_with_all_its_visitors_and_leaves_nothing_on_stderr(
+async def test_a_signal_ends_a_service_and_its_streams_without_output_on_stderr(
     kind: str, number: signal.Signals
 ) -> None:
     async with running(kind) as service:
@@ -139,7 +139,7 @@ async def test_a_signal_ends_a_service_with_all_its_visitors_and_leaves_nothing_
 
 
 @pytest.mark.parametrize("kind", ["aiohttp", *thorough("serve", "FastAPI", "Starlette", "uvicorn")])
-async def test_visitors_who_leave_at_any_moment_leave_no_traceback(kind: str) -> None:
+async def test_visitors_who_disconnect_at_any_moment_cause_no_traceback(kind: str) -> None:
     async with running(kind) as service:
         streams = [await service.stream()]
         for route in ("events", "snapshot", "open-interest/BTCUSDT", "history/BTCUSDT", "changes"):

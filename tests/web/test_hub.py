@@ -57,7 +57,7 @@ def sweeps(count: int, first: int = 1) -> list[Any]:
     return [reading(n, {**FIRST, "BTCUSDT": f"{n}"}) for n in range(first, first + count)]
 
 
-async def test_a_listener_gets_the_state_at_once_and_then_what_changes() -> None:
+async def test_a_listener_first_gets_the_state_and_then_the_changes() -> None:
     async with running() as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         listener = hub.listen()
@@ -72,7 +72,7 @@ async def test_a_listener_gets_the_state_at_once_and_then_what_changes() -> None
     assert delta.data["values"][0]["open_interest"] == "11.5"
 
 
-async def test_a_delta_leaves_out_what_did_not_change_and_answers_that_are_older() -> None:
+async def test_a_delta_omits_unchanged_values_and_older_answers() -> None:
     async with running() as (hub, source):
         listener = hub.listen()
         await publish(hub, source, reading(0, FIRST))
@@ -97,7 +97,7 @@ async def test_a_listener_that_comes_before_the_first_sweep_waits_for_it() -> No
     assert state.kind == "state"
 
 
-async def test_a_listener_of_symbols_gets_these_symbols_in_its_order_and_hears_what_is_absent() -> (
+async def test_a_listener_of_some_symbols_gets_them_in_its_order_and_learns_which_are_absent() -> (
     None
 ):
     async with running() as (hub, source):
@@ -126,7 +126,7 @@ async def test_a_value_that_was_received_in_the_future_is_as_old_as_its_sweep() 
         assert hub.age_of(hub.cells["BTCUSDT"].at) >= 30
 
 
-async def test_a_symbol_that_fails_keeps_its_value_and_one_that_left_the_market_does_not() -> None:
+async def test_a_failing_symbol_keeps_its_value_and_a_delisted_one_does_not() -> None:
     async with running() as (hub, source):
         left = {"BTCUSDT": "11"}
         await publish(hub, source, reading(0, FIRST))
@@ -136,7 +136,7 @@ async def test_a_symbol_that_fails_keeps_its_value_and_one_that_left_the_market_
     assert state.data["errors"] == {"ETHUSDT": "outage"}
 
 
-async def test_decimals_are_text_or_exact_numbers_and_prices_bring_the_notional() -> None:
+async def test_decimals_are_strings_or_exact_numbers_and_mark_prices_add_the_notional() -> None:
     async with running() as (hub, source):
         values, prices = {"BTCUSDT": "0.10"}, {"BTCUSDT": "66012.5"}
         await publish(hub, source, reading(0, values, prices=prices))
@@ -150,7 +150,7 @@ async def test_decimals_are_text_or_exact_numbers_and_prices_bring_the_notional(
     assert b'"notional":6601.250' in numbers
 
 
-async def test_a_gap_is_an_event_without_the_text_of_the_exchange() -> None:
+async def test_a_gap_event_omits_the_text_of_the_exchange() -> None:
     async with running() as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         listener = hub.listen()
@@ -166,7 +166,7 @@ async def test_a_gap_is_an_event_without_the_text_of_the_exchange() -> None:
     assert state.data["gaps"] == [gap.data]
 
 
-async def test_the_head_has_the_source_and_the_schedule_for_a_view_that_asks() -> None:
+async def test_only_a_view_with_head_gets_the_source_and_the_schedule() -> None:
     async with running() as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         listener = hub.listen(View(head=True))
@@ -179,7 +179,7 @@ async def test_the_head_has_the_source_and_the_schedule_for_a_view_that_asks() -
 # -- places, losses, resuming --------------------------------------------------------------------
 
 
-async def test_a_slow_listener_gets_every_event_that_is_kept_in_order() -> None:
+async def test_a_slow_listener_gets_every_kept_event_in_order() -> None:
     async with running(Limits(kept_events=4)) as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         listener = hub.listen()
@@ -190,7 +190,7 @@ async def test_a_slow_listener_gets_every_event_that_is_kept_in_order() -> None:
     assert [event.id.partition("-")[2] for event in seen] == ["2", "3", "4", "5"]
 
 
-async def test_a_listener_that_falls_behind_learns_its_loss_and_gets_the_state() -> None:
+async def test_a_listener_that_falls_behind_gets_the_number_of_lost_events_and_the_state() -> None:
     async with running(Limits(kept_events=4)) as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         listener = hub.listen()
@@ -204,7 +204,7 @@ async def test_a_listener_that_falls_behind_learns_its_loss_and_gets_the_state()
     assert (delta.kind, delta.data["values"][0]["open_interest"]) == ("sweep", "11.5")
 
 
-async def test_a_listener_resumes_after_the_event_that_it_had_last() -> None:
+async def test_a_listener_resumes_after_its_last_event() -> None:
     async with running(Limits(kept_events=4)) as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         first = hub.listen()
@@ -223,7 +223,7 @@ async def test_a_listener_resumes_after_the_event_that_it_had_last() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_fork_of_an_application_has_ids_of_its_own() -> None:
+def test_a_forked_application_uses_other_event_ids() -> None:
     async def first_id() -> bytes:
         hub.publish(reading(0, FIRST))
         assert hub.state is not None
@@ -249,7 +249,7 @@ def test_a_fork_of_an_application_has_ids_of_its_own() -> None:
     "last",
     ["0badcafe-1", "0badcafe-", "x", "-", "{}-0", "{}-99", "{}--1", "{}-\u0661", "{}-" + "9" * 99],
 )
-async def test_an_id_of_another_run_or_none_of_ours_is_a_loss_of_unknown_size(last: str) -> None:
+async def test_an_unknown_event_id_is_reported_as_a_loss_of_unknown_size(last: str) -> None:
     async with running() as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         (state,) = await taken(hub.listen())
@@ -258,7 +258,7 @@ async def test_an_id_of_another_run_or_none_of_ours_is_a_loss_of_unknown_size(la
     assert (loss.kind, loss.data, whole.kind) == ("lost", {"events": None}, "state")
 
 
-async def test_listeners_with_one_view_share_the_bytes_of_an_event(
+async def test_listeners_with_equal_views_share_the_bytes_of_an_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     framed, calls = Event.framed, list[View]()
@@ -298,7 +298,7 @@ async def test_a_value_is_encoded_once_whatever_the_number_of_views(
     assert sorted(calls) == sorted(FIRST)
 
 
-async def test_a_listener_that_does_not_read_delays_nobody_and_holds_nothing() -> None:
+async def test_a_listener_that_does_not_read_neither_delays_others_nor_holds_events() -> None:
     async with running(Limits(kept_events=2)) as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         stopped = [hub.listen() for _ in range(10)]
@@ -313,7 +313,7 @@ async def test_a_listener_that_does_not_read_delays_nobody_and_holds_nothing() -
             assert state.data["values"][0]["open_interest"] == "20"
 
 
-async def test_other_work_runs_while_a_crowd_is_woken() -> None:
+async def test_other_tasks_run_while_many_listeners_are_woken() -> None:
     async with running(Limits(listeners=4 * SLICE)) as (hub, source):
         listeners = [hub.listen() for _ in range(4 * SLICE)]
         waiting = [asyncio.create_task(each.next()) for each in listeners]
@@ -342,7 +342,7 @@ async def test_an_idle_listener_gets_a_comment_before_a_proxy_ends_its_stream() 
     assert delta.kind == "sweep"
 
 
-async def test_a_listener_that_takes_nothing_for_long_is_cut() -> None:
+async def test_a_listener_that_does_not_read_for_long_is_disconnected() -> None:
     async with running(Limits(stalled=60.0)) as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         cut = list[bool]()
@@ -356,7 +356,9 @@ async def test_a_listener_that_takes_nothing_for_long_is_cut() -> None:
 
 
 @pytest.mark.parametrize("end", ["the source ends", "the hub is cancelled"])
-async def test_a_listener_that_takes_nothing_is_cut_also_after_the_end_of_the_hub(end: str) -> None:
+async def test_a_listener_that_does_not_read_is_disconnected_even_after_the_hub_ended(
+    end: str,
+) -> None:
     tasks, cut, source = asyncio.all_tasks(), list[bool](), FedSource()
     hub = Hub(source, limits=Limits(stalled=60.0))
     task = asyncio.create_task(hub.run())
@@ -391,7 +393,7 @@ async def test_a_listener_whose_connection_has_ended_is_removed() -> None:
         assert hub.listeners == 0
 
 
-async def test_a_closed_hub_ends_every_stream_after_the_events_that_are_pending() -> None:
+async def test_a_closed_hub_ends_every_stream_after_its_pending_events() -> None:
     async with running() as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         idle, behind = hub.listen(), hub.listen()
@@ -410,7 +412,7 @@ async def test_a_closed_hub_ends_every_stream_after_the_events_that_are_pending(
             hub.listen()
 
 
-async def test_there_are_no_more_listeners_than_allowed_and_one_that_leaves_makes_room() -> None:
+async def test_the_number_of_listeners_is_bounded_and_one_that_leaves_makes_room() -> None:
     async with running(Limits(listeners=2)) as (hub, _):
         first, _ = hub.listen(), hub.listen()
         with pytest.raises(FullError):
@@ -421,7 +423,7 @@ async def test_there_are_no_more_listeners_than_allowed_and_one_that_leaves_make
         assert hub.listeners == 2
 
 
-async def test_what_ends_the_source_ends_the_hub_and_its_streams() -> None:
+async def test_an_error_of_the_source_ends_the_hub_and_its_streams() -> None:
     source = FedSource()
     hub = Hub(source)
     task = asyncio.create_task(hub.run())
@@ -435,7 +437,7 @@ async def test_what_ends_the_source_ends_the_hub_and_its_streams() -> None:
     assert hub.is_closed
 
 
-async def test_a_cancelled_listener_can_be_asked_again() -> None:
+async def test_a_listener_can_be_awaited_again_after_a_cancellation() -> None:
     async with running() as (hub, source):
         listener = hub.listen()
         waiting = asyncio.create_task(listener.next())
@@ -447,7 +449,7 @@ async def test_a_cancelled_listener_can_be_asked_again() -> None:
         assert [event.kind for event in await taken(listener)] == ["state"]
 
 
-async def test_the_hub_is_stale_when_three_periods_brought_no_sweep() -> None:
+async def test_the_hub_is_stale_after_three_periods_without_a_sweep() -> None:
     async with running() as (hub, source):
         assert hub.is_stale
         await publish(hub, source, reading(0, FIRST))

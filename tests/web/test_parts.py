@@ -52,7 +52,7 @@ def raised(kind: type[BinanceOIError]) -> BinanceOIError:
 @pytest.mark.parametrize(
     "name", [name for name in errors.__all__ if name.endswith("Error") and name != "BinanceOIError"]
 )
-def test_every_error_is_a_problem_of_its_own_status_without_its_text(name: str) -> None:
+def test_every_error_becomes_a_problem_with_a_status_and_without_private_text(name: str) -> None:
     kind: type[BinanceOIError] = getattr(errors, name)
     answer = problem(raised(kind), clock=NOW.timestamp).answer()
     found = json.loads(answer.body)
@@ -67,7 +67,7 @@ def test_every_error_is_a_problem_of_its_own_status_without_its_text(name: str) 
     assert ("Retry-After" in dict(answer.headers)) == ("retry_after" in found)
 
 
-def test_a_refusal_says_when_to_come_again_in_whole_seconds_within_a_day() -> None:
+def test_a_refusal_has_a_retry_time_in_whole_seconds_of_at_most_a_day() -> None:
     def after(retry_at: datetime, held: datetime | None = None) -> str:
         error = RateLimitedError(429, None, "", retry_at)
         return dict(problem(error, held, NOW.timestamp).answer().headers)["Retry-After"]
@@ -79,7 +79,7 @@ def test_a_refusal_says_when_to_come_again_in_whole_seconds_within_a_day() -> No
     assert dict(network.headers)["Retry-After"] == "30"
 
 
-def test_every_error_that_waiting_ends_has_a_row_of_its_own() -> None:
+def test_every_error_that_ends_by_waiting_has_its_own_kind_of_problem() -> None:
     kinds = [kind for kind, _ in KINDS]
     assert len(set(kinds)) == len(kinds)
     assert {BannedError, RateLimitedError, BudgetExhaustedError, RecordingError} <= set(kinds)
@@ -96,7 +96,7 @@ def test_every_error_that_waiting_ends_has_a_row_of_its_own() -> None:
         *("age=9999999999", "age=99999999", "age= 1", "age=+1", "age=1.1234567"),
     ],
 )
-def test_a_query_that_means_nothing_is_refused(text: str) -> None:
+def test_an_invalid_query_is_refused(text: str) -> None:
     with pytest.raises(ProblemError) as caught:
         Query(text, ("age",), 100).seconds("age")
     assert caught.value.kind.status == 400
@@ -108,14 +108,14 @@ def test_a_query_that_is_too_long_is_refused_before_it_is_read() -> None:
     assert caught.value.kind.status == 414
 
 
-def test_a_refused_age_learns_the_range() -> None:
+def test_the_refusal_of_an_invalid_age_names_the_allowed_range() -> None:
     for text in ("x", "-1", "1e3", "99999999"):
         with pytest.raises(ProblemError) as caught:
             Query(f"max_age={text}", ("max_age",), 100).seconds("max_age")
         assert caught.value.detail == "max_age is 0 to 31622400 seconds, such as 2 or 0.5."
 
 
-def test_a_query_has_its_values_or_their_defaults() -> None:
+def test_a_query_returns_given_values_or_defaults() -> None:
     query = Query("age=0.5&symbols=btcusdt,%E5%B8%81,BTCUSDT&", ("age", "symbols", "flag"), 100)
     assert query.seconds("age") == 0.5
     assert query.symbols(3) == ("BTCUSDT", "币")
@@ -127,7 +127,7 @@ def test_a_query_has_its_values_or_their_defaults() -> None:
 # -- allowances ----------------------------------------------------------------------------------
 
 
-def test_tokens_come_back_evenly() -> None:
+def test_the_tokens_of_an_allowance_are_refilled_evenly() -> None:
     allowance = Allowance(60, 60.0)
     assert [allowance.take(30, 0.0), allowance.take(30, 0.0)] == [0.0, 0.0]
     assert allowance.take(1, 0.0) == 1.0
@@ -137,7 +137,7 @@ def test_tokens_come_back_evenly() -> None:
     assert allowance.take(60, 1000.0) == 0.0
 
 
-def test_the_addresses_that_are_remembered_are_bounded() -> None:
+def test_the_number_of_remembered_addresses_is_bounded() -> None:
     allowances = Allowances(1, 60.0, 10)
     for number in range(100):
         assert allowances.take(f"192.0.2.{number}", 0.0) == 0.0
@@ -157,7 +157,9 @@ def test_the_addresses_that_are_remembered_are_bounded() -> None:
         ("unix:", ""),
     ],
 )
-def test_one_visitor_is_an_address_or_a_network_of_ipv6(address: str, name: str) -> None:
+def test_a_visitor_is_identified_by_an_ipv4_address_or_an_ipv6_network(
+    address: str, name: str
+) -> None:
     assert network_of(address) == name
 
 
@@ -179,18 +181,18 @@ def test_one_visitor_is_an_address_or_a_network_of_ipv6(address: str, name: str)
         ("", ""),
     ],
 )
-def test_the_name_in_a_host_header(host: str, name: str) -> None:
+def test_the_host_name_is_read_from_a_host_header(host: str, name: str) -> None:
     assert name_of(host) == name
 
 
 @pytest.mark.parametrize("host", ["", "evil.example", "127.0.0.1.evil.example", "127.0.0.1:"])
-def test_a_host_that_is_not_named_is_refused(host: str) -> None:
+def test_a_host_that_is_not_listed_is_refused(host: str) -> None:
     with pytest.raises(ProblemError):
         check_host(host, {"127.0.0.1"})
     check_host(host, None)
 
 
-def test_only_a_known_proxy_says_who_the_visitor_is() -> None:
+def test_only_a_known_proxy_may_name_the_address_of_the_visitor() -> None:
     headers = {"x-forwarded-for": "6.6.6.6, 192.0.2.1, 10.0.0.2"}
     assert address_of("192.0.2.9", headers, {"10.0.0.1"}) == "192.0.2.9"
     assert address_of("10.0.0.1", headers, {"10.0.0.1"}) == "10.0.0.2"
@@ -200,7 +202,7 @@ def test_only_a_known_proxy_says_who_the_visitor_is() -> None:
     assert address_of("10.0.0.1", chain, {"10.0.0.1"}) == "10.0.0.1"
 
 
-def test_only_a_named_origin_may_read() -> None:
+def test_only_a_listed_origin_may_read() -> None:
     assert cross_origin("https://a.example", ()) == ()
     assert cross_origin("https://b.example", {"https://a.example"}) == (("Vary", "Origin"),)
     assert dict(cross_origin("null", {"*"}))["Access-Control-Allow-Origin"] == "null"
@@ -227,11 +229,11 @@ def test_only_a_named_origin_may_read() -> None:
         (";;,,;q=", False),
     ],
 )
-def test_whether_a_visitor_takes_gzip(accepted: str, is_taken: bool) -> None:
+def test_gzip_is_used_only_if_the_visitor_accepts_it(accepted: str, is_taken: bool) -> None:
     assert accepts_gzip(accepted) is is_taken
 
 
-def test_a_body_is_packed_once_and_its_tag_follows_its_bytes() -> None:
+def test_a_body_is_compressed_once_and_its_etag_depends_on_its_bytes() -> None:
     body = Body(b"x" * 5000)
     assert gzip.decompress(body.packed) == body.data
     assert body.packed is body.packed
@@ -243,7 +245,7 @@ def test_a_body_is_packed_once_and_its_tag_follows_its_bytes() -> None:
         assert not matches(tags, body.tag)
 
 
-def test_a_page_has_the_files_that_a_browser_needs_and_no_other(tmp_path: Path) -> None:
+def test_a_page_serves_only_html_css_and_js_files(tmp_path: Path) -> None:
     for name in ("index.html", "a.css", "b.js", "c.db", "d"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     (tmp_path / "dir.js").mkdir()
@@ -268,14 +270,12 @@ def test_a_page_has_the_files_that_a_browser_needs_and_no_other(tmp_path: Path) 
         ({"max_wait": Decimal(1)}, TypeError),
     ],
 )
-def test_a_limit_that_bounds_nothing_is_refused(
-    option: dict[str, Any], error: type[Exception]
-) -> None:
+def test_an_invalid_limit_is_refused(option: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(option))):
         Limits(**option)
 
 
-def test_equal_views_are_one_subscription() -> None:
+def test_equal_views_compare_and_hash_equal() -> None:
     assert View(("A", "B")) == View(("A", "B"))
     assert len({View(("A",)), View(("A",)), View(), View(head=True)}) == 3
 
@@ -283,7 +283,7 @@ def test_equal_views_are_one_subscription() -> None:
 # -- systemd -------------------------------------------------------------------------------------
 
 
-def test_a_unit_starts_the_same_command_with_its_words_quoted() -> None:
+def test_a_unit_starts_the_same_command_with_quoted_arguments() -> None:
     text = unit(["serve", "--record-to", "my oi.db", "--notional", "50%", "$x", 'a"b'], "/srv/oi")
     command = next(line for line in text.splitlines() if line.startswith("ExecStart="))
     assert command.startswith(f"ExecStart={sys.executable} -m binance_oi serve --record-to ")
@@ -293,7 +293,7 @@ def test_a_unit_starts_the_same_command_with_its_words_quoted() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sockets of Unix")
-def test_systemd_hears_what_is_sent_and_nothing_happens_without_it(tmp_path: Path) -> None:
+def test_a_notification_reaches_systemd_and_does_nothing_without_systemd(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(path)
@@ -303,7 +303,7 @@ def test_systemd_hears_what_is_sent_and_nothing_happens_without_it(tmp_path: Pat
     assert not notify("READY=1", {})
 
 
-def test_the_watchdog_hears_twice_in_its_period() -> None:
+def test_the_watchdog_is_notified_twice_in_its_period() -> None:
     assert watchdog_pause({"WATCHDOG_USEC": "30000000"}) == 15.0
     assert watchdog_pause({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}) == 15.0
     for others in (

@@ -72,7 +72,7 @@ def rows(body: bytes) -> list[tuple[int, str]]:
     return [(row["time"], row["open_interest"]) for row in json.loads(body)["rows"]]
 
 
-async def test_the_past_comes_from_a_recording_that_covers_it_and_costs_no_request(
+async def test_history_that_a_recording_covers_costs_no_request(
     tmp_path: Path,
 ) -> None:
     end = now_ms() // STEP * STEP
@@ -91,7 +91,7 @@ async def test_the_past_comes_from_a_recording_that_covers_it_and_costs_no_reque
     assert {json.loads(each.data)["from"] for each in (before, other)} == {"exchange"}
 
 
-async def test_without_a_client_a_recording_answers_what_it_has(tmp_path: Path) -> None:
+async def test_without_a_client_history_comes_from_the_recording_alone(tmp_path: Path) -> None:
     end = now_ms() // STEP * STEP
     past = Past(None, recorded(tmp_path / "oi.db", end), Limits())
     body = await past.read(Asked("BTCUSDT", "1h", end - 86_400_000, end, "number"))
@@ -102,7 +102,7 @@ async def test_without_a_client_a_recording_answers_what_it_has(tmp_path: Path) 
     assert caught.value.kind.status == 404
 
 
-async def test_what_a_recording_that_stopped_does_not_have_is_asked_of_the_exchange(
+async def test_history_after_the_end_of_a_recording_is_requested_from_the_exchange(
     tmp_path: Path,
 ) -> None:
     end = now_ms() // STEP * STEP
@@ -119,7 +119,7 @@ async def test_what_a_recording_that_stopped_does_not_have_is_asked_of_the_excha
     assert ended["holes"] == []
 
 
-async def test_a_symbol_that_the_exchange_no_longer_lists_keeps_its_recorded_past(
+async def test_a_delisted_symbol_keeps_its_recorded_history(
     tmp_path: Path,
 ) -> None:
     end = now_ms() // STEP * STEP
@@ -135,7 +135,7 @@ async def test_a_symbol_that_the_exchange_no_longer_lists_keeps_its_recorded_pas
 
 
 @pytest.mark.parametrize("begin", [36, 12], ids=["with rows before", "with no row"])
-async def test_without_a_client_what_is_not_recorded_at_the_end_is_a_hole(
+async def test_without_a_client_the_time_after_the_recording_is_a_hole(
     tmp_path: Path, begin: int
 ) -> None:
     end = now_ms() // STEP * STEP
@@ -147,7 +147,7 @@ async def test_without_a_client_what_is_not_recorded_at_the_end_is_a_hole(
     assert len(body["rows"]) == max(0, begin - 23)
 
 
-async def test_a_recording_that_is_not_there_yet_leaves_the_question_to_the_exchange(
+async def test_without_a_recording_history_is_requested_from_the_exchange(
     tmp_path: Path,
 ) -> None:
     end = now_ms() // STEP * STEP
@@ -157,7 +157,7 @@ async def test_a_recording_that_is_not_there_yet_leaves_the_question_to_the_exch
     assert json.loads(body.data)["from"] == "exchange"
 
 
-async def test_visitors_together_cost_the_exchange_a_bounded_number_of_requests() -> None:
+async def test_all_visitors_together_cause_a_bounded_number_of_history_requests() -> None:
     end = now_ms() // STEP * STEP
     async with simulated_client() as client:
         past = Past(client, None, Limits(history_requests=5))
@@ -171,7 +171,7 @@ async def test_visitors_together_cost_the_exchange_a_bounded_number_of_requests(
         assert client.history_usage.used == 5
 
 
-async def test_what_is_kept_of_the_past_is_bounded_and_grows_old() -> None:
+async def test_cached_history_is_bounded_and_expires() -> None:
     end = now_ms() // STEP * STEP
     async with simulated_client() as client:
         past = Past(client, None, Limits(cached_bytes=3000))
@@ -186,7 +186,7 @@ async def test_what_is_kept_of_the_past_is_bounded_and_grows_old() -> None:
         assert past._bytes == sum(len(kept.body.data) for kept in past._kept.values())
 
 
-async def test_changes_have_the_past_of_the_recording_as_soon_as_it_is_read(tmp_path: Path) -> None:
+async def test_changes_use_the_recorded_history_once_it_is_loaded(tmp_path: Path) -> None:
     end = now_ms() // STEP * STEP
     changes = Changes(recorded(tmp_path / "oi.db", end))
     hub = Hub(FedSource(), on_values=changes.observe)
@@ -201,7 +201,7 @@ async def test_changes_have_the_past_of_the_recording_as_soon_as_it_is_read(tmp_
     await changes.aclose()
 
 
-async def test_changes_go_without_a_recording_that_cannot_be_read(
+async def test_changes_work_without_an_unreadable_recording(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = Changes(tmp_path / "oi.db")
@@ -212,7 +212,7 @@ async def test_changes_go_without_a_recording_that_cannot_be_read(
     assert "do not have the past" in caplog.text
 
 
-async def test_changes_go_on_after_a_recording_with_a_slot_in_year_1(
+async def test_changes_work_with_a_recording_that_has_a_slot_in_year_1(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = recorded(tmp_path / "oi.db", now_ms() // STEP * STEP)
@@ -231,7 +231,7 @@ async def test_changes_go_on_after_a_recording_with_a_slot_in_year_1(
 
 
 @pytest.mark.parametrize("error", [OverflowError, ValueError])
-async def test_changes_go_without_a_recording_with_impossible_times(
+async def test_changes_work_without_a_recording_that_has_impossible_times(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -251,7 +251,7 @@ async def test_changes_go_without_a_recording_with_impossible_times(
 # -- a service that sends nothing ----------------------------------------------------------------
 
 
-async def test_a_service_of_a_recording_never_serves_a_value_that_is_too_old(
+async def test_a_service_of_a_recording_never_serves_a_value_older_than_max_age(
     tmp_path: Path,
 ) -> None:
     end = now_ms() // STEP * STEP

@@ -97,7 +97,7 @@ async def visiting(
 
 
 @everywhere
-async def test_a_value_has_the_exact_digits_its_age_and_a_tag(server: str) -> None:
+async def test_a_value_is_served_with_exact_digits_and_its_age_and_an_etag(server: str) -> None:
     loop = asyncio.get_running_loop()
     async with visiting(server) as (visitor, reads):
         reads.exchange.set_open_interest("BTCUSDT", "7.50")
@@ -125,7 +125,7 @@ async def test_a_value_has_the_exact_digits_its_age_and_a_tag(server: str) -> No
 
 
 @everywhere
-async def test_a_snapshot_is_the_latest_sweep(server: str) -> None:
+async def test_the_snapshot_route_serves_the_latest_sweep_without_a_request(server: str) -> None:
     async with visiting(server) as (visitor, reads):
         got = await visitor.get("/snapshot")
         weight = reads.usage.charged
@@ -142,9 +142,7 @@ async def test_a_snapshot_is_the_latest_sweep(server: str) -> None:
     assert later.json["slot"] > got.json["slot"]
 
 
-async def test_a_market_that_visitors_can_never_renew_is_worth_a_request_after_the_next_sweep() -> (
-    None
-):
+async def test_a_refused_snapshot_may_be_requested_again_after_the_next_sweep() -> None:
     async with visiting("aiohttp", limits=Limits(weight=2), every=600.0) as (visitor, reads):
         await visitor.get("/snapshot")
         await asyncio.sleep(30.0)
@@ -157,7 +155,7 @@ async def test_a_market_that_visitors_can_never_renew_is_worth_a_request_after_t
 
 
 @everywhere
-async def test_the_first_visitor_waits_for_the_first_sweep_and_gets_it(server: str) -> None:
+async def test_the_first_visitor_waits_for_the_first_sweep(server: str) -> None:
     async with visiting(server, every=30.0) as (visitor, reads):
         reads.exchange.delay(6.0, times=100)  # longer than a visitor waits for the budget
         first, changes = await asyncio.gather(
@@ -168,7 +166,7 @@ async def test_the_first_visitor_waits_for_the_first_sweep_and_gets_it(server: s
 
 
 @everywhere
-async def test_a_wait_for_the_first_sweep_is_bounded_and_says_so(server: str) -> None:
+async def test_the_wait_for_the_first_sweep_is_bounded_and_ends_with_503(server: str) -> None:
     async with visiting(server, limits=Limits(first_sweep=3.0)) as (visitor, reads):
         reads.exchange.delay(9.0, times=100)
         got = await visitor.get("/snapshot")
@@ -182,7 +180,7 @@ async def test_a_wait_for_the_first_sweep_is_bounded_and_says_so(server: str) ->
     assert (ended.status, ended.json["type"]) == (503, "urn:binance-oi:closed")
 
 
-async def test_nobody_waits_for_a_first_sweep_during_a_ban() -> None:
+async def test_during_a_ban_no_visitor_waits_for_the_first_sweep() -> None:
     async with visiting("aiohttp", limits=Limits(first_sweep=60.0)) as (visitor, reads):
         reads.exchange.ban(300.0)
         await visitor.get("/open-interest/BTCUSDT")
@@ -194,7 +192,7 @@ async def test_nobody_waits_for_a_first_sweep_during_a_ban() -> None:
 
 
 @everywhere
-async def test_a_snapshot_that_must_be_newer_reads_only_what_is_older(server: str) -> None:
+async def test_a_snapshot_with_a_max_age_requests_only_older_values(server: str) -> None:
     async with visiting(server, every=600.0) as (visitor, reads):
         first = await visitor.get("/snapshot")
         await asyncio.sleep(30.0)
@@ -210,7 +208,7 @@ async def test_a_snapshot_that_must_be_newer_reads_only_what_is_older(server: st
 
 
 @everywhere
-async def test_a_large_answer_is_packed_for_a_visitor_that_takes_it(server: str) -> None:
+async def test_a_large_answer_is_compressed_for_a_visitor_that_accepts_gzip(server: str) -> None:
     async with visiting(server, symbols=None, every=60.0) as (visitor, _):
         packed = await visitor.get("/snapshot", Accept_Encoding="gzip")
         plain = await visitor.get("/snapshot", Accept_Encoding="identity")
@@ -225,7 +223,7 @@ async def test_a_large_answer_is_packed_for_a_visitor_that_takes_it(server: str)
 
 
 @everywhere
-async def test_a_stream_begins_with_the_state_and_continues_with_what_changes(server: str) -> None:
+async def test_a_stream_begins_with_the_state_and_continues_with_changes(server: str) -> None:
     async with visiting(server) as (visitor, _):
         async with visitor.stream("/events?symbols=JDUSDT,BTCUSDT&head=true") as seen:
             state, delta = await anext(seen), await anext(seen)
@@ -242,7 +240,7 @@ async def test_a_stream_begins_with_the_state_and_continues_with_what_changes(se
 
 
 @everywhere
-async def test_a_listener_that_leaves_is_forgotten(server: str) -> None:
+async def test_a_listener_that_disconnects_is_removed(server: str) -> None:
     async with visiting(server) as (visitor, _):
         async with visitor.stream("/events") as seen:
             await anext(seen)
@@ -263,7 +261,7 @@ async def test_open_streams_end_with_the_service(server: str) -> None:
 
 
 @everywhere
-async def test_there_are_no_more_streams_than_allowed(server: str) -> None:
+async def test_the_number_of_streams_is_bounded(server: str) -> None:
     async with (
         visiting(server, limits=Limits(listeners=1)) as (visitor, _),
         visitor.stream("/events") as seen,
@@ -285,7 +283,7 @@ async def test_a_stream_of_a_hub_that_has_just_closed_is_refused(server: str) ->
 
 
 @everywhere
-async def test_the_past_is_read_from_the_exchange_once(server: str) -> None:
+async def test_equal_history_requests_are_sent_to_the_exchange_once(server: str) -> None:
     async with visiting(server) as (visitor, reads):
         path = "/history/BTCUSDT?period=1h"
         first, same = await asyncio.gather(visitor.get(path), visitor.get(path))
@@ -300,7 +298,7 @@ async def test_the_past_is_read_from_the_exchange_once(server: str) -> None:
 
 
 @everywhere
-async def test_one_address_cannot_ask_for_the_past_without_end(server: str) -> None:
+async def test_the_history_requests_of_one_address_are_limited(server: str) -> None:
     async with visiting(server, limits=Limits(past_requests=3)) as (visitor, _):
         got = [await visitor.get("/history/BTCUSDT?period=1d") for _ in range(4)]
         await asyncio.sleep(20.0)
@@ -312,7 +310,7 @@ async def test_one_address_cannot_ask_for_the_past_without_end(server: str) -> N
 
 
 @everywhere
-async def test_changes_come_from_the_poll_and_cost_nothing(server: str) -> None:
+async def test_changes_come_from_the_poll_and_cost_no_request(server: str) -> None:
     async with visiting(server) as (visitor, reads):
         reads.exchange.set_open_interest("BTCUSDT", "100")
         reads.exchange.set_open_interest("ETHUSDT", "100")
@@ -341,7 +339,7 @@ async def test_changes_come_from_the_poll_and_cost_nothing(server: str) -> None:
 
 
 @everywhere
-async def test_changes_name_the_symbols_that_have_none_and_why(server: str) -> None:
+async def test_symbols_without_a_change_are_listed_with_the_reason(server: str) -> None:
     async with visiting(server) as (visitor, _):
         some = await visitor.get("/changes?window=24h&symbols=NOSUCHUSDT,BTCUSDT")
         every = await visitor.get("/changes?window=24h")
@@ -350,7 +348,7 @@ async def test_changes_name_the_symbols_that_have_none_and_why(server: str) -> N
 
 
 @everywhere
-async def test_a_visitor_who_names_no_age_gets_what_is_known_when_the_budget_is_used_up(
+async def test_without_a_max_age_a_known_value_is_served_when_the_budget_is_used_up(
     server: str,
 ) -> None:
     async with visiting(server, limits=Limits(weight=1), every=600.0) as (visitor, _):
@@ -366,7 +364,7 @@ async def test_a_visitor_who_names_no_age_gets_what_is_known_when_the_budget_is_
 
 
 @everywhere
-async def test_health_follows_the_hub(server: str) -> None:
+async def test_the_health_route_shows_the_state_of_the_hub(server: str) -> None:
     async with visiting(server) as (visitor, _):
         idle = await visitor.get("/healthz")
         await visitor.get("/snapshot")
@@ -402,7 +400,7 @@ async def test_health_follows_the_hub(server: str) -> None:
         ("//snapshot", 404, "not-found"),
     ],
 )
-async def test_a_wrong_request_is_a_problem_and_costs_nothing(
+async def test_an_invalid_request_is_a_problem_and_costs_no_weight(
     server: str, path: str, status: int, kind: str
 ) -> None:
     async with visiting(server) as (visitor, reads):
@@ -424,7 +422,7 @@ async def test_only_reading_is_allowed(server: str) -> None:
 
 
 @everywhere
-async def test_a_full_budget_and_a_ban_are_503_with_the_time_to_come_again(server: str) -> None:
+async def test_a_full_budget_and_a_ban_are_503_with_a_retry_time(server: str) -> None:
     exchange = LocalExchange(limit=20, used=20, clock=wall_time)
     async with visiting(server, exchange=exchange, limits=Limits(max_wait=2.0)) as (visitor, _):
         full = await visitor.get("/open-interest/BTCUSDT")
@@ -444,7 +442,7 @@ async def test_a_full_budget_and_a_ban_are_503_with_the_time_to_come_again(serve
 
 
 @everywhere
-async def test_a_host_that_is_not_ours_and_an_origin_that_is_not_named_get_nothing(
+async def test_an_unknown_host_or_origin_gets_no_data(
     server: str,
 ) -> None:
     options: dict[str, Any] = {"hosts": ["oi.example"], "origins": ["https://page.example"]}
@@ -468,14 +466,16 @@ async def test_a_host_that_is_not_ours_and_an_origin_that_is_not_named_get_nothi
 
 
 @everywhere
-async def test_other_origins_are_off_unless_named(server: str) -> None:
+async def test_no_other_origin_is_allowed_by_default(server: str) -> None:
     async with visiting(server) as (visitor, _):
         got = await visitor.get("/healthz", Origin="https://page.example")
     assert "Access-Control-Allow-Origin" not in got.headers
 
 
 @everywhere
-async def test_the_page_is_sent_under_a_strict_policy(server: str, tmp_path: Path) -> None:
+async def test_the_page_is_served_with_a_strict_content_security_policy(
+    server: str, tmp_path: Path
+) -> None:
     (tmp_path / "index.html").write_text("<!doctype html>", encoding="utf-8")
     (tmp_path / "page.js").write_text("1", encoding="utf-8")
     (tmp_path / "secret.db").write_text("1", encoding="utf-8")
@@ -506,7 +506,7 @@ async def test_many_visitors_of_one_symbol_cost_one_request_in_each_max_age() ->
     assert sum(reads.exchange.weights.values()) <= 31
 
 
-async def test_a_failure_of_ours_says_nothing_to_the_visitor(
+async def test_an_internal_error_tells_the_visitor_nothing_about_its_cause(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with visiting("aiohttp") as (visitor, _):

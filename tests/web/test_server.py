@@ -124,7 +124,7 @@ def fuzzed(rng: random.Random) -> bytes:
         ),
     ],
 )
-async def test_a_fuzzed_request_is_a_4xx_that_leaks_nothing_and_leaves_nothing(
+async def test_a_fuzzed_request_gets_a_4xx_without_private_text_and_leaves_no_connection(
     server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng, statuses = random.Random(20261126), set[int]()
@@ -156,7 +156,7 @@ async def test_a_fuzzed_request_is_a_4xx_that_leaks_nothing_and_leaves_nothing(
     ],
     ids=["two hosts", "a negative length", "a chunk without length"],
 )
-async def test_a_malformed_request_leaves_no_line_in_the_log(
+async def test_a_malformed_request_is_not_logged(
     sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving() as (_, _, port):
@@ -166,7 +166,7 @@ async def test_a_malformed_request_leaves_no_line_in_the_log(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-async def test_an_error_of_the_server_itself_is_in_the_log(
+async def test_an_error_of_the_server_itself_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("binance_oi.web.aiohttp_app._response", None)
@@ -193,7 +193,7 @@ async def _served(server: str) -> AsyncIterator[tuple[Service, int]]:
 
 
 @pytest.mark.virtual_time
-async def test_a_visitor_who_never_finishes_a_request_is_disconnected() -> None:
+async def test_a_visitor_that_never_finishes_a_request_is_disconnected() -> None:
     async with serving() as (_, _, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         loop = asyncio.get_running_loop()
@@ -208,7 +208,7 @@ async def test_a_visitor_who_never_finishes_a_request_is_disconnected() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_visitor_who_reads_nothing_is_disconnected_and_delays_nobody() -> None:
+async def test_a_visitor_that_does_not_read_is_disconnected_without_delaying_others() -> None:
     async with serving(Limits(stalled=30.0)) as (_, _, port):
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -229,7 +229,7 @@ async def test_a_visitor_who_reads_nothing_is_disconnected_and_delays_nobody() -
 
 
 @pytest.mark.virtual_time
-async def test_a_listener_who_reads_nothing_is_disconnected() -> None:
+async def test_a_listener_that_does_not_read_is_disconnected() -> None:
     async with serving(Limits(stalled=30.0)) as (server, service, port):
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -249,7 +249,7 @@ async def test_a_listener_who_reads_nothing_is_disconnected() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_streams_end_at_once_when_the_server_stops_also_those_that_nobody_reads() -> None:
+async def test_stopping_the_server_ends_every_stream_at_once_even_unread_ones() -> None:
     async with serving() as (_, service, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
         writer.write(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -262,7 +262,7 @@ async def test_streams_end_at_once_when_the_server_stops_also_those_that_nobody_
     writer.close()
 
 
-async def test_nothing_of_a_listener_stays_when_it_has_left() -> None:
+async def test_a_listener_that_disconnects_leaves_no_object_or_task() -> None:
     async with serving() as (_, service, port):
         tasks = len(asyncio.all_tasks())
         for _ in range(20):
@@ -325,7 +325,7 @@ async def test_connections_beyond_the_limit_are_refused_when_none_is_idle(
 
 
 @pytest.mark.virtual_time
-async def test_a_visitor_who_never_sends_anything_is_disconnected() -> None:
+async def test_a_visitor_that_never_sends_anything_is_disconnected() -> None:
     async with serving() as (_, _, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         loop = asyncio.get_running_loop()

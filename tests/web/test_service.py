@@ -36,15 +36,13 @@ def one_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"client": "https://fapi.example"}, TypeError),
     ],
 )
-def test_an_option_that_means_nothing_is_refused(
-    options: dict[str, Any], error: type[Exception]
-) -> None:
+def test_an_invalid_option_is_refused(options: dict[str, Any], error: type[Exception]) -> None:
     for make in (oi_app, oi_asgi):
         with pytest.raises(error):
             make(**options)
 
 
-async def test_options_of_the_poll_are_checked_at_once() -> None:
+async def test_the_options_of_the_poll_are_checked_at_once() -> None:
     async with simulated_client() as client:
         with pytest.raises(ValueError, match="every"):
             oi_app(client, every=0.0)
@@ -54,7 +52,7 @@ async def test_options_of_the_poll_are_checked_at_once() -> None:
             oi_app(client, symbols="BTCUSDT")
 
 
-async def test_a_hub_that_failed_begins_again_after_a_while(
+async def test_a_failed_hub_is_restarted_after_a_pause(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = Service(None, {"recording": "never.db", "limits": Limits(max_wait=1.0)})
@@ -76,7 +74,7 @@ async def test_a_hub_that_failed_begins_again_after_a_while(
     await service.aclose()
 
 
-async def test_visitors_together_cost_a_bounded_weight() -> None:
+async def test_all_visitors_together_use_a_bounded_weight() -> None:
     async with simulated_client() as client:
         service = Service(client, {"limits": Limits(weight=2)})
         for name in ("BTCUSDT", "ETHUSDT"):
@@ -94,7 +92,9 @@ async def test_visitors_together_cost_a_bounded_weight() -> None:
     assert cells[0].value.symbol == "BTCUSDT"
 
 
-async def test_the_life_of_a_mounted_application_restores_the_signals_of_its_server() -> None:
+async def test_the_lifespan_of_a_mounted_application_restores_the_signal_handlers_of_its_server() -> (
+    None
+):
     heard = list[int]()
     app = oi_asgi(recording="never.db")
 
@@ -116,7 +116,7 @@ async def test_the_life_of_a_mounted_application_restores_the_signals_of_its_ser
         signal.signal(signal.SIGTERM, before)
 
 
-async def test_a_signal_ends_streams_also_when_the_server_took_the_signal_later() -> None:
+async def test_a_signal_ends_streams_even_if_the_server_sets_its_handler_later() -> None:
     heard, app, visitor = list[int](), oi_asgi(recording="never.db"), AsgiVisitor()
 
     def of_server(number: int, frame: object) -> None:
@@ -140,7 +140,7 @@ async def test_a_signal_ends_streams_also_when_the_server_took_the_signal_later(
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_services_of_one_process_end_in_any_order_and_leave_the_signals_as_they_were(
+async def test_services_of_one_process_may_end_in_any_order_and_restore_the_signal_handlers(
     first: int,
 ) -> None:
     heard = list[int]()
@@ -169,7 +169,7 @@ async def test_services_of_one_process_end_in_any_order_and_leave_the_signals_as
         signal.signal(signal.SIGTERM, outer)
 
 
-async def test_an_asgi_application_refuses_what_is_not_http() -> None:
+async def test_an_asgi_application_refuses_other_protocols_than_http() -> None:
     app, sent = oi_asgi(recording="never.db"), list[Any]()
 
     async def receive() -> dict[str, Any]:
@@ -209,7 +209,7 @@ class AsgiVisitor:
         return asyncio.create_task(app(scope, self.receive, self.send))
 
 
-async def test_visitors_who_come_at_once_and_are_too_many_get_a_503_of_asgi() -> None:
+async def test_too_many_simultaneous_visitors_of_an_asgi_application_get_503() -> None:
     app = oi_asgi(recording="never.db", limits=Limits(listeners=3))
     visitors = [AsgiVisitor() for _ in range(12)]
     running = [visitor.visit(app) for visitor in visitors]
@@ -222,7 +222,7 @@ async def test_visitors_who_come_at_once_and_are_too_many_get_a_503_of_asgi() ->
         assert json.loads(visitor.sent[1]["body"])["type"] == "urn:binance-oi:full"
 
 
-async def test_one_cancel_ends_a_stream_whose_visitor_does_not_read() -> None:
+async def test_one_cancellation_ends_a_stream_whose_visitor_does_not_read() -> None:
     app, visitor = oi_asgi(recording="never.db"), AsgiVisitor()
     before = asyncio.all_tasks()
     visitor.reads.clear()

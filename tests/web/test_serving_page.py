@@ -15,7 +15,7 @@ HANGS = 600.0  # s after which a process hangs and is not only slow
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
-def test_every_curl_command_of_the_page_gets_an_answer() -> None:
+def test_every_curl_command_of_the_page_is_answered() -> None:
     commands = re.findall(r"^curl .*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     symbols = ("BTCUSDT", "ETHUSDT", "--every", "1s", "--simulated", "--port", "0")
     service = [sys.executable, "-m", "binance_oi", "serve", *symbols]

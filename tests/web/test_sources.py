@@ -32,7 +32,7 @@ def slots(found: list[Reading | Gap]) -> list[int]:
     return [(each.last if isinstance(each, Gap) else each.slot) - FIRST for each in found]
 
 
-async def test_a_recording_is_followed_from_its_latest_sweep_on(tmp_path: Path) -> None:
+async def test_a_recording_is_followed_from_its_latest_sweep(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "oi.db")  # minutes 0, 1 and 4
     source, found = RecordingSource(path), list[Reading | Gap]()
     async with aclosing(source.outcomes()) as outcomes:
@@ -58,7 +58,7 @@ async def test_a_recording_is_followed_from_its_latest_sweep_on(tmp_path: Path) 
     assert source.usage is None
 
 
-async def test_a_recording_that_is_not_there_yet_or_is_no_recording_is_waited_for(
+async def test_a_missing_or_invalid_recording_is_awaited(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "oi.db"
@@ -76,7 +76,7 @@ async def test_a_recording_that_is_not_there_yet_or_is_no_recording_is_waited_fo
     assert len(warnings) == 1
 
 
-async def test_values_that_are_long_gone_are_not_of_the_market(tmp_path: Path) -> None:
+async def test_values_older_than_an_hour_are_not_part_of_the_market(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "oi.db")
     later = sweep(4 + 24 * 60)
     with closing(Store(path)) as store:
@@ -92,7 +92,7 @@ async def test_values_that_are_long_gone_are_not_of_the_market(tmp_path: Path) -
     assert EVERY.total_seconds() == 60.0
 
 
-async def test_a_client_is_read_before_the_first_slot_if_that_is_far_away() -> None:
+async def test_a_client_is_read_at_once_if_the_first_slot_is_far_away() -> None:
     async with simulated_client() as client:
         await asyncio.sleep(1.0)
         source = ClientSource(client, ["BTCUSDT", "NOSUCHUSDT"], every=600.0, notional=True)
@@ -108,9 +108,7 @@ async def test_a_client_is_read_before_the_first_slot_if_that_is_far_away() -> N
     assert source.name == "local"
 
 
-async def test_the_reading_before_the_first_slot_is_left_out_when_the_poll_needs_the_budget() -> (
-    None
-):
+async def test_no_reading_precedes_the_first_slot_when_the_poll_needs_the_budget() -> None:
     names = [f"{name}USDT" for name in ("BTC", "ETH", "XRP", "BNB", "ADA", "SOL")]
     for limit, is_early in ((60, False), (2400, True)):
         async with simulated_client(LocalExchange(limit=limit, clock=wall_time)) as client:
