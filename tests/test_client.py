@@ -492,7 +492,7 @@ async def test_a_request_on_a_slow_connection_is_sent_in_a_minute_that_has_room(
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_request_that_is_too_late_costs_nothing_and_its_connection_is_kept(
+async def test_a_request_that_is_too_late_costs_no_weight_and_its_connection_is_kept(
     way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("binance_oi.sending.connections.LEAN", "unknown" not in way)
@@ -515,7 +515,7 @@ async def test_a_request_that_is_too_late_costs_nothing_and_its_connection_is_ke
         assert charged == requests
 
 
-async def test_a_request_that_is_too_late_for_its_timeout_costs_nothing(
+async def test_a_request_that_is_too_late_for_its_timeout_costs_no_weight(
     connecting: list[float],
 ) -> None:
     async with RawExchange(lambda n: open_interest()) as exchange:
@@ -599,7 +599,7 @@ async def test_time_spent_in_a_trace_before_the_write_counts_towards_patience() 
             assert response.status == 200
 
 
-async def test_a_connection_that_is_lost_before_the_write_costs_nothing() -> None:
+async def test_a_connection_that_is_lost_before_the_write_costs_no_weight() -> None:
     exchange = RawExchange(lambda n: open_interest())
 
     async def drop(*_: object) -> None:
@@ -679,7 +679,7 @@ async def test_3600_simultaneous_calls_are_answered_as_fast_as_the_minutes_allow
     assert max(ends) < 66.0
 
 
-async def test_a_cold_start_beside_others_who_used_2300_gets_no_429() -> None:
+async def test_a_cold_start_gets_no_429_after_others_used_2300() -> None:
     async with LocalExchange(clock=wall_time, latency=0.05, used=2300) as exchange:
         async with local_client(exchange) as client:
             await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(500)))
@@ -1235,7 +1235,7 @@ def test_an_argument_that_is_no_number_is_refused_by_its_name(name: str, value: 
 
 
 @pytest.mark.parametrize("value", [*NO_SECONDS, -1.0, -1], ids=repr)
-async def test_a_call_checks_its_numbers_first_and_leaves_nothing_behind(value: object) -> None:
+async def test_a_call_refuses_an_invalid_number_before_it_starts_a_task(value: object) -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         tasks = asyncio.all_tasks()
         bad: dict[str, Callable[[], object]] = {

@@ -185,7 +185,9 @@ def test_a_hidden_page_closes_its_stream_and_opens_it_again_when_shown(
     is_live_again(page, slot)
 
 
-def test_a_seventh_tab_is_live_beside_six_hidden_ones(browser: Browser, service: Service) -> None:
+def test_a_seventh_tab_is_live_while_six_others_are_hidden(
+    browser: Browser, service: Service
+) -> None:
     first = browser.open(service.url)
     for _ in range(6):  # a browser allows six connections for all tabs of a host
         tab = first.context.new_page()
@@ -198,7 +200,7 @@ def test_a_seventh_tab_is_live_beside_six_hidden_ones(browser: Browser, service:
     is_live_again(seventh, wait(seventh, SLOT))
 
 
-def test_a_closed_tab_leaves_nothing_in_the_log(browser: Browser, service: Service) -> None:
+def test_closing_a_tab_logs_nothing(browser: Browser, service: Service) -> None:
     stays = browser.open(service.url)
     for _ in range(3):
         page = browser.open(service.url)

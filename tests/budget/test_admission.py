@@ -179,7 +179,7 @@ def test_while_others_are_active_probes_are_at_least_the_probe_pause_apart() -> 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_asking_changes_nothing(name: str) -> None:
+def test_deciding_changes_no_state(name: str) -> None:
     case = CASES[name]
     state, before = case.known(), case.known()
     for rule in RULES:
@@ -438,7 +438,7 @@ def test_the_largest_interactive_part_that_any_process_asked_for_is_kept() -> No
 
 
 @pytest.mark.parametrize("left, kept", [(5.0, 40), (4.0, 32), (2.5, 20), (0.5, 4)])
-def test_at_the_end_of_a_minute_bulk_work_gets_what_single_calls_did_not_use(
+def test_at_the_end_of_a_minute_bulk_work_may_use_the_part_of_single_calls(
     left: float, kept: int
 ) -> None:
     fits, too_much = (
@@ -459,7 +459,7 @@ def test_a_wait_for_the_part_of_single_calls_ends_when_bulk_work_may_use_it() ->
     assert decide(asked._replace(now=60.0), state) == Send()
 
 
-def test_bulk_work_leaves_single_calls_their_part_while_others_are_active() -> None:
+def test_while_others_are_active_bulk_work_leaves_single_calls_their_part() -> None:
     state = beside_others(Minute(booked=50, reported=250, others=200), curve=STEADY)
     state.ledger.minutes[K - 1].single = 20
     asked = ask()._replace(interactive=50)
@@ -538,7 +538,7 @@ def test_our_part_grows_from_the_most_that_we_used_in_the_last_five_minutes() ->
     assert not admission._is_our_part(ask(460), state, K)
 
 
-def test_a_refusal_does_not_reduce_our_part_beside_a_copy() -> None:
+def test_while_a_copy_is_active_a_refusal_does_not_reduce_our_part() -> None:
     state = among_copies(EARLY_ON, 400)
     state.others.expected_surge = 250
     assert admission._is_our_part(ask(449), state, K)
@@ -609,7 +609,7 @@ def near_the_end(used: int) -> Known:
         (1, 990, True),
     ],
 )
-def test_a_heavy_probe_leaves_others_the_weight_that_they_will_use_before_the_minute_ends(
+def test_a_heavy_probe_leaves_others_their_weight_until_the_minute_ends(
     weight: int, used: int, is_probe: bool
 ) -> None:
     verdict = decide(ask(weight, now=58.0), near_the_end(used))
@@ -625,7 +625,7 @@ def test_in_the_first_minute_bulk_work_leaves_single_calls_their_part() -> None:
     assert decide(bulk._replace(bulk=False), state) == Send()
 
 
-def test_at_the_end_of_the_first_minute_bulk_work_gets_what_single_calls_left() -> None:
+def test_at_the_end_of_the_first_minute_bulk_work_may_use_the_part_of_single_calls() -> None:
     state = known(Minute(booked=980, reported=980, single=20, interactive=50))
     state.cautious_until = 70.0
     bulk = ask(now=59.999)._replace(bulk=True, interactive=50)

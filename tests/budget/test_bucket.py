@@ -296,7 +296,7 @@ def test_without_a_reserve_a_request_waits_until_the_full_minute_ends() -> None:
 
 
 @pytest.mark.parametrize("reserve, theirs", [(0, 1), (0, 2), (0.001, 2), (1, 2), (2, 2)])
-def test_a_probe_beside_a_little_weight_of_others_stays_within_the_limit(
+def test_a_probe_stays_within_the_limit_when_others_use_a_little_weight(
     reserve: float, theirs: int
 ) -> None:
     made = bucket(1000, reserve=reserve)
@@ -347,9 +347,7 @@ def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly
     assert sent_at_once(made, 62.6) == 2375
 
 
-def test_a_starting_client_sends_enough_for_the_whole_market_and_at_most_half_of_the_limit() -> (
-    None
-):
+def test_a_starting_client_may_read_the_market_but_uses_at_most_half_of_the_limit() -> None:
     made = bucket(2400, reserve=0.01, off=1.0, known=False)
     fill(made, 0.5, 1, used=2)
     assert 840 <= 1 + sent_at_once(made, 0.6) <= 2400 / 2
@@ -464,7 +462,7 @@ OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # our probes come on top of i
 
 
 @pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), OURS_AND_NO_PROBE)])
-def test_however_much_others_use_we_keep_part_of_what_we_used_a_minute_ago(
+def test_however_much_others_use_we_keep_a_part_of_our_use_of_the_last_minute(
     had: int, part: int
 ) -> None:
     made = bucket(1000, reserve=10)
@@ -987,7 +985,7 @@ def test_a_limit_of_requests_counts_requests_and_not_weight() -> None:
     assert made.usage(2).limit == 1000
 
 
-def test_reserve_and_share_hold_for_every_limit() -> None:
+def test_reserve_and_share_apply_to_every_limit() -> None:
     made = bucket(1000, reserve=100, share=0.5)
     made.set_limits(0.0, None, [Limit(10, 100, False), Limit(20, 100, False)])
     assert refuse(made, 1, 51) == math.inf
@@ -1055,7 +1053,7 @@ def test_a_request_without_an_answer_stays_in_a_window_as_long_as_it_may_be_coun
     fill(made, 1 + FLIGHT + 11, 10)
 
 
-def test_a_limit_announced_later_begins_with_what_was_used_before() -> None:
+def test_a_limit_announced_later_begins_with_the_weight_used_before() -> None:
     made = bucket(1000)
     fill(made, 1, 30)
     flying = take(made, 2, 40)

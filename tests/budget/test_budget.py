@@ -310,7 +310,7 @@ def test_all_processes_wait_for_a_single_probe(make: Make, clock: Time) -> None:
 
 @BOTH
 @pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
-def test_what_one_process_learns_every_process_knows(what: str, make: Make, clock: Time) -> None:
+def test_every_process_knows_what_one_of_them_learned(what: str, make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one, 5)
@@ -665,7 +665,7 @@ def test_one_warning_is_logged_when_no_file_can_be_made(
 
 
 @pytest.mark.parametrize("when", ["lock", "read", "write", "unlock"])
-def test_when_the_file_fails_a_process_continues_alone_and_keeps_its_used_weight(
+def test_when_the_file_fails_a_process_continues_alone_and_keeps_its_books(
     when: str,
     make: Make,
     clock: Time,
@@ -701,7 +701,7 @@ def test_a_record_of_another_version_is_not_trusted(
     assert "another version" in caplog.text
 
 
-def test_after_damage_a_new_record_contains_what_we_know(
+def test_after_damage_a_new_record_contains_all_known_weight(
     make: Make, clock: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
@@ -758,7 +758,7 @@ def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
 # -- a look at all pools -----------------------------------------------------------------------
 
 
-def test_machine_pools_shows_every_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_pools_lists_every_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = MachineBudget(directory=tmp_path / "budgets")
     for name, weight in (("a", 5), ("b", 7)):
         take(budget.pool(name), weight)

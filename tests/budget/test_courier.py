@@ -85,7 +85,7 @@ async def test_a_single_call_costs_little_more_than_one_round_trip_to_the_server
     await member.courier.aclose()
 
 
-async def test_closing_returns_what_was_charged_in_advance(keeper: Keeper) -> None:
+async def test_closing_refunds_unused_leases(keeper: Keeper) -> None:
     one, other = Member(keeper), Member(keeper)
     await one.call()
     await asyncio.gather(*(one.call() for _ in range(30)))
@@ -114,7 +114,7 @@ async def test_closing_during_a_request_keeps_its_charge_and_stops_all_tasks(
     await other.courier.aclose()
 
 
-async def test_closing_during_a_call_to_the_server_refunds_the_weight_of_the_cancelled_request(
+async def test_closing_during_a_call_to_the_server_refunds_the_cancelled_request(
     keeper: Keeper,
 ) -> None:
     one, other = Member(keeper), Member(keeper)

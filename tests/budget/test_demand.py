@@ -301,7 +301,9 @@ def test_a_later_process_with_the_same_id_is_another_process() -> None:
         (PermissionError(), False),
     ],
 )
-def test_a_process_has_ended_if_the_system_says_so(stat: str | OSError, gone: bool) -> None:
+def test_a_process_counts_as_ended_if_the_system_reports_its_end(
+    stat: str | OSError, gone: bool
+) -> None:
     def read(pid: int) -> str:
         if isinstance(stat, OSError):
             raise stat

@@ -213,7 +213,7 @@ def test_a_falling_count_of_a_rolling_window_does_not_start_a_new_minute() -> No
     assert made.known.ledger.newest == K + 1
 
 
-def test_a_refusal_early_in_a_minute_that_the_last_minute_explains_shows_a_rolling_window() -> None:
+def test_an_early_refusal_that_the_last_minute_explains_shows_a_rolling_window() -> None:
     made = bucket()
     use(made, 5.0, 2376, 2376)
     made.charge(62.0, 24)

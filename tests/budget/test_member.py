@@ -418,7 +418,7 @@ def read(machines: Machines, pool: MemberPool) -> None:
     machines.talk(pool)
 
 
-def test_the_minute_in_which_the_server_was_lost_is_used_again_once_all_sent_weight_is_counted(
+def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_counted(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -529,7 +529,7 @@ def test_a_member_that_is_set_to_wait_sends_nothing_without_the_server(
     assert isinstance(machines.want(pool), Receipt)
 
 
-def test_a_member_that_starts_without_a_server_waits_for_the_next_minute_and_then_uses_its_part(
+def test_a_member_that_starts_without_a_server_uses_its_part_from_the_next_minute_on(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = machines.member(wall_error=1.5)
@@ -783,7 +783,7 @@ def test_members_save_some_weight_for_the_count_that_releases_that_of_a_killed_m
 
 
 @pytest.mark.parametrize("is_counted", [False, True])
-def test_a_member_that_returns_after_a_silence_takes_back_and_settles_its_weight_under_way(
+def test_a_member_that_returns_settles_the_weight_that_it_had_under_way(
     machines: Machines, is_counted: bool
 ) -> None:
     silent, one = machines.member(), machines.member()
@@ -806,7 +806,7 @@ def test_a_member_that_returns_after_a_silence_takes_back_and_settles_its_weight
 
 
 @pytest.mark.parametrize("jump", [15.0, 60.0])
-def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_no_weight_of_others(
+def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_no_weight(
     machines: Machines, jump: float
 ) -> None:
     one = machines.member()

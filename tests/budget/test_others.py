@@ -253,7 +253,7 @@ def test_steady_others_get_no_room_for_a_burst(into: float, until: float) -> Non
     assert at_any_second(past, now, into, int(10 * into)) <= 10 * (60 - into) + 10
 
 
-def test_a_start_beside_steady_others_leaves_no_room_for_a_burst() -> None:
+def test_a_start_while_others_are_steady_leaves_no_room_for_a_burst() -> None:
     part = curve((37.5, 500), (40.0, 533))  # a minute that is soon full has no more counts
     assert at_any_second([part], NOTHING, 40.0, 0) <= 20 * 15
 

@@ -172,7 +172,7 @@ def test_a_directory_of_another_user_is_skipped_with_a_warning(
     assert str(taken) in warning.getMessage()
 
 
-def test_without_a_usable_directory_the_budget_is_not_shared_and_a_warning_names_the_remedy(
+def test_without_a_usable_directory_nothing_is_shared_and_a_warning_names_the_remedy(
     places: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     for each in places:

@@ -755,7 +755,7 @@ def test_a_merge_with_a_wrong_clock_near_a_rollover_keeps_all_weight() -> None:
     assert [shared.ledger.minutes[k].booked for k in (first, last)] == [40, 40]
 
 
-def test_a_cooldown_that_is_over_by_a_wrong_clock_stays_over() -> None:
+def test_a_cooldown_that_a_wrong_clock_ended_is_not_revived() -> None:
     shared, ours, base = parted()
     shared.clock = ServerClock(NOON + 3600, NOON + 3605, NOW, dated=False)
     shared.cooldown_until = shared.banned_until = NOON + NOW + 3500
@@ -782,7 +782,7 @@ def test_a_merge_counts_the_lost_weight_of_each_side_once() -> None:
     assert there.undecided == sorted(there.undecided)
 
 
-def test_a_merge_adds_what_both_sides_used_of_another_limit() -> None:
+def test_a_merge_adds_the_use_of_another_limit_by_both_sides() -> None:
     def with_slots(*made: dict[int, int]) -> Known:
         seconds = (10, 86_400)
         return windows(

@@ -137,7 +137,7 @@ def test_a_request_is_not_sent_after_its_patience_or_during_a_cooldown() -> None
 @pytest.mark.parametrize(
     "reserve, share, most", [(0.01, 1.0, 990), (0.25, 1.0, 750), (0.0, 0.5, 500), (0.0, 1e-9, 1)]
 )
-def test_reserve_and_share_bound_what_a_window_holds(
+def test_reserve_and_share_bound_the_requests_of_a_window(
     reserve: float, share: float, most: int
 ) -> None:
     made = bucket(reserve=reserve, share=share)

@@ -480,7 +480,7 @@ def test_a_directory_that_becomes_writable_for_others_is_left_until_it_is_privat
     assert make().usage.charged == 7
 
 
-def test_a_record_that_does_not_fit_ends_sharing_and_the_call_goes_on(
+def test_a_record_that_does_not_fit_ends_sharing_but_not_the_call(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = make(), make()
@@ -797,7 +797,7 @@ def test_a_ban_of_a_real_process_survives_its_file(how: str, budgets: Path, cloc
 
 @BOTH
 @pytest.mark.parametrize("days", [2, 30, 400])
-def test_a_process_goes_on_sharing_after_a_long_sleep(
+def test_a_process_continues_sharing_after_a_long_sleep(
     days: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = make(), make()
@@ -969,7 +969,7 @@ def test_leaving_an_empty_store_for_another_one_writes_nothing_into_it(
 
 
 @IN_MEMORY
-def test_a_store_in_another_place_takes_over_the_earlier_record(
+def test_a_store_in_another_directory_takes_over_the_earlier_record(
     make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make()
@@ -999,7 +999,7 @@ def test_calls_that_a_lease_covers_take_no_lock(make: Make, memory: Memory, cloc
 # -- another place, another record ---------------------------------------------------------------
 
 
-def test_after_the_place_changes_all_processes_share_again_within_a_minute(
+def test_after_the_directory_changes_all_processes_share_again_within_a_minute(
     tmp_path: Path, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(place.VARIABLE)
@@ -1434,7 +1434,7 @@ def test_two_threads_get_the_same_pool(budgets: Path) -> None:
     assert len(set(map(id, pools))) == 1
 
 
-def test_processes_go_on_sharing_after_the_largest_sequence(make: Make, clock: Time) -> None:
+def test_processes_continue_sharing_after_the_largest_sequence(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     use(other, clock)

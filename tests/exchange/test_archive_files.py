@@ -44,7 +44,7 @@ def test_doubled_rows_count_once() -> None:
     assert (found.rows, found.repeated, found.odd) == (WHOLE, 288, 0)
 
 
-def test_rows_out_of_order_come_out_in_order() -> None:
+def test_rows_out_of_order_are_returned_in_order() -> None:
     lines = random.Random(1).sample(whole_day("BTCUSDT", DAY), 288)
     found = decode_metrics(text(lines), "BTCUSDT", DAY)
     assert list(found.rows.items()) == list(WHOLE.items())

@@ -705,7 +705,7 @@ def test_an_invalid_optional_field_gets_its_default(field: str, odd: object) -> 
     assert [f.lower().replace("_", "") for f in differs] == [field.lower()]
 
 
-def test_a_row_with_odd_unknown_fields_is_complete() -> None:
+def test_a_row_with_odd_values_in_unknown_fields_is_complete() -> None:
     row = json.dumps(BTC).encode()
     for odd in (row[:-1] + b', "note": "\xff"}', b'{"pair": null, ' + row[1:]):
         info = decode_exchange_info(b'{"symbols": [' + odd + b"]}")
@@ -773,7 +773,7 @@ def test_the_loosest_of_too_many_limits_is_named_unless_implied() -> None:
     assert info.ignored_limits == tuple(json.dumps(row) for row in growing[:3])
 
 
-def test_a_limit_is_named_when_the_limit_that_implied_it_is_left_out() -> None:
+def test_a_limit_is_kept_when_the_limit_that_implied_it_is_omitted() -> None:
     growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(2, 11)]
     loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # implied by 102 in 2 s alone
     info = decode_exchange_info(listing([BTC], [loosest, *growing]))

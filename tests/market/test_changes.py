@@ -476,7 +476,7 @@ def test_a_score_depends_only_on_the_numbers_still_in_the_window() -> None:
     assert len(old) == size
 
 
-def test_the_first_samples_may_come_out_of_order() -> None:
+def test_the_first_samples_may_be_out_of_order() -> None:
     begin, step = 3_000_000 * 300_000, 300_000
     samples = [(-5_000, 20), (1_000, 10), (step, 30), (step + 61_000, 1)]
     found = []

@@ -103,7 +103,9 @@ SEEDS = range(200)
 
 
 @pytest.mark.parametrize("seed", some(SEEDS, always=12))
-async def test_rows_equal_those_of_the_exchange_for_any_range_and_any_odd_page(seed: int) -> None:
+async def test_rows_equal_those_of_the_exchange_for_any_range_and_any_irregular_page(
+    seed: int,
+) -> None:
     draw = random.Random(seed)
     pages = Pages(
         stray_share=draw.choice([0.0, 0.5, 1.0]),

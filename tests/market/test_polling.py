@@ -281,7 +281,7 @@ async def test_an_invalid_period_is_refused(every: float) -> None:
         await first(1, Scripted(), every=every)
 
 
-async def test_unlisted_symbols_are_refused_and_symbols_that_do_not_trade_are_left_out() -> None:
+async def test_unlisted_symbols_are_refused_and_symbols_that_do_not_trade_are_omitted() -> None:
     reader = Scripted()
     with pytest.raises(InvalidSymbolError, match="NOSUCHUSDT"):
         await anext(sweeps(reader, ["NOSUCHUSDT"], every=EVERY, clock=wall_time))

@@ -82,7 +82,7 @@ def check_memory(seen: Run) -> None:
     assert last < early + GROWTH_KIB
 
 
-def test_a_copy_in_either_direction_that_is_killed_at_any_instant_ends_with_the_same_rows(
+def test_a_copy_killed_at_any_instant_ends_with_the_same_rows_in_both_directions(
     url: str, tmp_path: Path
 ) -> None:
     chance = random.Random(22)

@@ -234,7 +234,7 @@ def test_a_failed_export_keeps_the_existing_files(tmp_path: Path, target: str) -
     some([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], always=1),
 )
 @pytest.mark.parametrize("name", ["oi.csv", *thorough("new_directory")])
-def test_an_interrupted_or_terminated_export_leaves_nothing(
+def test_an_interrupted_or_terminated_export_leaves_no_file(
     recording: Path, tmp_path: Path, number: signal.Signals, code: int, name: str
 ) -> None:
     if name == "new_directory":

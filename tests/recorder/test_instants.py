@@ -51,7 +51,7 @@ def kept(path: Path) -> list[InstantRow]:
         return list(recording.past().rows())
 
 
-def test_rows_come_back_digit_by_digit_in_the_order_of_symbol_time_and_source(
+def test_rows_are_read_back_exactly_and_sorted_by_symbol_time_and_source(
     store: Store, path: Path
 ) -> None:
     shuffled = random.Random(1).sample(ROWS, len(ROWS))

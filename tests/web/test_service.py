@@ -92,9 +92,7 @@ async def test_all_visitors_together_use_a_bounded_weight() -> None:
     assert cells[0].value.symbol == "BTCUSDT"
 
 
-async def test_the_lifespan_of_a_mounted_application_restores_the_signal_handlers_of_its_server() -> (
-    None
-):
+async def test_the_lifespan_of_a_mounted_application_restores_the_servers_signal_handlers() -> None:
     heard = list[int]()
     app = oi_asgi(recording="never.db")
 
