@@ -773,7 +773,7 @@ def test_the_loosest_of_too_many_limits_is_named_unless_implied() -> None:
     assert info.ignored_limits == tuple(json.dumps(row) for row in growing[:3])
 
 
-def test_a_limit_is_kept_when_the_limit_that_implied_it_is_omitted() -> None:
+def test_a_limit_is_reported_when_the_limit_that_implied_it_is_ignored_too() -> None:
     growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(2, 11)]
     loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # implied by 102 in 2 s alone
     info = decode_exchange_info(listing([BTC], [loosest, *growing]))

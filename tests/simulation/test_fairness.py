@@ -59,12 +59,12 @@ def beside(others: Others) -> list[int]:
     return [max(0, outcome.weights[k] - 600) for k in range(5)]
 
 
-def test_steady_others_that_need_nearly_the_limit_are_never_refused() -> None:
+def test_the_limit_is_never_exceeded_while_steady_others_use_nearly_all_of_it() -> None:
     assert beside(Steady(9.5)) == [0] * 5
 
 
 @pytest.mark.parametrize("at", [8.0, *thorough(24.0)])
-def test_bursts_of_others_every_45_s_are_not_refused_from_the_third_minute_on(at: float) -> None:
+def test_bursts_every_45_s_do_not_exceed_the_limit_from_the_third_minute_on(at: float) -> None:
     assert beside(Bursts(75, at_second=at, every=45.0))[2:] == [0] * 3
 
 
