@@ -1,9 +1,9 @@
-"""Answers of the exchange: some of our own making, and the recorded ones where they are at hand.
+"""Answers of the exchange: some that we wrote, and recorded ones if the checkout has them.
 
 Rule of this folder: no recorded file is copied into it. Field names, header sets, statuses,
 contract types and texts are what the exchange documents or was observed to send by 2026-11-26;
-every number, date and id is made up. A test takes both kinds, so that a checkout without the
-recorded answers beside it tests every decoder, and the local exchange, all the same.
+every number, date and id is made up. A test runs with both kinds. So a checkout without recorded
+answers still tests every decoder and the local exchange.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def made(name: str, *expected: object) -> object:
 
 
 def recorded(name: str, *expected: object) -> object:
-    """A row of a table: the path of a recorded answer; the row is skipped where there is none."""
+    """A row of a table: the path of a recorded answer; skipped if the file is missing."""
     path = _RECORDED / name
     reason = f"a recorded answer, not beside this checkout: {path.name}"
     absent = pytest.mark.skipif(not path.is_file(), reason=reason)

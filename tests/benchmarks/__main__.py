@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks [--rounds N] [NAME ...]
 
-The rule of this file: a figure is a ratio of two things measured in turn in one run, or it says
-that it is not. Nothing here passes or fails; machines are shared and noisy.
+The rule of this file: a figure is a ratio of two things that are measured in turn in one run. Any
+other figure says so. Nothing here passes or fails, because machines are shared and noisy.
 """
 
 import argparse
@@ -53,8 +53,8 @@ from .sampling import sampled
 
 REQUESTS = 4000  # of one measurement
 FIRST_MINUTE = 61.0  # s in which a client sends evenly; see `begin_evenly`
-LATEST = 42.0  # second of a minute in which a measurement begins at the latest
-WARM_UP = 1000  # requests before it: every symbol once, for what is measured asks again and again
+LATEST = 42.0  # s: the latest moment of a minute at which a measurement begins
+WARM_UP = 1000  # requests before a measurement: every symbol once, because it repeats symbols
 LARGE = 2**24  # bytes
 BURST = 1000  # requests that a governor's pacer lets go at once
 BODY = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
@@ -63,7 +63,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def main() -> None:
-    """Run what is named, or everything."""
+    """Run the named figures, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
@@ -88,12 +88,12 @@ def cpu(rounds: int) -> None:
 
 
 def first_minute(rounds: int) -> None:
-    """The same in the first minute of a client, in which it sends evenly."""
+    """As `cpu`, in the first minute of a client, when it sends evenly."""
     _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
 
 
 def uvloop(rounds: int) -> None:
-    """As `cpu` on uvloop; everybody is on it."""
+    """As `cpu`, with every contender on uvloop."""
     from uvloop import new_event_loop
 
     _table(_steady_samples(rounds, new_event_loop), "µs", 1e6)
@@ -143,7 +143,7 @@ def _steady_samples(rounds: int, loop_factory: LoopFactory, *, is_tls: bool = Fa
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
         serve = tls.served if is_tls else _served
-        # A server each: its count contains what it has answered to others.
+        # Each contender has its own server, because a count includes the requests of others.
         urls = {
             name: (partial(client, ssl=trust), url)
             for name, client in _contenders(directory).items()
@@ -228,7 +228,7 @@ def snapshots(rounds: int) -> None:
 
 
 def limit(_: int) -> None:
-    """3,600 calls at once, for real, 15 s before the exchange's minute turns."""
+    """3,600 simultaneous calls in real time, 15 s before a rollover of the exchange."""
     exchange = LocalExchange(clock_offset=45.0 - time.time() % 60.0)
     with exchange.in_thread():
         seconds = sorted(asyncio.run(_all_at_once(exchange.url, 3600)))
@@ -284,7 +284,7 @@ async def _cold_and_warm(
 
 
 def governor(rounds: int) -> None:
-    """The governor alone: nothing waits; and many wait."""
+    """The governor alone: first with no waiting call, then with many."""
     samples: Samples = {}
     with tempfile.TemporaryDirectory() as directory:
         budgets = {
@@ -308,7 +308,7 @@ def governor(rounds: int) -> None:
 
 
 async def _at_once(budget: ProcessBudget, calls: int, count: int = 20) -> float:
-    """CPU to admit, settle and release one of as many as the pacer lets go at once."""
+    """CPU to admit, settle and release one request of a burst that the pacer allows."""
     pool = budget.pool("benchmark")
     headers = {"X-MBX-USED-WEIGHT-1M": "1"}
     (await Governor(pool).admit()).settle(200, headers)
@@ -351,7 +351,7 @@ async def _from_queue(waiting: int, count: int = 10_000) -> tuple[float, float]:
 
 
 def decoding(rounds: int) -> None:
-    """One body to an exact value."""
+    """Decode one body into an exact value."""
     import json
     from decimal import Decimal
 
@@ -374,7 +374,7 @@ def history(rounds: int) -> None:
 
 
 def imports(rounds: int) -> None:
-    """Importing us against importing what we stand on; wall time of a whole process."""
+    """Importing this package against importing its dependencies: wall time of a whole process."""
     statements = {
         "import aiohttp, msgspec, aiolimiter": "import aiohttp, msgspec, aiolimiter",
         "import binance_oi": "import binance_oi",
@@ -388,7 +388,7 @@ def imports(rounds: int) -> None:
 
 
 def memory(_: int) -> None:
-    """Resident memory of a client that has read the market once, above importing it."""
+    """Resident memory of a client that has read the market once, above that of the import."""
     with loopback() as url:
         command = [sys.executable, "-m", "tests.benchmarks", "--read", url]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -429,7 +429,7 @@ def _table(
     base: str | None = None,
     pairs: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """Prints medians, and the medians of the ratios taken round by round, which it returns."""
+    """Print the medians; print and return the median of the ratios of all rounds."""
     base = base or next(iter(samples))
     print(f"| | {unit} | ratio |\n|---|---|---|")
     ratios: dict[str, float] = {}

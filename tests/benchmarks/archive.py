@@ -32,7 +32,7 @@ from .past import PAGES
 DAYS, SYMBOL, BEGIN = 120, "BTCUSDT", date(2026, 5, 1)
 ROWS = 1_000_000  # of the write and of the read
 PER_WRITE = 4096
-CALLS = 3  # symbols: a budget of the past that begins anew has room for 58 requests at once
+CALLS = 3  # symbols: a new budget of history has room for 58 requests at once
 STEP = 300_000
 
 Cost = tuple[float, int]

@@ -20,7 +20,7 @@ Read = Callable[[str], Awaitable[object]]
 
 
 class Contender(Protocol):
-    """A client of the exchange at a URL; `ssl` says what it trusts."""
+    """A client of the exchange at a URL; `ssl` has the certificates that it trusts."""
 
     def __call__(
         self, url: str, ssl: SSLContext | None = None
@@ -29,7 +29,7 @@ class Contender(Protocol):
         ...
 
 
-HUGE = 10**9  # weight: the budget decides as always, and never says no
+HUGE = 10**9  # weight: the budget decides as always, and never refuses
 
 
 class _Answer(msgspec.Struct):
@@ -94,7 +94,7 @@ def machine_budget(directory: Path) -> Contender:
 
 
 async def read_all(read: Read, count: int, workers: int) -> None:
-    """`count` reads, `workers` at a time."""
+    """Read `count` times, `workers` reads at a time."""
     left = iter(range(count))
 
     async def worker() -> None:

@@ -36,7 +36,7 @@ from .loopback import STEP, loopback
 
 Measure = Callable[[int], Coroutine[object, object, float]]
 ROUNDS_OF_CHARGES = 20
-AT_THE_LEAST = 1e-9  # s: a clock of CPU time may stand still
+AT_THE_LEAST = 1e-9  # s: two readings of a CPU clock may be equal
 
 
 class Path3(NamedTuple):
@@ -49,7 +49,7 @@ class Path3(NamedTuple):
 
 
 async def snapshot(symbols: int) -> float:
-    """A second sweep of so many symbols."""
+    """Read a second sweep of so many symbols."""
     names = [f"S{number}USDT" for number in range(symbols)]
     with loopback() as url:
         budget = ProcessBudget(limit=HUGE)

@@ -82,7 +82,7 @@ class _Server(asyncio.Protocol):
         return f"{_HEAD}{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
     def page(self, target: str) -> bytes:
-        """Every row of what is asked for."""
+        """Every row of the requested range."""
         framing, body = _page(target, self.packed)
         return f"{_HEAD}Date: {formatdate(usegmt=True)}\r\n{framing}\r\n\r\n".encode() + body
 

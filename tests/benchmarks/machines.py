@@ -1,7 +1,7 @@
 """Measures a budget that machines share: `python -m tests.benchmarks machines`.
 
 Rule of this file: the server is a `Keeper` in memory, so every time is CPU time of this package.
-The clock stands still until it is moved.
+The clock stands still until the program moves it.
 """
 
 import statistics
@@ -63,7 +63,7 @@ class _Machines:
         assert not isinstance(member.charge(1, LOT), Receipt)
 
     def ask(self, member: MemberPool) -> float:
-        """Ask until nothing is left to ask; the CPU time of the last call."""
+        """Call the server until nothing is left to say; return the CPU time of the last call."""
         taken = 0.0
         while not member._has_leases:
             began = time.thread_time()
@@ -79,7 +79,7 @@ class _Machines:
         return taken
 
     def taken(self, member: MemberPool) -> list[Receipt]:
-        """All that is leased."""
+        """Take every leased weight."""
         receipts: list[Receipt] = []
         while member._has_leases:
             answer = member.charge(1, LOT)
@@ -94,7 +94,7 @@ class _Machines:
             member.settle(receipt, self.counted, float(int(self.now)))
 
     def round(self) -> _Round | None:
-        """Settle and charge; None if the turn charged for less."""
+        """Settle and charge; None if the turn charged less."""
         if self.now % 60.0 > LAST_S:
             self.now += 61.0 - self.now % 60.0
             self.counted = 0

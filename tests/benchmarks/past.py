@@ -23,7 +23,7 @@ from binance_oi.sending import governors
 from .loopback import ROWS, STEP, SYMBOLS, loopback
 
 PAGES = 17  # of 29.5 days
-CALLS = 24  # of one round; a budget of the past that begins anew has room for 58
+CALLS = 24  # of one round; a new budget of history has room for 58
 UNPACED = 1e6  # pages in a second
 
 Read = Callable[[str, int], Awaitable[object]]
@@ -82,7 +82,7 @@ def _unpaced() -> Iterator[None]:
 
 
 def samples(rounds: int, *, packed: bool) -> dict[str, list[float]]:
-    """Seconds of CPU for one page, by whose they are, of each round.
+    """Seconds of CPU for one page in each round, by client.
 
     Args:
         rounds: Each has a server, a session and clients of its own.
@@ -109,7 +109,7 @@ async def _cpu(url: str, directory: Path) -> dict[str, float]:
             "ours, ProcessBudget": mine,
             "ours, MachineBudget": shared,
         }
-        for symbol in SYMBOLS[:CALLS]:  # the server makes each page when it is first asked for
+        for symbol in SYMBOLS[:CALLS]:  # the server makes each page at its first request
             await theirs(symbol, last)
         for read in (mine, shared):
             await read(SYMBOLS[0], last)

@@ -48,7 +48,7 @@ WHERE symbol = %s AND time >= %s AND time < %s ORDER BY time
 
 
 def measure(rounds: int) -> None:
-    """A sweep stored, and a day of a symbol read."""
+    """Store a sweep, and read a day of a symbol."""
     with serving() as server:
         _sweeps(server.database(), server.database(), max(9, rounds))
         _day(server.database(), max(9, rounds))

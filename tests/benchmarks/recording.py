@@ -3,7 +3,7 @@
     python -m tests.benchmarks recorder
 
 Rule of this file: the file is made by `Store.save`, sweep by sweep, so that its pages lie as those
-of a recording do; only what is not measured goes without waiting for the disk.
+of a recording do. Only work outside a measurement skips the wait for the disk.
 """
 
 import os
@@ -37,7 +37,7 @@ PAUSE = 0.1  # s between two of them; a recorder has 20
 
 
 def sweep(number: int) -> Snapshot:
-    """One of the whole market; every value moves, and no two are alike."""
+    """A sweep of the whole market; every value changes, and no two are equal."""
     slot = BEGIN + number * EVERY
     ms = round(slot.timestamp() * 1000)
     values = {
@@ -50,7 +50,7 @@ def sweep(number: int) -> Snapshot:
 
 
 def measure(_: int) -> None:
-    """Commits, exports and a day read back, of a file with ten million rows."""
+    """Measure commits, exports and the read of a day, with a file of ten million rows."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         path = Path(name) / "oi.db"
         sweeps = ROWS // len(SYMBOLS)
@@ -76,7 +76,7 @@ def _fill(path: Path, sweeps: int) -> None:
 
 
 def _commits(path: Path, begin: int) -> None:
-    """Each commit of 789 rows beside a plain write of as many pages, for how slow the disk is.
+    """Time each commit of 789 rows, and a plain write of as many pages as a measure of the disk.
 
     Between two commits the file is tidied, as a recorder does.
     """
@@ -99,7 +99,7 @@ def _commits(path: Path, begin: int) -> None:
 
 
 def _written(path: Path, begin: int) -> None:
-    """What one sweep costs the disk, on a recorder's clock: log, moves, a checkpoint a minute."""
+    """Bytes that one sweep writes to disk: the log, moved rows, and one checkpoint a minute."""
     now = 0.0
     with closing(Store(path, clock=lambda: now)) as store:
         store.tidy()

@@ -1,4 +1,4 @@
-"""Where the CPU time of a request goes: which file runs, asked after every few milliseconds of it.
+"""Shows where the CPU time of a request goes: it samples which file runs, every few milliseconds.
 
 Rule of this file: C code has no frame of its own, so it counts for the Python that called it or
 that it calls: the parser's time is aiohttp's, and a system call's is asyncio's.
@@ -32,7 +32,7 @@ PARTS = {  # the first whose text is in a file's path
 
 @contextmanager
 def sampled() -> Iterator[Counter[str]]:
-    """How often each part was seen at work in the block."""
+    """How many samples of the block found each part at work."""
     seen: Counter[str] = Counter()
 
     def look(_: int, frame: FrameType | None) -> None:

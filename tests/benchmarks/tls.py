@@ -38,7 +38,7 @@ Contender = Callable[[str, ssl.SSLContext], AbstractAsyncContextManager[Sweep]]
 
 
 class Cost(NamedTuple):
-    """Of one market: seconds of wall time and of CPU, without open connections and with them."""
+    """Seconds of wall time and of CPU for one market, without open connections and with them."""
 
     cold: float
     cold_cpu: float
@@ -87,7 +87,7 @@ async def ours(connections: int, url: str, tls: ssl.SSLContext) -> AsyncIterator
 
 @contextmanager
 def served(latency_s: float = 0.0) -> Iterator[tuple[str, ssl.SSLContext]]:
-    """The URL of a server, and what a client needs to trust it."""
+    """The URL of a server, and the certificates with which a client trusts it."""
     issuer = authority("ours")
     tls = ssl.create_default_context()
     issuer.configure_trust(tls)

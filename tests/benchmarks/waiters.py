@@ -108,7 +108,7 @@ async def queue(call: Call) -> list[asyncio.Task[None]]:
 async def measure(
     figures: Figures, name: str, call: Call, end: Callable[[list[asyncio.Task[None]]], None]
 ) -> None:
-    """Queue 10,000 calls, and end them in one way."""
+    """Queue 10,000 calls, and end all of them in the same way."""
     async with Steps() as steps:
         tasks = await queue(call)
     figures.setdefault(f"{name}: queued", []).append(steps)
@@ -166,7 +166,7 @@ async def memory() -> float:
 
 
 async def waiting() -> float:
-    """Share of a core while 10,000 wait and nothing happens."""
+    """Share of a core while 10,000 calls wait and nothing else happens."""
     async with full_minute() as (governor, _):
         tasks = await queue(governor.admit)
         await asyncio.sleep(0.1)
@@ -209,7 +209,7 @@ def objects(_: int) -> None:
 
 
 def main(rounds: int) -> None:
-    """Queueing, waiting, and every end."""
+    """Measure queueing, waiting, and every way in which a wait ends."""
     figures: Figures = {}
     for _ in range(rounds):
         asyncio.run(measure_endings(figures))

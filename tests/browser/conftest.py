@@ -23,7 +23,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 
 class Browser:
-    """Opens pages, and keeps what their consoles said and what they asked for."""
+    """Opens pages, and keeps their console messages and requests."""
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium

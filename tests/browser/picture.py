@@ -79,7 +79,7 @@ def report(home: str) -> str:
 
 
 def main(directory: str | None) -> None:
-    playwright = import_module("playwright.sync_api")  # of the group `browser` alone
+    playwright = import_module("playwright.sync_api")  # only the group `browser` installs it
     path = shutil.which("chromium")
     with tempfile.TemporaryDirectory() as home, playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -1,7 +1,7 @@
 """The page of the service in headless Chromium: live, and live again after every interruption.
 
-Rule of this file: a real `binance-oi serve --simulated` in a process of its own, which a test may
-kill and start again on the same port.
+Rule of this file: each test has a real `binance-oi serve --simulated` in its own process. It may
+kill that process and start it again on the same port.
 """
 
 import os
@@ -56,11 +56,11 @@ class Service:
         return self._process.stdout.readline().strip()
 
     def pause(self, *, ends: bool = False) -> None:
-        """Stop the process where it is, or let it go on."""
+        """Suspend the process, or resume it."""
         self._process.send_signal(signal.SIGCONT if ends else signal.SIGSTOP)
 
     def kill(self) -> None:
-        """Cut every connection, as a crash does."""
+        """Kill the process, so that every connection is cut as by a crash."""
         self._process.send_signal(signal.SIGKILL)
         self._process.communicate()
 

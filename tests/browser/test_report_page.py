@@ -179,7 +179,7 @@ def test_drag_keys_and_wheel_move_the_chart_and_the_crosshair_reads_it(
     before = page.evaluate(reading)
     page.mouse.move(box["x"] + 50, box["y"] + 100)
     assert wait(page, f"{reading} !== {before!r} && {reading}.includes('open interest')")
-    assert page.evaluate("$('spoken').textContent") == ""  # for keys only
+    assert page.evaluate("$('spoken').textContent") == ""  # the crosshair speaks only for keys
     page.mouse.move(box["x"] + 60, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + 160, box["y"] + 100, steps=4)
@@ -193,7 +193,7 @@ def test_drag_keys_and_wheel_move_the_chart_and_the_crosshair_reads_it(
     view = page.evaluate(width)
     page.mouse.wheel(0, -100)
     page.wait_for_timeout(200)
-    assert page.evaluate(width) == view  # the plain wheel scrolls
+    assert page.evaluate(width) == view  # the wheel without a key scrolls the page
     assert scrolled == 0 or page.evaluate("scrollY") != scrolled
     chart.focus()
     page.keyboard.press("Escape")
@@ -224,7 +224,7 @@ def test_pinching_keeps_the_instants_under_both_fingers(browser: Browser, report
     for step in range(1, 9):
         touch("touchMove", 120 - 10 * step, 180 + 5 * step)
     pixels = (under[1] - under[0]) / 60 * 2
-    for x, instant in zip((40, 220), under, strict=True):  # each finger holds its instant
+    for x, instant in zip((40, 220), under, strict=True):  # each finger keeps its instant
         assert wait(page, f"Math.abs(chart.time({x}) - {instant}) <= {pixels}")
     touch("touchEnd")
     first, last = page.evaluate("chart.view")

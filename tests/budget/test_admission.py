@@ -1,4 +1,4 @@
-"""The rules: which one answers, and that asking changes nothing.
+"""The rules of admission: which rule answers, and that a decision changes no state.
 
 Rule of this file: each test makes the whole state that a rule may read. The exchange's clock is
 known exactly, and minute 1,000 began at 0 s.
@@ -29,7 +29,7 @@ LIMIT, RESERVE = 1_000, 10
 
 
 def known(minute: Minute | None = None, **fields: object) -> Known:
-    """We are alone, and read the count of minute `K` at 19 s."""
+    """No others are expected, and we read the count of minute `K` at 19 s."""
     minutes = {K - 1: Minute(reported=1), K: minute or Minute(booked=1, reported=1)}
     made = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), Ledger(minutes, K))
     made.counted_at, made.cautious_until = 19.0, UNKNOWN
@@ -204,7 +204,7 @@ def test_the_fast_path_answers_as_the_rules_do(name: str) -> None:
     case = CASES[name]
     bucket = Bucket(case.known(), reserve=RESERVE)
     if case.ask.now - bucket.known.clock.at > 1.0:
-        bucket.known.clock.drift(case.ask.now)  # as the fast path does first
+        bucket.known.clock.drift(case.ask.now)  # the fast path starts with this
     asked = bucket.question(case.ask.now, case.ask.weight)
     verdict = decide(asked, copy.deepcopy(bucket.known))
     answer = bucket.charge(case.ask.now, case.ask.weight)
@@ -309,7 +309,7 @@ def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
     state = known(Minute(1, 0, reported=1), counted_at=since)
     state.cautious_until, state.after_ban = since + 60.0, after_ban
     made = Bucket(state, reserve=RESERVE)
-    for number in range(60, 290):  # fewer a second than even sending allows
+    for number in range(60, 290):  # 10 weight/s, fewer than even sending allows
         made.charge(since + number / 10, 1)
     assert asked == []
     made.charge(since + 29.0, FULL * 3 // 4)
@@ -390,7 +390,7 @@ def test_a_caller_asks_again_soon_for_a_full_minute_of_weight_under_way() -> Non
 def with_singles(
     used: int, singles: dict[int, int], now: float = 20.0, asked_for: int = 0
 ) -> tuple[Ask, Known]:
-    """Bulk work asks in minute `K`; `singles` is the weight of single calls by minute."""
+    """Bulk work asks in minute `K`; `singles` has the weight of single calls for each minute."""
     minutes = {k: Minute(reported=1, single=single) for k, single in singles.items()}
     current = Minute(used, 0, reported=used, single=singles.get(K, 0), interactive=asked_for)
     books = Ledger(minutes | {K - 1: minutes.get(K - 1, Minute(reported=1)), K: current}, K)
@@ -401,12 +401,12 @@ def with_singles(
     "singles, part",
     [
         ({}, 0),
-        ({K - 1: 1}, 10),  # 1 % of the limit at least
+        ({K - 1: 1}, 10),  # at least 1 % of the limit
         ({K - 1: 20}, 40),  # twice their use
-        ({K - 1: 20, K - 3: 8}, 40),  # of the busiest minute
-        ({K - 1: 20, K: 15}, 25),  # less what they have used already
+        ({K - 1: 20, K - 3: 8}, 40),  # twice the use of the busiest minute
+        ({K - 1: 20, K: 15}, 25),  # less the weight that they have used already
         ({K: 3}, 7),
-        ({K: 20}, 20),  # as much again
+        ({K: 20}, 20),  # as much as they have used
         ({K - 1: 400}, 50),  # at most `interactive`
         ({K - 1: 400, K: 80}, 0),
         ({K - 5: 20}, 40),
@@ -514,8 +514,8 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 400, 0, 450),  # together we used up the minute early: our part grows by 5 %
         (EARLY_ON, 480, 0, 500),  # up to half of the limit
         (EARLY_ON, 600, 0, 500),
-        (EARLY_ON, 300, 0, 40),  # 700 of 1,000 do not use up a minute
-        ([501] * 12, 100, 0, 150),  # more than a single copy's part
+        (EARLY_ON, 300, 0, 40),  # 700 of 1,000 do not fill a minute
+        ([501] * 12, 100, 0, 150),  # others use more than one copy's part
         (ALL_ALONG, 540, 0, 40),  # by second 30 they had used 200
         (EARLY_ON, 400, 1_001, 40),  # copies never exceed the limit
     ],
@@ -549,7 +549,7 @@ def test_while_a_copy_is_active_a_refusal_does_not_reduce_our_part() -> None:
     [
         ([501] * 12, 4.0, 150),  # a fortieth of the limit in each second, after 5 % at once
         ([501] * 12, 0.4, 60),
-        ([500] * 12, 4.0, None),  # a single copy that uses just its part
+        ([500] * 12, 4.0, None),  # one copy that uses exactly its part
         ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # not early
     ],
 )
@@ -595,7 +595,7 @@ CALM = Curve(LIMIT / 60, heights=[5 * n for n in range(11)], since=5.0, until=55
 
 
 def near_the_end(used: int) -> Known:
-    """Others use 1/s, and our latest count is of second 55."""
+    """Others use 1 weight/s, and our latest count is from second 55."""
     state = beside_others(Minute(used - 45, reported=used, others=45), curve=CALM)
     state.counted_at = 55.0
     return state

@@ -1,4 +1,4 @@
-"""Each boot of a machine has a name, on every system."""
+"""On every system, each boot of a machine has an identity."""
 
 import ctypes
 import sys
@@ -44,7 +44,7 @@ def timeval(seconds: int) -> bytes:
 def test_linux_identifies_a_boot_by_its_boot_id() -> None:
     assert boot_identity(MOMENT, reader(boot_id=ID)) == ID
     named = boot_identity(MOMENT)
-    assert named == boot_identity(0.0)  # the real one, whatever the clocks say
+    assert named == boot_identity(0.0)  # the real kernel, and a clock does not matter
     assert is_same_boot(named, named)
 
 

@@ -57,7 +57,7 @@ def bucket(
     off: float = 0.0,
     known: bool = True,
 ) -> Bucket:
-    """A bucket; the exchange's clock is `NOON` + now ± `off`. `known`: an answer came before."""
+    """A bucket whose exchange clock is `NOON` + now ± `off`. `known`: it has had an answer."""
     state = Known(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
         state.counted_at = -60.0
@@ -89,7 +89,7 @@ def fill(bucket: Bucket, now: float, weight: int, used: int | None = None) -> No
 
 
 class Step(NamedTuple):
-    """At `at`, charge `weight`: it is sent, or it waits for about `wait` s."""
+    """At `at`, charge `weight`: the request is sent, or it waits for about `wait` s."""
 
     at: float
     weight: int
@@ -245,7 +245,7 @@ def test_an_answer_without_a_date_far_from_a_rollover_counts_in_the_current_minu
     assert (usage.used, usage.in_flight) == (5, 0 if used else 5)
 
 
-# -- the first request alone -------------------------------------------------------------------
+# -- the first request is a probe --------------------------------------------------------------
 
 
 def test_the_first_request_is_a_probe() -> None:
@@ -407,7 +407,7 @@ def test_we_assume_that_others_used_as_much_unseen_weight_as_we_have_under_way()
 
 
 def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
-    """Charge four times a second beside others that use `rate` weight/s.
+    """Charge four times a second, while others use `rate` weight/s.
 
     Returns:
         How often the limit was exceeded after the first minute, in which we do not know the others.
@@ -516,7 +516,7 @@ def test_others_are_forgotten_after_five_minutes() -> None:
 def test_a_client_may_send_again_after_weeks_of_idling(days: int) -> None:
     made = bucket(off=1.0)
     fill(made, 10, 1)
-    now = 86_400.0 * days + 30  # our clock and that of the exchange part by minutes
+    now = 86_400.0 * days + 30  # our clock and the exchange's differ by minutes
     first = take(made, now)
     assert first.probe
     made.settle(first, now + 0.1, 1, NOON + int(now))
@@ -564,7 +564,7 @@ def test_the_first_header_makes_us_use_counts_again() -> None:
     assert made.usage(3).reserve == 0
 
 
-# -- which minute it was -----------------------------------------------------------------------
+# -- which minute counted it -------------------------------------------------------------------
 
 
 def test_each_answer_narrows_the_interval_of_the_server_clock() -> None:
@@ -657,13 +657,13 @@ WRONG = [-30 * 365 * 24 * HOUR, -24 * HOUR, -HOUR, -60.0, 60.0, HOUR, 24 * HOUR,
 
 
 def guessed(off: float = 0.0, limit: int = 100) -> Bucket:
-    """A bucket without an answer so far, whose wall clock is ahead by `off`."""
+    """A bucket without an answer, whose wall clock is ahead by `off`."""
     offset = NOON + off
     return Bucket(Known(limit, ServerClock(offset - 2.5, offset + 2.5, 0.0, dated=False)))
 
 
 def banned_for(made: Bucket, now: float) -> float:
-    """Seconds until the first request is sent, if a caller asks at the end of each wait."""
+    """Seconds until the first request is sent, if a caller tries again after each wait."""
     begun = now
     for _ in range(1000):
         answer = made.charge(now, 1)
@@ -834,7 +834,7 @@ def test_a_request_is_not_sent_into_a_cooldown_that_began_after_its_charge() -> 
     receipt = take(made, 10)
     made.refused(10.1, 0.0)
     assert made.sending(receipt, 10.2) is None
-    assert made.sending(receipt, 60.1) is None  # the cooldown is over, but so is its patience
+    assert made.sending(receipt, 60.1) is None  # the cooldown is over, and the request is too old
 
 
 def test_a_request_whose_minute_is_no_longer_in_the_books_is_not_sent() -> None:
@@ -932,7 +932,7 @@ def test_room_is_expected_when_the_reason_of_the_wait_ends(name: str, wait: floa
         made.lose(take(made, 1, made.usage(1).remaining), 1.5)
     before = repr(made.known)
     assert made.room_in(2, 1) == pytest.approx(wait, abs=0.01)
-    assert repr(made.known) == before  # asking changes nothing
+    assert repr(made.known) == before  # a question changes no state
 
 
 def test_room_is_expected_when_every_possible_minute_has_room() -> None:
@@ -1156,7 +1156,7 @@ def test_without_headers_a_refusal_does_not_make_every_request_a_probe() -> None
         if isinstance(receipt, Receipt):
             sent += not receipt.probe
             made.settle(receipt, 61 + n / 100, None, NOON + 61)
-    assert sent >= 75  # after some it is blind and sends no probes
+    assert sent >= 75  # after some answers without a count, it sends no probes
 
 
 def test_a_second_refusal_doubles_the_expected_surge_up_to_half_the_limit() -> None:

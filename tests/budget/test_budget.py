@@ -61,7 +61,7 @@ def memory() -> Memory:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time) -> Make:
-    """A process of its own with the pool of one exchange; in a file by default."""
+    """The pool of one exchange in a separate process; its store is a file by default."""
     kind = getattr(request, "param", "file")
 
     def make(**more: float) -> SharedPool:
@@ -292,7 +292,7 @@ def test_all_processes_share_one_clock_and_one_ban(make: Make, clock: Time) -> N
     one.refused(300, ban=True)
     assert other.usage.banned_until is not None
     assert not isinstance(other.charge(1), Receipt)
-    assert not isinstance(make().charge(1), Receipt)  # even in a process that starts now
+    assert not isinstance(make().charge(1), Receipt)  # not even in a process that starts now
     clock.now += 310
     assert take(make(), 1).probe
     assert not isinstance(other.charge(1), Receipt)
@@ -575,7 +575,7 @@ def test_settlements_are_written_before_too_many_are_pending(make: Make, clock: 
     assert other.usage.in_flight <= 2
 
 
-# -- when another has the lock -----------------------------------------------------------------
+# -- when another process has the lock ---------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
@@ -590,9 +590,9 @@ def test_no_call_waits_for_the_lock_and_no_weight_is_lost(
         assert pool.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
         pool.settle(receipt, 30, NOON + 10)
         pool.hold(100)
-        assert pool.usage.held_until is not None  # the others do not know it yet
+        assert pool.usage.held_until is not None  # the other processes do not know this yet
         assert other.usage.held_until is None
-    # The next process that gets the lock writes it, even if it may not send.
+    # The next call with the lock writes settlement and cooldown, even if it may not send.
     assert pool.charge(1) != Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     assert other.usage.held_until is not None
     assert other.usage.in_flight == 0
@@ -650,7 +650,7 @@ def test_a_cooldown_that_could_not_be_written_at_once_ends_on_time(
     assert pool.sending(receipt) is receipt
 
 
-# -- when the file does not do as it should ----------------------------------------------------
+# -- when the file fails -----------------------------------------------------------------------
 
 
 def test_one_warning_is_logged_when_no_file_can_be_made(
@@ -740,10 +740,10 @@ def test_charges_stay_after_their_pool_is_closed(make: Make, clock: Time) -> Non
 
 def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
     def opened() -> int:
-        """How often this file is open; the collector may close files of other tests meanwhile."""
+        """How many descriptors of this file are open; other tests may have files too."""
         links = list[str]()
         for link in Path("/proc/self/fd").iterdir():
-            with suppress(FileNotFoundError):  # the descriptor of the directory itself is gone
+            with suppress(FileNotFoundError):  # the descriptor of the listing itself is closed
                 links.append(os.readlink(link))
         return links.count(str(tmp_path / "budgets" / FILE_NAME))
 
@@ -755,7 +755,7 @@ def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
     assert opened() == 0
 
 
-# -- a look at all pools -----------------------------------------------------------------------
+# -- all pools of the machine ------------------------------------------------------------------
 
 
 def test_machine_pools_lists_every_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

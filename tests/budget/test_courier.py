@@ -1,7 +1,7 @@
 """The task that talks to the server, with whole clients in virtual time.
 
-Rule of this file: the server is a `Keeper`, each member has a `Link` to it, and time is virtual. A
-governor waits as in a client.
+Rule of this file: the server is a `Keeper`, each member has a `Link` to it, and time is virtual.
+Each member has a governor, as in a client.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Member:
         self.governor = Governor(self.pool)
 
     async def call(self, **more: Any) -> None:
-        """One request, answered at once with a count of all that was used."""
+        """Send one request; its answer has the count of all weight used."""
         async with self.governor.reserve(1, **more) as permit:
             headers = {"X-MBX-USED-WEIGHT-1M": str(max(1, self.pool.usage.charged))}
             permit.settle(200, headers)
@@ -106,7 +106,7 @@ async def test_closing_during_a_request_keeps_its_charge_and_stops_all_tasks(
     await one.call()
     async with one.governor.reserve(7):
         await one.courier.aclose()
-    assert not one.courier._tasks  # what returns after the end starts nothing
+    assert not one.courier._tasks  # a release after the end starts no task
     await other.call()
     assert other.pool.usage.charged == 9
     await asyncio.sleep(5.0)
@@ -249,7 +249,7 @@ def test_a_library_that_swallows_a_cancellation_cannot_block_the_end_of_the_loop
     async def use() -> None:
         await Member(Keeper(lambda: EPOCH_S + 1030.0)).call()
 
-    run(use())  # it ends its tasks, and waits for them
+    run(use())  # `run` cancels its tasks, and waits for them
 
 
 def test_a_loop_that_ends_without_closing_returns_the_leases() -> None:

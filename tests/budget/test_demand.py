@@ -1,6 +1,6 @@
 """A poller declares its demand to all processes, and the demand ends with its process.
 
-The rule of this file: time is a number, and a test that needs a dead process kills a real one.
+The rule of this file: time is a number. A test that needs a dead process kills a real process.
 """
 
 import math
@@ -51,7 +51,7 @@ def need(
     return Demand(owner, HERE, weight, since, until)
 
 
-# -- of one process ----------------------------------------------------------------------------
+# -- pollers of one process --------------------------------------------------------------------
 
 
 def test_a_poller_sees_the_demand_of_earlier_pollers_and_a_new_one_sees_all() -> None:
@@ -87,7 +87,7 @@ def test_a_demand_does_not_affect_whether_requests_are_admitted() -> None:
     assert isinstance(pool.charge(1), Receipt)
 
 
-# -- of several --------------------------------------------------------------------------------
+# -- pollers of several processes --------------------------------------------------------------
 
 
 def test_processes_that_share_a_budget_see_the_demand_of_each_other(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_the_demand_of_a_killed_process_ends_at_once(tmp_path: Path) -> None:
         assert pool.demand("other") == 0.0
         process.wait()
         assert pool.demand("other") == 0.0
-    pool.declare("other", 1.0)  # the next write clears it away
+    pool.declare("other", 1.0)  # this write removes the demand of the dead process
     assert isinstance(pool, SharedPool)
     assert len(pool._written().demands) == 1
 
@@ -210,7 +210,7 @@ def test_a_forked_child_has_no_demand_of_its_own_and_its_exit_keeps_that_of_its_
     assert MachineBudget(directory=tmp_path).pool("x").demand("other") == 100.0
 
 
-# -- what another process has written ---------------------------------------------------------
+# -- demands that another process has written --------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_process_has_the_sum_of_its_demands_and_the_age_of_its_newest_poller()
     assert (declared.total, declared.since) == (11.0, 3.0)
 
 
-# -- which process ----------------------------------------------------------------------------
+# -- the identity of a process -----------------------------------------------------------------
 
 
 def test_a_later_process_with_the_same_id_is_another_process() -> None:

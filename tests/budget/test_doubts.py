@@ -1,6 +1,6 @@
 """The budget is careful after refusals and bans, and with rare or surprising counts.
 
-Rule of this file: each test writes the answers of the exchange; its clock is known exactly.
+Rule of this file: each test writes the answers of the exchange, whose clock is known exactly.
 """
 
 import logging
@@ -24,7 +24,7 @@ LIMIT = 2400
 
 
 def bucket() -> Bucket:
-    """A bucket that has had an answer in the minute before, so it knows its address."""
+    """A bucket that had an answer in the minute before, so it does not begin with a start."""
     state = Known(LIMIT, ServerClock(NOON, NOON, 0.0), counted_at=-60.0, cautious_until=UNKNOWN)
     state.ledger.newest = K - 1
     state.ledger.open_minute(K - 1).reported = 1
@@ -38,7 +38,7 @@ def take(made: Bucket, now: float, weight: int = 1) -> Receipt:
 
 
 def use(made: Bucket, now: float, weight: int, count: int) -> None:
-    """Use `weight`; the answer comes after 50 ms, with this count."""
+    """Send a request of `weight`; the answer has the count `used`, and comes after 50 ms."""
     made.settle(take(made, now, weight), now + 0.05, count, NOON + int(now))
 
 
@@ -106,7 +106,7 @@ def test_after_a_ban_we_stay_cautious_whatever_answers_arrived_during_it() -> No
     assert made.known.cautious_until == math.inf
 
 
-# -- counts that are rare ------------------------------------------------------------------------
+# -- answers without counts ----------------------------------------------------------------------
 
 
 def answer_without_count(made: Bucket, now: float, number: int) -> None:
@@ -148,7 +148,7 @@ def test_probes_that_get_no_count_leave_half_of_the_reserve_to_the_last_probe() 
     assert made.known.ledger.minute(K).booked <= 2376 + 13
 
 
-# -- a count that does not fall ------------------------------------------------------------------
+# -- a count that does not fall at the rollover --------------------------------------------------
 
 
 def rolling() -> Bucket:
@@ -176,7 +176,7 @@ def test_a_count_that_falls_within_a_minute_shows_a_rolling_window() -> None:
     "later, count",
     [
         (75.0, 1990),  # nodes differ by as much
-        (61.0 + FLIGHT - 0.1, 2),  # it may have been counted before the other one
+        (61.0 + FLIGHT - 0.1, 2),  # this request may have been counted before the previous one
         (115.0, 2),  # the next minute may have begun
     ],
 )
@@ -252,7 +252,7 @@ def test_after_a_full_minute_we_keep_little_under_way_until_the_next_count() -> 
     assert at_once(made, 61.0) == 1536  # both minutes together fit, and answers show a count
 
 
-# -- what a user learns --------------------------------------------------------------------------
+# -- log messages --------------------------------------------------------------------------------
 
 
 def test_a_lower_limit_is_logged_once_with_the_refused_count(

@@ -1,7 +1,7 @@
 """A pool calls its listeners when `charge` may give another answer.
 
-Rule of this file: tests count the calls of a listener. A pool over a store in memory stands for a
-process of its own.
+Rule of this file: tests count the calls of a listener. Each pool over a store in memory stands for
+one process.
 """
 
 import logging
@@ -33,7 +33,7 @@ def memory() -> Memory:
 
 @pytest.fixture(params=["process", "memory"])
 def pool(request: pytest.FixtureRequest, memory: Memory) -> Pool:
-    """A pool of each kind, with a weight of 1 used."""
+    """A pool of each kind, which has used a weight of 1."""
     budget = ProcessBudget(**OPTIONS)
     if request.param == "memory":
         budget = MemoryBudget(memory, **OPTIONS)
@@ -147,7 +147,7 @@ def processes(memory: Memory) -> Iterator[tuple[Pool, Pool]]:
     one.settle(take(one), 1, NOON + NOW)
     one.flush()
     take(other)
-    one.charge(100)  # reads what the other process wrote
+    one.charge(100)  # reads the record of the other process
     yield one, other
     one.close()
     other.close()

@@ -25,7 +25,7 @@ LIMIT = 300
 
 
 def test_processes_together_use_one_limit_and_never_exceed_it(tmp_path: Path) -> None:
-    young = 5.0 - time.time() % 60.0  # faster if they start early in a minute, right anyway
+    young = 5.0 - time.time() % 60.0  # an early start makes the test faster
     exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=young)
     with exchange.in_thread(), running(exchange.url, 3, tmp_path) as processes:
         until(lambda: exchange.used >= 0.97 * LIMIT)  # in the first minute, or in a later one
@@ -56,7 +56,7 @@ def test_a_killed_process_stops_no_other_for_more_than_a_second_and_a_half() -> 
 
 @pytest.mark.thorough
 def test_a_ban_of_one_process_reaches_running_and_later_processes(tmp_path: Path) -> None:
-    far_away = 9_999_999  # a limit that nobody reaches, so that only the ban stops requests
+    far_away = 9_999_999  # a limit that no process reaches, so that only the ban stops requests
     exchange = LocalExchange(limit=far_away, latency=0.01, bans=Bans(first_s=86_400.0))
     with exchange.in_thread(), running(exchange.url, 2, tmp_path) as processes:
         exchange.counter.ban(exchange.now())
@@ -75,7 +75,7 @@ CALLS = 30 * MAX_LEASED_CALLS
 
 
 class Slowly:
-    """A clock that advances by 0.1 ms per reading: quick succession on any machine."""
+    """A clock that advances by 0.1 ms for each reading, so that calls come in quick succession."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -86,13 +86,13 @@ class Slowly:
 
     @staticmethod
     def wall() -> float:
-        """The middle of a minute, so that no rollover comes while the test counts calls."""
+        """Return the middle of a minute, so that no rollover comes while the test counts calls."""
         return 1_795_435_230.0
 
 
 def cost(pool: Pool) -> tuple[float, float]:
-    """Function calls and locks of the file for the charge and the settlement of one request."""
-    first = pool.charge(1)  # not counted: a start takes a few more calls
+    """Count function calls and file locks for the charge and the settlement of one request."""
+    first = pool.charge(1)  # not counted, because a start takes a few more calls
     assert isinstance(first, Receipt)
     pool.settle(first, 1, None)
     pool.flush()

@@ -1,8 +1,7 @@
-"""A member of a shared record: what it does with each answer of the server, and without one.
+"""A member of a shared record: how it handles each answer of the server, and a missing one.
 
-Rule of this file: the server is a `Keeper` in memory, asked step by step, so that a test decides
-which answer is lost, and what the server forgets. A clock that stands still until it is moved
-stands for time.
+Rule of this file: the server is a `Keeper` in memory. A test makes each call to it, so the test
+decides which answer is lost, and what the server forgets. Time is a clock that only the test moves.
 """
 
 import logging
@@ -35,7 +34,7 @@ POOL = "exchange"
 
 @dataclass
 class Machines:
-    """Machines with clocks of their own, and the server that they ask."""
+    """Machines, each with its own clocks, and their server."""
 
     time: Time = field(default_factory=Time)
     without_server: Any = "share"
@@ -64,14 +63,14 @@ class Machines:
         )
 
     def ask(self, pool: MemberPool) -> Turn | None:
-        """One call of the server."""
+        """Make one call to the server."""
         turn = pool.begin()
         if turn is not None:
             pool.answered(turn, self.keeper.swap(POOL, turn.swap), pool._steady())
         return turn
 
     def talk(self, pool: MemberPool) -> int:
-        """Calls of the server, until there is nothing to ask."""
+        """Make calls to the server until the pool has nothing to say."""
         calls = 0
         while pool.due_in() == 0.0 and calls < 20 and self.ask(pool) is not None:
             calls += 1
@@ -83,7 +82,7 @@ class Machines:
         return answer
 
     def want(self, pool: MemberPool, weight: int = 1, waiting: int = 0) -> Receipt | Wait:
-        """Charge, with the calls of the server that it takes."""
+        """Charge, and make the calls to the server that the charge needs."""
         answer = pool.charge(weight, waiting)
         for _ in range(20):
             if isinstance(answer, Receipt) or not self.talk(pool):
@@ -92,7 +91,7 @@ class Machines:
         return answer
 
     def use(self, pool: MemberPool, weight: int = 1) -> None:
-        """Send, and be answered with a count that holds all that was used."""
+        """Send a request; its answer has the count of all weight used."""
         receipt = self.take(pool, weight)
         pool.settle(receipt, self.used(pool), NOON + int(self.time.now))
         self.tell(pool)
@@ -101,7 +100,7 @@ class Machines:
         return max(1, pool.usage.used)
 
     def tell(self, pool: MemberPool) -> None:
-        """Let others know what is late."""
+        """Write pending settlements to the server."""
         self.time.move(BEAT)
         self.talk(pool)
 
@@ -111,12 +110,12 @@ class Machines:
         return shared
 
     def booked(self) -> int:
-        """The weight that the record has for this minute."""
+        """The weight that the record has booked for this minute."""
         state = self.record().state
         return state.ledger.minute(int((NOON + self.time.now) // 60)).booked
 
     def lose(self, pool: MemberPool) -> None:
-        """Do not answer, until the server counts as lost."""
+        """Let the server fail until the pool treats it as lost."""
         for _ in range(TRIES + 2):
             turn = pool.begin()
             if turn is None:
@@ -259,7 +258,7 @@ def test_a_change_is_applied_once_even_if_its_answer_was_lost(
     machines.tell(pool)
     state = machines.record().state
     minute = state.ledger.minute(int((NOON + machines.time.now) // 60))
-    # What was charged without an answer is not sent, and goes back.
+    # A charge without an answer is not sent, and is refunded.
     out = 5 if pool._has_leases else 0
     assert (minute.booked, minute.unconfirmed) == (11 + out, out)
 
@@ -413,7 +412,7 @@ def test_without_the_server_a_member_uses_its_part_of_the_limit_from_the_next_mi
 
 
 def read(machines: Machines, pool: MemberPool) -> None:
-    """Let it read the record, as after a new connection."""
+    """Let the pool read the record, as after a new connection."""
     pool.reset()
     machines.talk(pool)
 
@@ -431,7 +430,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
     receipt = one.charge(1)
     assert isinstance(receipt, Receipt)
     assert receipt.probe
-    assert isinstance(one.charge(1), Wait)  # the first one goes alone
+    assert isinstance(one.charge(1), Wait)  # the first request is a probe
     one.settle(receipt, 331, NOON + int(machines.time.now))
     total = 31
     for _ in range(400):
@@ -440,7 +439,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
             total += 1
             one.settle(answer, 300 + total, NOON + int(machines.time.now))
         machines.time.move(0.05)
-    # An even part of the limit, and of what the last record had left.
+    # An even part of the limit, and of the weight that the last record had left.
     assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
 
 
@@ -460,7 +459,7 @@ def test_without_the_server_a_part_counts_all_members_that_the_last_answer_showe
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     pools = [machines.member() for _ in range(4)]
-    for pool in pools:  # those that come later have not been there at the first one's write
+    for pool in pools:  # later members were unknown when the first one wrote
         machines.use(pool)
     read(machines, pools[0])
     machines.lose(pools[0])
@@ -725,7 +724,7 @@ def test_a_swap_without_a_record_only_reads(machines: Machines) -> None:
     assert machines.keeper.places[POOL].record == before
 
 
-# -- members that are silent -----------------------------------------------------------------------
+# -- silent members --------------------------------------------------------------------------------
 
 
 def minute(machines: Machines) -> Minute:
@@ -733,7 +732,7 @@ def minute(machines: Machines) -> Minute:
 
 
 def send(machines: Machines, pool: MemberPool, weight: int, counted: int) -> None:
-    """Send, and be answered with this count."""
+    """Send a request; its answer has this count."""
     receipt = machines.take(pool, weight)
     pool.settle(receipt, counted, NOON + int(machines.time.now))
     machines.tell(pool)
@@ -745,7 +744,7 @@ def test_unsent_weight_of_a_killed_member_is_released_by_a_later_count(
     killed, one = machines.member(), machines.member()
     machines.use(killed)
     machines.use(one)
-    machines.take(killed, 100, waiting=40)  # none of it is sent
+    machines.take(killed, 100, waiting=40)  # no part of it is sent
     machines.time.move(SETTLED - 1.0)
     send(machines, one, 10, 12)
     assert minute(machines).used == 12 + 100

@@ -21,7 +21,7 @@ FASTEST = LIMIT / MINUTE  # weight/s
 
 
 def curve(*looks: tuple[float, int]) -> Curve:
-    """A curve through these points: what others had used by when."""
+    """A curve through these points, each a second and the weight that others had used by then."""
     drawn = Curve(FASTEST)
     for into, height in looks:
         drawn.draw(into, height)
@@ -98,7 +98,7 @@ def test_a_burst_is_expected_until_it_has_been_seen() -> None:
     past = [burst(at=30.0)]
     assert expected(past, NOTHING, 10.0, 0) == 500
     assert expected(past, NOTHING, 35.0, 500) <= 0.1 * 500
-    assert expected(past, NOTHING, 25.0, 500) == 500  # it may have been another burst
+    assert expected(past, NOTHING, 25.0, 500) == 500  # the weight seen may have been another burst
 
 
 def test_an_overdue_burst_is_expected_for_a_bounded_time() -> None:
@@ -120,7 +120,7 @@ def test_the_minute_in_which_others_used_most_decides() -> None:
 
 def test_others_that_use_less_than_before_are_expected_to_need_less() -> None:
     past = [steadily(20.0)]
-    assert expected(past, NOTHING, 30.0, 0) == pytest.approx(0)  # they have gone
+    assert expected(past, NOTHING, 30.0, 0) == pytest.approx(0)  # the steady use has ended
     assert 0 < expected(past, NOTHING, 30.0, 100) < 600
 
 
@@ -146,7 +146,7 @@ def test_a_partly_seen_minute_is_ignored_once_a_whole_one_was_seen() -> None:
 
 def test_use_from_before_our_first_count_is_expected_at_any_second() -> None:
     past = [curve((40.0, 500), (50.0, 500), (60.0, 500))]
-    for into in (0.0, 20.0, 39.9):  # it may have been a burst at :40
+    for into in (0.0, 20.0, 39.9):  # the use may have been a burst at :40
         assert expected(past, NOTHING, into, 0) == 500
     assert expected(past, NOTHING, 41.0, 0) > 400  # or soon after
     assert expected(past, NOTHING, 40.0 + (MINUTE - 40.0) / 4 + 0.1, 0) == 0
@@ -176,7 +176,7 @@ def test_others_are_never_expected_to_use_more_than_the_limit() -> None:
 
 
 def every(seconds: float, size: int, *, first: float, minutes: int = 3) -> list[Curve]:
-    """Others that use `size` once in so many seconds, minute by minute."""
+    """The curves of others that use `size` every `seconds` s, one for each minute."""
     made: list[Curve] = []
     for begin in range(0, 60 * minutes, 60):
         used = [size * max(0, math.floor((begin + n - first) / seconds) + 1) for n in range(61)]

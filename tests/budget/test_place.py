@@ -1,6 +1,6 @@
-"""Each user id has one place for the shared file, which no other user can change.
+"""Each user id has one directory for the shared file, which no other user can change.
 
-Rule of this file: the places are directories of the test, except in tests that ask real processes.
+Rule of this file: the directories belong to the test, except in tests that run real processes.
 """
 
 import errno
@@ -24,7 +24,7 @@ NAME = f"binance-oi-{os.getuid()}"
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Three places like the system's: users may write, and not replace files of other users."""
+    """Three directories like `/tmp`: all users may write, but not replace files of others."""
     made = [tmp_path / name for name in ("memory", "disk", "temporary")]
     for each in made:
         each.mkdir()
@@ -45,7 +45,7 @@ def mount(tmp_path: Path, where: Path, kind: str) -> None:
         file.write(f"30 22 0:50 / {name} rw,relatime shared:1 - {kind} server:/x rw\n")
 
 
-# -- one place, whatever the environment is ------------------------------------------------------
+# -- one directory in every environment ------------------------------------------------------------
 
 
 def shown(environment: dict[str, str], cwd: Path) -> str:
@@ -102,7 +102,7 @@ def test_finding_the_directory_does_not_create_it(places: list[Path]) -> None:
     assert os.listdir(places[0]) == []
 
 
-# -- which place -----------------------------------------------------------------------------------
+# -- which directory -------------------------------------------------------------------------------
 
 
 def unusable(where: Path, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_the_directory_argument_takes_precedence_over_the_variable(places: list[
     assert (places[1] / "given" / FILE_NAME).exists()
 
 
-# -- errors that pass ------------------------------------------------------------------------------
+# -- temporary errors ------------------------------------------------------------------------------
 
 
 PASSING = ("EIO", "ESTALE", "ENOMEM", "EACCES", "EMFILE", "EINTR", "ETIMEDOUT")

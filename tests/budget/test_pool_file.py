@@ -48,7 +48,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Stop both clocks; the returned function advances them."""
+    """Stop both clocks, and return a function that advances them."""
     moved = [0.0]
 
     def move(seconds: float) -> None:
@@ -75,11 +75,11 @@ def test_one_process_reads_what_another_writes(place: Path) -> None:
     assert exchange(one, b"first") == b""
     assert exchange(other, b"second") == b"first"
     assert exchange(one) == b"second"
-    assert exchange(one) is None  # nothing new
+    assert exchange(one) is None  # no other process has written
 
 
 def count_to(file: PoolFile, sequence: int) -> None:
-    """A complete record of a process whose sequence is this one."""
+    """A complete record with this sequence number."""
     assert file.lock()
     file.read()
     file._sequence = sequence - 1
@@ -355,7 +355,7 @@ def test_a_record_that_is_too_long_raises(place: Path) -> None:
         file.write(bytes(PAGE_BYTES))
 
 
-# -- a process that does not run ---------------------------------------------------------------
+# -- a suspended process -----------------------------------------------------------------------
 
 
 def test_a_process_suspended_with_the_lock_does_not_block_others_for_long(
@@ -397,7 +397,7 @@ def test_a_file_whose_lock_is_sometimes_free_is_not_replaced(
     assert exchange(unlucky) is None
 
 
-# -- clearing away -----------------------------------------------------------------------------
+# -- removing old records ----------------------------------------------------------------------
 
 
 def test_a_record_unused_for_a_day_is_cleared_away(
@@ -478,7 +478,7 @@ def test_damaged_records_are_not_read(place: Path) -> None:
     assert list(read_records(place)) == [b"of b"]
 
 
-# -- looking without the lock ------------------------------------------------------------------
+# -- reading without the lock ------------------------------------------------------------------
 
 
 def test_a_peek_finds_the_last_write_and_changes_nothing(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""A record with a valid checksum may contain anything; impossible values decide nothing.
+"""A record with a valid checksum may contain any values; impossible ones affect no decision.
 
 Rule of this file: tests count steps, not seconds. A step is a call of a Python or a C function.
 """
@@ -44,7 +44,7 @@ def clock(lo: float = -2.0, hi: float = 2.0, at: float = NOW) -> ServerClock:
 
 
 def state(**fields: object) -> Known:
-    """What a busy process knows. `fields` replace those of the state, its ledger or its others."""
+    """The knowledge of a busy process. `fields` replace attributes of it, its ledger or its others."""
     minutes = {K - 1: Minute(booked=70, reported=70), K: Minute(30, 10, [], 0, 25, 5)}
     others = Others({K: Curve(40.0, [3, 5], 3, 2.0, 9.0)}, expected_until=K + 5)
     made = Known(100, clock(), Ledger(minutes, K), others, counted_at=NOW - 1.0)
@@ -71,7 +71,7 @@ def windows(*made: Window) -> Known:
 
 @contextmanager
 def few_steps(most: int = STEPS) -> Iterator[None]:
-    """Fail after too many steps, so that no loop runs for ever."""
+    """Fail after too many steps, so that an endless loop fails the test."""
     left = most
 
     def count(_frame: FrameType, event: str, _arg: object) -> None:
@@ -91,7 +91,7 @@ def few_steps(most: int = STEPS) -> Iterator[None]:
 
 @pytest.fixture
 def pool_with(tmp_path: Path) -> Callable[[Known, str], SharedPool]:
-    """Make a pool of a process that starts and finds this record."""
+    """Return a function that makes the pool of a process which starts with a given record."""
     names = iter(range(10**6))
 
     def make(found: Known, boot: str = "") -> SharedPool:
@@ -384,7 +384,7 @@ def test_machine_pools_leaves_impossible_records_out(
     assert [usage.used for usage in pools.values()] == [35]
 
 
-# -- what our own arithmetic leaves behind -----------------------------------------------------
+# -- values that our own arithmetic can produce ------------------------------------------------
 
 
 def test_minutes_of_a_wrong_clock_are_dropped() -> None:
@@ -406,7 +406,7 @@ def test_a_falling_curve_is_flattened() -> None:
     assert found.others.curves[K].heights == [7, 7]
 
 
-# -- anything --------------------------------------------------------------------------------
+# -- any state ---------------------------------------------------------------------------------
 
 
 def near(*values: float) -> st.SearchStrategy[float]:
@@ -583,7 +583,7 @@ def test_a_copy_of_ever_changing_books_is_made_after_some_tries(
     assert 2 < len(made) < 20
 
 
-# -- together again ----------------------------------------------------------------------------
+# -- merging after sharing was interrupted -----------------------------------------------------
 
 
 def parted() -> tuple[Known, Known, Known]:

@@ -1,6 +1,7 @@
 """`RedisBudget` with a real server, a local exchange and whole clients.
 
-Rule of this file: a server of its own, or none at all; processes where one process cannot show it.
+Rule of this file: a test starts its own server or needs none. It starts processes only if one
+process is not enough.
 """
 
 import asyncio
@@ -40,8 +41,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def exchange() -> Iterator[LocalExchange]:
     """An exchange whose minute neither begins nor ends during a test.
 
-    A request beside a rollover may stay unconfirmed in one of two minutes: the clock that counts
-    may differ from that of the answer.
+    A request near a rollover may stay unconfirmed in one of two minutes, because the clock that
+    counts it may differ from the clock of the answer's date.
     """
     with LocalExchange(clock_offset=SECOND - time.time() % 60.0).in_thread() as made:
         yield made
@@ -103,7 +104,7 @@ async def test_a_given_redis_client_is_used_and_stays_open(
 
 
 async def until_banned(client: OpenInterestClient) -> None:
-    """Wait until the ban reaches the past."""
+    """Wait until the ban stops history."""
     for _ in iter(lambda: client.history_usage.banned_until is None, False):
         await asyncio.sleep(0.01)
 

@@ -1,7 +1,7 @@
-"""A real server does with a record what the pool expects of it.
+"""A real server handles records as the pool expects.
 
-Rule of this file: each test has a server of its own, or it needs none. What the script does is
-compared with the server in memory, on which the other tests rest.
+Rule of this file: a test has its own server or needs none. The script is compared with the server
+in memory, which other tests use in its place.
 """
 
 import asyncio
@@ -44,14 +44,14 @@ def empty(request: pytest.FixtureRequest) -> None:
 
 
 async def until(condition: Callable[[], bool], listening: "asyncio.Task[None]") -> None:
-    """Wait for news, however long it takes, while somebody listens."""
+    """Wait for news without a time limit, while a task listens."""
     while not condition():
         assert not listening.done(), listening
         await asyncio.sleep(0.01)
 
 
 def swap_of(random: Random, known: list[bytes]) -> Swap:
-    """A swap that a member may ask for: of a version that was, reading or writing, with a turn."""
+    """A random swap of a known version; it reads or writes, with or without a turn."""
     version = random.choice([*known[-2:], b"", random.randbytes(VERSION)])
     record = random.choice([b"", random.randbytes(VERSION + random.randrange(60))])
     member = random.choice([b"", *(bytes([n]) * ID for n in range(4))])
@@ -69,12 +69,12 @@ async def test_the_script_behaves_as_the_server_in_memory(
     keeper = Keeper(lambda: 0.0 * loop.time())
     made = RedisServer(f"{server.url}?protocol={protocol}", "a.test")
     for _ in range(count):
-        if random.random() < 0.1:  # the turn of the next one is over
+        if random.random() < 0.1:  # the turn of the next member is over
             keeper.places[POOL].queue = b""
             server.call("DEL", made.keys(POOL)[1])
         swap = swap_of(random, known)
         expected, found = keeper.swap(POOL, swap), await made.swap(POOL, swap)
-        # A slow machine may let a turn end in between: ask both again.
+        # On a slow machine, a turn may end between the two calls, so repeat both.
         assert found._replace(time=0.0) == expected._replace(time=0.0)
         if found.outcome is Outcome.DONE:
             known.append(swap.record[:VERSION])
@@ -108,7 +108,7 @@ async def test_the_next_member_in_the_queue_is_notified_of_its_turn(server: Serv
     await until(lambda: bool(resets), listening)
     one, other, third = (bytes([n]) * ID for n in (1, 2, 3))
     first = b"1" * VERSION
-    while True:  # a slow machine may let the turn of one of them end
+    while True:  # on a slow machine, the turn of a member may end
         server.call("FLUSHALL")
         await made.swap(POOL, Swap(b"", first, b"", b"", 60_000))
         late = [await made.swap(POOL, Swap(b"x", b"y" * VERSION, who)) for who in (one, other)]

@@ -1,7 +1,7 @@
-"""The bucket of a limit that has no header: requests for the past.
+"""The bucket of a limit without a header: requests for history.
 
 Rule of this file: time is a number, and the exchange counts each request at the worst moment for
-us. Each number of `rolling` has a test at its threshold.
+us. Each constant of `rolling` has a test at its threshold.
 """
 
 from collections import deque
@@ -111,7 +111,7 @@ def test_a_request_counts_for_a_full_window_after_the_exchange_may_last_have_cou
     assert isinstance(lost.charge(309.9, 1), Wait)
     assert take(lost, 310.0 + SLOT)
     late = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
-    late.lose(take(late, 0.0), 50.0)  # its connection brought no answer until then
+    late.lose(take(late, 0.0), 50.0)  # until then its connection was open without an answer
     assert isinstance(late.charge(349.9, 1), Wait)
     assert take(late, 350.0 + SLOT)
 
@@ -187,7 +187,7 @@ def test_late_bulk_requests_catch_up_by_at_most_a_second() -> None:
     sent = 0
     while isinstance(made.charge(100.0, 1, bulk=True), Receipt):
         sent += 1
-    assert sent == 4  # the credit of 1 s, and the one that is due
+    assert sent == 4  # the credit of 1 s, and one request that is due
 
 
 def test_after_a_single_request_a_tenth_stays_free_for_one_window() -> None:
@@ -240,7 +240,7 @@ def test_an_answer_narrows_the_clock() -> None:
 
 
 class Hand:
-    """A clock that a test moves."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -409,7 +409,7 @@ def test_a_reserve_of_weight_becomes_the_same_fraction_of_this_limit() -> None:
     assert ProcessBudget(reserve=0.1).pool("x", HISTORY).usage.reserve == 100
 
 
-# -- beside the minute's pool --------------------------------------------------------------------
+# -- together with the pool of the minute --------------------------------------------------------
 
 
 def beside() -> tuple[PoolBeside, ProcessBudget]:

@@ -1,4 +1,4 @@
-"""The estimate of the exchange's clock: hand-made intervals, some 1,000,000 s ahead of ours."""
+"""The estimate of the exchange's clock, from intervals about 1,000,000 s ahead of ours."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Sharing ends with an error and begins again, and any thread may read the books.
+"""An error ends sharing, sharing begins again, and any thread may read the books.
 
 Rule of this file: two `MachineBudget` objects on one directory stand for two processes, and only
 the test advances the clock.
@@ -77,7 +77,7 @@ def memory() -> Memory:
 def make(
     request: pytest.FixtureRequest, budgets: Path, memory: Memory, clock: Time
 ) -> Callable[[], SharedPool]:
-    """A process of its own with the pool of one exchange; in a file by default."""
+    """The pool of one exchange in a separate process; its store is a file by default."""
     kind = getattr(request, "param", "file")
 
     options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
@@ -112,7 +112,7 @@ def short_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def failing(call: str, number: int) -> Iterator[None]:
-    """Make this call fail on all our files, or on all our stores in memory."""
+    """Make this call fail for all our files, or for all our stores in memory."""
     with pytest.MonkeyPatch.context() as patch:
         where: object = fcntl if call == "flock" else os
         if hasattr(MemoryStore, call):
@@ -152,12 +152,12 @@ AT_THE_START = [
 ]
 
 
-# In turn, each call of a store fails.
+# Each call of a store fails once.
 OPERATIONS = [(name, errno.EIO) for name in ("lock", "read", "write", "unlock")]
 
 
 def on_both(faults: list[tuple[str, int]], operations: list[tuple[str, int]]) -> MarkDecorator:
-    """Faults of the file, and the same of a store in memory."""
+    """Parametrize a test with faults of the file and the same faults of a store in memory."""
     rows = [("file", *fault) for fault in faults] + [("memory", *each) for each in operations]
     return pytest.mark.parametrize("make, call, number", rows, indirect=["make"], ids=name_of)
 
@@ -432,7 +432,7 @@ def test_running_processes_lose_nothing_when_a_logout_removes_the_directory(
     use(one, clock, 10)
     use(other, clock, 20)
     shutil.rmtree(budgets.parent)
-    assert one.usage.charged == 10  # from what it knows itself
+    assert one.usage.charged == 10  # from its own books
     use(one, clock, 1)
     use(other, clock, 1)
     assert one.usage == other.usage
@@ -546,7 +546,7 @@ def test_the_last_write_of_another_process_survives_a_replaced_file(
     assert answer.reason is Reason.COOLDOWN
     assert one.held_for(ban=True)
     assert one.usage.charged >= 30
-    late = make()  # a process that starts now knows it too
+    late = make()  # a process that starts now obeys the ban too
     assert not isinstance(late.charge(1), Receipt)
     assert late.usage.banned_until is not None
     clock.now += 310.0
@@ -996,7 +996,7 @@ def test_calls_that_a_lease_covers_take_no_lock(make: Make, memory: Memory, cloc
     assert memory.locks == before
 
 
-# -- another place, another record ---------------------------------------------------------------
+# -- another directory, another record -----------------------------------------------------------
 
 
 def test_after_the_directory_changes_all_processes_share_again_within_a_minute(
@@ -1098,7 +1098,7 @@ def test_an_answer_to_a_forgotten_minute_still_raises_the_count(make: Make, cloc
 
 @contextmanager
 def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[BaseException]]:
-    """Run threads that read the books without a pause and switch as often as possible."""
+    """Run threads that read the books continuously and switch as often as possible."""
     errors: list[BaseException] = []
     stop = threading.Event()
     began = threading.Barrier(threads + 1)
@@ -1128,7 +1128,7 @@ def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[Bas
 
 
 def make_kind(kind: str, budgets: Path, clock: Time) -> Pool:
-    """A pool of one process, a shared one, or one that cannot be shared now."""
+    """A pool of one process, a shared pool, or a pool that cannot be shared now."""
     options = {"limit": 10**6, "reserve": 0, "clock": clock, "wall": clock.wall}
     if kind == "process":
         return ProcessBudget(**options).pool("exchange")  # type: ignore[arg-type]
@@ -1178,7 +1178,7 @@ def test_any_thread_may_read_the_books_and_they_stay_exact(
 
 
 def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
-    """Every kind of change of the books, each in a state in which it changes much."""
+    """Every kind of change of the books, each in a state in which it changes many values."""
     date, flying = NOON + 10, list[Receipt]()
 
     def charge(weight: int = 1) -> None:

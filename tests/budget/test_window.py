@@ -1,4 +1,4 @@
-"""A limit of another span than a minute, by our own books.
+"""A limit with another span than a minute, kept by our own books.
 
 Rule of this file: time is a number, and each test states what the exchange counts.
 """
