@@ -1,6 +1,6 @@
 """Gives every test its own directory for budgets, no proxies, and its choice of event loop.
 
-Rule of this file: fixtures and hooks only; what they need to work lives in a module of its own.
+Rule of this file: it has fixtures and hooks only. Their helpers are in modules of `support`.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from support.aioresponses_shim import patch_aioresponses
 from support.postgres_server import Server, serving
 from support.virtual_clock import VirtualDatetime, VirtualLoop
 
-# Two cores shared with other work: a slow example is no finding.
-with suppress(ValueError):  # not the main thread
-    # Started in the background of a shell we would ignore it, and so would every process we start.
+# On two shared cores, a slow example is no defect.
+with suppress(ValueError):  # outside the main thread
+    # In the background of a shell, pytest would ignore SIGINT, and so would its child processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Under `nohup` so it is with SIGHUP. Our handler keeps us alive, and they do not inherit it.
+    # Under `nohup`, the same is true of SIGHUP. Children do not inherit this handler.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
 examples = int(os.environ.get("BINANCE_OI_EXAMPLES", "25"))  # `nox -s thorough` has more
@@ -55,11 +55,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """With `--twice`, run every test again when all have run: what a test leaves behind shows."""
+    """With `--twice`, run all tests a second time, which shows the traces that a test leaves."""
     done = yield
     if session.config.option.twice:
         session.config.option.twice = False
-        # Without this, pytest takes a test that failed the first time for an error of collection.
+        # Without this, pytest reports a test that failed the first time as an error of collection.
         session.config.option.continue_on_collection_errors = True
         session.config.hook.pytest_runtestloop(session=session)
     return done
@@ -81,17 +81,17 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
-    # Reading the certificates of the system takes each process 40 ms, and nobody asks for them.
+    # Each process would need 40 ms to read the system's certificates, which no test uses.
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
-    # A virtual machine that was paused for a moment has slept, and a clock of a test has not.
+    # A paused virtual machine shows a suspend that the clock of a test does not have.
     monkeypatch.setattr(schedule, "steady_clock", time.monotonic)
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it would hide missing flushes
 
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Undo what a test sets in `logging`, such as a block of a page that shows every message."""
+    """Undo a test's changes of `logging`. For example, a block of a page shows every message."""
     root, ours = logging.getLogger(), logging.getLogger("binance_oi")
     handlers, levels = [*root.handlers], (root.level, ours.level)
     yield
@@ -102,14 +102,14 @@ def own_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In virtual time, each `retry_at` is of the virtual clock as well."""
+    """In virtual time, compute each `retry_at` from the virtual clock."""
     if request.node.get_closest_marker("virtual_time"):
         monkeypatch.setattr("binance_oi.sending.governor.datetime", VirtualDatetime)
 
 
 @pytest.fixture(autouse=True)
 def minute_that_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the minute turn where `BINANCE_OI_ROLLOVER` says, for `nox -s rollovers`."""
+    """Place the rollover where `BINANCE_OI_ROLLOVER` says, for `nox -s rollovers`."""
     if rollover.AFTER_MS is not None:
         rollover.turn_soon(monkeypatch, rollover.AFTER_MS)
 
@@ -118,8 +118,8 @@ def minute_that_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
     """`aioresponses`, patched for aiohttp 3.14.
 
-    It replaces `ClientSession._request`, so timeouts, middlewares, connectors and TLS are not
-    there: use it for unit logic, and the local exchange for everything on the wire.
+    It replaces `ClientSession._request`, so there are no timeouts, middlewares, connectors or TLS.
+    Use it for unit logic, and the local exchange for everything on the wire.
     """
     patch_aioresponses(monkeypatch)
     with aioresponses() as mock:
@@ -128,20 +128,20 @@ def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
 
 @pytest.fixture
 def known_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what comes later: a client that just started may use a whole minute at once."""
+    """Let a client that just started use a whole minute at once, as it may later."""
     monkeypatch.setattr(knowledge, "AT_ONCE", 1.0)
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A PostgreSQL server; only the sessions of nox for databases ask for it."""
+    """A PostgreSQL server; only nox's sessions for databases use it."""
     with serving() as started:
         yield started
 
 
 @pytest.fixture(name="place", params=STORES)
 def _place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a recorder records: a new file, or a new database."""
+    """The target of a recorder: a new file, or a new database."""
     if request.param == "sqlite":
         return str(tmp_path / "oi.db")
     server: Server = request.getfixturevalue("server")

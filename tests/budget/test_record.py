@@ -44,7 +44,7 @@ def clock(lo: float = -2.0, hi: float = 2.0, at: float = NOW) -> ServerClock:
 
 
 def state(**fields: object) -> Known:
-    """The knowledge of a busy process. `fields` replace attributes of it, its ledger or its others."""
+    """The knowledge of a busy process. `fields` replace attributes of it or its parts."""
     minutes = {K - 1: Minute(booked=70, reported=70), K: Minute(30, 10, [], 0, 25, 5)}
     others = Others({K: Curve(40.0, [3, 5], 3, 2.0, 9.0)}, expected_until=K + 5)
     made = Known(100, clock(), Ledger(minutes, K), others, counted_at=NOW - 1.0)

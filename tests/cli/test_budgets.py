@@ -1,4 +1,4 @@
-"""`binance-oi budget` shows the budgets of this machine, and forgets one on request."""
+"""The command `budget` shows the budgets of this machine, and deletes one on request."""
 
 import io
 import json
@@ -20,7 +20,7 @@ NAME = "binance-futures"
 
 
 def use(name: str, *, banned: bool = False) -> None:
-    """Charge a pool of this machine, or put a ban of an hour into it."""
+    """Charge a pool of this machine, or ban it for an hour."""
     budget = MachineBudget()
     pool = budget.pool(name)
     if banned:
@@ -59,11 +59,11 @@ def test_budgets_of_local_ports_without_a_listener_are_omitted_and_counted(
     assert sorted(pools) == sorted([NAME, pool_key(exchange.url)])
     assert err.startswith("binance-oi: left out: 1 of local ports on which no program listens\n")
     assert not exchange.answers
-    assert gone in machine_pools()  # the port may have been a tunnel that returns later
+    assert gone in machine_pools()  # the port may belong to a tunnel that reopens later
 
 
 def test_a_ban_of_a_local_port_without_a_listener_is_shown(gone: str, capsys: Captured) -> None:
-    use(gone, banned=True)  # the port may be a tunnel to the exchange itself
+    use(gone, banned=True)  # the port may belong to a tunnel to the exchange
     assert main(["budget"]) == 0
     pools, err = shown(capsys)
     assert pools == [gone]

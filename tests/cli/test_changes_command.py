@@ -1,6 +1,6 @@
-"""The command `changes`, and what it and `watch` keep for the next time.
+"""The command `changes`, and the history that it and `watch` cache for the next run.
 
-Rule of this file: the exchange is a local one, and its own history is the truth.
+Rule of this file: the exchange is a local one, and its history is the expected truth.
 """
 
 import json
@@ -44,7 +44,7 @@ def printed(capsys: Captured) -> list[dict[str, Any]]:
 
 
 def instants_since(began: float) -> int:
-    """The number of rows of a symbol that may have appeared since then."""
+    """The number of rows of a symbol that may have appeared since `began`."""
     step, late = STEP / 1000, APPEARS_MS / 1000
     return int((time.time() - late) // step) - int((began - late) // step)
 

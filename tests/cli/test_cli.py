@@ -1,4 +1,4 @@
-"""The command line: rendering as pure functions, the rest as processes over real sockets.
+"""The command line: rendering as pure functions, and commands as processes over real sockets.
 
 No test sleeps for a fixed time: it waits until a process has reached a point.
 """
@@ -66,7 +66,7 @@ from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
 from support.raw_exchange import RawExchange, answer
 
-DEADLINE = 600.0  # s after which a process hangs and is not only slow
+DEADLINE = 600.0  # s after which a process counts as hung
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp()) * 1000
 UNKNOWN = UnknownSymbolError(400, -1121, "Invalid symbol.")
@@ -118,7 +118,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def on_a_terminal(*arguments: str, **env: str) -> tuple[int, str]:
-    """Run it with all three streams on one pseudo-terminal; return its exit code and output."""
+    """Run the program with all streams on one pseudo-terminal; return exit code and output."""
     if not hasattr(os, "openpty"):
         pytest.skip("no pseudo-terminals on this system")
     ours, theirs = os.openpty()
@@ -142,7 +142,7 @@ def _read(terminal: int) -> bytes:
 
 
 def without_waits(stderr: str) -> list[str]:
-    """The lines without those about waits, which a slow machine adds."""
+    """The lines except those about waits, which a slow machine adds."""
     return [line for line in stderr.splitlines() if ": waiting until " not in line]
 
 
@@ -168,7 +168,7 @@ def drawn(sheet: Sheet) -> str:
 
 
 def a_usage(held_until: datetime | None = None) -> Usage:
-    """The usage of a budget of 2400 when 7 are used."""
+    """The usage of a budget of 2,400 of which 7 are used."""
     usage = ProcessBudget().pool("test").usage
     return replace(usage, used=7, resets_at=NOON, held_until=held_until)
 

@@ -1,6 +1,6 @@
-"""The commands that read the archive and fill a recording with the past.
+"""The commands that read the archive and fill a recording with history.
 
-Rule of this file: the exchange is a local one, and so is its archive.
+Rule of this file: the exchange and its archive are local.
 """
 
 import csv
@@ -20,7 +20,7 @@ from binance_oi.recorder import Recording
 from binance_oi.simulator import Files, LocalExchange
 from support.archive_files import published, served, whole_day
 
-HANGS = 600.0  # s after which a process hangs
+HANGS = 600.0  # s after which a process counts as hung
 Captured = pytest.CaptureFixture[str]
 TODAY = datetime.fromtimestamp(time.time(), UTC).date()
 FAULTY = Files(missing_row=0.02, no_value=0.02)
@@ -39,7 +39,7 @@ def exchange() -> Iterator[LocalExchange]:
 
 
 def last(days: int) -> list[str]:
-    """The days before this one; they stay the same when a day ends during a test."""
+    """The options of the last days. Their dates are fixed, even if a day ends during a test."""
     first, end = TODAY - timedelta(days=days), TODAY - timedelta(days=1)
     return [f"--since={first}", f"--until={end}T23:59:59"]
 

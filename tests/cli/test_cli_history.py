@@ -1,6 +1,6 @@
-"""The command that reads the past.
+"""The command that reads history.
 
-Rule of this file: the exchange is a local one; a command that is killed is a real process.
+Rule of this file: the exchange is a local one. A command that a test kills is a real process.
 """
 
 import json
@@ -24,7 +24,7 @@ from binance_oi.times import unix_ms
 from support.lanes import some
 
 Captured = pytest.CaptureFixture[str]
-HANGS = 600.0  # s after which a process hangs
+HANGS = 600.0  # s after which a process counts as hung
 
 
 def test_rows_are_printed_in_the_order_of_the_arguments(capsys: Captured) -> None:
@@ -89,12 +89,12 @@ def test_a_file_is_replaced_only_on_request(tmp_path: Path, capsys: Captured) ->
 
 
 NAMES = ("BTCUSDT", "1000SHIBUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")
-REQUESTS = 2 * len(NAMES)  # of a whole run: two pages each
+REQUESTS = 2 * len(NAMES)  # of a complete run: two pages for each symbol
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "4"))
 
 
 class Run:
-    """A command that reads three days of some symbols into a file, as often as it takes.
+    """A command that reads three days of some symbols into a file, and may need several runs.
 
     Args:
         exchange: A local one.
@@ -102,7 +102,7 @@ class Run:
     """
 
     def __init__(self, exchange: LocalExchange, path: Path) -> None:
-        # Moments, not ages: the second run may begin after the next row.
+        # Fixed moments and not ages, because the second run may begin after the next row.
         bounds = time.time() - 3 * 86_400, time.time() - 600
         self.first, self.last = (
             f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%MZ}" for at in bounds
@@ -113,10 +113,10 @@ class Run:
         self._command = [*command, "--period", "5m", "--to", str(path)]
 
     def killed(self, instant: random.Random) -> bool:
-        """Start it and kill it; return whether that came before its end.
+        """Start the command and kill it; return whether it was still running.
 
-        It is killed at a random moment after a random one of its requests. After the last of them,
-        the moment is one at which the file is written.
+        The kill comes at a random moment after a random request. After the last request, it comes
+        while the command writes the file.
         """
         wanted = instant.randrange(REQUESTS + 1)
         process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
@@ -128,13 +128,13 @@ class Run:
         return process.wait() == -signal.SIGKILL
 
     def finished(self) -> str:
-        """Let it run to its end; return what it says."""
+        """Let the command run to its end; return its stderr."""
         return subprocess.run(
             self._command, capture_output=True, text=True, timeout=HANGS, check=True
         ).stderr
 
     def check(self) -> None:
-        """Compare the file with what the exchange has."""
+        """Compare the file with the rows of the exchange."""
         rows = [line.split(",") for line in self.path.read_text().splitlines()[1:]]
         assert [row[0] for row in rows] == sorted(row[0] for row in rows)
         for name in NAMES:
@@ -157,7 +157,7 @@ def test_a_command_killed_at_any_instant_continues_to_the_same_rows(
         before = exchange.history_counter.total
         if not path.exists():
             assert ("continuing after" in run.finished()) is (lines > 0)
-            # One request of each symbol may still have been on the wire when it was killed.
+            # At the kill, one request of each symbol may still have been on the wire.
             left = REQUESTS - 2 * max(0, lines - 1) + len(NAMES)
             assert exchange.history_counter.total - before <= left
         assert exchange.answers[429] == 0

@@ -1,4 +1,4 @@
-"""The commands that record and read recordings: one line for each error, and a clean end."""
+"""The commands that record and that read recordings: one line for each error, and a clean end."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ Captured = pytest.CaptureFixture[str]
 VIEW = View(order="symbol", top=5)
 ENTERS_SCREEN, LEAVES_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 QUICK = "JDUSDT"  # its open interest changes every second; `watch` shows only changes
-HANGS = 600.0  # s after which a process hangs and is not only slow
+HANGS = 600.0  # s after which a process counts as hung
 ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
 
 
@@ -260,7 +260,7 @@ def test_impossible_arguments_are_an_error_in_one_line_and_change_no_file(
 
 
 def everything(directory: Path) -> dict[str, bytes | None]:
-    """The files in a directory, without those of the budget and SQLite's files for readers."""
+    """The files in a directory except those of the budget and SQLite's files for readers."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")
@@ -400,7 +400,7 @@ def _take_terminal() -> None:
 
 
 class Terminal:
-    """`binance-oi` on a terminal of a given size, whose output the test reads."""
+    """The program on a terminal of a given size, whose output the test reads."""
 
     def __init__(self, *arguments: str, columns: int = 100, controlling: bool = False) -> None:
         self._ours, theirs = pty.openpty()
@@ -432,7 +432,7 @@ class Terminal:
             self.shown += os.read(self._ours, 65536)
 
     def read_to_the_end(self) -> None:
-        with suppress(OSError):  # the other end is closed
+        with suppress(OSError):  # the program has closed its end
             while more := os.read(self._ours, 65536):
                 self.shown += more
         self.process.wait()

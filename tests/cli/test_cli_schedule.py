@@ -1,6 +1,6 @@
-"""Schedules of commands: one that fits, one that does not, and an exchange that does not answer.
+"""Schedules of commands: one that fits, one that does not, and one with a silent exchange.
 
-Rule of this file: a command that records runs in a process of its own; a signal stops it.
+Rule of this file: a command that records runs in a separate process, and a signal stops it.
 """
 
 import shlex
@@ -22,7 +22,7 @@ from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
 
 Captured = pytest.CaptureFixture[str]
-HANGS = 600.0  # s after which a process hangs and is not only slow
+HANGS = 600.0  # s after which a process counts as hung
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A shell completes commands and options, without starting the program."""
+"""A shell completes commands and options without starting the program."""
 
 import shutil
 import subprocess

@@ -1,6 +1,6 @@
 """A command imports only the modules that it needs.
 
-The tests check the modules of the process at its end, not the time that it takes.
+The tests check which modules a process has imported at its end, not how long it takes.
 """
 
 import json

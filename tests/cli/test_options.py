@@ -1,4 +1,4 @@
-"""Options mean the same in every command, on the command line and in the environment."""
+"""An option has the same meaning in every command and in the environment."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Output fits the terminal, and a command says what it waits for."""
+"""Output fits the terminal, and a waiting command says why it waits."""
 
 import asyncio
 import io
@@ -46,7 +46,7 @@ def a_sheet(rows: int, number: str = "1.5") -> Sheet:
 
 
 def drawn(sheet: Sheet, width: int, lines: int = 1000) -> tuple[list[str], int]:
-    """The lines of a table that fits, and the number of rows left."""
+    """The drawn lines of a table, and the number of omitted rows."""
     text = io.StringIO()
     screen = Console(file=text, width=width, height=lines)
     made, left = fitting_table(sheet, screen, lines)
@@ -179,7 +179,7 @@ def test_a_table_stays_on_the_screen_when_most_symbols_fail() -> None:
     assert len(lines) <= 24 + 5  # a reason may be longer than a line
 
 
-# -- waits, and terminals that show no bar ---------------------------------------------------
+# -- waits, and terminals without a progress bar ---------------------------------------------
 
 
 def a_usage(turn: datetime = NOON, *, held: datetime | None = None, **waiting: int) -> Usage:
@@ -300,7 +300,7 @@ class Stopped:
 
 
 async def stopped_after(end: End, limit: float) -> float | None:
-    """Seconds after which a recorder was stopped; None if it was not within `limit`."""
+    """Seconds after which a recorder was stopped; None if that took longer than `limit`."""
     recorder, begun = Stopped(), asyncio.get_running_loop().time()
     with suppress(TimeoutError):
         async with asyncio.timeout(limit):
@@ -321,7 +321,7 @@ async def test_a_recorder_stops_at_the_given_wall_clock_time_even_if_the_clock_i
     loop = asyncio.get_running_loop()
     begun = loop.time()
 
-    def clock() -> float:  # after a minute somebody sets it forward by an hour
+    def clock() -> float:  # after a minute, it is set forward by an hour
         passed = loop.time() - begun
         return NOON.timestamp() + passed + (3600.0 if passed > 60.0 else 0.0)
 

@@ -1,4 +1,4 @@
-"""The command `serve`, as a process: its first line, its answers, its end."""
+"""The command `serve` as a process: its first line, its answers, and its end."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from support.recorded import VALUES, write_recording
 
 Captured = pytest.CaptureFixture[str]
 SERVE = ("-m", "binance_oi", "serve")
-HANGS = 600.0  # s after which a process hangs and is not only slow
+HANGS = 600.0  # s after which a process counts as hung
 FEW = ("BTCUSDT", "ETHUSDT", "--every", "1s", "--simulated", "--port", "0")
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -54,7 +54,7 @@ def get(url: str, host: str | None = None) -> tuple[int, Any]:
 
 
 def until_live(url: str) -> dict[str, Any]:
-    """A snapshot, as soon as there is one."""
+    """Wait for the first snapshot, and return it."""
     while True:
         status, found = get(f"{url}snapshot")
         if status == 200:
@@ -62,7 +62,7 @@ def until_live(url: str) -> dict[str, Any]:
 
 
 def read_stream(url: str) -> "tuple[threading.Thread, list[bytes]]":
-    """Read a stream in a thread; the list grows with what came, and an empty piece is its end."""
+    """Read a stream in a thread into a list of its pieces; the last piece is empty."""
     pieces = list[bytes]()
 
     def read() -> None:

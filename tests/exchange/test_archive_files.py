@@ -1,6 +1,6 @@
-"""One file of the archive: each trap of real files, and bytes that are no file at all.
+"""One file of the archive: each trap of real files, and bytes that are not a file.
 
-Rule of this file: every file is made in the test, from lines that it knows.
+Rule of this file: each test makes its file from known lines.
 """
 
 import io

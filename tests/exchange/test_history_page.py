@@ -1,6 +1,6 @@
-"""A page of history: each row as the exchange wrote it, and an odd row is left out alone.
+"""A page of history: each row as the exchange wrote it; only an invalid row is omitted.
 
-Rule of this file: what a test changes of a row is in the test; all else is a live row.
+Rule of this file: each test shows what it changes in a recorded row.
 """
 
 import json
@@ -192,7 +192,7 @@ ODD_TEXTS = (
 
 
 def outcome(read: Callable[[bytes, str], HistoryPage], text: bytes, symbol: str) -> str:
-    """The rows to the last digit, and what is odd; or the error."""
+    """The rows with every digit and the names of invalid rows, or the error."""
     try:
         return repr(read(text, symbol))
     except (BinanceOIError, RefusedError) as error:
@@ -200,14 +200,14 @@ def outcome(read: Callable[[bytes, str], HistoryPage], text: bytes, symbol: str)
 
 
 def is_read_alike(text: bytes, symbol: str = SYMBOL) -> bool:
-    """Check a page against its rows read one by one; return whether it was read in one step."""
+    """Compare both ways of reading a page; return whether the fast path read it."""
     one_by_one = outcome(decoding._row_by_row, text, symbol)
     assert outcome(decode_history, text, symbol) == one_by_one, text
     return decoding._usual_rows(text, symbol) is not None
 
 
 def changed() -> list[bytes]:
-    """The page with one byte removed, doubled or changed, and with an odd text put in."""
+    """Copies of the page with one byte removed, doubled or changed, or an odd text inserted."""
     places = range(len(PAGE))
     texts = [PAGE[:at] + PAGE[at + 1 :] for at in places]
     texts += [PAGE[:at] + PAGE[at - 1 :] for at in places[1:]]
@@ -220,7 +220,7 @@ def changed() -> list[bytes]:
 def test_the_fast_path_reads_a_changed_page_as_the_slow_path_does_or_not_at_all(part: int) -> None:
     texts = changed()[part::4]
     taken = sum(map(is_read_alike, texts))
-    assert 100 < taken < len(texts) // 4  # other digits; everything else is unusual
+    assert 100 < taken < len(texts) // 4  # the fast path reads changed digits only
 
 
 @given(st.data())

@@ -175,7 +175,7 @@ def test_any_other_base_url_has_its_own_pool(url: str, key: str) -> None:
 def test_a_proxy_has_its_own_pool_named_without_its_password(proxy: str, via: str) -> None:
     assert pool_key(PRODUCTION, proxy) == f"binance-futures via {via}"
     client_with_proxy(proxy)
-    assert URL(proxy).host == via.rpartition(":")[0].strip("[]")  # what aiohttp makes of it
+    assert URL(proxy).host == via.rpartition(":")[0].strip("[]")  # as aiohttp parses it
     assert pool_key(TESTNET, proxy) == f"binance-futures-testnet via {via}"
 
 

@@ -1,4 +1,4 @@
-"""Decoders return exactly what the exchange said, or raise our exception, whatever the bytes."""
+"""For any bytes, decoders return exactly what the exchange wrote, or raise our exception."""
 
 import copy
 import json
@@ -80,7 +80,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
 
 
 def refusal(decode: Decode, body: bytes) -> str:
-    """The text of our exception; empty when there is none."""
+    """The text of our exception, or an empty text without one."""
     try:
         decode(body)
     except BinanceOIError as error:
@@ -902,7 +902,7 @@ def error_of(status: int, body: bytes) -> ResponseError:
         (403, HTML, ForbiddenError),
         (403, b"", ForbiddenError),
         (451, error_body(0, "Service unavailable from a restricted location"), ForbiddenError),
-        # The status counts more than a code that contradicts it.
+        # The status takes precedence over a code that contradicts it.
         (429, error_body(-1003, BAN_TEXT), RateLimitedError),
         (429, error_body(-1121, ""), RateLimitedError),
         (403, error_body(-1121, ""), ForbiddenError),

@@ -1,5 +1,5 @@
-"""Everything that can go wrong between a call and its answer, as data, and a server to do it.
+"""Everything that can go wrong between a call and its answer, as data, and a server for it.
 
-The rule of this package: `table` says what happens and what the outcome must be, `exchange` does it
-on a real socket, and `rules` checks every fault by the same rules.
+The rule of this package: `table` has each fault and its required outcome, `exchange` plays the
+fault on a real socket, and `rules` checks every fault by the same rules.
 """

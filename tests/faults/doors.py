@@ -136,7 +136,7 @@ def no_common_cipher() -> ssl.SSLContext:
 
 def wants_a_certificate() -> ssl.SSLContext:
     context = good()
-    context.maximum_version = ssl.TLSVersion.TLSv1_2  # or the refusal comes after the handshake
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # 1.3 refuses after the handshake
     context.verify_mode = ssl.CERT_REQUIRED
     authority("theirs").configure_trust(context)
     return context

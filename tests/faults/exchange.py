@@ -1,6 +1,7 @@
-"""An exchange that misbehaves at any byte for one symbol, and answers all others correctly.
+"""An exchange that fails at any byte of answers for one symbol, and answers all others correctly.
 
-Rule of this file: no HTTP library. It listens in the caller's loop, so it works in virtual time.
+Rule of this file: it uses no HTTP library, and listens in the caller's loop. So it works in
+virtual time.
 """
 
 import asyncio

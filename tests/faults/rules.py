@@ -1,7 +1,7 @@
 """Runs one fault between two good calls.
 
-Rule of this file: no rule knows a fault by its name; all faults are checked alike. The duration of
-a call is checked in virtual time only; on a real loop it depends on the machine.
+Rule of this file: no rule names a fault, so all faults are checked alike. The duration of a call is
+checked only in virtual time, because it depends on the machine on a real loop.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from support.virtual_clock import VirtualLoop
 from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
 
-TIMEOUT = 0.8  # s for a call; longer than the bound for an error's text
+TIMEOUT = 0.8  # s for a call; longer than the time for reading an error's text
 AT_ONCE, TEXT = 0.3, 0.75  # s of virtual time
 HANGS = 600.0  # s of real time after which a call is stuck, not slow
 MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
@@ -53,19 +53,19 @@ class Fault:
     wire: int = 1
     """Requests on the wire."""
     charged: int | None = None
-    """Charged weight; None means that of the requests on the wire."""
+    """Charged weight; None: the weight of the requests on the wire."""
     seconds: float = AT_ONCE
     after_that: tuple[Step, ...] | None = None
     """The steps for every attempt after the first; None: the same."""
     fresh: bool = False
-    """Whether it happens on a new connection."""
+    """Whether the fault happens on a new connection."""
     at_accept: bool = False
     lies: bool = False
-    """Whether the header's count is too high, so that ours may be too high for a minute."""
+    """Whether the header's count is too high, so that our count may be too high for a minute."""
     idle: float = 0.0
     """Seconds until the next call."""
     retry_in: tuple[float, float] | None = None
-    """Bounds of `retry_at`, in seconds from the exchange's now."""
+    """Bounds of `retry_at`, in seconds from the time of the exchange."""
     timeout: float = TIMEOUT
     """The timeout of the call, in seconds."""
     door: Door = Plain()  # noqa: RUF009 - frozen
@@ -143,7 +143,7 @@ async def outcome_of(client: OpenInterestClient, symbol: str) -> Decimal | Binan
 
 @contextlib.asynccontextmanager
 async def nothing_left_over() -> AsyncGenerator[None]:
-    """Check that no task is left and the loop reported no error."""
+    """Check that no task is left and that the loop reported no error."""
     loop, noise = asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: noise.append(context))
     before = asyncio.all_tasks()
@@ -159,7 +159,7 @@ WAYS = ("ours", "aiohttp's", "the caller's")
 
 @contextlib.asynccontextmanager
 async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
-    """The session that sends: ours, ours without our leaner parts, or the caller's."""
+    """The session that sends: ours, ours without our fast parts, or one of the caller."""
     if way == "the caller's":
         async with aiohttp.ClientSession() as session:
             yield session

@@ -1,4 +1,4 @@
-"""Every fault, and its required outcome. Data only.
+"""Every fault, and its required outcome, as data.
 
 Rule of this file: each row has its own cause; loops make rows that differ by a status, a text or a
 byte. `wire` counts requests, and every request on the wire is charged.
@@ -37,9 +37,9 @@ BODY = b'{"symbol":"BADUSDT","openInterest":"1.5","time":1795435200000}'
 HEADERS = b"Content-Type: application/json\r\nX-MBX-USED-WEIGHT-1M: {USED}\r\nDate: {DATE}\r\n"
 OTHERS = BODY.replace(b"BAD", b"FOO")
 PATIENCE = 2.0  # s of silence after which the client abandons a pooled connection
-SLOW = TIMEOUT + 0.3  # s for a call that runs into its timeout
+SLOW = TIMEOUT + 0.3  # s for a call that reaches its timeout
 CRLF = b"\r\n"
-BAN = (119.0, 125.0)  # s: the shortest ban, with the error of a clock
+BAN = (119.0, 125.0)  # s: the shortest ban, plus the error of a clock
 SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # statuses of the exchange
 
 
@@ -62,7 +62,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def doors_shut() -> Iterator[Fault]:
-    """Nothing reaches the exchange, so nothing is charged."""
+    """No request reaches the exchange, so no weight is charged."""
     refused = (doors.Refused(), TransportError)
     yield Fault("nobody listens", (), refused[1], 0, door=refused[0])
     yield Fault(
@@ -192,7 +192,7 @@ def waits() -> Iterator[Fault]:
 
 
 def pooled() -> Iterator[Fault]:
-    """Surplus bytes on a pooled connection never become an answer."""
+    """Extra bytes on a pooled connection never become an answer."""
     poison = (
         GOOD.replace(b"BADUSDT", b"GOODUSDT")
         .replace(b"1.5", b"6.6")
@@ -290,7 +290,7 @@ def framing() -> Iterator[Fault]:
         "100 Continue": (b"", b"HTTP/1.1 100 C\r\n\r\n" * 3000),
         "blank lines": (b"", b"\r\n" * 30_000),
     }
-    # aiohttp reports them as an error that may pass, or as a body without an end.
+    # aiohttp reports such bytes as a temporary error, or as a body without an end.
     noticed = {"trailers": (TransportError, 3), "gzip of nothing": (DecodeError, 1)}
     for name, (start, more) in floods.items():
         for status in (b"200", b"418"):
@@ -396,7 +396,7 @@ def redirects() -> Iterator[Fault]:
 
 
 def bodies() -> Iterator[Fault]:
-    """Bodies under 200, undocumented and documented ones."""
+    """Bodies of answers with status 200, documented and undocumented."""
     time = b'"time":1795435200000'
     wrong: dict[str, bytes] = {
         "empty": b"",
@@ -515,7 +515,7 @@ def statuses() -> Iterator[Fault]:
             yield Fault(f"{status}, cut", cut, DecodeError)
             continue
         yield Fault(f"{status}, cut", cut, outcome, wire)
-        if status in SEEN:  # each costs waiting
+        if status in SEEN:  # each attempt waits
             stalled = (answer(html, status=status)[:-9], STALL)
             seconds = SLOW + TEXT
             yield Fault(f"{status}, stalled", stalled, outcome, min(wire, 2), seconds=seconds)
@@ -567,7 +567,7 @@ def statuses() -> Iterator[Fault]:
 
 def refusals() -> Iterator[Fault]:
     """429 and 418 with every form of `Retry-After` and of the text of a ban."""
-    minute = (54.0, 61.0)  # to the rollover, with the error of a clock
+    minute = (54.0, 61.0)  # s to the rollover, plus the error of a clock
     forms: dict[str, tuple[bytes, tuple[float, float], tuple[float, float]]] = {
         "nothing": (b"X: y", minute, BAN),
         "0": (b"Retry-After: 0", minute, BAN),
@@ -625,7 +625,7 @@ def refusals() -> Iterator[Fault]:
 
 
 def refused_in_bad_form() -> Iterator[Fault]:
-    """The client obeys a 418 or 429, whatever else is wrong with the answer."""
+    """The client obeys a 418 or 429 whatever else is wrong with the answer."""
     broken: dict[str, bytes] = {
         "a header of 9,000 bytes": b"X: " + b"a" * 9000,
         "a Retry-After of 10,000 digits": b"Retry-After: " + b"9" * 10_000,
@@ -686,7 +686,7 @@ def broken_later() -> Iterator[Fault]:
 
 
 def lies() -> Iterator[Fault]:
-    """Headers with false counts: they never allow more, and never cost a value."""
+    """Headers with false counts never allow more weight, and never lose a value."""
     for count in (
         "", "-1", "0", "1", "nan", "inf", "1e3", "0x10", "1_0", "+5", " ", "abc", "1.0", "1,000",
         "٣", "３", "9" * 10, "9" * 5000, "5\r\nX-MBX-USED-WEIGHT-1M: 3",
@@ -728,7 +728,7 @@ def lies() -> Iterator[Fault]:
 
 
 def kept() -> Iterator[Fault]:
-    """A pooled connection that died while idle is replaced once, and costs only weight."""
+    """A pooled connection that died while idle is replaced once, which costs only weight."""
     once = (GOOD,)
     doors_of = {"": doors.Plain(), ", TLS": doors.Tls(good, shut=False)}
     for over, door in doors_of.items():

@@ -1,4 +1,4 @@
-"""Whenever a call is cancelled, the charges stay right and nothing is left behind.
+"""After a cancellation at any moment, the charges are right, and no task or connection is left.
 
 Rule of this file: a cancelled call raises only `CancelledError`. A request that reached the wire is
 charged; a cancelled one may be charged once.
@@ -108,7 +108,7 @@ async def balance(
     """Check that nothing is on the wire, the charges are right, and a good call works."""
     await asyncio.sleep(0)
     assert client._governor.in_flight == client._governor.waiting == 0
-    await asyncio.sleep(1.0)  # everything on the wire has arrived
+    await asyncio.sleep(1.0)  # by then, every answer has arrived
     wire, usage = exchange.this_minute, client.usage
     assert wire <= usage.charged <= wire + cancelled
     assert wire <= usage.used <= wire + cancelled
@@ -216,7 +216,7 @@ class Machine:
 
 
 def spend(pool_budget: ProcessBudget, machine: Machine, exchange: dict[int, int]) -> Iterator[int]:
-    """Send as much as allowed, at the true time, and yield the true minute of each request."""
+    """Send as much as the budget allows; yield the true minute of each request."""
     pool = pool_budget.pool("one")
     while isinstance(receipt := pool.charge(1), Receipt):
         true = START + machine.steady - 1000.0

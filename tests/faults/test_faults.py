@@ -18,7 +18,7 @@ from support.virtual_clock import VirtualLoop
 
 
 def _loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """`BINANCE_OI_LOOP` names a module with a `new_event_loop`; virtual time without it."""
+    """Return `new_event_loop` of the module that `BINANCE_OI_LOOP` names, or a virtual loop."""
     name = os.environ.get("BINANCE_OI_LOOP")
     if name is None:
         return VirtualLoop
@@ -40,7 +40,7 @@ def test_every_fault_ends_in_a_value_or_one_of_our_exceptions(fault: Fault) -> N
 @pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS[1:])
 def test_the_rules_hold_with_every_kind_of_session(way: str) -> None:
-    # Every door and a few other faults; `nox -s faults` runs all of them.
+    # Every door and a few other faults; `nox -s faults` runs all faults.
     for fault in [fault for fault in FAULTS if fault.door != Plain()] + FAULTS[::60]:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(check_fault(fault, way))

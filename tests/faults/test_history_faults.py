@@ -1,7 +1,7 @@
-"""Under every fault, a call for the past ends with the right rows or with one of our exceptions.
+"""Under every fault, a call for history ends with the right rows or with one of our exceptions.
 
-Rule of this file: the faults are data at the top, and one set of rules judges all of them. What was
-on the wire was charged to the limit of the past, and nothing to the minute.
+Rule of this file: the faults are data at the top, and one set of rules checks all of them. Each
+request on the wire is charged to the limit of history, and none to the minute.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ GOOD = page(ROW)
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of the exchange, and the outcome that the call must have."""
+    """A fault of the exchange, and the required outcome of the call."""
 
     name: str
     steps: tuple[Step, ...]
@@ -183,7 +183,7 @@ FAULTS = [*statuses(), *cuts(), *bodies()]
 
 
 async def outcome_of(client: OpenInterestClient, symbol: str) -> Any:
-    """Anything that is not ours passes, and fails the test."""
+    """The result, or our exception; any other exception fails the test."""
     try:
         found = await client.history(symbol, since=TIME - 300_000, until=TIME + 600_000)
     except BinanceOIError as error:
@@ -216,7 +216,7 @@ async def check_fault(fault: Fault) -> None:
                 if held is None:
                     exchange._script = lambda _: (GOOD,)
                     assert await outcome_of(client, BAD) == VALUE
-                else:  # nothing is sent by anyone meanwhile
+                else:  # during a cooldown, no call sends a request
                     refused = await outcome_of(client, BAD)
                     assert isinstance(refused, BannedError | BudgetExhaustedError)
                     assert len(exchange.wire) == fault.wire

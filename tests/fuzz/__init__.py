@@ -1,1 +1,1 @@
-"""Long runs against chance, outside the default suite: `nox -s fuzz` and `nox -s soak`."""
+"""Long random runs outside the default suite: `nox -s fuzz` and `nox -s soak`."""

@@ -35,7 +35,7 @@ MAX_GROWTH = 8 * 2**20  # bytes of memory that a run may add
 
 
 def mutations(seed: int, good: list[bytes]) -> Iterator[bytes]:
-    """Valid bytes with one to six random changes, without end."""
+    """Yield valid bytes with one to six random changes, endlessly."""
     chance = random.Random(seed)
     while True:
         data = bytearray(chance.choice(good))
@@ -115,7 +115,7 @@ async def _batch(url: str, clock: Clock, number: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     retry = RetryPolicy(attempts=1)
     for _ in range(number):
-        # Each has its own client, so that no refusal holds up the next answer.
+        # Each answer has its own client, so that no refusal delays the next one.
         budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
         async with OpenInterestClient(
             base_url=url, budget=budget, timeout=2.0, max_wait=1.0, retry=retry

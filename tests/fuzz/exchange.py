@@ -1,4 +1,4 @@
-"""An exchange in a separate process, whose answers for `BAD` have every quick fault.
+"""An exchange in a separate process, whose answers for `BAD` have every fault that takes no time.
 
 Rule of this file: no fault causes a cooldown or a wait (418, 429, 403, a false count), or the soak
 would measure pauses.
@@ -31,7 +31,7 @@ async def serve(seed: int) -> None:
     chance, rows = random.Random(seed), [fault for fault in faults() if is_quick(fault)]
 
     def script(_attempt: int) -> Sequence[Step]:
-        exchange.wire.clear()  # unused, and it would grow for ever
+        exchange.wire.clear()  # unused, and it would grow without bound
         return chance.choice(rows).steps
 
     exchange = FaultExchange(script, now=time.time)

@@ -1,4 +1,4 @@
-"""A million requests, with one call in twenty cancelled or answered wrongly.
+"""A million requests, of which one in twenty is cancelled or answered wrongly.
 
 Rule of this file: the exchange is another process, so that this process measures the client alone.
 It measures sizes while no call runs and every connection is open, so they are comparable. The
@@ -24,7 +24,7 @@ from typing import NamedTuple
 from binance_oi import BinanceOIError, OpenInterestClient, ProcessBudget
 from faults.exchange import BAD, GOOD
 
-LIMIT = 9_999_999  # weight per minute: the exchange counts, and never refuses
+LIMIT = 9_999_999  # weight per minute: so the exchange never refuses
 CALLERS = 50
 CHAOS = 0.05
 WARM_UP = 60.0  # s
@@ -50,7 +50,7 @@ def size() -> Size:
 
 async def size_at_rest(client: OpenInterestClient) -> Size:
     await asyncio.gather(*(client.get_open_interest(GOOD) for _ in range(CALLERS)))
-    await asyncio.sleep(0.1)  # cancelled calls have ended
+    await asyncio.sleep(0.1)  # by then, cancelled calls have ended
     return size()
 
 

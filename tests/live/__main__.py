@@ -1,4 +1,4 @@
-"""Ask the exchange which of our facts hold, and write what it answered to a file.
+"""Check which of our facts about the exchange hold, and write its answers to a file.
 
     BINANCE_OI_LIVE=1 nox -s live -- answers.json
 
@@ -32,11 +32,11 @@ from binance_oi.budget import Budget
 MOST_WEIGHT = 20
 LONGEST_BODY = 2_000  # characters of each body that are kept
 USED = "x-mbx-used-weight-1m"
-WALL_DAYS = 35  # an instant before what the history keeps
+WALL_DAYS = 35  # before the oldest row that the exchange keeps
 
 
 class Answer(msgspec.Struct):
-    """One answer as it came: times are Unix seconds and seconds."""
+    """One answer as received. `sent_at` is in Unix seconds."""
 
     path: str
     status: int
@@ -52,7 +52,7 @@ class Answer(msgspec.Struct):
 
 
 class Fact(msgspec.Struct):
-    """A fact, whether it held (None: this run could not see it), and what was seen."""
+    """A fact, whether it held (None: this run could not check it), and what the answer was."""
 
     name: str
     held: bool | None
@@ -60,7 +60,7 @@ class Fact(msgspec.Struct):
 
 
 class Kept:
-    """The body of a response, which also goes into the answer as it is read."""
+    """The body of a response, copied into the answer while the client reads it."""
 
     def __init__(self, content: aiohttp.StreamReader, answer: Answer) -> None:
         self._content, self._answer = content, answer
@@ -107,7 +107,7 @@ class Witness:
 
 
 class Questions:
-    """The facts, one method each; they run in the order in which they stand here."""
+    """The facts, each as a method; they run in the order of this file."""
 
     def __init__(self, client: OpenInterestClient, witness: Witness) -> None:
         self.client, self.witness = client, witness
@@ -170,7 +170,7 @@ class Questions:
         self.say("the history keeps 30 days", bool(past.holes), past.holes)
 
     def _costs(self, name: str, before: Answer, after: Answer, weight: int) -> None:
-        """Others on this address may use weight meanwhile, and the minute may end."""
+        """Check a cost. Others on this address may use weight, and the minute may end."""
         if before.used is None or after.used is None or after.used < before.used:
             self.say(name, None, f"{before.used}, then {after.used}")
             return
@@ -179,7 +179,7 @@ class Questions:
 
 
 async def ask(base_url: str, budget: Budget | None = None) -> tuple[list[Fact], list[Answer]]:
-    """Every fact that could be asked, and every answer. An error of ours ends the run early."""
+    """Return every fact checked and every answer. One of our errors ends the run early."""
     witness = Witness()
     async with (
         aiohttp.ClientSession(trace_configs=[witness.trace()]) as session,
