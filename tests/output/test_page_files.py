@@ -1,4 +1,4 @@
-"""What the files of the page promise: their size, and what they do not use."""
+"""The files of the page are small, and use nothing that could run text as code."""
 
 import re
 

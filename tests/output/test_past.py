@@ -1,6 +1,6 @@
-"""A file of the past: whole symbols, also when several runs were needed to get it.
+"""A file of history: complete symbols, even if several runs were needed.
 
-Rule of this file: a run that was killed is a file beside the target that ends anywhere.
+Rule of this file: a killed run is a file beside the target that may end at any byte.
 """
 
 import csv

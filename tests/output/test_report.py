@@ -1,4 +1,4 @@
-"""Charts and the report show a recording in one file, and gaps stay visible."""
+"""Charts and the report show a recording in one file, with visible gaps."""
 
 import base64
 import hashlib

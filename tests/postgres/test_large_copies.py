@@ -1,7 +1,7 @@
 """A copy of millions of rows, killed at random instants, ends with the same rows and little memory.
 
-Rule of this file: the copy runs in a process of its own, and instants are spread over all its work.
-BINANCE_OI_ROWS says how many rows there are, and BINANCE_OI_KILLS how many kills.
+Rule of this file: the copy runs in a separate process, and kills are spread over all its work.
+BINANCE_OI_ROWS is the number of rows, and BINANCE_OI_KILLS the number of kills.
 """
 
 import os
@@ -19,7 +19,7 @@ from support.filled import START
 from support.large import ROWS, SYMBOLS, digests, fill_large
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-GROWTH_KIB = 16 << 10  # of the allocator, where millions of rows would be hundreds of MiB
+GROWTH_KIB = 16 << 10  # of the allocator; millions of rows would need hundreds of MiB
 PERIOD = 20_000
 
 pytestmark = pytest.mark.thorough
@@ -30,9 +30,9 @@ class Run(NamedTuple):
 
     ended: bool
     read: int
-    """Rows."""
+    """The number of rows read."""
     peaks: list[int]
-    """Of its memory, KiB, after each transaction."""
+    """Its peak memory after each transaction, KiB."""
 
 
 def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
@@ -52,7 +52,7 @@ def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
             time.sleep(pause)
             process.kill()
         ended = process.wait() == 0
-        for line in process.stdout:  # what it did until it was killed
+        for line in process.stdout:  # its progress until the kill
             if line[0].isdigit() and line.endswith("\n"):
                 read = int(line.split()[0])
     return Run(ended, read, peaks)
@@ -76,7 +76,7 @@ def copy_with_kills(source: str, target: str, chance: random.Random) -> None:
 
 
 def check_memory(seen: Run) -> None:
-    """The peak at the end of a run is the one at its beginning."""
+    """Check that the peak memory does not grow during a run."""
     early, last = seen.peaks[min(5, len(seen.peaks) - 1)], seen.peaks[-1]
     print(f"{seen.read:,} rows: memory {early >> 10} MiB early, {last >> 10} MiB at the end")
     assert last < early + GROWTH_KIB

@@ -1,7 +1,7 @@
-"""Millions of rows pruned to a tenth return their space; nobody who uses them meanwhile notices.
+"""Pruning millions of rows to a tenth returns their space, and disturbs no recorder or reader.
 
-Rule of this file: the recorder, the readers and the prune are processes of their own.
-BINANCE_OI_ROWS says how many rows there are.
+Rule of this file: recorder, readers and prune are separate processes. BINANCE_OI_ROWS is the number
+of rows.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ from support.large import ROWS, SYMBOLS, fill_large
 from support.recorder_processes import Process
 from support.recording_process import NAMES
 
-DAYS, KEPT = 44, 4  # of them; the days from the first one that stays until now are a tenth
+DAYS, KEPT = 44, 4  # days recorded, and days kept: a tenth
 READERS = ("days", "days", "whole")
 HANGS = 600.0
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.thorough
 
 
 class Reader:
-    """A process that reads all the time."""
+    """A process that reads continuously."""
 
     def __init__(self, place: str, how: str) -> None:
         command = [sys.executable, "-W", "error", str(SUPPORT / "browsing_process.py"), place, how]
@@ -38,10 +38,10 @@ class Reader:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     def end(self) -> int:
-        """Let it end; return how often it has read.
+        """End the process; return how often it has read.
 
         Raises:
-            AssertionError: It has had an error.
+            AssertionError: The process failed.
         """
         said, errors = self._process.communicate("")
         assert (self._process.returncode, errors) == (0, "")
@@ -59,7 +59,7 @@ def size(place: str) -> int:
 
 
 def kept(place: str, since: int) -> list[object]:
-    """What must stay: of some symbols each row, of all symbols how many."""
+    """The rows that must be kept: each row of some symbols, and the number of rows of all."""
     with Recording.open(place) as recording:
         rows = list(recording.selection(SYMBOLS[::100], (since, since + KEPT * DAY)).rows())
         count = sum(1 for _ in recording.selection(SYMBOLS, (since, since + KEPT * DAY)).rows())
@@ -89,7 +89,7 @@ def test_pruning_to_a_tenth_returns_space_without_disturbing_recorders_and_reade
     took, recorded = time.monotonic() - began, len(recorder.acknowledged) - recorded
     assert (done.returncode, done.stderr) == (0, "")
     recorder.wait(len(recorder.acknowledged) + 3)
-    while size(place) > before / 4:  # a file becomes shorter at the next checkpoint
+    while size(place) > before / 4:  # a file shrinks at the next checkpoint
         time.sleep(0.05)
         assert time.monotonic() - began < took + HANGS
     after = size(place)

@@ -1,7 +1,7 @@
 """When a host vanishes, a standby on another host takes over, and no slot is stored twice.
 
-Rule of this file: hosts are network namespaces, so the kernel and the server see what they would
-see of real hosts: silence. BINANCE_OI_KILLS says how often each one vanishes.
+Rule of this file: hosts are network namespaces, so for the kernel and the server a vanished host is
+as silent as a real one. BINANCE_OI_KILLS is the number of times that each host vanishes.
 """
 
 import os
@@ -20,7 +20,7 @@ from support.postgres_server import Server, serving
 from support.recorder_processes import Process, check_all
 
 TIMES = int(os.environ.get("BINANCE_OI_KILLS", "1"))
-WITHIN_S = 30.0  # a standby has the lock
+WITHIN_S = 30.0  # until a standby has the lock
 HOLDER = f"""
 SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {LOCK} AND granted
 """
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(name="hosts", scope="module")
 def _hosts() -> Iterator[tuple[Server, list[Host]]]:
-    """A server on a host of its own, and two hosts for recorders."""
+    """A server on one host, and two hosts for recorders."""
     with (
         network(3) as (there, *others),
         serving(host=there.command, listen_addresses=there.address) as server,
@@ -45,7 +45,7 @@ def _hosts() -> Iterator[tuple[Server, list[Host]]]:
 
 
 def on(host: Host, url: str, *options: str, every: float = 0.1) -> Process:
-    """A recorder on a host."""
+    """Start a recorder on a host."""
     return Process(url, every, *options, host=host.command)
 
 
@@ -57,7 +57,7 @@ def remote(server: Server, host: Host) -> tuple[str, str]:
 
 
 def holder(url: str) -> int | None:
-    """The server's process that has the lock; None when nobody has it."""
+    """The server process that has the lock, or None."""
     with psycopg.connect(url) as connection:
         database = f"{HOLDER} AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
         row = connection.execute(database.encode(), (connection.info.dbname,)).fetchone()
@@ -76,7 +76,7 @@ def until_taken_over(url: str, before: int | None) -> float:
 def test_a_standby_takes_over_from_a_vanished_host_and_stores_no_slot_twice(
     hosts: tuple[Server, list[Host]], every: float
 ) -> None:
-    """The host comes back, and its recorder writes no more."""
+    """When the host comes back, its recorder writes no more."""
     server, (there, *machines) = hosts
     chance, took = random.Random(8), list[float]()
     url, local = remote(server, there)
@@ -118,7 +118,7 @@ connection.execute("SELECT pg_sleep(3), repeat('x', 100000)")
 def test_the_lock_of_a_host_that_vanishes_before_its_answer_arrives_is_released(
     hosts: tuple[Server, list[Host]],
 ) -> None:
-    """The server has sent something that nobody confirms, and sends no probes meanwhile."""
+    """The server waits for the acknowledgement of its answer, and meanwhile sends no probes."""
     server, (there, machine, _) = hosts
     url, local = remote(server, there)
     command = [*machine.command, sys.executable, "-c", HOLDS, url]

@@ -1,7 +1,7 @@
 """``kill -9`` of recorders and of the server loses no acknowledged sweep; a standby takes over.
 
 Rule of this file: recorders are real processes that sweep fifty times a second.
-BINANCE_OI_KILLS says how many of them are killed.
+BINANCE_OI_KILLS is the number of kills.
 """
 
 import os
@@ -16,8 +16,8 @@ from support.postgres_server import Server
 from support.recorder_processes import Process, check_all
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-DATABASES = 4 if KILLS > 20 else 1  # side by side
-WITHIN_S = 5.0  # a standby has its first sweep, which a busy machine may delay
+DATABASES = 4 if KILLS > 20 else 1  # used at the same time
+WITHIN_S = 5.0  # until the first sweep of a standby, which a busy machine may delay
 
 
 def kill_recorders(url: str, kills: int) -> int:
@@ -54,7 +54,7 @@ def test_kill_9_of_the_server_loses_no_acknowledged_sweep(server: Server, url: s
     process.wait(len(process.acknowledged) + 3)
     acknowledged = process.kill()
     check_all(url, acknowledged)
-    with Recording.open(url) as recording:  # they waited in memory
+    with Recording.open(url) as recording:  # the sweeps waited in memory
         assert "storage" not in {gap.reason for gap in recording.gaps()}
     print(f"{len(acknowledged):,} acknowledged sweeps are there")
 

@@ -1,6 +1,6 @@
-"""A recording in PostgreSQL holds what a file would hold, also when the server or the link fails.
+"""A recording in PostgreSQL has the same content as a file, even if server or connection fail.
 
-Rule of this file: a real server on a Unix socket; every failure is a real one.
+Rule of this file: the server is real, on a Unix socket, and so is every failure.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ def opened(url: str, source: str | None = None) -> Iterator[PostgresSink]:
 
 
 def write(sink: PostgresSink | SqliteSink) -> None:
-    """What `write_recording` writes."""
+    """Write the recording of `write_recording` into a sink."""
     for number in (0, 1):
         sink.save(sweep(number), [], PERIOD)
     gap = Gap(ORIGIN + 2 * PERIOD, ORIGIN + 3 * PERIOD, "banned", "until 00:02")
@@ -197,7 +197,7 @@ def test_every_sweep_notifies_listeners_with_its_slot(url: str) -> None:
     with opened(url) as sink, psycopg.connect(url, autocommit=True) as listener:
         listener.execute("LISTEN binance_oi")
         sink.save(sweep(0), [], PERIOD)
-        sink.save(sweep(0), [], PERIOD)  # again: nobody hears of it
+        sink.save(sweep(0), [], PERIOD)  # a repeated sweep notifies no listener
         sink.save(sweep(1), [], PERIOD)
         found = list(listener.notifies(timeout=HANGS, stop_after=2))
     assert [int(notify.payload) for notify in found] == [ORIGIN, ORIGIN + PERIOD]
@@ -226,7 +226,7 @@ def test_a_second_recorder_is_refused_and_the_first_one_is_named(url: str) -> No
         f"is being recorded by binance-oi record {socket.gethostname()[:24]}:{os.getpid()} "
         in str(refused.value)
     )
-    with opened(url):  # the lock went with its connection
+    with opened(url):  # the lock ended with its connection
         pass
 
 
@@ -315,7 +315,7 @@ class Relay:
         self._listener.listen()
         self._sockets = list[socket.socket]()
         self.commits_to_swallow = 0
-        self.is_silent = False  # the server does not notice that its client is gone
+        self.is_silent = False  # the server does not notice that its client has gone
         Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -361,7 +361,7 @@ def test_a_commit_whose_answer_was_lost_is_not_written_twice(
         sink.save(sweep(0), [], PERIOD)
         before = everything_in(url)
         relay.commits_to_swallow = 1
-        saved = sink.save(sweep(1), [gap], PERIOD)  # connects again, and repeats
+        saved = sink.save(sweep(1), [gap], PERIOD)  # connects again, and repeats the COMMIT
         assert relay.commits_to_swallow == 0
         assert saved.new == 2
         after = everything_in(url)
@@ -387,7 +387,7 @@ def test_a_server_that_stops_answering_blocks_for_a_bounded_time(
         assert row is not None
         os.kill(row[0], signal.SIGSTOP)
         try:
-            with pytest.raises(RecordingError):  # its lock is still there
+            with pytest.raises(RecordingError):  # the lock is still held
                 sink.save(sweep(0), [], PERIOD)
         finally:
             os.kill(row[0], signal.SIGCONT)
@@ -397,7 +397,7 @@ def test_a_server_that_stops_answering_blocks_for_a_bounded_time(
 
 
 def until(work: Callable[[], int]) -> int:
-    """Call until it raises no error of ours; a hung test ends by the plugin."""
+    """Repeat a call until it raises none of our errors. pytest ends a test that hangs."""
     while True:
         try:
             return work()
@@ -464,7 +464,7 @@ async def test_after_a_restart_of_the_server_the_active_recorder_stays_active(
 async def test_a_recorder_that_was_replaced_by_a_standby_writes_no_more(
     url: str, standby: bool
 ) -> None:
-    """Its connection was lost, and another recorder was quicker."""
+    """The first recorder lost its connection, and the other one took the lock."""
     first = Recorder(Market(), url, every=20.0, standby=standby, clock=wall_time)
     running = asyncio.create_task(first.run())
     await asyncio.sleep(45.0)
@@ -493,11 +493,11 @@ async def test_a_recorder_that_was_replaced_by_a_standby_writes_no_more(
 
 
 def test_both_sides_enable_tcp_keepalive(url: str) -> None:
-    """So the server ends the session of a host that vanished, and its lock, after 15 s."""
+    """So 15 s after a host vanishes, the server ends its session and releases its lock."""
     with closing(postgres_connection.Connection(url, "test")) as connection:
         row = connection.execute("SELECT current_setting('tcp_keepalives_idle')").fetchone()
         parameters = connection._connection.info.get_parameters()
-    assert row == ("0",)  # on a Unix socket the server says so, and accepts the setting
+    assert row == ("0",)  # on a Unix socket, the server accepts the setting and reports 0
     assert parameters["keepalives_idle"] == "5"
     assert parameters["tcp_user_timeout"] == "15000"
 
@@ -532,7 +532,7 @@ def test_two_schemas_of_one_database_are_copied_into_each_other(url: str) -> Non
 
 
 def test_a_missing_schema_is_an_error_at_once(url: str) -> None:
-    """Also a standby, which would wait for ever otherwise."""
+    """A standby raises it too. Otherwise it would wait endlessly."""
     nowhere = f"{url}&options={quote('-csearch_path=nowhere')}"
     for place in (lambda: opened(nowhere), lambda: Recording.open(nowhere)):
         with pytest.raises(RecordingError, match="has no schema for this user") as refused, place():
@@ -550,7 +550,7 @@ def test_only_the_owner_of_the_tables_can_return_space(server: Server, url: str)
     guest = url.replace("user=postgres", "user=guest")
     with pytest.raises(StorageError, match="only the owner of the tables"):
         care.compact(guest)
-    with Recording.open(guest) as recording:  # it reads everything
+    with Recording.open(guest) as recording:  # a guest may read everything
         assert check(recording).rows == 8
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP OWNED BY guest")

@@ -1,4 +1,4 @@
-"""A name says whether a recording is a file or a database, and no message names a password."""
+"""A name decides whether a recording is a file or a database, and no message shows a password."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Any Arrow library reads snapshots and recorded samples: exact, and in UTC."""
+"""Any Arrow library reads snapshots and recorded samples with exact numbers and UTC times."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""A file gets its name when it is complete, and a killed process leaves nothing for long."""
+"""A file gets its name when it is complete, and the next write removes remains of killed ones."""
 
 import os
 import secrets
@@ -213,7 +213,7 @@ def test_a_failed_export_keeps_the_existing_files(tmp_path: Path, target: str) -
     values = {
         name: OpenInterest(name, Decimal(random.getrandbits(100)).scaleb(-15), BEGIN_MS + number)
         for number, name in enumerate(f"S{number:04}" for number in range(3000))
-    }  # random, or Parquet compresses them too well
+    }  # random, because Parquet would compress regular values too well
     with closing(Store(tmp_path / "oi.db")) as store:
         store.save(replace(seen, values_by_symbol=values, mark_prices={}), [], 60_000)
         with Recording(tmp_path / "oi.db") as recording:
@@ -287,7 +287,7 @@ def test_a_planted_link_at_the_unfinished_name_is_not_followed(
 ) -> None:
     victim, target = tmp_path / "victim", tmp_path / "report.html"
     victim.write_bytes(b"stays")
-    # An earlier version used a predictable name. Today's name is known only in this test.
+    # An earlier version used a predictable name. Only this test knows today's name.
     (tmp_path / f".report.html.{os.getpid()}").symlink_to(victim)
     with Recording(recording) as opened:
         write_report(opened, target)
@@ -316,7 +316,7 @@ def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
     fcntl, opener, fds = pytest.importorskip("fcntl"), atomic._opener, list[int]()
 
     def overtaken(name: str, flags: int) -> int:
-        """The first time, another process finds the file before it is locked."""
+        """At the first attempt, another process finds the file before it is locked."""
         fd = opener(name, flags)
         if not fds:
             fds.append(os.open(name, os.O_RDWR))

@@ -1,6 +1,7 @@
-"""A backfill stores what the exchange keeps, each instant once, however often it is interrupted.
+"""A backfill stores every row of the exchange once, however often it is interrupted.
 
-Rule of this file: the truth is the local exchange's. Time is virtual, files and sockets are real.
+Rule of this file: rows are compared with the local exchange. Time is virtual; files and sockets are
+real.
 """
 
 import asyncio
@@ -81,7 +82,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "oi.db"
 
 
-# -- from the history ----------------------------------------------------------------------------
+# -- from history --------------------------------------------------------------------------------
 
 
 async def test_a_backfill_stores_every_row_and_the_next_run_requests_none(
@@ -100,7 +101,7 @@ async def test_a_backfill_stores_every_row_and_the_next_run_requests_none(
         again = await fill(exchange, place, *NAMES)
         assert kept(place) == rows
         assert again.new == 0
-        # Only the stretches that have no row are asked for again.
+        # Only the instants without a row are requested again.
         assert exchange.history_counter.total - before <= (4 if found.holes else 0) + holes
         assert exchange.used == 0
 
@@ -216,7 +217,7 @@ async def test_progress_counts_symbols_and_then_days(path: Path) -> None:
         found = await fill(exchange, path, *NAMES, archive=archive, on_progress=seen.append)
     assert [each.done for each in seen if each.source == "history"] == [1, 2, 3, 4]
     days = [each for each in seen if each.source == "archive"]
-    assert [each.done for each in days] == [*range(1, 13)]  # until the end of yesterday
+    assert [each.done for each in days] == [*range(1, 13)]  # four symbols, three days each
     assert days[-1].of == 12
     assert seen[-1].rows <= found.rows
 

@@ -109,7 +109,7 @@ def test_the_recording_and_its_side_files_are_refused_as_targets(path: Path, nam
 def test_an_existing_file_is_replaced_only_with_replace(path: Path) -> None:
     copy, link, other = (path.with_name(name) for name in ("copy.db", "link", "other"))
     copy.write_text("precious")
-    link.symlink_to(other)  # to nothing
+    link.symlink_to(other)  # to a missing file
     with Recording(path) as recording:
         for target in (copy, link):
             with pytest.raises(RecordingError, match="already exists"):
@@ -178,7 +178,7 @@ def test_a_killed_copy_leaves_no_file_that_opens_as_a_recording(
             " INSERT INTO settled SELECT 'BTCUSDT', time, '1.' || time, time, NULL FROM n"
         )
     copy = path.with_name("copy.db")
-    with Recording(path):  # makes the side files that SQLite needs to read
+    with Recording(path):  # SQLite makes the side files that it needs to read
         before = set(path.parent.iterdir())
     done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(copy)], check=False)
     assert done.returncode == -signal.SIGKILL

@@ -1,6 +1,6 @@
-"""Old days leave, space returns, copies merge, and a check finds what is missing.
+"""Pruning, compacting, copying and rotating keep every row that they should; a check finds losses.
 
-Rule of this file: each test runs on every store of the session; `nox -s postgres` has both.
+Rule of this file: each test runs on every store of the session; `nox -s postgres` has both kinds.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ SLOTS = range(START, END, HOUR)
 
 
 def thread_clock() -> Callable[[], float]:
-    """The virtual clock, also for the writing thread."""
+    """The virtual clock, which the writing thread may read too."""
     loop = asyncio.get_running_loop()
     ahead = wall_time() - loop.time()
     return lambda: ahead + loop.time()
@@ -61,7 +61,7 @@ def test_whole_days_are_removed_and_the_others_keep_every_row(place: str) -> Non
     with Recording.open(place) as recording:
         assert [sweep.slot for sweep in recording.sweeps()] == list(SLOTS[48:])
         times = [sample.time for sample in recording.samples(["S000USDT"])]
-        # The first sweep that stays has samples that are dated before midnight.
+        # The first kept sweep has samples that are dated before midnight.
         assert times == [slot - BEFORE for slot in SLOTS[48:]]
         assert recording.samples().count() == 3 * 72
         assert list(recording.pruned()) == [
@@ -161,7 +161,7 @@ def test_a_prune_that_stops_after_any_step_is_completed_by_the_next(
                 rows: dict[int, list[str]] = {}
                 for sample in recording.samples():
                     rows.setdefault(sample.time + BEFORE, []).append(sample.symbol)
-                for sweep in recording.sweeps():  # never without its samples
+                for sweep in recording.sweeps():  # no sweep is without its samples
                     assert len(rows[sweep.slot]) == sweep.new
                 kept = [sweep.slot for sweep in recording.sweeps() if sweep.slot >= SLOTS[48]]
                 assert kept == list(SLOTS[48:])
@@ -213,7 +213,7 @@ def test_pruning_shrinks_the_file(tmp_path: Path) -> None:
 def test_pruning_pauses_often_enough_for_a_waiting_recorder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its SQLite asks every 100 ms: of each quarter of a second of work, it needs such a pause."""
+    """A waiting SQLite tries every 100 ms, so each quarter of a second has a pause of 100 ms."""
     fill(str(tmp_path / "oi.db"), SLOTS)
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.STEP_ROWS", 7)
     now, worked, longest = 0.0, 0.0, 0.0
@@ -239,7 +239,7 @@ def test_pruning_pauses_often_enough_for_a_waiting_recorder(
 def test_compacting_frees_many_pages_in_each_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A large recording would take hours otherwise: there is a pause between two steps."""
+    """There is a pause after each step, so a large recording would take hours otherwise."""
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.PAGES_PER_STEP", 50)
     path = tmp_path / "oi.db"
     fill(str(path), range(START, END, HOUR // 4), 40)
@@ -310,7 +310,7 @@ def test_a_check_lists_missing_slots_with_their_reason(place: str) -> None:
         sink.save(sweep_of(START + HOUR, without=1), [], HOUR)
         gap = Gap(START + 2 * HOUR, START + 3 * HOUR, "banned")
         sink.save(sweep_of(START + 4 * HOUR), [gap], HOUR)
-        sink.save(sweep_of(START + 8 * HOUR), [], HOUR)  # three slots are nowhere
+        sink.save(sweep_of(START + 8 * HOUR), [], HOUR)  # three slots are in no sweep and no gap
         sink.save(sweep_of(START + 8 * HOUR + HOUR // 2), [], HOUR // 2)
     with Recording.open(place) as recording:
         found = check(recording)
@@ -359,7 +359,7 @@ def test_a_check_reports_damaged_pages_and_values(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["sqlite", "same"])
 def other(request: pytest.FixtureRequest, place: str, tmp_path: Path) -> str:
-    """A second place: a file, or one of the kind of the first."""
+    """A second place: a file, or a place of the same kind as the first."""
     if request.param == "sqlite" or not place.startswith("postgresql"):
         return str(tmp_path / f"other {request.param}.db")
     url: str = request.getfixturevalue("server").database()
@@ -367,7 +367,7 @@ def other(request: pytest.FixtureRequest, place: str, tmp_path: Path) -> str:
 
 
 def variety(place: str) -> None:
-    """Every kind of row."""
+    """Record every kind of row."""
     with sink_at(place) as sink:
         sink.save(sweep_of(START), [], HOUR)
         sink.save(sweep_of(START + HOUR, without=1), [], HOUR)
@@ -385,9 +385,9 @@ def test_a_copy_holds_every_row_of_its_source(place: str, other: str) -> None:
     assert care.copy(place, other, on_rows=read.append) == 13
     assert sum(read) == 13
     assert content(other) == content(place)
-    assert care.copy(place, other) == 0  # again
+    assert care.copy(place, other) == 0  # the second copy
     assert content(other) == content(place)
-    assert care.copy(other, place) == 0  # and back
+    assert care.copy(other, place) == 0  # the copy in the other direction
     assert content(other) == content(place)
 
 
@@ -444,7 +444,7 @@ def test_an_interrupted_copy_is_continued_by_the_next_one(
     read: list[int] = []
     care.copy(place, other, on_rows=read.append)
     assert content(other) == content(place)
-    assert sum(read) <= 13 - 2 * (fails_at - 2) + 4  # nothing is read twice but the last part
+    assert sum(read) <= 13 - 2 * (fails_at - 2) + 4  # only the last part is read twice
 
 
 def test_a_copy_into_a_recording_in_use_or_of_another_exchange_is_refused(
@@ -577,7 +577,7 @@ def test_a_rotating_sink_stores_each_slot_in_the_file_of_its_day(tmp_path: Path)
         assert sink.last_slot() == START + 2 * DAY + 2 * HOUR
         assert sink.last_slot(START + 2 * DAY) == START + 2 * DAY - HOUR
         assert sink.last_slot(START) is None
-        # The clock was set back over midnight: the slot of yesterday keeps its file.
+        # The clock was set back over midnight. Yesterday's slot goes into yesterday's file.
         sink.save(sweep_of(START + DAY), [], HOUR)
         sink.save(None, [Gap(START + DAY, START + DAY - HOUR, "clock")], HOUR)
     assert files(tmp_path) == [f"oi.2026-11-{day}.db" for day in (23, 24, 25)]

@@ -1,7 +1,7 @@
-"""``kill -9`` during care, at random instants, loses nothing that should stay.
+"""``kill -9`` at random instants of a prune, copy or rotation loses no row that should be kept.
 
-Rule of this file: processes are real, and a random part of their work is done when they are killed.
-BINANCE_OI_KILLS says how many are killed.
+Rule of this file: processes are real, and each kill comes after a random part of their work.
+BINANCE_OI_KILLS is the number of kills.
 """
 
 import os
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.thorough
 
 
 def killed(seconds: float, *arguments: str) -> tuple[bool, list[str]]:
-    """Run a process and kill it after some seconds; whether it had ended, and what it printed."""
+    """Run a process and kill it after some seconds; return whether it had ended, and its output."""
     command = [sys.executable, "-m", "support.caring_process", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS) as process:
         assert process.stdout is not None
@@ -58,9 +58,9 @@ def killed_until_it_ends(
 
     Args:
         chance: Chooses the instants.
-        new: Makes a place to work on; the command is repeated until it ends there.
-        check_one: What must hold after each kill and each end.
-        words: The command; its first word is followed by the place.
+        new: Makes a place for the command, which is repeated there until it ends.
+        check_one: Checks the place after each kill and each end.
+        words: The command. The place is inserted after its first word.
     """
     began = time.monotonic()
     assert killed(HANGS, words[0], new(), *words[1:])[0]
@@ -77,7 +77,7 @@ def killed_until_it_ends(
 
 @pytest.fixture(name="copies")
 def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """Makes copies of the recording in `place`, page by page."""
+    """Return a function that copies the recording in `place` page by page."""
     numbers = count()
 
     def copied() -> str:
@@ -92,7 +92,7 @@ def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Calla
 
 
 def check_kept(place: str, first: int) -> None:
-    """Every slot from `first` on has its sweep with all samples, and every sweep has all."""
+    """Check that every slot from `first` on has a sweep, and every sweep all its samples."""
     with Recording.open(place) as recording:
         slots = [sweep.slot for sweep in recording.sweeps()]
         assert [slot for slot in slots if slot >= first] == list(range(first, END, STEP))
@@ -123,7 +123,7 @@ def test_a_compact_killed_at_any_instant_loses_nothing(
     place: str, copies: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(place, range(START, END, STEP), SYMBOLS)
-    with monkeypatch.context() as patched:  # removes rows, and leaves their space
+    with monkeypatch.context() as patched:  # prune without compacting
         for keeper in ("sqlite_keeper.SqliteKeeper", "postgres_keeper.PostgresKeeper"):
             patched.setattr(f"binance_oi.recorder.{keeper}.compact", lambda _: False)
         care.prune(place, 1, now=lambda: (END - 1) / 1000)
@@ -171,7 +171,7 @@ def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot
 
 
 def test_a_copy_into_a_file_without_tables_makes_them(tmp_path: Path) -> None:
-    """A kill leaves such a file, when it hits while the file is made."""
+    """A kill during the creation of a file leaves such a file."""
     source, target = str(tmp_path / "oi.db"), tmp_path / "other.db"
     fill(source, range(START, START + 3 * HOUR, HOUR))
     with closing(sqlite3.connect(target)) as connection:

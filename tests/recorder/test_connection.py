@@ -1,4 +1,4 @@
-"""A statement has the same values on every Python."""
+"""A statement with numbered placeholders gets the same values on every Python."""
 
 import sqlite3
 import warnings

@@ -29,7 +29,7 @@ from support.recorded import BEGIN, write_recording
 from support.recording_process import Reader
 
 BEGIN_MS = round(BEGIN.timestamp() * 1000)
-NUMBER = b"77777.125"  # in the file once
+NUMBER = b"77777.125"  # occurs once in the file
 Captured = pytest.CaptureFixture[str]
 
 
@@ -74,7 +74,7 @@ def noise(content: bytes, page: int) -> bytes:
 
 
 def swapped(content: bytes, page: int) -> bytes:
-    """A page of another moment, as in a plain copy made while the file was written."""
+    """Exchange a page for that of another moment, as in a plain copy made during a write."""
     at, other = page * PAGE_SIZE, (page * 7 + 3) % (len(content) // PAGE_SIZE) * PAGE_SIZE
     return content[:at] + content[other : other + PAGE_SIZE] + content[at + PAGE_SIZE :]
 
@@ -134,7 +134,7 @@ def ways(path: Path) -> dict[str, Callable[[], object]]:
 
 
 def errors(path: Path) -> dict[str, str]:
-    """The messages of all ways to read that find the damage; other errors reach the test."""
+    """The messages of all ways of reading that find the damage. Any other error fails the test."""
     said = dict[str, str]()
     for name, way in ways(path).items():
         try:

@@ -1,4 +1,4 @@
-"""A recorder closes its own gaps from the history, and loses no live slot for that.
+"""A recorder fills its own gaps from history without losing a live slot.
 
 Rule of this file: recorder, client and exchange are real, and time is virtual.
 """
@@ -85,7 +85,7 @@ async def test_a_gap_from_a_ban_is_filled_from_history(place: str) -> None:
             assert len(expected) >= 5
             assert expected.items() <= kept(place, name).items()
         assert status.backfilled == sum(len(kept(place, name)) for name in NAMES)
-        assert exchange.history_counter.total <= 2 * len(NAMES)  # of a page each
+        assert exchange.history_counter.total <= 2 * len(NAMES)  # one page for each symbol and run
 
 
 async def test_filling_gaps_loses_no_live_slot(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ async def test_gaps_that_an_earlier_run_left_are_filled(path: Path) -> None:
         await asyncio.sleep(1.0)
         before = exchange.history_counter.total
         await record(client, path, 5.0)
-        # The second run knows that these instants are there.
+        # The second run knows that these instants are stored.
         assert exchange.history_counter.total - before <= len(NAMES)
 
 
@@ -198,7 +198,7 @@ async def test_a_sink_that_fails_to_fill_gaps_still_gets_every_sweep(
         status = await record(client, sink, 30.0)
         assert len(sink.sweeps) == status.sweeps > 40
         assert "memory stay open" in caplog.text
-        has_gaps = failing == "gaps_since"  # of this run; those of earlier runs are not known
+        has_gaps = failing == "gaps_since"  # only gaps of this run are known
         assert bool(sink.past) is has_gaps
 
 

@@ -1,7 +1,6 @@
-"""The cache of history saves requests, and is never in the way.
+"""The cache of history saves requests, and its failures affect no command.
 
-Rule of this file: the exchange is a local one, files are real files, and other processes are real
-processes.
+Rule of this file: the exchange is a local one, and files and processes are real.
 """
 
 import json
@@ -35,7 +34,7 @@ from support.lanes import thorough
 
 BEGIN = 1_795_003_200_000
 SPAN = timedelta(days=2)
-HANGS = 600.0  # s after which a process hangs
+HANGS = 600.0  # s after which a process counts as hung
 
 
 def rows_of(symbol: str, first: int, last: int) -> tuple[HistoryRow, ...]:
@@ -173,7 +172,7 @@ def test_two_ranges_are_joined_unless_there_is_a_hole_between_them(
     one: tuple[int, int], two: tuple[int, int], wanted: tuple[int, int], tmp_path: Path
 ) -> None:
     first, second = kept(*one), kept(*two)
-    if one[1] == two[0]:  # the second asked for what comes after the last row
+    if one[1] == two[0]:  # the second range begins after the last row of the first
         second = second._replace(first=first.until + 1)
     cache = HistoryCache(tmp_path)
     cache.save("BTCUSDT", first, 0)
@@ -259,7 +258,7 @@ async def recent(
 
 
 def instants_between(began: float, ended: float) -> int:
-    """The number of rows that may have appeared meanwhile."""
+    """The number of rows that may have appeared between two times."""
     step, late = STEP / 1000, APPEARS_MS / 1000
     return int((ended - late) // step) - int((began - late) // step)
 
@@ -284,7 +283,7 @@ async def test_only_newer_rows_are_requested(tmp_path: Path) -> None:
         asked = exchange.history_counter.total
         third = await recent(exchange, shorter, symbols)
         strays = exchange.history_counter.total - asked
-        assert len(symbols) <= strays <= 2 * len(symbols)  # a page may have to be asked for twice
+        assert len(symbols) <= strays <= 2 * len(symbols)  # a page may need a second request
         for symbol in symbols:
             assert third[symbol].rows[: len(first[symbol].rows)] == first[symbol].rows
             truth = exchange.history(

@@ -1,6 +1,6 @@
-"""Instants of the past in a recording: each is there once, and all of a write or nothing.
+"""History rows in a recording: each is stored once, and a write stores all its rows or none.
 
-Rule of this file: the store itself writes, and rows are known here as text.
+Rule of this file: the store itself writes the rows, whose values are texts.
 """
 
 import random

@@ -1,7 +1,7 @@
-"""`archive` and `backfill` end with the same rows, whenever SIGKILL hit them before.
+"""After SIGKILL at any instant, repeated runs of `archive` and `backfill` end with the same rows.
 
-Rule of this file: each run is a process, with real files and sockets; the exchange is a local one.
-`nox -s archive` runs 50 kills of each.
+Rule of this file: each run is a process with real files and sockets. The exchange is a local one.
+`nox -s archive` kills each command 50 times.
 """
 
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own c
 
 
 def killed_runs(arguments: Sequence[str], directory: Path, seed: int) -> list[dict[str, object]]:
-    """The undisturbed run, and then one for each kill."""
+    """Make an undisturbed run, and then one run for each kill."""
     asked = {"arguments": arguments, "directory": str(directory), "seed": seed, "kills": KILLS}
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "killed_runs.py"), json.dumps(asked)],
@@ -44,7 +44,7 @@ def killed_runs(arguments: Sequence[str], directory: Path, seed: int) -> list[di
 
 
 def span(days: int) -> list[str]:
-    """Bounds that do not move while the test runs."""
+    """Bounds of the range, fixed while the test runs."""
     today = datetime.fromtimestamp(time.time(), UTC).replace(hour=0, minute=0, second=0)
     until = today - timedelta(seconds=1)
     form = "%Y-%m-%dT%H:%M:%SZ"

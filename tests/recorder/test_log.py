@@ -1,7 +1,7 @@
 """A log is applied to the file that it belongs to, and to no other.
 
-Rule of this file: a killed recorder is a copy of the files that it leaves, or a real process where
-the moment counts. Tests copy files as users do, and check what SQLite itself finds in the file.
+Rule of this file: a killed recorder is a copy of the files that it leaves. If the moment of the
+kill matters, it is a real process. Tests copy files as users do, and read them with plain SQLite.
 """
 
 import logging
@@ -57,7 +57,7 @@ def slot(number: int) -> int:
 
 
 def numbers(path: Path) -> list[int]:
-    """The sweeps of a valid file that has a row for each sample they count."""
+    """Check that a file is valid and has every sample; return the numbers of its sweeps."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (rows, new) = connection.execute(
@@ -94,7 +94,7 @@ def an_older_version(path: Path) -> Path:
 
 
 def older(path: Path) -> Path:
-    """A recording as a program without tokens made it."""
+    """Make a recording as an earlier program without tokens made it."""
     other = another_recording(path)
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("PRAGMA schema_version = 6")
@@ -141,7 +141,7 @@ STEPS = {
 
 
 def check_set_aside(path: Path, expected: list[int], caplog: pytest.LogCaptureFixture) -> None:
-    """Readers refuse, the log is set aside, and recording continues in the existing file."""
+    """Check that readers refuse, that the log is set aside, and that the file can be continued."""
     held = path.with_name("oi.db-wal").read_bytes()
     before = path.read_bytes()
     with pytest.raises(RecordingError, match=r"oi\.db-wal is not the log of .*oi\.db"):
@@ -191,7 +191,7 @@ def test_the_log_of_a_killed_recorder_is_not_applied_to_an_older_copy(
 def test_the_log_is_applied_to_a_copy_of_the_same_state_or_not_at_all(
     path: Path, copy: Callable[[Path, Path], None], steps: list[object]
 ) -> None:
-    """If the log is applied to the file that it continues, nothing is missing."""
+    """If the log is applied to its own file, no sweep is missing."""
     old = path.with_name("old.db")
     killed(path, *steps)
     everything = [step for step in steps if isinstance(step, int)]
@@ -320,7 +320,7 @@ def test_a_checkpoint_killed_at_any_page_leaves_a_file_that_owns_its_log(
 
 
 def moves_the_log(path: Path, mode: str) -> None:
-    """Checkpoint in another program, as far as it gets."""
+    """Checkpoint in another program, as far as readers allow."""
     with closing(sqlite3.connect(path, timeout=0.0)) as connection, suppress(sqlite3.Error):
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
@@ -335,7 +335,7 @@ def holds_the_token(path: Path) -> bool:
 def test_the_log_holds_the_files_token_after_a_foreign_checkpoint(
     path: Path, mode: str, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some of the sweeps allocate no page, so nothing else writes the first one."""
+    """Some of the sweeps allocate no page, so only a token changes the first page."""
     if index == "not seen":
         monkeypatch.setattr(place, "descriptor", lambda _: None)
     with closing(Store(path)) as opened:
@@ -581,7 +581,7 @@ def test_a_log_is_accepted_even_if_file_and_log_change_during_the_check(
 
 
 def a_log_that_begins_anew(path: Path) -> tuple[bytes, bytes, bytes]:
-    """A file, the log that was moved into it, and that log with the next sweep written over it."""
+    """Return a file, its log after a checkpoint, and that log overwritten by the next sweep."""
     now = 0.0
     with closing(Store(path, clock=lambda: now)) as opened:
         for number in range(3):
@@ -593,21 +593,21 @@ def a_log_that_begins_anew(path: Path) -> tuple[bytes, bytes, bytes]:
         opened.save(sweep(3), [], PERIOD)
         assert path.read_bytes() == file
         after = its_log.read_bytes()
-    assert after[16:24] != before[16:24]  # it has begun anew
+    assert after[16:24] != before[16:24]  # the log has a new salt
     for left in path.parent.iterdir():
         left.unlink()
     return file, before, after
 
 
-HEADER, HEAD, PAGE = 32, 24, 1024  # of a log, of a frame, and what the frame is about
+HEADER, HEAD, PAGE = 32, 24, 1024  # bytes of a log's header, a frame's head, and a page
 WRITES = [0, HEADER, *(HEADER + n * (HEAD + PAGE) + m for n in range(4) for m in (0, HEAD))]
 
 
 def test_a_log_that_is_partly_overwritten_belongs_to_its_file(path: Path) -> None:
-    """SQLite writes the head of a frame, and then its page: between them the old page is there."""
+    """SQLite writes the head of a frame and then its page. In between, the page is old."""
     file, before, after = a_log_that_begins_anew(path)
     its_log = path.with_name("oi.db-wal")
-    ends = {*WRITES, *range(0, len(after), 97)}  # of a write, and in the middle of one
+    ends = {*WRITES, *range(0, len(after), 97)}  # ends of writes, and points within them
     for end in sorted(ends):
         path.write_bytes(file)
         its_log.write_bytes(after[:end] + before[end:])
@@ -646,7 +646,7 @@ class Gaps:
 
     def _before(self, read: Callable[[Path], Any]) -> Callable[[Path], Any]:
         def stopped(file: Path) -> Any:
-            if self._is_acting:  # the recorder reads as well, when it starts
+            if self._is_acting:  # a starting recorder reads too
                 return read(file)
             if self.reads == self._gap:
                 self._is_acting = True
@@ -690,11 +690,11 @@ def test_a_reader_is_never_refused_whatever_a_recorder_does_between_its_reads(
 
 
 class Acting:
-    """A recorder that takes steps: it opens, saves, moves its log (tidies), closes, is killed."""
+    """A recorder in steps: it opens, saves, checkpoints its log (tidies), closes, or is killed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sweeps = self.before = 0  # now, and before the latest steps
+        self.sweeps = self.before = 0  # their number now, and before the latest steps
         self._now = 0.0
         self._stores: list[Store] = []
 
@@ -725,7 +725,7 @@ class Acting:
         self._stores.pop().close()
 
     def _kill(self) -> None:
-        """Its files are there, and its locks are not. Others have the same names, as on a copy."""
+        """Copy the files under the same names, without their locks, as a kill leaves them."""
         left = {e: Path(f"{self.path}{e}").read_bytes() for e in ("", "-wal")}
         self._close()
         for ending, content in left.items():
@@ -736,7 +736,7 @@ class Acting:
             opened.close()
 
 
-# -- readers leave nothing -------------------------------------------------------------------------
+# -- readers leave no files ------------------------------------------------------------------------
 
 
 def read_all(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Migration from version 2 or 3 to 4 is all or nothing, and changes no row.
 
-Rule of this file: the older file has the schema of its time, as the earlier program made it.
+Rule of this file: the older file has the schema that the earlier program made.
 """
 
 import os
@@ -86,7 +86,7 @@ def test_a_reader_migrates_nothing_and_a_recorder_migrates_without_changing_rows
     Store(path, "local").close()
     assert (version(path), rows(path), exported(path)) == (VERSION, before, text)
     with Recording(path) as recording:
-        assert recording.source == "local"  # from the first recorder that continued it
+        assert recording.source == "local"  # the source of the first recorder that continued it
     with closing(Store(path, "local")) as opened:
         opened.save(sweep(5), [], PERIOD)
     assert exported(path) != text

@@ -77,7 +77,7 @@ class Life:
         budget.close()
         sweeps, missed = self.statuses
         self.statuses = (sweeps + recorder.status.sweeps, missed + recorder.status.missed)
-        await asyncio.sleep(self._chance.uniform(0.0, 600.0))  # until a user starts the next one
+        await asyncio.sleep(self._chance.uniform(0.0, 600.0))  # until a user starts a new one
 
     async def ban(self) -> None:
         self.exchange.counter.ban(wall_time())
@@ -119,7 +119,7 @@ async def test_every_slot_is_a_sweep_or_a_gap_with_its_reason(tmp_path: Path) ->
         for name in exchange.universe.trading[SYMBOLS:]:
             exchange.set_status(name, "SETTLING")
         life = Life(exchange, tmp_path)
-        await life.live(DAYS / 4)  # fills every cache
+        await life.live(DAYS / 4)  # so that every cache is full
         files, memory = open_files(), resident_kib()
         await life.live(DAYS * 3 / 4)
         assert open_files() <= files

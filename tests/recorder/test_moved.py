@@ -1,7 +1,7 @@
 """Moving, removing or changing a live recording loses no acknowledged sweep.
 
 Rule of this file: files are real, and a plain SQLite connection checks their content. Readers are
-other connections. When a user removes a file, the user keeps what the file itself held.
+other connections. A user who removes a file gets the content of the file without its log.
 """
 
 import logging
@@ -26,7 +26,7 @@ from support.recorded import sweep
 
 PERIOD = 60_000
 BEFORE, AFTER = range(5), range(5, 8)  # sweeps
-HANGS = 600.0  # s after which a process is stuck, not slow
+HANGS = 600.0  # s after which a process counts as hung
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")
 
@@ -158,7 +158,7 @@ def slot(number: int) -> int:
 
 
 def record_on(path: Path, opened: Store) -> Store:
-    """Continue as a recorder does when its file is not in its place."""
+    """Continue as a recorder does when its file was moved."""
     kept = opened.close(wait=0.0)
     after = Store(path)
     assert [after.restore(each) for each in kept] == [0] * len(kept)
@@ -185,7 +185,7 @@ def test_every_acknowledged_sweep_is_in_the_old_file_or_the_new_one(
         with pytest.raises(FileNotFoundError):
             opened.save(sweep(5), [], PERIOD)
         record_on(path, opened).close(wait=0.0)  # also while a reader has the old one open
-        if read == "past" and way in WAYS:  # in a destroyed file, a reader sees the remains
+        if read == "past" and way in WAYS:  # in an overwritten file, a reader may see mixed pages
             assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
     whole = [file for file in path.parent.parent.rglob("*.db") if file.stat().st_size]
     found = set[int]().union(*(slots(file) for file in whole))
@@ -217,7 +217,7 @@ opened.close()
 
 @contextmanager
 def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
-    """Another process that records into a file; one that runs on saves another at the end."""
+    """Another process that records into a file. If it runs on, it saves one more sweep at its end."""
     command = [sys.executable, "-c", ANOTHER_RECORDER, str(path), ends, *map(str, numbers)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=TESTS, stdin=pipe, stdout=pipe, text=True) as process:
@@ -242,7 +242,7 @@ def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
 def test_two_recorders_of_one_moved_file_lose_nothing(
     path: Path, ends: str, number: int, then: str
 ) -> None:
-    """SQLite does not notice that both have the same file open: each has its own log."""
+    """SQLite does not notice that both have the same file open, because each has its own log."""
     now = 0.0
     opened = Store(path, clock=lambda: now)
     for each in BEFORE:
@@ -296,7 +296,9 @@ def test_the_log_follows_a_moved_file_while_an_earlier_state_is_read(path: Path)
 def test_the_content_of_a_log_that_cannot_follow_its_file_is_written_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place, "name_of", lambda _: None)  # as on a system that does not say
+    monkeypatch.setattr(
+        place, "name_of", lambda _: None
+    )  # as on systems without names of open files
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
@@ -401,7 +403,7 @@ def test_nothing_is_checkpointed_into_a_file_that_was_changed_in_place(
         left = [p for p in (path, path.with_name("oi.db.1")) if p.exists()]
         assert [file.read_bytes() for file in left] == [before][: len(before)]
         assert {k.snapshot.slot for k in kept if k.snapshot} >= {sweep(5).slot}
-    else:  # SQLite keeps a file without a name open
+    else:  # SQLite keeps the removed file open
         assert kept == []
         assert slots(path) == {slot(number) for number in (*BEFORE, 5)}
 

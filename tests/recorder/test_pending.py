@@ -1,6 +1,6 @@
-"""Outcomes wait in order; the oldest sweep is given up first, a gap never.
+"""Outcomes wait in order. The oldest sweep is given up first, and a gap never.
 
-Rule of this file: plain values only; time is a number.
+Rule of this file: values are plain, and time is a number.
 """
 
 from dataclasses import replace
@@ -96,7 +96,7 @@ def test_the_oldest_sweep_is_given_up_when_memory_is_full(monkeypatch: pytest.Mo
     assert kept.give_up(0.0, "full") == 1
     unit = kept.take()
     kept.add(sweep(4), 0.0)
-    assert kept.give_up(0.0, "full") == 0  # a taken sweep no longer counts
+    assert kept.give_up(0.0, "full") == 0  # a taken sweep is no longer pending
     assert unit is not None
     kept.put_back(unit)
     assert kept.give_up(0.0, "full") == 1

@@ -80,7 +80,7 @@ def slot_of(snapshot: Snapshot) -> int:
 
 
 def copied(path: Path) -> Path:
-    """A copy of the file alone, as `cp` makes it."""
+    """A copy of the file without its log, as `cp` makes it."""
     return Path(shutil.copy(path, path.with_name("alone.db")))
 
 
@@ -180,7 +180,7 @@ async def test_sweeps_of_a_deleted_file_that_no_file_can_take_count_as_lost(
     def delete(number: int) -> None:
         if number == 3:
             (home / "oi.db").unlink()
-            home.rename(path.parent / "away")  # nobody can make a new file
+            home.rename(path.parent / "away")  # so that no new file can be made
 
     recorder = await record(home / "oi.db", 3, then=delete)
     assert (recorder.status.sweeps, recorder.status.lost) == (3, 3)
@@ -351,7 +351,7 @@ async def test_a_standby_takes_over_when_the_recorder_ends(place: str) -> None:
     assert (second.status.trouble or "").startswith("standby: ")
     first.stop()
     await running
-    for _ in range(3600):  # a server takes its time to end a connection
+    for _ in range(3600):  # a server may end a connection late
         await asyncio.sleep(1.0)
         if second.status.sweeps >= 3:
             break
@@ -435,7 +435,7 @@ async def test_a_second_recorder_is_refused_with_the_process_id(path: Path) -> N
 @pytest.mark.parametrize("leads", ["itself", "link", "link to a link", "directory", "link away"])
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock", "-WAL", "-\u017fhm"])
 def test_a_recorder_refuses_the_name_of_a_side_file(path: Path, ending: str, leads: str) -> None:
-    """SQLite would overwrite it when somebody opens the recording of that name."""
+    """SQLite would overwrite it as soon as the recording of that name is opened."""
     side = target = Path(f"{path}{ending}")
     match leads:
         case "link" | "link to a link":
@@ -531,7 +531,7 @@ async def test_a_stopped_recorder_does_not_start(path: Path) -> None:
 
 @contextmanager
 def read_throughout(path: Path) -> Iterator[None]:
-    """Read in another process all the time; it ends at the first error."""
+    """Read in another process continuously; it ends at the first error."""
     command = [sys.executable, str(READER), str(path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:

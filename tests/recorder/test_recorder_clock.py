@@ -1,6 +1,7 @@
-"""A recording stays valid when somebody sets the clock or the machine starts with a wrong one.
+"""A recording stays valid if the clock is set, or if the machine starts with a wrong clock.
 
-Rule of this file: the test sets the clock, the virtual loop is real time, and the file is real.
+Rule of this file: the test sets the clock. The virtual loop stands for real time, and the file is
+real.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ class Machine:
 
     async def record(self, sweeps: int, then: Callable[[int], object] = int) -> Status:
         """Record until `sweeps` are acknowledged; call `then` with the number of each."""
-        await asyncio.sleep(7.0)  # not at the instant of the latest sweep
+        await asyncio.sleep(7.0)  # so that it does not start at a slot
         done = 0
 
         def count(_: Snapshot) -> None:
@@ -110,14 +111,14 @@ async def test_correcting_a_wrong_clock_after_the_start_replaces_no_sweep(
 ) -> None:
     await machine.record(40)
     before = machine.sweeps()
-    machine.shift = -600.0  # the clock of the last shutdown, and then NTP
+    machine.shift = -600.0  # the time of the last shutdown, before NTP corrects it
     with caplog.at_level(logging.WARNING, "binance_oi"):
         status = await machine.record(10, lambda n: machine.set_to(0.0) if n == 5 else None)
     assert machine.sweeps().items() >= before.items()
     assert machine.check_slots() == {"clock"}
     slots, gaps, _ = tables(machine.path)
     missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
-    assert len(missed) == status.missed == 5  # they were read as slots that have a sweep
+    assert len(missed) == status.missed == 5  # the new sweeps of recorded slots
     assert len(slots) == 45
     assert "the clock is before the last slot of the recording" in caplog.records[0].message
     assert "the clock was set forward by 600.0 s" in caplog.records[1].message
@@ -149,7 +150,7 @@ async def test_a_recording_with_slots_in_the_future_continues_at_the_current_tim
     with Recording(machine.path) as recording:
         stopped = [gap for gap in recording.gaps() if gap.reason == "stopped"][-1]
     assert 0.0 < stopped.first / 1000 - before <= 20.0
-    assert stopped.last - stopped.first == 9 * PERIOD  # 207 s, and the next slot is recorded
+    assert stopped.last - stopped.first == 9 * PERIOD  # 207 s without a recorder
 
 
 @pytest.mark.parametrize("shift", [-1.0, 1.0])

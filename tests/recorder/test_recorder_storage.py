@@ -1,7 +1,7 @@
 """While the file cannot be written, sweeps wait in memory, and lost ones are counted.
 
-Rule of this file: real locks, files and threads keep the recorder from its file. Time is virtual,
-except where a thread is blocked.
+Rule of this file: real locks, files and threads block the recorder. Time is virtual, except in
+tests that block a thread.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never wait for a lock in a thread: locks last for virtual time."""
+    """Never wait for a lock in a thread, because locks last for virtual time."""
     monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
 
 
 @contextmanager
 def locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
-    """Another program writes in the meantime."""
+    """Hold the write lock as another program."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=timeout)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -140,7 +140,7 @@ async def test_sweeps_that_cannot_be_written_for_ten_minutes_are_lost_and_named(
 async def test_memory_is_bounded_before_the_ten_minutes_are_over(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("binance_oi.recorder.pending.KEPT_BYTES", 10_000)  # of 3,584 each
+    monkeypatch.setattr("binance_oi.recorder.pending.KEPT_BYTES", 10_000)  # a sweep has 3,584
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(200.0)
@@ -168,7 +168,7 @@ async def test_a_vacuum_of_another_program_costs_no_sweep(path: Path) -> None:
     has_locked, go_on = threading.Event(), threading.Event()
 
     def pause() -> None:
-        """Block as soon as no other connection can write."""
+        """Block at the moment at which no other connection can write."""
         if not has_locked.is_set() and is_locked(path):
             has_locked.set()
             go_on.wait(120.0)
@@ -205,7 +205,7 @@ async def test_pending_sweeps_are_written_into_a_new_file_after_a_removal(
     slots, gaps, _ = tables(path)
     before = [slot for slot in tables(old)[0] if slot not in slots]
     assert (running.acknowledged, gaps) == ([*before, *slots], [])
-    assert len(slots) > 4  # the pending ones, and those in the old file's log
+    assert len(slots) > 4  # the pending sweeps, and those in the old file's log
     status = running.recorder.status
     assert (status.lost, status.missed, status.unwritten) == (0, 0, 0)
 

@@ -19,7 +19,7 @@ from binance_oi.recorder.sides import beside
 from support.lanes import thorough
 from support.recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
 
-HANGS = 600.0  # s after which a process is stuck, not slow
+HANGS = 600.0  # s after which a process counts as hung
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_reading_works_without_any_extra(path: Path) -> None:
 
 
 def others_name(kind: str, own: Path, tmp_path: Path) -> Path:
-    """The same place under another name."""
+    """Another name of the same place."""
     if kind == "relative":
         return Path(os.path.relpath(own))
     if kind == "other case":

@@ -1,7 +1,7 @@
-"""A series follows its rule, case by case, as a brute force and polars compute it.
+"""A series equals the rows that a brute force and polars compute from its rule.
 
-Rule of this file: a case is one symbol with its own samples, history and archive; the samples lie
-in both tables of a recording. What is expected is computed from the rule alone.
+Rule of this file: a case is one symbol with its own samples, history and archive. The samples are
+in both tables of a recording. The expected rows are computed from the rule alone.
 """
 
 import os
@@ -27,11 +27,11 @@ from binance_oi.recorder.connection import Connection
 from support.lanes import thorough
 from support.recorded import VALUES, write_recording
 
-ROW = 300_000  # ms from row to row of the past
-BEGIN = 1_795_003_200_000  # a whole day
+ROW = 300_000  # ms from row to row of history
+BEGIN = 1_795_003_200_000  # ms; a midnight
 CASES = int(os.environ.get("BINANCE_OI_SERIES", "300"))  # `nox -s series` has 10,000
 OF_ONE_FILE = 100  # cases
-STEPS = (1, 1, 1, 2, 3, 12)  # rows of the past
+STEPS = (1, 1, 1, 2, 3, 12)  # in rows of history
 
 Sampled = tuple[int, str, str | None]
 
@@ -85,7 +85,7 @@ def a_case(draw: Random, symbol: str) -> Case:
 
 
 def write_cases(path: Path, cases: Sequence[Case]) -> None:
-    """Write a recording that has these cases alone."""
+    """Write a recording with these cases only."""
     write_recording(path)
     with closing(sqlite3.connect(path)) as connection, connection:
         for name in ("settled", "recent"):
@@ -220,7 +220,7 @@ def test_random_cases_equal_a_polars_computation(tmp_path: Path) -> None:
 def write_one(
     path: Path, samples: Sequence[int] = (), past: Sequence[tuple[int, int]] = ()
 ) -> Path:
-    """A recording of X, whose values say where they come from."""
+    """A recording of X, whose values show their source."""
     settled = {time: (time, str(time), None) for time in samples}
     rows = {(time, of): (f"{of}.5", None, None) for time, of in past}
     write_cases(path, [Case("X", settled, {}, rows, ROW, None, None)])

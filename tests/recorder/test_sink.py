@@ -1,6 +1,6 @@
 """A recorder with any sink: order, failures, losses and the end.
 
-Rule of this file: sweeps go into memory; no test here uses SQLite.
+Rule of this file: sinks are in memory, and no test uses SQLite.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""A recorded slot stays recorded and is in no gap, whatever gaps the file holds.
+"""A recorded slot stays recorded and is in no gap, whatever gaps the file has.
 
-Rule of this file: gaps are as another program may have written them, and each test compares the
+Rule of this file: gaps may have any form that another program can write. Each test compares the
 sets of slots before and after every step.
 """
 
@@ -131,7 +131,7 @@ def test_a_version_2_file_keeps_its_overlapping_gaps_when_it_is_migrated(tmp_pat
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT * FROM gaps ORDER BY first").fetchall() == before
     with Recording(path) as recording:
-        assert recording.missed() == 13  # each slot once
+        assert recording.missed() == 13  # each slot counts once
     with closing(Store(path)) as store:
         for number in range(13):
             store.save(sweep(number), [], PERIOD)
@@ -169,7 +169,7 @@ def test_a_gap_does_not_grow_over_a_sweep_of_another_period(tmp_path: Path) -> N
 def test_every_missed_slot_of_a_shorter_period_is_in_a_gap(
     tmp_path: Path, first: int, last: int
 ) -> None:
-    """The existing gap has every third of these slots."""
+    """The existing gap has only every third of these slots."""
     path = tmp_path / "oi.db"
     span = set(range(first, last + 1))
     with closing(Store(path)) as store, Recording(path) as recording:

@@ -68,7 +68,7 @@ def test_an_observation_is_stored_once_and_a_late_one_is_kept(
 
 
 def rows(path: Path) -> list[tuple[int, int]]:
-    """The numbers of recent and of settled samples."""
+    """The number of recent and of settled samples."""
     with closing(sqlite3.connect(path)) as connection:
         query = "SELECT (SELECT count(*) FROM recent), (SELECT count(*) FROM settled)"
         return connection.execute(query).fetchall()
@@ -79,7 +79,7 @@ def test_recent_and_settled_samples_read_alike_and_recent_ones_are_moved_in_batc
     path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_tables, "SORT_RECENT_ABOVE", few)
-    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # changes: three sweeps of three symbols
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # more than three sweeps of 3 symbols
     found: list[tuple[int, int]] = []
     times: list[int] = []
     with closing(Store(path)) as opened, Recording(path) as reader:
@@ -131,7 +131,7 @@ def test_the_log_is_checkpointed_between_two_sweeps_and_overwritten(
         monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 1)
         with Recording(path) as recording:
             samples = iter(recording.samples().rows())
-            next(samples)  # another connection is reading: `tidy` does not wait for it
+            next(samples)  # `tidy` does not wait for this reader
             opened.tidy()
             assert len(list(samples)) == 4
         assert in_the_file_itself(path) == 2
