@@ -217,7 +217,7 @@ opened.close()
 
 @contextmanager
 def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
-    """Another process that records into a file. If it runs on, it saves one more sweep at its end."""
+    """Another process that records into a file. If it runs on, it saves a sweep at its end."""
     command = [sys.executable, "-c", ANOTHER_RECORDER, str(path), ends, *map(str, numbers)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=TESTS, stdin=pipe, stdout=pipe, text=True) as process:
