@@ -1,12 +1,12 @@
-"""Unix time, moved by as many seconds as the environment says; also in a child process.
+"""Unix time, moved by the seconds that the environment names, even in a child process.
 
-Rule of this file: it is the first to be imported, so it imports next to nothing.
+Rule of this file: it must be imported before all others, so it imports very little.
 """
 
 import os
 import time
 
-MOVED = "BINANCE_OI_CLOCK_MOVED"  # s; asked at every look, because each test has its own
+MOVED = "BINANCE_OI_CLOCK_MOVED"  # s; read at each call, because each test has its own
 
 real_time, _real_time_ns = time.time, time.time_ns
 
@@ -26,5 +26,5 @@ def moved_time_ns() -> int:
 
 
 def install() -> None:
-    """Replace the functions of `time`: before anybody has made them a default."""
+    """Replace the functions of `time` before another module uses them as a default."""
     time.time, time.time_ns = moved_time, moved_time_ns

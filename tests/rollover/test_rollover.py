@@ -1,4 +1,4 @@
-"""The minute turns where `BINANCE_OI_ROLLOVER` says, for a test and for the processes it starts."""
+"""The rollover comes where `BINANCE_OI_ROLLOVER` says, for a test and for its processes."""
 
 import os
 import subprocess

@@ -57,7 +57,7 @@ async def test_a_flood_is_not_mistaken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(guard, "ENVELOPE", -900)  # 100 bytes beyond the 1,000 of the body
-    text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # no length: it ends with the connection
+    text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # the body ends with the connection
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
         await exchange.received(1)
@@ -74,7 +74,7 @@ async def test_a_distrusted_connection_is_not_used_again(injected: bool) -> None
         aiohttp.ClientSession() as session,
         Sender(session if injected else None) as ours,
     ):
-        ours.transport.distrust_connections()  # there are none yet
+        ours.transport.distrust_connections()  # the client has no connection yet
         await ours.get(exchange.url)
         await ours.get(exchange.url)
         assert exchange.connections == 1
@@ -93,10 +93,10 @@ async def test_connections_opened_beside_a_request_serve_the_next_requests() -> 
     ):
         url = ready_url(exchange.url, PATH, {})
         await ours.transport.open_connections(url, 4, busy=0)
-        assert exchange.connections == 0  # there was no request yet
+        assert exchange.connections == 0  # the client has sent no request yet
         first = asyncio.create_task(ours.get(exchange.url))
         await exchange.received(1)
-        await ours.transport.open_connections(url, 4, busy=4)  # each opens its own
+        await ours.transport.open_connections(url, 4, busy=4)  # each busy request opens one
         await ours.transport.open_connections(url, 4, busy=1)
         await ours.transport.open_connections(url, 4, busy=1)
         await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
@@ -142,7 +142,7 @@ async def test_an_unrequested_answer_ends_a_connection_opened_in_advance() -> No
         await exchange.received(1)
         await ours.transport.open_connections(ready_url(exchange.url, PATH, {}), 2, busy=1)
         await asyncio.sleep(0.1)
-        exchange.write(open_interest("ETHUSDT"))  # on both
+        exchange.write(open_interest("ETHUSDT"))  # on both connections
         await first
         await asyncio.sleep(0.1)
         assert b"BTCUSDT" in (await ours.get(exchange.url)).body
@@ -229,7 +229,7 @@ async def test_an_injected_session_gets_its_connections_back_unchanged() -> None
         aiohttp.ClientSession() as session,
     ):
         await Sender(session).get(exchange.url)
-        async with session.get(exchange.url) as response:  # far more than we would accept
+        async with session.get(exchange.url) as response:  # far more bytes than we would accept
             assert len(await response.read()) == 1_000_000
         assert exchange.connections == 1
 
@@ -347,8 +347,8 @@ async def test_an_ended_call_does_not_disturb_the_next_request_on_its_connection
         await asyncio.sleep(1.0)
         slow = asyncio.create_task(call(transport, exchange.url))
         await asyncio.sleep(1.0)
-        # Both answers end in the same step of the loop. The end of its body frees the connection of
-        # `slow`, and the second call of `turns` takes it before `slow` continues.
+        # Both answers end in the same step of the loop. The end of the body frees the connection of
+        # `slow`, and the second call of `turns` uses it before `slow` continues.
         exchange.write(answer(200, "{}"), to=1)
         exchange.write(b" }", to=2)
         assert await slow == Answer(200, b"{  }", True)
@@ -359,9 +359,9 @@ async def test_an_ended_call_does_not_disturb_the_next_request_on_its_connection
 
 @asynccontextmanager
 async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event, asyncio.Event]]:
-    """A session whose trace holds up the first call that ends.
+    """A session whose trace delays the first call that ends.
 
-    The events: the trace holds it up, and the trace may continue.
+    The events: the trace has begun to wait, and the trace may continue.
     """
     held, go_on = asyncio.Event(), asyncio.Event()
 
@@ -385,7 +385,7 @@ async def test_a_call_held_up_by_a_trace_does_not_disturb_the_next_request() -> 
         first = asyncio.create_task(call(transport, exchange.url))
         await held.wait()
         second = asyncio.create_task(call(transport, exchange.url))
-        await asyncio.sleep(1.0)  # it is written, and its answer is due later
+        await asyncio.sleep(1.0)  # the request is written, and its answer comes later
         go_on.set()
         assert await first == Answer(200, b"{}", True)
         await asyncio.sleep(0.5)

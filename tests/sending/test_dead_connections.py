@@ -1,7 +1,7 @@
-"""Kept connections that died while idle cost weight, and never a value.
+"""Kept connections that died while idle cost weight, but never lose a value.
 
-Rule of this file: both ends run in one virtual loop, so seconds of silence pass at once; the
-exchange counts what is guaranteed.
+Rule of this file: both ends run in one virtual loop, so seconds of silence pass at once. The
+exchange counts requests and connections.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ PATIENCE = 2.0  # s of silence after which the client abandons a kept connection
 OURS, THEIRS = "our session", "the caller's session"
 sessions = pytest.mark.parametrize("session", [OURS, THEIRS])
 ours_first = pytest.mark.parametrize("session", [OURS, *thorough(THEIRS)])
-# The client notices these only after it has sent a request.
+# The client notices these ends only after it has sent a request.
 UNSEEN = (Forgets.FIN, Forgets.RESET, Forgets.SILENTLY, Forgets.PART, Forgets.RESET_PART)
 WHOLE = answer(200, '{"symbol":"BTCUSDT","openInterest":"1.5","time":1795435200000}')
 PARTS = {
@@ -85,7 +85,7 @@ async def client_of(
 async def keep(client: OpenInterestClient, exchange: Balancer, count: int) -> None:
     """Open `count` kept connections."""
     latency, exchange.latency = exchange.latency, 0.1
-    await client.get_open_interest("WARMUSDT")  # the first request goes alone
+    await client.get_open_interest("WARMUSDT")  # the first request is a probe
     await asyncio.gather(*(client.get_open_interest("WARMUSDT") for _ in range(count)))
     exchange.latency = latency
     assert exchange.connections == count
@@ -119,7 +119,7 @@ async def test_no_symbol_fails_after_all_kept_connections_died(
         client_of(exchange, session, max_connections=connections) as client,
     ):
         await sweep(client, exchange, 600)
-        for _ in range(2):  # more than the account of retries covers
+        for _ in range(2):  # more requests than the retry budget
             kept = exchange.forget(how)
             assert kept == connections
             await asyncio.sleep(1.5)  # after the pacer's second
@@ -184,7 +184,7 @@ async def test_a_kept_connection_that_ends_within_its_answer_costs_one_request_a
 ) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 200)
-        for _ in range(2):  # more than the account of retries covers
+        for _ in range(2):  # more requests than the retry budget
             exchange.part, kept = PARTS[part], exchange.forget(how)
             assert kept == 100
             await asyncio.sleep(1.5)  # after the pacer's second
@@ -348,14 +348,14 @@ async def test_an_exchange_that_turns_slow_doubles_requests_only_once(session: s
         exchange.latency = 3.0
         assert await sweep(client, exchange, 300) <= 300 + 100
         for _ in range(3):
-            await asyncio.sleep(3600.0)  # it does not learn this again in each sweep
+            await asyncio.sleep(3600.0)  # each sweep does not learn the delay again
             assert await sweep(client, exchange, 300) == 300
         exchange.latency = 0.02
         assert await sweep(client, exchange, 300) == 300
         exchange.forget(Forgets.SILENTLY)
         began = now()
         await sweep(client, exchange, 300)
-        assert now() - began < 3.0  # quick again, so patience is short again
+        assert now() - began < 3.0  # quick answers make patience short again
 
 
 @ours_first

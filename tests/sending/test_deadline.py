@@ -17,7 +17,7 @@ def now() -> float:
 
 
 async def limited(deadlines: Deadlines, seconds: float, work: float) -> str:
-    """Work for `work` seconds under a deadline; return how it ended."""
+    """Work for `work` seconds under a deadline; return how and when that ended."""
     deadline = deadlines.start(seconds)
     try:
         await asyncio.sleep(work)
@@ -101,7 +101,7 @@ async def test_the_deadline_of_a_second_attempt_is_dropped_early(work: float) ->
 
 async def test_a_timer_does_not_keep_the_context_of_its_call() -> None:
     class Request:
-        """A request to a web service that answers with a call of ours."""
+        """A request to a web service that calls us for its answer."""
 
     of_the_task: ContextVar[Request] = ContextVar("of_the_task")
     requests, deadlines = list[ref[Request]](), Deadlines()
@@ -158,7 +158,7 @@ async def test_expire_all_interrupts_every_task_once() -> None:
     deadlines.expire_all()  # no task is interrupted twice
     deadlines.cancel()
     assert await asyncio.gather(*waiting, done) == ["ended at 1.0"] * 3 + ["done at 0.5"]
-    await asyncio.sleep(100.0)  # and none later
+    await asyncio.sleep(100.0)  # and no task is interrupted later
 
 
 async def test_cancelling_without_a_deadline_does_nothing() -> None:

@@ -1,6 +1,6 @@
 """With too few file descriptors, a client waits for its open connections.
 
-Rule of this file: the shortage is real, so each test causes it in a process of its own.
+Rule of this file: the shortage is real, so each test causes it in a separate process.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ def test_with_too_few_descriptors_no_value_is_lost(
 
 
 def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Limit the system to so many connections; return a count of those that it refused."""
+    """Let the system allow so many connections; return a list that counts the refused ones."""
     opened, refused = [0], [0]
     create = aiohttp.TCPConnector._create_connection
 

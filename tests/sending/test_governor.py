@@ -1,7 +1,6 @@
 """The governor: order, waiting, cooldowns, and refunds of calls that give up.
 
-Rule of this file: time is virtual, the pool is real, and each test contains the exchange's
-answers.
+Rule of this file: time is virtual, the pool is real, and each test makes the exchange's answers.
 """
 
 import asyncio
@@ -68,7 +67,7 @@ def answer(used: int, **more: str) -> Mapping[str, str]:
 
 
 async def known(limit: int = 100, *, pace: float = 1000.0, max_in_flight: int = 100) -> Governor:
-    """A governor that has settled an answer: 1 is used, and the clock is known."""
+    """A governor that has settled an answer: a weight of 1 is used, and the clock is known."""
     await asyncio.sleep(10)
     governor = Governor(make_pool(limit), pace=pace, max_in_flight=max_in_flight)
     async with governor.reserve() as permit:
@@ -266,7 +265,7 @@ async def test_the_dispatcher_skips_a_cancelled_waiter_that_has_not_run_yet() ->
     permit = await governor.admit()
     first, second = (asyncio.create_task(governor.admit()) for _ in range(2))
     await until_waiting(governor, 2)
-    permit.release()  # wakes the dispatcher; before it runs:
+    permit.release()  # wakes the dispatcher, which has not run when:
     first.cancel()
     (await second).release()
     assert first.cancelled()
@@ -360,7 +359,7 @@ async def test_max_wait_counts_while_all_connections_are_busy(pace: float) -> No
     waiter = asyncio.create_task(governor.admit())
     before = loop.steps
     await asyncio.sleep(600)
-    assert loop.steps - before <= 3 * 600 / LONGEST_SLEEP_S  # it does not spin
+    assert loop.steps - before <= 3 * 600 / LONGEST_SLEEP_S  # the dispatcher does not spin
     permit.release()
     (await waiter).release()
 
@@ -401,7 +400,7 @@ async def test_the_dispatcher_keeps_nothing_of_the_call_that_started_it(full: Go
         return weakref.ref(request.get())
 
     handled = asyncio.create_task(handle())
-    other = asyncio.create_task(full.admit())  # it still waits
+    other = asyncio.create_task(full.admit())  # this call still waits
     ended = await handled
     del handled
     await asyncio.sleep(0)  # lets the loop drop it
@@ -445,7 +444,7 @@ async def test_every_real_number_is_accepted_as_max_wait(full: Governor) -> None
 
 
 async def refusals_until_admitted(governor: Governor) -> int:
-    """Call without waiting, again at each `retry_at`; return the refusals before an admission."""
+    """Call with a max wait of 0 at each `retry_at`; return the refusals before admission."""
     for refused in range(1000):
         (answer,) = await asyncio.gather(governor.admit(max_wait=0.0), return_exceptions=True)
         if isinstance(answer, Permit):
@@ -550,7 +549,7 @@ async def test_a_permit_that_is_too_old_is_refunded_and_marked_as_late() -> None
     await asyncio.sleep(60)
     assert not permit.may_send()
     assert (permit.late, permit.refunded) == (True, True)
-    assert not permit.may_send()  # the answer stays the same
+    assert not permit.may_send()  # a second call gives the same answer
     permit.release()
     assert (governor.pool.usage.charged, governor.in_flight) == (0, 0)
 
@@ -777,7 +776,7 @@ async def test_ten_thousand_waiters_take_less_than_4_kib_each(full: Governor) ->
 
 
 async def calls_of_waiters(governor: Governor, count: int) -> tuple[float, int, float]:
-    """Function calls to queue one waiter, to wait 20 s with all, and to cancel one."""
+    """Count the function calls to queue a waiter, to wait 20 s with all, and to cancel a waiter."""
     with calls_counted() as queueing:
         tasks = [asyncio.create_task(governor.admit()) for _ in range(count)]
         await until_waiting(governor, count)
@@ -799,7 +798,7 @@ async def test_the_cost_of_a_waiter_does_not_grow_with_their_number(
     assert all(of_many <= 1.1 * of_few for of_many, of_few in zip(many, few, strict=True))
 
 
-# -- what calls wait for -----------------------------------------------------------------------
+# -- reasons of waits --------------------------------------------------------------------------
 
 
 async def in_cooldown() -> Governor:
@@ -911,7 +910,7 @@ async def test_a_refusal_names_the_reason_of_the_wait(reason: Reason) -> None:
     patient.cancel()
     await asyncio.wait([patient])
     assert governor.waiting_for == {}
-    with pytest.raises(BudgetExhaustedError, match=text):  # also alone in the queue
+    with pytest.raises(BudgetExhaustedError, match=text):  # even for the only call in the queue
         await governor.admit(max_wait=0)
 
 
@@ -1115,7 +1114,7 @@ def fail(*_: object, **__: object) -> bool:
 
 
 class BrokenPacer:
-    """Fails when called, or later in the task that waits for it."""
+    """A pacer that fails when called, or later in the task that waits for it."""
 
     def __init__(self, *, at_once: bool) -> None:
         self.has_capacity = fail if at_once else lambda _: False

@@ -1,6 +1,7 @@
-"""A client tells a dead connection from a slow exchange, at little cost.
+"""A client distinguishes a dead connection from a slow exchange at little cost.
 
-Rule of this file: no sockets. A `Line` stands for a connection, and a call of `heard` for a byte.
+Rule of this file: it has no sockets. A `Line` stands for a connection, and a call of `heard` for a
+received byte.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ def now() -> float:
 
 
 def opened(kept: KeptConnections, *, is_kept: bool = True) -> Line:
-    """A connection that is, or is not, a kept one at its next request."""
+    """A connection whose next request is on a kept connection, or is not."""
     line = kept.opened()
     line.kept = is_kept
     return line
@@ -135,7 +136,7 @@ async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
 
 
 def _ours(armed: list[float]) -> list[float]:
-    """The timers without those of `asyncio.sleep`, which are 0.05 s ahead; ours are 2 s ahead."""
+    """The timers of `KeptConnections`, 2 s ahead; those of `asyncio.sleep` are 0.05 s ahead."""
     return [when for number, when in enumerate(armed) if when > max(armed[:number], default=0.0)]
 
 
@@ -213,7 +214,7 @@ async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() ->
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 5.0)
     for _ in range(ANSWERS_REMEMBERED):
         assert not await answered(kept, line, 3.0)
-    assert kept.patience > PATIENCE_FACTOR * 3.0  # the 100 before may include a slower one
+    assert kept.patience > PATIENCE_FACTOR * 3.0  # the earlier 100 answers may include a slower one
     for _ in range(ANSWERS_REMEMBERED):
         assert not await answered(kept, line, 3.0)
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 3.0)

@@ -1,6 +1,6 @@
-"""When a governor lets its pool write what it keeps back.
+"""When a governor lets its pool write pending settlements.
 
-Rule of this file: time is the loop's, and it is virtual.
+Rule of this file: time is that of the virtual loop.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Flushed(ProcessPool):
-    """A pool that notes when it is flushed."""
+    """A pool that records the times of its flushes."""
 
     times: list[float]
 

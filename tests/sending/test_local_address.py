@@ -1,4 +1,4 @@
-"""A host with several addresses has a budget for each, and connections come from the one named."""
+"""A host with several addresses has a budget for each; connections come from the given address."""
 
 import asyncio
 import os
@@ -17,12 +17,12 @@ from binance_oi.sending.local_address import is_default
 from binance_oi.simulator import LocalExchange
 from support.raw_exchange import CLOSE, RawExchange, open_interest
 
-HAS_MANY = sys.platform == "linux"  # 127.0.0.0/8 is all of it there
+HAS_MANY = sys.platform == "linux"  # there, all of 127.0.0.0/8 is local
 ONCE = RetryPolicy(attempts=1)
 
 
 class Peers(RawExchange):
-    """An exchange that answers well, and keeps where its connections come from."""
+    """An exchange that answers correctly, and records the peer address of each connection."""
 
     def __init__(self) -> None:
         super().__init__(lambda n: open_interest(used=n))

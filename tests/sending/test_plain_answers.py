@@ -1,7 +1,7 @@
 """The usual answer is read without a parser, exactly as aiohttp's parser reads it.
 
-Rule of this file: compare both readings of the same bytes. An answer that only one of
-them takes is a fault, unless that one is the parser.
+Rule of this file: each test compares both readings of the same bytes. Only the parser may accept
+an answer that the other reader does not accept.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
 
 
 def ours(data: bytes) -> Outcome | None:
-    """Read without a parser; None if that leaves the answer to the parser."""
+    """Read an answer without the parser; None if the answer is left to the parser."""
     found = plain_answer(memoryview(data), MOST)
     assert found == plain_answer(data, MOST)
     if found is None:
@@ -84,8 +84,8 @@ def ours(data: bytes) -> Outcome | None:
 
 
 def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
-    """With aiohttp's parser, as a connection of ours sets it up; None for anything but one whole
-    answer."""
+    """Read an answer with aiohttp's parser, set up as on our connections; None if the bytes are not
+    exactly one complete answer."""
     protocol = BaseProtocol(loop)
     parser = HttpResponseParser(
         protocol,

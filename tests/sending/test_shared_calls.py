@@ -1,4 +1,4 @@
-"""Simultaneous callers share one call, which ends when none of them waits any more."""
+"""Simultaneous callers share one call, which ends when its last caller leaves."""
 
 import asyncio
 import math
@@ -102,12 +102,12 @@ async def test_a_call_that_is_ending_does_not_block_the_next_one() -> None:
     (first,) = ask(shared, source)
     await settle()
     first.cancel()
-    await asyncio.sleep(0)  # it has left; its call has not ended yet
+    await asyncio.sleep(0)  # the caller has left, and its call has not ended
     second = ask(shared, source)
     await settle()
     third = ask(shared, source)
     await settle()
-    assert len(source.started) == 2  # the second and the third share one
+    assert len(source.started) == 2  # the second and the third caller share one
     source.started[1].set_result(7)
     assert await asyncio.gather(*second, *third) == [7, 7]
 

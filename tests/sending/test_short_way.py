@@ -1,7 +1,7 @@
-"""The short way of a request: a connection has just served, and the answer is the usual one.
+"""The fast path of a request: its connection has just been used, and its answer has the usual form.
 
-Rule of this file: the first call of each client opens its connection, so that the next one goes the
-short way. Whatever differs from the usual must end as on the long way.
+Rule of this file: the first call of each client opens its connection, so the next call uses the
+fast path. Any unusual answer must end as it does without the fast path.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Script = Callable[[int], bytes | None]
 
 
 def replies(*replies: bytes | None) -> Script:
-    """These to the requests from the third on; the usual answer to all others."""
+    """A script with these answers from the third request on, and usual answers before and after."""
     return lambda n: replies[n - 3] if 0 <= n - 3 < len(replies) else open_interest()
 
 
@@ -43,7 +43,7 @@ def replies(*replies: bytes | None) -> Script:
 async def warm(
     *later: bytes | None, **options: Any
 ) -> AsyncGenerator[tuple[OpenInterestClient, RawExchange]]:
-    """A client that has an open connection; `later` are the answers to its next requests."""
+    """A client with an open connection; `later` are the answers to its next requests."""
     options.setdefault("budget", ProcessBudget())
     async with (
         RawExchange(replies(*later)) as exchange,
@@ -56,7 +56,7 @@ async def warm(
 
 @pytest.fixture
 def long_ways(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """Counts the requests that do not take the short way."""
+    """A mock that counts the requests without the fast path."""
     get = Mock(wraps=Transport.get)
 
     async def counted(self: Transport, *arguments: Any, **options: Any) -> Any:

@@ -1,6 +1,6 @@
-"""An answer that has arrived counts, however long the caller's code blocked the loop.
+"""An answer that has arrived is used, however long the caller's code blocked the loop.
 
-Rule of this file: the exchange writes its answer and the clock jumps within one callback, so the
+Rule of this file: within one callback, the exchange writes its answer and the clock jumps. So the
 answer is in the socket while every timer is due, as after a real stall.
 """
 
@@ -32,7 +32,7 @@ BANNED = json.dumps({"code": -1003, "msg": f"IP banned until {BAN_END}. Please"}
 
 
 def stall() -> None:
-    """Block the loop as the caller's code does: nothing else runs, and time passes."""
+    """Block the loop as the caller's code may do: time passes, and no other task runs."""
     cast(VirtualLoop, asyncio.get_running_loop()).stall(STALL)
 
 
@@ -53,7 +53,7 @@ async def client_of(
 
 
 def at(number: int, text: bytes) -> Callable[[int], bytes]:
-    """Answer each request alike; stall the loop while the answer to this one is under way."""
+    """Give each request the same answer; stall the loop during the answer to this one."""
 
     def script(request: int) -> bytes:
         if request == number:
@@ -137,7 +137,7 @@ async def test_an_answer_that_has_not_arrived_after_a_stall_is_a_timeout() -> No
 
 
 async def test_an_exchange_that_keeps_sending_slowly_gets_no_extra_time() -> None:
-    """Send one byte in each pass of a loop that also does other work."""
+    """The exchange sends one byte in each pass of the loop."""
 
     async def trickle(exchange: RawExchange) -> None:
         while True:

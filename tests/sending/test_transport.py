@@ -1,4 +1,4 @@
-"""A permit learns the fate of its request, and a request is exactly what we intend.
+"""A permit is settled, refunded or kept charged by the fate of its request; a request is exact.
 
 Rule of this file: the other side is a raw socket, so that no library corrects what we send or get.
 """
@@ -78,7 +78,7 @@ async def test_a_request_has_only_our_headers_and_ignores_the_environment(
         assert [*sent, f"{name}: ENCODINGS"] == lines
         accepted.append(encodings)
     assert accepted[0].startswith("gzip, deflate")  # more if aiohttp can decode more
-    second = "identity" if direct else accepted[0]  # the second one goes without the session
+    second = "identity" if direct else accepted[0]  # the second request does not use the session
     assert accepted[1] == second
     assert exchange.connections == 1
 
@@ -278,14 +278,14 @@ async def test_a_body_whose_header_announces_too_many_bytes_is_not_awaited(
 ) -> None:
     text = answer(200, b"x" * sent, length=length)
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
-        for times in (1, 2):  # the first way of a request, and the short one
+        for times in (1, 2):  # without the fast path, and with it
             began = now()
             got = await ours.get(exchange.url, max_bytes=1000)
             assert (got.complete, len(got.body)) == (False, sent)
             assert now() - began < 1.0
             assert ours.fates == ["settled 200"] * times
         await asyncio.sleep(1.0)
-        assert (exchange.connections, exchange.open) == (2, 0)  # what would follow is refused
+        assert (exchange.connections, exchange.open) == (2, 0)  # closed, so no more arrives
 
 
 async def test_a_body_of_the_largest_allowed_length_is_awaited() -> None:
@@ -454,7 +454,7 @@ async def test_an_abandoned_transport_closes_its_session_silently(used: bool) ->
             assert ours.transport.abandon() is used
             assert not ours.transport.abandon()
             await asyncio.sleep(0.1)
-            assert not exchange._serving  # the server saw the end
+            assert not exchange._serving  # the server has seen the end
             del ours
             gc.collect()
     assert [str(warning.message) for warning in caught] == []

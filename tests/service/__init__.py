@@ -1,5 +1,5 @@
-"""Drills of the service with thousands of listeners and visitors; `nox -s service` runs them.
+"""Load tests of the service with thousands of listeners and visitors; `nox -s service` runs them.
 
-Rule of this folder: a bound is a count or a ratio of two figures of one run, never a number of
-seconds. Figures that cannot be bounded are printed.
+Rule of this folder: a bound is a count, or a ratio of two figures of one run, and never a number of
+seconds. Figures without a bound are only printed.
 """

@@ -1,7 +1,7 @@
 """`python -m tests.service [fanout|snapshot|visitors|market] ...`; without arguments, all of them.
 
-BINANCE_OI_LISTENERS (5000) of ten symbols, and a tenth of them of the market, BINANCE_OI_SWEEPS
-(15) and BINANCE_OI_REQUESTS (10000) make it shorter.
+BINANCE_OI_LISTENERS (5000) is the number of listeners of ten symbols; a tenth as many listen to the
+market. Smaller values of it, BINANCE_OI_SWEEPS (15) and BINANCE_OI_REQUESTS (10000) shorten a run.
 """
 
 import argparse
@@ -18,7 +18,7 @@ SWEEPS = int(os.environ.get("BINANCE_OI_SWEEPS", "15"))
 
 
 def main() -> int:
-    """Run the drills; return 1 if one breaks its bounds."""
+    """Run the load tests; return 1 if one exceeds its bounds."""
     drills: dict[str, Callable[[], Coroutine[Any, Any, bool]]] = {
         "fanout": lambda: fanout.measure(LISTENERS, LISTENERS // 10),
         "snapshot": snapshots.measure,

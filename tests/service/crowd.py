@@ -1,6 +1,6 @@
-"""Thousands of listeners in one process, each a connection that counts what it gets.
+"""Thousands of listeners in one process, each a connection that counts its events.
 
-Rule of this file: a listener looks at ids and losses alone, so that the crowd costs little beside
+Rule of this file: a listener reads only ids and losses, so that the crowd costs little compared to
 the server.
 """
 
@@ -21,8 +21,8 @@ class Listener(asyncio.Protocol):
 
     def __init__(self, crowd: "Crowd", query: str, *, last_event_id: str = "") -> None:
         self.query = query
-        self.last, self.epoch = 0, ""  # the number of the latest event, and its run
-        self.missing = 0  # events that it neither got nor learned to be lost
+        self.last, self.epoch = 0, ""  # the number of the latest event, and the epoch of its hub
+        self.missing = 0  # events neither received nor reported as lost
         self.lost = 0
         self.is_open = False
         self._crowd, self._resume, self._rest = crowd, last_event_id, b""
@@ -45,7 +45,7 @@ class Listener(asyncio.Protocol):
         for found in ID.finditer(data):
             number = int(found[2])
             if self.last:
-                # A state after a loss stands for the last of the lost events.
+                # A state after a loss replaces the last of the lost events.
                 self.missing += max(0, number - self.last - 1)
                 self.missing += number > self.last and self._was_lost(data, found.start())
             self.last, self.epoch = number, found[1].decode()
@@ -84,11 +84,11 @@ class Crowd:
         self._news.set()
 
     def spread(self, number: int) -> float:
-        """Seconds from the first to the last listener of an event."""
+        """Seconds from the first listener that gets an event to the last one."""
         return self._last[number] - self._first[number]
 
     async def join(self, queries: Iterable[str], *, reads: bool = True) -> Sequence[Listener]:
-        """Connect listeners; those that do not read have a small buffer in the kernel."""
+        """Connect listeners. Listeners that do not read have a small buffer in the kernel."""
         gate, made = asyncio.Semaphore(AT_ONCE), list[Listener]()
 
         async def connect(query: str) -> None:
@@ -111,14 +111,14 @@ class Crowd:
         return made
 
     async def all_have_begun(self) -> None:
-        """Wait until every listener has had an event."""
+        """Wait until every listener has received an event."""
         while not all(listener.last for listener in self.listeners):
             assert not self.refused, self.refused[0]
             self._news.clear()
             await self._news.wait()
 
     async def until(self, number: int, count: int) -> None:
-        """Wait until so many listeners have had the event."""
+        """Wait until so many listeners have received the event."""
         while self._seen.get(number, 0) < count:
             assert not self.refused, self.refused[0]
             self._news.clear()
@@ -131,7 +131,7 @@ class Crowd:
 
 
 def queries(symbols: Sequence[str], of_symbols: int, of_market: int) -> list[str]:
-    """Subscriptions of ten symbols each, all different, and of the market."""
+    """Queries for ten symbols each, all different, and for the market."""
     names = [
         ",".join(symbols[(number * 7 + place * 31) % len(symbols)] for place in range(10))
         for number in range(of_symbols)

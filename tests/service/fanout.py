@@ -1,7 +1,7 @@
 """Compares the cost of an event with that of a bare aiohttp handler that writes the same bytes.
 
-Rule of this file: both servers run at the same time and get each event in turn, so a busy machine
-disturbs both alike.
+Rule of this file: both servers run at the same time and publish each event in turn, so a busy
+machine slows both down equally.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from .served import SYMBOLS
 
 EVENTS = 14
 MOST_CPU = MOST_MEMORY = 1.5  # times the bare handler
-MOST_SPREAD = 1.5  # times that without listeners that do not read
+MOST_SPREAD = 1.5  # times the spread if all listeners read
 STALLED = 10
 
 
@@ -51,7 +51,7 @@ async def serving(kind: str) -> AsyncIterator[Server]:
 
 
 async def measure(of_symbols: int, of_market: int) -> bool:
-    """Print the figures; return whether they keep their bounds."""
+    """Print the figures; return whether they stay within their bounds."""
     wanted = queries(SYMBOLS, of_symbols, of_market)
     async with serving("ours") as ours, serving("bare") as bare, serving("ours") as stalled:
         servers = {"ours": ours, "bare": bare, "stalled": stalled}
@@ -61,7 +61,7 @@ async def measure(of_symbols: int, of_market: int) -> bool:
             await server.ask("prepare 0")
             await server.ask("publish 0")
             await crowds[name].join(wanted)
-        # The bare handler has no state to send, so memory counts after one event for all.
+        # The bare handler sends no state, so memory is measured after one event for all.
         cpu = [await _publish(servers, crowds, 1)]
         for name, server in servers.items():
             memory[name] += (await server.figures())["rss"]

@@ -1,4 +1,4 @@
-"""`binance-oi serve` with thousands of listeners, sweep after sweep, as an owner starts it.
+"""`binance-oi serve`, started as a user does, with thousands of listeners for many sweeps.
 
 Rule of this file: the exchange, the service and the crowd are three processes.
 """
@@ -18,18 +18,18 @@ from binance_oi.simulator import spawn
 from .crowd import Crowd, queries
 
 STALLED = 10
-MOST_GROWTH = 1.05  # resident bytes at the end, against those after a third of the sweeps
+MOST_GROWTH = 1.05  # resident bytes at the end / after a third of the sweeps
 SETTLED = 1 / 3
 
 
 async def measure(of_symbols: int, of_market: int, sweeps: int) -> bool:
-    """Print the figures; return whether nothing is missing and memory is flat."""
+    """Print the figures; return whether no event is missing and memory does not grow."""
     with spawn() as exchange, tempfile.TemporaryFile() as errors:
         command = ("serve", "--base-url", exchange, "--every", "20s", "--port", "0")
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-m", "binance_oi", *command),
             stdout=asyncio.subprocess.PIPE,
-            stderr=errors,  # no pipe: one that nobody reads would block the service
+            stderr=errors,  # not a pipe, which would block the service without a reader
         )
         assert process.stdout is not None
         url = (await process.stdout.readline()).decode().strip()
@@ -48,7 +48,7 @@ async def measure(of_symbols: int, of_market: int, sweeps: int) -> bool:
 
 
 async def _symbols(url: str) -> list[str]:
-    """The symbols of the market, as soon as they are read."""
+    """Wait for the first snapshot; return its symbols."""
     async with aiohttp.ClientSession() as session:
         while True:
             async with session.get(f"{url}snapshot") as answer:
@@ -57,7 +57,7 @@ async def _symbols(url: str) -> list[str]:
 
 
 async def _follow(crowd: Crowd, sweeps: int, process: int) -> list[int]:
-    """Wait for so many events; return the resident bytes of the service after each."""
+    """Wait for so many events; return the service's resident bytes after each event."""
     await crowd.all_have_begun()
     first = max(listener.last for listener in crowd.listeners)
     resident = list[int]()

@@ -1,9 +1,9 @@
-"""A server that is fed from stdin: ours, or a bare handler of aiohttp that writes the same bytes.
+"""A server with commands from stdin: ours, or a bare aiohttp handler that writes the same bytes.
 
     python -m tests.service.served ours|bare
 
-Rule of this file: the bare handler does what anybody would write by hand, and nothing else. Both
-print their port. A line on stdin is a command, and each has one line as its answer:
+Rule of this file: the bare handler is the simplest code for the task. Both servers print their
+port. Each line on stdin is a command, whose answer is one line:
 
     prepare N   make the bytes of event N, for the bare handler
     publish N   send event N to every listener
@@ -44,7 +44,7 @@ class Ours:
         service.hub = Hub(self._source, limits=LIMITS)
 
     async def prepare(self, number: int) -> None:
-        """Nothing: making the bytes is a part of the work."""
+        """Do nothing, because making the bytes is a part of our server's work."""
 
     async def publish(self, number: int) -> None:
         hub = self.app[SERVICE].hub
@@ -56,7 +56,7 @@ class Ours:
 class Bare:
     def __init__(self) -> None:
         self._source: Source = FedSource()
-        self._hub = Hub(self._source, limits=LIMITS)  # makes the bytes, outside of what is measured
+        self._hub = Hub(self._source, limits=LIMITS)  # makes the bytes outside of the measurement
         self._bytes: dict[str, bytes] = {}
         self._views: dict[str, View] = {}
         self._news: asyncio.Future[None] | None = None
@@ -102,8 +102,8 @@ def figures() -> dict[str, Any]:
 
 
 async def main(kind: str) -> None:
-    # Until a large block was freed once, glibc returns the memory of an answer to the kernel after
-    # each request, or not, as it happens: a third more for one server and nothing for the other.
+    # Until a large block was freed once, glibc may return the memory of an answer to the kernel
+    # after each request. In some runs, that costs one server a third more, and the other nothing.
     bytearray(LARGE)
     server = Ours() if kind == "ours" else Bare()
     runner = web.AppRunner(server.app, access_log=None)

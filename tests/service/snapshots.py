@@ -16,7 +16,7 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: ([0-9]+)\r\n")
 
 
 class Visitor:
-    """One kept connection that asks again and again."""
+    """A kept connection that sends request after request."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -31,9 +31,9 @@ class Visitor:
 
 
 async def measure() -> bool:
-    """Print the figures; return whether they keep their bound."""
+    """Print the figures; return whether they stay within their bound."""
     costs, sizes = dict[str, list[float]](ours=[], bare=[]), set[int]()
-    for _ in range(PROCESSES):  # one process may be quicker than another of the same program
+    for _ in range(PROCESSES):  # processes of one program differ in speed
         async with serving("ours") as ours, serving("bare") as bare:
             sizes |= await _measure({"ours": ours, "bare": bare}, costs)
     ratios = [a / b for a, b in zip(costs["ours"], costs["bare"], strict=True)]
@@ -46,7 +46,7 @@ async def measure() -> bool:
 
 
 async def _measure(servers: Mapping[str, Server], costs: Mapping[str, list[float]]) -> set[int]:
-    """Add the CPU seconds of requests, in pairs; return how long the bodies are."""
+    """Add the CPU seconds of requests, in pairs; return the length of the bodies."""
     for server in servers.values():
         await server.ask("prepare 0")
         await server.ask("publish 0")
@@ -56,7 +56,7 @@ async def _measure(servers: Mapping[str, Server], costs: Mapping[str, list[float
     }
     sizes = {len(await visitor.get()) for visitor in visitors.values()}
     for name, server in servers.items():
-        await _batch(server, visitors[name])  # caches of the processor and of aiohttp
+        await _batch(server, visitors[name])  # fills caches of the processor and of aiohttp
     for _ in range(PAIRS):
         for name, server in servers.items():
             costs[name].append(await _batch(server, visitors[name]))

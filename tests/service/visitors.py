@@ -1,6 +1,6 @@
-"""Three hundred visitors of one value for a minute: what the exchange has to answer.
+"""Counts the requests to the exchange from 300 visitors of one value in a minute.
 
-Rule of this file: real time and real connections; only requests are counted.
+Rule of this file: time and connections are real, and only requests are counted.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ MOST = 31  # requests: one in each max_age, and the first
 
 
 async def measure() -> bool:
-    """Print the counts; return whether they keep their bound."""
+    """Print the counts; return whether they stay within their bound."""
     answers = refused = 0
     async with (
         LocalExchange() as exchange,
