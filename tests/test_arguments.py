@@ -1,4 +1,4 @@
-"""Numbers that callers pass: which are accepted, and the errors for all others."""
+"""Numbers as arguments: which ones are accepted, and the errors for all others."""
 
 import math
 from datetime import timedelta

@@ -1,6 +1,7 @@
-"""The send loop: every call gets its value or one exception of ours, on time, and never a 429.
+"""The send loop: every call gets its value or one of our exceptions, in time, and never a 429.
 
-Rule of this file: the local exchange over real sockets in virtual time, unless a test says why not.
+Rule of this file: tests use the local exchange over real sockets in virtual time. A test that does
+not says why.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ pytestmark = pytest.mark.virtual_time
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
 NAN = float("nan")
 ONCE = RetryPolicy(attempts=1)
-DOUBT = timedelta(seconds=6)  # a cooldown ends for certain when the slowest possible clock is there
+DOUBT = timedelta(seconds=6)  # until a cooldown has ended on the slowest possible clock
 
 
 def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
@@ -77,7 +78,7 @@ def now() -> float:
 
 
 def assert_is_end_of_hold(error: RateLimitedError | BannedError, until: datetime | None) -> None:
-    """Check that `retry_at` is when the cooldown has certainly ended; the two clocks agree."""
+    """Check that the cooldown has certainly ended at `retry_at`. Both clocks agree."""
     assert until is not None
     assert until <= error.retry_at < until + DOUBT
 
@@ -338,7 +339,7 @@ async def test_a_call_that_cannot_wait_fails_as_soon_as_that_is_certain(
             patient = await call
             assert client.usage.waiting_for == {}
             assert patient.symbol == "BTCUSDT"
-            assert now() > 55.0  # when the minute may be over
+            assert now() > 55.0  # from then on, the minute may be over
     assert all(error.retry_at is not None for error in refused)
 
 
@@ -353,7 +354,7 @@ async def test_a_max_wait_of_0_suffices_when_there_is_room() -> None:
 
 
 class Announcing(RawExchange):
-    """Announces limits, and notes the time of each request for open interest."""
+    """An exchange that announces limits, and notes the time of each request for open interest."""
 
     def __init__(self, *limits: tuple[str, str, object, object]) -> None:
         super().__init__(self.answer)
@@ -423,7 +424,7 @@ async def test_limits_that_make_no_sense_are_ignored_with_one_warning(
         assert client.usage.limit == 1200
         (record,) = caplog.records
         assert "FORTNIGHT" in record.getMessage()
-        exchange.limits.clear()  # it announces none: the known limits stay
+        exchange.limits.clear()  # a listing without limits, so the known limits remain
         await client.exchange_info()
         assert client.usage.limit == 1200
 
@@ -452,7 +453,7 @@ async def sending_client(
 
 @pytest.fixture
 def connecting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let the next connections take these seconds to open; all others take the last number."""
+    """The next connections take these seconds to open; all later ones take the last number."""
     seconds = [0.0]
     connect = aiohttp.TCPConnector._create_connection
 
@@ -531,7 +532,7 @@ async def test_a_request_that_is_too_late_for_its_timeout_costs_no_weight(
 async def test_a_resumed_process_sends_nothing_that_was_booked_before_the_suspend(
     ending: str,
 ) -> None:
-    """The machine's clock runs on and the loop's does not, so the timeout is not over."""
+    """The machine's clock advances and the loop's does not, so the timeout is not over."""
     loop, slept = asyncio.get_running_loop(), 0.0
     budget = ProcessBudget(clock=lambda: loop.time() + slept, wall=lambda: wall_time() + slept)
     async with RawExchange(lambda n: open_interest()) as exchange, aiohttp.ClientSession() as ours:
@@ -670,7 +671,7 @@ async def test_3600_simultaneous_calls_are_answered_as_fast_as_the_minutes_allow
         assert exchange.answers == {200: 3600}
         minutes = list(exchange.weights.values())
     assert sum(minutes) == 3600
-    assert 2300 <= minutes[0] <= 2400  # near its end, both minutes must have room
+    assert 2300 <= minutes[0] <= 2400  # near the end, both minutes must have room
     ends.sort()
     assert ends[1190] < 3.0  # half of the minute at once
     rest = [sum(second <= end < second + 10.0 for end in ends) for second in range(10, 50, 10)]
@@ -721,7 +722,7 @@ async def test_a_429_that_cannot_wait_is_raised_as_rate_limited() -> None:
         with pytest.raises(RateLimitedError) as caught:
             await client.get_open_interest("BTCUSDT")
         assert now() < 1.0
-        with pytest.raises(BudgetExhaustedError):  # this one was never sent
+        with pytest.raises(BudgetExhaustedError):  # this call was never sent
             await client.get_open_interest("BTCUSDT")
     assert NOON + timedelta(seconds=57) < caught.value.retry_at < NOON + timedelta(seconds=66)
     assert len(exchange.requests) == 1
@@ -772,7 +773,7 @@ async def test_a_ban_is_raised_at_once_to_everyone_until_it_ends(
         assert min(ends) >= NOON + timedelta(
             minutes=2
         )  # some calls failed before the text was read
-        assert len(exchange.requests) == 1  # the first call went alone; the ban reached the others
+        assert len(exchange.requests) == 1  # a probe; the ban ended the other calls
         assert str(end) in caplog.text
         for wait in (None, 1.0, 600.0):
             with pytest.raises(BannedError) as caught:
@@ -798,7 +799,7 @@ async def test_a_caller_that_waits_until_retry_at_meets_no_second_ban(
         LocalExchange(limit=100, clock=wall_time, clock_offset=offset, bans=bans) as exchange,
         local_client(exchange) as client,
     ):
-        for _ in range(5):  # their `Date` headers show the exchange's clock
+        for _ in range(5):  # the `Date` headers of the answers show the exchange's clock
             await client.get_open_interest("BTCUSDT")
             await asyncio.sleep(1.3)
         exchange.counter.ban(exchange.now())
@@ -857,7 +858,7 @@ async def test_callers_of_one_symbol_share_one_request() -> None:
         await client.get_open_interest("BTCUSDT", max_age=0.0)
         assert exchange.used == 2
         await asyncio.sleep(4.8)
-        await client.get_open_interest("BTCUSDT", max_age=5.0)  # the last value is known as well
+        await client.get_open_interest("BTCUSDT", max_age=5.0)  # the latest value is known too
         assert exchange.used == 2
         await asyncio.sleep(0.5)
         await client.get_open_interest("BTCUSDT", max_age=5.0)
@@ -933,7 +934,7 @@ async def test_closing_ends_every_pending_call() -> None:
             calls += [
                 asyncio.ensure_future(client.get_open_interest(name, max_age=1.0)) for name in names
             ]
-            await asyncio.sleep(1.5)  # the first request went alone, then two more
+            await asyncio.sleep(1.5)  # a probe first, then two more requests
             before = now()
             await client.aclose()
             assert {type(await outcome(call)) for call in calls} == {ClientClosedError}
@@ -1220,7 +1221,7 @@ def test_an_argument_out_of_range_is_refused(options: dict[str, object], said: s
     with pytest.raises(ValueError, match=said) as caught:
         OpenInterestClient(budget=ProcessBudget(), **options)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
-    gc.collect(0)  # a client whose constructor failed warns of nothing
+    gc.collect(0)  # a client whose constructor failed causes no warning
 
 
 NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, [1])

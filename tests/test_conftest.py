@@ -1,4 +1,4 @@
-"""The fixtures do what they promise, and are still needed."""
+"""The fixtures work as documented, and are still needed."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
-"""What the texts tell contributors to run, to open and to read is there.
+"""The programs, files and sessions that the texts name to contributors exist.
 
-Rule of this file: it reads texts, and starts programs only to see their help.
+Rule of this file: it reads texts, and starts programs only for their help.
 """
 
 import os
@@ -36,12 +36,12 @@ def texts() -> list[str]:
 
 TEXTS = texts()
 PROGRAMS = sorted({found[1] for text in TEXTS for found in PROGRAM.finditer(text)})
-# Other programs start these servers, which have no help.
+# Other programs start these servers, so they have no help.
 SERVERS = {"tests.benchmarks.loopback", "tests.fuzz.exchange", "tests.service.served"}
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """What a Python says in a checkout, without further settings."""
+    """Run Python in a checkout without further settings; return the finished process."""
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -83,13 +83,13 @@ def test_every_session_that_a_text_names_exists() -> None:
 
 
 def paths_in(text: str) -> set[str]:
-    """What a text names as a file or folder of the project; a bare word is none."""
+    """The files and folders of the project that a text names, except plain words."""
     named = {name for name in QUOTED.findall(text) if "/" in name or name.endswith(".py")}
     return {name for name in named if not name.startswith(".venv/")}
 
 
 def is_there(name: str) -> bool:
-    # A row of a table may name a second file of the same folder without it.
+    # A row of a table may name a second file without its folder.
     places = (ROOT / name, ROOT / "binance_oi" / name)
     return any(place.exists() for place in places) or any(
         (ROOT / "binance_oi").rglob(name if "/" in name else f"*/{name}")

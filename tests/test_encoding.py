@@ -46,7 +46,7 @@ from binance_oi.recorder.recording import CountedGap
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp() * 1000)
-# Not the simulator: its values are arguments, and it imports no other folder.
+# Without the simulator, whose values are arguments, and which imports no other folder.
 FOLDERS = ("binance_oi", *(f"binance_oi.{n}" for n in ("budget", "exchange", "market", "recorder")))
 FIELDS = ("__struct_fields__", "__dataclass_fields__", "_fields")
 
@@ -173,7 +173,7 @@ def test_decimals_as_numbers_are_exact_in_both_forms() -> None:
         ("96012.544", True),
         ("0.1", True),
         ("9007199254740992", True),
-        ("9007199254740993", False),  # a double cannot hold it
+        ("9007199254740993", False),  # a double has too few bits for it
         ("12345678901234567890.12345678", False),
         ("9" * 30 + "." + "9" * 30, False),
         ("0." + "0" * 29 + "1", True),

@@ -1,4 +1,4 @@
-"""Exceptions form one tree, pickle, and are safe to print whatever a server wrote."""
+"""Exceptions form one tree, can be pickled, and are safe to print whatever a server wrote."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""A missing library is named with a command that installs it."""
+"""The error for a missing library has the command that installs it."""
 
 import re
 from importlib import metadata

@@ -1,6 +1,6 @@
 """Public values in a web service: handlers of FastAPI, fields of pydantic, encoders of msgspec.
 
-Requests go through the whole application by ASGI, as from a server.
+Requests go through the whole application by ASGI, as if a server sent them.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The structure of the package: imports go one way, functions are short, no file is out of place.
 
-Rule of this file: data at the top says what is allowed; add a new module there on purpose.
+Rule of this file: the data at the top defines what is allowed. A new module needs an entry there.
 """
 
 import ast
@@ -119,7 +119,7 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def ours_imported(file: Path) -> Iterator[str]:
-    """Our modules that a file imports anywhere; from a folder, the names that it imports."""
+    """Our modules that a file imports anywhere, and the names that it imports from folders."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module

@@ -1,4 +1,4 @@
-"""Each public name is imported on its first use, from where a type checker finds it."""
+"""Each public name is imported at its first use, from the module that a type checker sees."""
 
 import ast
 import subprocess

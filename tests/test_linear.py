@@ -1,7 +1,7 @@
-"""Work grows linearly with what a server sends or a user types.
+"""Work grows linearly with the size of an answer or of a user's input.
 
-Rule of this file: count work, not seconds, at one size and at a multiple of it. The engine of
-regular expressions counts nothing, so its test has a text that would take hours.
+Rule of this file: tests count work, not seconds, at one size and at a multiple of it. The engine of
+regular expressions cannot be counted, so its test has a text that would take hours.
 """
 
 import json
@@ -24,7 +24,7 @@ HUNG_S = 300.0  # s; ends a process that would take hours, but none that is only
 
 
 def name(number: int) -> str:
-    """Names of one length: each letter of a row's name is work."""
+    """A name of fixed length, because each letter of a name is work."""
     return f"S{number:06}USDT"
 
 
@@ -48,7 +48,7 @@ def without_status(count: int) -> list[object]:
 
 
 def limits(count: int) -> list[object]:
-    """Limits of which none implies another one."""
+    """Limits none of which implies another."""
     kind = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND"}
     return [kind | {"intervalNum": n, "limit": 1000 + n} for n in range(1, count + 1)]
 
@@ -80,7 +80,7 @@ def test_decoding_work_is_linear_in_the_number_of_rows(kind: str) -> None:
 
 
 class Piece(bytes):
-    """A piece of a body that counts the bytes copied when it is appended to others."""
+    """A piece of a body that counts the bytes that are copied when other pieces are appended."""
 
     copied = 0
 
@@ -106,7 +106,7 @@ async def test_a_body_of_12_mb_is_copied_once(
     async with RawExchange(lambda n: answer(200, body)) as exchange, RawSender() as ours:
         found = await ours.get(exchange.url, max_bytes=16 * 1024 * 1024, timeout=600.0)
     assert found == (200, body, True)
-    assert len(pieces) > 90  # as small as the connection delivers them
+    assert len(pieces) > 90  # the connection delivers small pieces
     assert Piece.copied <= len(body)
 
 
@@ -126,7 +126,7 @@ async def test_an_unlisted_symbol_does_not_scan_the_listing() -> None:
         assert calls.count <= 4 * ROWS
         await client.exchange_info(max_age=300.0)
         assert len(exchange.requests) == 1
-        client._listing.doubt(name(7))  # a symbol that trades according to the list
+        client._listing.doubt(name(7))  # a trading symbol of the listing
         await client.exchange_info(max_age=300.0)
         assert len(exchange.requests) == 2
 

@@ -1,4 +1,4 @@
-"""The questions to the real exchange, put to the local one: they cost what they promise."""
+"""The live checks of the real exchange, run against the local one: their cost and their result."""
 
 from binance_oi import ProcessBudget
 from binance_oi.simulator import LocalExchange

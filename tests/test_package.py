@@ -1,4 +1,4 @@
-"""The wheel and the sdist contain what they should, and nothing else.
+"""The wheel and the sdist contain exactly the expected files.
 
 Rule of this file: it builds both with the build backend itself, without a network or an isolated
 environment. `nox -s build` checks that the wheel alone can be installed and imported.

@@ -1,8 +1,8 @@
-"""README.md and the pages in `.docs` are true: programs and commands run, and links have targets.
+"""In README.md and the pages of `.docs`, programs and commands run, and links have targets.
 
 Rule of this file: a ```python block is a script. It runs alone, exactly as pasted into a file, and
 reads only a local exchange. A ```text block right after it is its output, with any numbers. Scripts
-run in virtual time, so that a busy machine misses no slot. Some also run in a process of their own.
+run in virtual time, so that a busy machine misses no slot. Some also run in a separate process.
 """
 
 import ast
@@ -57,7 +57,7 @@ DATE = re.compile(r"\b20\d\d-\d\d")
 
 
 def is_runnable(block: Block) -> bool:
-    """Whether its packages are installed: pydantic has no wheels for Python 3.15 yet."""
+    """Whether the block's packages are installed. pydantic has no wheels for Python 3.15 yet."""
     return "fastapi" not in block.source or find_spec("fastapi") is not None
 
 
@@ -73,7 +73,7 @@ def without_code(text: str) -> str:
 
 
 def paragraphs(text: str) -> Iterator[list[str]]:
-    """The lines of each paragraph and of each item of a list; no heading and no table."""
+    """The lines of each paragraph and of each list item, without headings and tables."""
     for part in re.split(r"\n\s*\n|\n(?=- )", without_code(text)):
         lines = part.strip("\n").splitlines()
         if lines and not lines[0].startswith(("#", "|")):
@@ -270,7 +270,7 @@ def test_the_page_about_errors_names_every_exception() -> None:
 def test_the_page_about_polling_names_every_reason_of_a_gap() -> None:
     page = TEXTS[DOCS / "polling.md"]
     words = {word for _, word in REASONS} | {"overrun", "outage", "late", "clock"}
-    words |= {"storage", "stopped"}  # of a recorder
+    words |= {"storage", "stopped"}  # reasons of a recorder
     cells = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
     assert {word for cell in cells for word in re.findall(r"`(\w+)`", cell)} == words
 

@@ -1,4 +1,4 @@
-"""The word list finds each forbidden phrase, and no edited folder has one."""
+"""The word list finds each forbidden phrase, and no text of the project has one."""
 
 import pytest
 

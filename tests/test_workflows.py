@@ -1,4 +1,4 @@
-"""The workflows run only what a contributor can run, and releases and the site are complete.
+"""The workflows run only programs that contributors can run; releases and the site are complete.
 
 Rule of this file: it reads the workflows as YAML, and starts none of them.
 """
@@ -22,7 +22,7 @@ WORKFLOWS = {file.name: file for file in sorted((GITHUB / "workflows").glob("*.y
 NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 SESSIONS = set(re.findall(r"^@nox\.session\ndef (\w+)", NOXFILE, re.MULTILINE))
 PINNED = re.compile(r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$")
-# What a step may run besides nox sessions: the installation of nox, and the contributors' script.
+# Commands of a step besides nox sessions: the installation of nox, and the contributors' script.
 ONLY_POSIX = {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
 PROGRAMS = {"benchmarks", "browser", "fuzz", "service", "simulation"}  # folders that run on POSIX
 OTHER_COMMANDS = {"python -m pip install nox", "bash .ci/run", "nox -s $SESSIONS"}
@@ -94,7 +94,7 @@ def test_the_workflows_run_the_suite_on_every_python_that_the_project_names() ->
 
 
 def test_every_test_can_be_collected_on_every_system_of_the_workflows() -> None:
-    """A test that needs what only POSIX has skips itself; its file is imported everywhere."""
+    """A test that needs POSIX is skipped elsewhere, but its file is imported everywhere."""
     found = []
     for file in sorted((ROOT / "tests").rglob("*.py")):
         folder = file.relative_to(ROOT / "tests").parts[0]

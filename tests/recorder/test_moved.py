@@ -296,9 +296,7 @@ def test_the_log_follows_a_moved_file_while_an_earlier_state_is_read(path: Path)
 def test_the_content_of_a_log_that_cannot_follow_its_file_is_written_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        place, "name_of", lambda _: None
-    )  # as on systems without names of open files
+    monkeypatch.setattr(place, "name_of", lambda _: None)  # as on some systems
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()

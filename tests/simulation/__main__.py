@@ -14,7 +14,7 @@ from .world import Outcome, run
 
 
 def outcome(row: Row, seed: int) -> Outcome:
-    """One run. The situation and the events in it each have a seed."""
+    """Play one run. The situation and the events in it each have a seed."""
     return run(row.draw(Random(f"{row.name} {seed}")), seed)
 
 

@@ -1,11 +1,11 @@
-"""`python -m tests.simulation.ablation`: what is each number and mechanism of the core worth?
+"""`python -m tests.simulation.ablation`: how much does each mechanism of the core improve?
 
 Each switch replaces a few characters of the source in a copy of the tree, so that the mechanism
-does nothing. Then the same situations with the same seeds run with and without it: six rows, and
-situations with refusals and bans. A mechanism is worth its lines if one of these happens without
-it: the exchange refuses a request that we could have avoided, or many that we could not avoid; we
-use 0.3 percentage points less of the limit; or a call waits longer than the row allows. A mechanism
-whose switch changes nothing is a candidate for removal.
+does nothing. Then the same situations run with the same seeds, with the mechanism and without it:
+six rows, and situations with refusals and bans. A mechanism is worth its lines if one of these
+happens without it. The exchange refuses a request that we could have avoided, or many that we could
+not avoid. We use 0.3 percentage points less of the limit. A call waits longer than the row allows.
+A mechanism whose switch changes none of these is a candidate for removal.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SIX = (
 )
 MEASURED = (*SIX, *EVENTS)
 WORSE = 0.003  # of the limit
-NOTHING = 50  # weight in all runs by which even equal trees may differ in unavoidable refusals
+NOTHING = 50  # weight of unavoidable refusals in all runs, by which even equal trees may differ
 
 
 def _drawing(situation: Situation) -> Callable[[Random], Situation]:
@@ -77,7 +77,7 @@ def _measure(job: tuple[str, int]) -> tuple[str, Figure]:
 
 
 def measure(rows: list[Row], seeds: range, jobs: int | None) -> dict[str, Figure]:
-    """Every row with every seed."""
+    """Run every row with every seed."""
     work = [(row.name, seed) for row in rows for seed in seeds]
     with ProcessPoolExecutor(jobs) as pool:
         return dict(pool.map(_measure, work))
@@ -112,12 +112,12 @@ def _measured_in(tree: Path, options: argparse.Namespace) -> dict[str, Figure]:
 
 
 def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> None:
-    """Print one line: what the runs without it have more, and what they use less by row."""
+    """Print one line: the extra weight without the mechanism, and the lost share by row."""
     by_row: dict[str, list[float]] = {}
     for key, figure in before.items():
         by_row.setdefault(key.split("|")[0], []).append(after[key].used - figure.used)
     means = {row: sum(found) / len(found) for row, found in by_row.items()}
-    # Per run: fewer refusals of one run do not compensate for more of another.
+    # Runs are compared one by one: fewer refusals in one do not compensate for more in another.
     over = sum(max(0, after[key].over - before[key].over) for key in before)
     waits = max(after[key].longest_wait - before[key].longest_wait for key in before)
     too_long = any(

@@ -1,7 +1,7 @@
 """`python -m tests.simulation.fairness`: how clients share the limit with others and with copies.
 
-Rule of this file: it has data, and figures of whole runs. `nox -s fairness` checks the bounds of
-each case from a given minute on.
+Rule of this file: it has the cases as data, and computes figures of complete runs. The session
+`nox -s fairness` checks the bounds of each case from a given minute on.
 """
 
 import sys
@@ -28,7 +28,7 @@ class Case:
 
     name: str
     draw: Draw
-    first: int = 1  # the minute from which everything except refusals counts
+    first: int = 1  # the minute from which all figures except refusals count
     used: float = 0.0  # the least used share of the limit
     poorest: float = 0.0  # the least part of any copy, as a share of an even part
     waits: tuple[float, float, float] = (inf, inf, inf)  # s: median, 99 %, maximum of single calls
@@ -44,8 +44,8 @@ class Figures:
     poorest: float
     waits: tuple[float, float, float]
     refused: int  # requests of ours, from minute `calm` on
-    over: int  # weight over the limit from then on, of ours and of others
-    theirs: float  # the same as a share of others' weight
+    over: int  # weight over the limit from minute `calm` on, ours and others'
+    theirs: float  # others' refused weight from minute `calm` on, as a share of their weight
 
 
 def copies(random: Random, count: int, apart: float) -> Situation:
@@ -169,7 +169,7 @@ CASES = (
 
 
 def figures(case: Case, seed: int) -> Figures:
-    """One run. The situation and the events in it each have a seed."""
+    """Play one run. The situation and the events in it each have a seed."""
     situation = case.draw(Random(f"{case.name} {seed}"))
     outcome = run(situation, seed)
     late = {k: weight for k, weight in outcome.weights.items() if k >= case.calm}
@@ -194,7 +194,7 @@ def _spread(outcome: Outcome, first: int) -> tuple[float, float, float]:
 
 
 def missed(case: Case, found: Figures) -> list[str]:
-    """The bounds that this run missed."""
+    """The bounds that a run missed."""
     bounds = {
         f"{found.used:.1%} used": found.used >= case.used,
         f"the poorest had {found.poorest:.0%}": found.poorest >= case.poorest,
@@ -207,7 +207,7 @@ def missed(case: Case, found: Figures) -> list[str]:
 
 
 def _report(case: Case, found: Sequence[Figures]) -> list[str]:
-    """Print a row of the table; return what was missed, by run."""
+    """Print a row of the table; return the missed bounds, by run."""
     waits = [max(each.waits[n] for each in found) for n in range(3)]
     waited = ", ".join(f"{wait:.2f}" for wait in waits) if any(waits) else ""
     worst = f"{min(f.used for f in found):.1%} | {min(f.poorest for f in found):.0%} | {waited}"

@@ -26,11 +26,11 @@ from binance_oi.simulator.local import LocalExchange
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 20  # calls at a time in each process
 LATELY = 180.0  # s before its end in which a process counts its answers
-MOMENTS = 20_000  # answers whose moments a process keeps: more than come in three minutes
+MOMENTS = 20_000  # answers whose moments a process keeps: more than it gets in three minutes
 
 
 class Process:
-    """A process of its own that sends as often as it may until the test stops it."""
+    """A separate process that sends as often as it may until the test stops it."""
 
     def __init__(self, url: str, directory: Path, kind: str = "calls") -> None:
         command = [sys.executable, "-m", "tests.simulation.machine", "--use", url, "--kind", kind]
@@ -47,11 +47,11 @@ class Process:
         self.pid = self._popen.pid
 
     def started(self) -> None:
-        """Wait for its first answer, or for its first error."""
+        """Wait for the first answer or the first error of the process."""
         assert self._lines.readline() == "started\n"
 
     def banned(self) -> None:
-        """Wait until a ban ended every call under way: from then on it sends nothing."""
+        """Wait until a ban has ended every call under way. Then the process sends nothing more."""
         assert self._lines.readline() == "banned\n"
 
     def kill(self) -> None:
@@ -88,7 +88,7 @@ def running(url: str, count: int, directory: Path, kind: str = "calls") -> Itera
 
 
 async def use(url: str, kind: str) -> None:
-    """Run as such a process: make single calls, `bulk` work, or one call a second (`bot`)."""
+    """Run as a `Process`: make single calls, `bulk` work, or one call a second (`bot`)."""
     loop = asyncio.get_running_loop()
     stop_requested = loop.run_in_executor(None, sys.stdin.readline)
     last, gap, answers, errors = loop.time(), 0.0, 0, 0
@@ -144,7 +144,7 @@ async def use(url: str, kind: str) -> None:
 def share(count: int, minutes: int) -> None:
     """Measure how much of the limit some processes use together."""
     with tempfile.TemporaryDirectory() as directory:
-        offset = 55.0 - time.time() % 60.0  # a minute begins soon
+        offset = 55.0 - time.time() % 60.0  # a rollover comes soon
         exchange = LocalExchange(latency=0.03, jitter=0.02, clock_offset=offset)
         with exchange.in_thread(), running(exchange.url, count, Path(directory)) as processes:
             first = int(exchange.now() // 60) + 1
@@ -159,7 +159,7 @@ def share(count: int, minutes: int) -> None:
 
 
 def strangers(count: int, minutes: int) -> None:
-    """Measure the poorest of some processes that share nothing, over the last three minutes."""
+    """Measure the poorest of some processes without a shared budget, in the last 3 minutes."""
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
         stack.enter_context(exchange.in_thread())
@@ -177,7 +177,7 @@ def strangers(count: int, minutes: int) -> None:
 
 
 def bot(minutes: int) -> None:
-    """Make one call a second beside bulk work of another process on the same budget."""
+    """Make one call a second, while another process does bulk work on the same budget."""
     with tempfile.TemporaryDirectory() as place:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
         with exchange.in_thread(), running(exchange.url, 1, Path(place), "bulk"):
@@ -205,7 +205,7 @@ def kills(count: int) -> float:
                 time.sleep(random.uniform(0.05, 0.3))
                 processes[0].kill()
                 sent = exchange.answers.total()
-                # More answers than the others had requests under way when it died.
+                # More answers than the other processes had requests under way at the kill.
                 until(lambda sent=sent: exchange.answers.total() >= sent + 3 * WORKERS)  # type: ignore[misc]
                 processes[0] = Process(exchange.url, Path(directory))
                 processes[0].started()

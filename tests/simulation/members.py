@@ -1,7 +1,7 @@
 """Members on several machines that share one budget through a server, in virtual time.
 
 Rule of this file: the members are the shipped pool and governor, and the exchange is that of
-`world`. What goes wrong comes from the seed. `python -m tests.simulation.members` prints the table.
+`world`. The seed decides each failure. `python -m tests.simulation.members` prints the table.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FAILURES = (
     *("none", "one cut off", "all cut off", "server empty", "rollback", "failover"),
     *("lost calls", "killed", "stopped", "server time", "clocks", "one far away"),
 )
-BAN = "ban"  # no failure, and it has bounds of its own: see `Run.late`
+BAN = "ban"  # not a failure; its bound is `Run.late`
 ROUND_TRIP_S = 0.001  # from a member to the server and back
 OBEYED_S = ROUND_TRIP_S + 0.02
 
@@ -42,7 +42,7 @@ class Run:
     outcome: Outcome
     calls: int = 0
     late: int = 0
-    """Requests that left later than `OBEYED_S` after the first member learned of a ban."""
+    """Requests sent later than `OBEYED_S` after the first member learned of a ban."""
 
     @property
     def most(self) -> int:
@@ -57,10 +57,10 @@ class Run:
         return sum(n for status, n in self.outcome.statuses.items() if status != 200)
 
     def is_met(self, failure: str) -> bool:
-        """Whether it keeps every bound.
+        """Whether the run stays within every bound.
 
-        The share of the limit that was used, and the parts of the members, count each whole minute
-        after the first one: also the minute in which the failure begins.
+        The used share of the limit and the parts of the members include each whole minute after the
+        first one, even the minute in which the failure begins.
         """
         if failure == BAN:
             return not self.late
@@ -75,7 +75,7 @@ class Run:
 
 @dataclass
 class Member:
-    """One member: its pool, its link, and what stops it."""
+    """One member: its pool, its link, and the flag that stops it."""
 
     link: Link
     pool: "Stopping"
@@ -84,7 +84,7 @@ class Member:
 
 
 class Stopping:
-    """A pool of a process that a signal may stop: while it is, it admits nothing."""
+    """A pool of a process that a signal may stop. A stopped pool admits nothing."""
 
     def __init__(self, pool: MemberPool, gate: "_Gate") -> None:
         self._pool, self._gate = pool, gate
@@ -100,7 +100,7 @@ class Stopping:
 
 @dataclass
 class _Gate:
-    """Nothing of a stopped process goes on before its end."""
+    """A gate that keeps a stopped process from continuing until the stop ends."""
 
     until: float = 0.0
 
@@ -212,7 +212,7 @@ async def _run(failure: str, count: int, random: Random, minutes: int, limit: in
 
 def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, limit: int) -> Pool:
     loop, random = asyncio.get_running_loop(), stage.random
-    boot = random.uniform(0.0, 1e6)  # each machine has another clock
+    boot = random.uniform(0.0, 1e6)  # the clocks of machines differ
     error = random.uniform(-2.0, 2.0) if failure == "clocks" else 0.0
 
     def steady() -> float:
@@ -234,7 +234,7 @@ def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, li
     return cast(Pool, Stopping(pool, stage.gates[number]))
 
 
-# -- what goes wrong -------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 async def _nothing(stage: _Stage, end: float) -> None:

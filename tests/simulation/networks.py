@@ -1,7 +1,7 @@
 """The network between us and the exchange, and other clients of the exchange.
 
-Rule of this file: no state. A leg draws from the random numbers that it gets. Others are a function
-of time alone, so that the counter can ask for any span of time.
+Rule of this file: it has no state. A leg draws from the random numbers that its caller passes.
+Others are a function of time, so that the counter can ask for any span of time.
 """
 
 from bisect import bisect_right
@@ -65,7 +65,7 @@ class Stalling:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Others that use weight at given moments: pairs of Unix s and weight, in order."""
+    """Others that use weight at given moments: sorted pairs of Unix s and weight."""
 
     uses: tuple[tuple[float, int], ...]
     moments: list[float] = field(init=False, repr=False)

@@ -1,8 +1,8 @@
-"""Hand-made scripts for one pool: what it charges, when, and what the exchange answers.
+"""Hand-made scripts for one pool: each charge, its time, and the answer of the exchange.
 
-Rule of this file: a script plays what the situations of the table omit, or reach only by chance. It
-runs without an event loop, and a reader can follow it with a pencil. It asserts nothing: `traces`
-records each decision and compares it with the decision of another tree.
+Rule of this file: a script plays events that the situations of the table omit, or reach only by
+chance. It runs without an event loop, so a reader can follow it with a pencil. It asserts nothing:
+`traces` records each decision and compares it with the decision of another tree.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ Note = Callable[[float, int, object], None]
 
 
 class WatchedPool:
-    """A pool whose answers are noted."""
+    """A pool that notes each of its answers."""
 
     def __init__(self, pool: Pool, note: Note) -> None:
         self._pool, self._note = pool, note
@@ -111,7 +111,7 @@ class Desk:
         self._note(self.now - START, receipt.weight, self.pool.sending(receipt))
 
     def send(self, weight: int = 1, most: int = 1) -> int:
-        """Charge up to `most` times and send what may go; return how many went."""
+        """Charge up to `most` times and send each admitted request; return their number."""
         for sent in range(most):
             receipt = self.ask(weight)
             if receipt is None:
@@ -127,7 +127,7 @@ class Desk:
         return self._ours.get(minute, 0) + self._others(minute, (self.now - START) % 60.0)
 
     def to(self, second: float) -> None:
-        """Advance the clock to `second` after `NOON`; due answers come on the way."""
+        """Advance the clock to `second` after `NOON`; answers arrive when they are due."""
         until = START + second
         while self._under_way and self._under_way[0][0] <= until:
             due, receipt, used, counted = self._under_way.popleft()
@@ -138,7 +138,7 @@ class Desk:
         self.now = max(self.now, until)
 
     def go_on(self, until: float, *, every: float = 0.25, weight: int = 1, most: int = 50) -> None:
-        """Send what may go, up to `most` at once, every `every` s until `until`."""
+        """Send up to `most` admitted requests every `every` s until `until`."""
         second = self.now - START
         while second < until:
             self.send(weight, most)
@@ -146,7 +146,7 @@ class Desk:
             self.to(second)
 
     def lose(self) -> None:
-        """Let the oldest request under way get no answer."""
+        """Lose the answer of the oldest request under way."""
         self.pool.lose(self._under_way.popleft()[1])
 
     def refuse(self, after: float = 0.0, *, ban: bool = False, shown: int | None = None) -> None:
@@ -166,7 +166,7 @@ def every(step: float, first: float, last: float) -> list[float]:
 
 Script = Callable[[Note], None]
 Scripts = dict[str, Script]
-"""All scripts, by the names of what happens in them."""
+"""All scripts, each by the name of its function."""
 
 
 def adding_to(scripts: Scripts) -> Callable[[Script], Script]:
@@ -184,7 +184,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """Decorate a script whose client may use a whole minute at once: it has seen 60 s."""
+    """Decorate a script whose client has seen 60 s, and so may use a whole minute at once."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -298,7 +298,7 @@ def heavy_requests_beside_light_ones(note: Note) -> None:
 def a_share_and_a_reserve_of_weight(note: Note) -> None:
     desk = Desk(note, at=2.0, share=0.4, reserve=600, others=steady(3.0))
     desk.go_on(130.0, every=0.5)
-    desk.ask(961)  # more than our share
+    desk.ask(961)  # above our share
     desk.ask(1_801)  # more than the budget
 
 

@@ -1,7 +1,7 @@
 """Real servers, real processes, a real clock: `python -m tests.simulation.servers`.
 
-Rule of this file: the verdict is the exchange's: it refused nobody. And every process ends when it
-is asked to. Each drill has servers of its own, and some a relay in front of them.
+Rule of this file: a drill passes if the exchange refused no request, and every process ended on
+request. Each drill has its own servers, some behind a relay.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from support.redis_servers import Server, free_port, program, running
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS, WORKERS = 4, 20
 SECONDS = 75.0
-LONG = {"kills": 300.0}  # s of the drills that are longer than the others
+LONG = {"kills": 300.0}  # s of drills longer than the default
 EGRESS = "drill"
-END_S = 120.0  # in which a process has to end, on a machine of any speed
+END_S = 120.0  # s in which a process must end, even on a slow machine
 
 
 class Process:
-    """A process of its own that asks as often as it may, until it has to stop."""
+    """A separate process that sends as often as it may, until the drill stops it."""
 
     def __init__(self, exchange: str, server: str) -> None:
         command = [sys.executable, "-m", "tests.simulation.servers", "--use", exchange, server]
@@ -52,7 +52,7 @@ class Process:
         self._popen.communicate()
 
     def stop(self) -> dict[str, int]:
-        """Let it end; it has to."""
+        """End the process; fail if it does not end in time."""
         out, _ = self._popen.communicate("stop\n", timeout=END_S)
         assert self._popen.returncode == 0, self._popen.returncode
         found: dict[str, int] = json.loads(out.splitlines()[-1])
@@ -60,7 +60,7 @@ class Process:
 
 
 async def use(exchange: str, server: str) -> None:
-    """Be such a process."""
+    """Run as a `Process`."""
     loop = asyncio.get_running_loop()
     stopped = loop.run_in_executor(None, sys.stdin.readline)
     answers = errors = 0
@@ -86,7 +86,7 @@ async def use(exchange: str, server: str) -> None:
 
 
 def make_client(server: str) -> Any:
-    """A URL, or a client for `sentinel://` and `cluster://`."""
+    """Return the URL itself, or a client for `sentinel://` and `cluster://`."""
     kind, _, place = server.partition("://")
     host, _, port = place.partition(":")
     if kind == "sentinel":
@@ -101,7 +101,7 @@ def make_client(server: str) -> Any:
 
 
 class Relay:
-    """Passes bytes on to a server after a delay, or holds them back for a while."""
+    """Passes bytes on to a server after a delay, or delays all of them for a while."""
 
     def __init__(self, port: int, delay: float = 0.0) -> None:
         self.delay, self.held_until = delay, 0.0
@@ -137,7 +137,7 @@ class Relay:
         loop.call_at(max(loop.time() + self.delay, self.held_until), writer.close)
 
     def hold(self, seconds: float) -> None:
-        """Let nothing through for a while; then all of it arrives."""
+        """Delay all bytes for a while; then they arrive at once."""
         self.held_until = self._loop.time() + seconds
 
 
@@ -150,7 +150,7 @@ class Stage:
     def __init__(self, directory: Path, stack: ExitStack, seconds: float) -> None:
         self.directory, self.seconds, self.random = directory, seconds, Random(0)
         self.stack = stack
-        offset = 50.0 - time.time() % 60.0  # a minute begins soon
+        offset = 50.0 - time.time() % 60.0  # a rollover comes soon
         self.exchange = LocalExchange(latency=0.02, jitter=0.02, clock_offset=offset)
         stack.enter_context(self.exchange.in_thread())
         self.processes: list[Process] = []
@@ -159,7 +159,7 @@ class Stage:
         return self.stack.enter_context(running(self.directory / name, **options))
 
     def begin(self, *urls: str) -> None:
-        """Start the processes, and wait until they send."""
+        """Start the processes, and wait until all of them send."""
         self.processes = [Process(self.exchange.url, urls[n % len(urls)]) for n in range(MEMBERS)]
         while not self.exchange.answers.total():
             time.sleep(0.05)
@@ -173,7 +173,7 @@ class Stage:
 
 
 def kills(stage: Stage) -> None:
-    """Processes are killed and stopped."""
+    """Processes are killed and suspended."""
     server = stage.server()
     stage.begin(server.url)
     ends = time.monotonic() + stage.seconds
@@ -189,7 +189,7 @@ def kills(stage: Stage) -> None:
 
 
 def valkey(stage: Stage) -> None:
-    """The same with Valkey, also where Redis is installed."""
+    """As `kills`, with Valkey even if Redis is installed."""
     empty(stage, kinds=("valkey",))
 
 
@@ -291,7 +291,7 @@ def far(stage: Stage) -> None:
 
 
 def cut(stage: Stage) -> None:
-    """One process is cut off for 45 s; then all bytes arrive."""
+    """One process loses the server for 45 s; then all delayed bytes arrive."""
     server = stage.server()
     relay = Relay(server.port)
     stage.begin(relay.url, server.url, server.url, server.url)
@@ -301,7 +301,7 @@ def cut(stage: Stage) -> None:
 
 
 def cut_all(stage: Stage) -> None:
-    """All processes are cut off for 90 s."""
+    """All processes lose the server for 90 s."""
     relay = Relay(stage.server().port)
     stage.begin(relay.url)
     stage.wait(10.0)
@@ -333,7 +333,7 @@ def full(stage: Stage) -> None:
 
 
 def rights(stage: Stage) -> None:
-    """A user of the server has a password, and the rights that the documentation names."""
+    """The user of the server has a password, and only the documented rights."""
     page = (ROOT / ".docs" / "machines.md").read_text()
     (found,) = re.findall(r"`(~\{binance-oi:\*[^`]*)`", page)
     server = stage.server()
@@ -379,7 +379,7 @@ def _stage(seconds: float) -> Generator[Stage]:
 
 
 def drill(name: str, seconds: float) -> None:
-    """Play one drill, and judge it."""
+    """Play one drill, and check its result."""
     with _stage(seconds) as stage:
         DRILLS[name](stage)
         found = [process.stop() for process in stage.processes]

@@ -1,8 +1,8 @@
 """Scripts for two processes that share a file, and for a governor with its queue.
 
-Rule of this file: a pool stands for a process, and the script advances the clock of both. The file
-is real, in a directory of its own. The other process's free weight shows how long the first process
-keeps its own.
+Rule of this file: a pool stands for a process, and the script advances the clock of both. Each
+script has a real file in a new directory. The free weight that one process sees shows how long the
+other process keeps its lease.
 """
 
 import tempfile
@@ -105,7 +105,7 @@ class _Desks:
 
 
 def _shared(play: Callable[[Note, Desks], None]) -> Script:
-    """A script that makes processes; their files are deleted when it ends."""
+    """Return a script that makes processes, and deletes their files at its end."""
 
     def with_files(note: Note) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -127,7 +127,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 def calls_in_quick_succession_take_a_lease(_note: Note, make: Desks) -> None:
     """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: which calls get a lease, and how many.
 
-    LEASE_PART, LARGEST_LEASE: how many while the minute has much room.
+    LEASE_PART, LARGEST_LEASE: how many calls, while the minute has much room.
     """
     pauses = every(0.00002, 0.0049, 0.0051)
     limits = *range(420, 460, 4), 2_400
@@ -142,7 +142,7 @@ def calls_in_quick_succession_take_a_lease(_note: Note, make: Desks) -> None:
 
 @_shared
 def a_lease_is_refunded(_note: Note, make: Desks) -> None:
-    """LEASE_S: when others may use it."""
+    """LEASE_S: when other processes may use the weight of an unused lease."""
     for pause in every(0.0001, 0.0195, 0.0205):
         desks = make()
         desks.begin(desks.one)
@@ -156,7 +156,7 @@ def a_lease_is_refunded(_note: Note, make: Desks) -> None:
 
 @_shared
 def many_settlements_are_written_at_once(_note: Note, make: Desks) -> None:
-    """MAX_LATE_SETTLEMENTS: with which settlement."""
+    """MAX_LATE_SETTLEMENTS: after how many settlements the pool writes."""
     desks = make(limit=1_000)
     desks.begin(desks.one)
     receipts = list[Receipt]()
@@ -174,7 +174,7 @@ def many_settlements_are_written_at_once(_note: Note, make: Desks) -> None:
 
 @_shared
 def another_process_has_locked_the_file(_note: Note, make: Desks) -> None:
-    """LOCKED_RETRY_S: when a caller asks again."""
+    """LOCKED_RETRY_S: when a caller tries again."""
     desks = make()
     desks.begin(desks.one)
     assert desks.place is not None
@@ -187,7 +187,7 @@ def another_process_has_locked_the_file(_note: Note, make: Desks) -> None:
 
 
 def _come_back(desks: _Desks, moments: list[float]) -> None:
-    """`one` charges, and is alone until it finds that `other` has used everything."""
+    """Let `one` charge alone until it shares again, and sees that `other` has used everything."""
     for desks.now in moments:
         receipt = desks.ask(desks.one)
         if receipt is not None:
@@ -196,7 +196,7 @@ def _come_back(desks: _Desks, moments: list[float]) -> None:
 
 @_shared
 def a_process_that_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
-    """RETRY_S: after how many seconds."""
+    """RETRY_S: after how many seconds the process tries again."""
     desks = make(together=False)
     desks.begin(desks.other)
     desks.fill(desks.other)
@@ -206,7 +206,7 @@ def a_process_that_is_alone_tries_to_share_again(_note: Note, make: Desks) -> No
 
 @_shared
 def a_process_that_stays_alone_tries_more_and_more_rarely(_note: Note, make: Desks) -> None:
-    """MAX_RETRY_S: the longest interval."""
+    """MAX_RETRY_S: the longest interval between two attempts."""
     desks = make(together=False)
     _come_back(desks, every(0.5, 21.0, 100.0))
     desks.begin(desks.other)
@@ -233,7 +233,7 @@ def _simulate(note: Note, situation: Situation) -> None:
 
 @script
 def calls_wait_in_a_queue(note: Note) -> None:
-    """LONGEST_SLEEP_S of `governor`: how often the dispatcher charges for them."""
+    """LONGEST_SLEEP_S of `governor`: how often the dispatcher charges for waiting calls."""
     _simulate(note, Situation(minutes=1, limit=60, start=20.0, in_flight=5))
 
 

@@ -1,6 +1,6 @@
 """The simulated situations, each with its bound.
 
-Rule of this file: data. A situation is drawn from a seed, so that no two runs of it are equal.
+Rule of this file: it has only data. A situation is drawn from a seed, so its runs all differ.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Row:
 
 
 def _leg(random: Random) -> Leg:
-    """Any network."""
+    """Draw any network."""
     quick = Uneven(random.uniform(0.005, 0.15), random.uniform(0.1, 1.0))
     legs: list[Leg] = [
         Even(random.uniform(0.001, 0.2)),
@@ -84,7 +84,7 @@ def lying_dates(random: Random) -> Situation:
 
 
 def cold(random: Random, *, used: int) -> Situation:
-    start = random.uniform(0.0, 50.0)  # after a later start the network decides how much is used
+    start = random.uniform(0.0, 50.0)  # after a later start, the network decides the use
     return Situation(leg=_leg(random), used=used, start=start)
 
 
@@ -97,7 +97,7 @@ def steady(random: Random, *, stalls: bool = False) -> Situation:
 
 
 def bursts(random: Random) -> Situation:
-    at = random.uniform(1.0, 60.0)  # after our start, so that we see the first burst as one
+    at = random.uniform(1.0, 60.0)  # after our start, so that we see the first burst whole
     start = random.uniform(0.0, min(at, 40.0))
     return Situation(others=Bursts(500, at_second=at), start=start)
 
@@ -143,7 +143,7 @@ def sweeps(random: Random) -> Situation:
 
 
 def everything(random: Random) -> Situation:
-    """All at once."""
+    """Draw a situation with every difficulty at once."""
     budgets = random.choice((1, 1, 1, 2, 3))
     others: list[Others] = []
     if random.random() < 0.5:

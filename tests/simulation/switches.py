@@ -1,14 +1,14 @@
 """The mechanisms of the core that `ablation` can switch off, one by one.
 
-Rule of this file: data. `old` occurs exactly once in its module. With `new` instead, the mechanism
-does nothing.
+Rule of this file: it has only data. `old` occurs exactly once in its module. With `new` in its
+place, the mechanism does nothing.
 """
 
 from typing import NamedTuple
 
 
 class Switch(NamedTuple):
-    """One number or mechanism."""
+    """A number or mechanism, and the change that switches it off."""
 
     name: str
     module: str

@@ -1,6 +1,7 @@
 """One short run of each kind of `fairness`; `nox -s fairness` runs all of them at full length.
 
-Rule of this file: a small limit, so that a run takes a second, and the bounds of the table.
+Rule of this file: the limit is small, so that a run takes a second. The bounds are those of the
+table.
 """
 
 from math import inf
@@ -21,7 +22,7 @@ def test_two_clients_without_a_shared_budget_get_about_even_parts() -> None:
     )
     outcome = run(situation, seed=1)
     assert outcome.fairness_since(12) >= 0.8
-    assert outcome.used(12) >= 0.94  # of a small limit, the margin for chance is a larger share
+    assert outcome.used(12) >= 0.94  # the margin for chance is a larger share of a small limit
     assert outcome.statuses.keys() == {200}
 
 
@@ -51,7 +52,7 @@ def test_single_calls_on_the_budget_of_bulk_work_are_served_at_once(sweep: int) 
 
 
 def beside(others: Others) -> list[int]:
-    """Weight over the limit beside these others, minute by minute."""
+    """The weight over the limit in each minute, with these others."""
     situation = Situation(
         minutes=5, limit=600, start=5.0, in_flight=20, leg=Even(0.04), others=others
     )

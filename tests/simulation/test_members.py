@@ -1,4 +1,4 @@
-"""Members on several machines in virtual time: a short run of a few failures.
+"""Short runs of a few failures of members on several machines, in virtual time.
 
 `python -m tests.simulation.members` plays all of them, over many seeds.
 """

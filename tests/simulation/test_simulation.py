@@ -27,7 +27,7 @@ def test_the_situations_that_always_run_exist() -> None:
 @pytest.mark.parametrize("row", [_marked(row) for row in ROWS])
 def test_no_request_is_over_the_limit(row: Row) -> None:
     drawn = row.draw(Random(f"{row.name} 1"))
-    situation = replace(drawn, minutes=2 if drawn.others is None else 3)  # one more to learn them
+    situation = replace(drawn, minutes=2 if drawn.others is None else 3)  # one to learn them
     outcome = run(situation, seed=1)
     assert outcome.over() == 0
     assert outcome.sent_in_hold == 0

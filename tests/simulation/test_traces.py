@@ -1,4 +1,4 @@
-"""The guard for changes of shape: it must notice a changed decision, and nothing else.
+"""The guard for refactorings: a trace must change with a decision, and with nothing else.
 
 Rule of this file: `nox -s traces` plays every run; these tests play a few. They change each number
 of the decision by a hundredth, which a script must notice.
@@ -66,7 +66,7 @@ LAYOUT = "where a record is in the file, how long it may be, or for how long the
 REAL = "it counts attempts on the real clock, or between threads, which no script can repeat"
 PAST = "no script reads the past; tests/budget/test_rolling.py tests its threshold"
 PLANS = "it concerns plans of pollers; no request is admitted or refused by it"
-# For each number that no script notices, the reason.
+# The numbers that change no trace, each with the reason.
 SERVER = "it concerns sharing through a server, which tests/simulation/members.py plays"
 UNNOTICED = {
     "budget.knowledge.UNKNOWN": "it is infinite",
@@ -187,7 +187,7 @@ def played(script: str) -> str:
 
 
 def likeliest_first(number: str) -> list[str]:
-    """All scripts, those that name a number first, for speed."""
+    """All scripts; for speed, those whose docstring names the number come first."""
     name = re.compile(rf"\b{number.rpartition('.')[2]}\b")
     return sorted(SCRIPTS, key=lambda script: not name.search(SCRIPTS[script].__doc__ or ""))
 

@@ -24,7 +24,7 @@ ALWAYS = (
 
 
 def small(drawn: Situation) -> Situation:
-    """The same with a quarter of the limit, for a few minutes."""
+    """The same situation with a quarter of the limit, for a few minutes."""
     if drawn.others is not None or drawn.sweep or drawn.used or drawn.limit < 1000:
         return replace(drawn, minutes=min(drawn.minutes, 3))
     announced = None if drawn.announced is None else drawn.announced // 4

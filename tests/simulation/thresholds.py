@@ -1,8 +1,8 @@
 """Scripts at the threshold of a number: a change of the number by 1 % changes their decisions.
 
-Rule of this file: the docstring of a script names its numbers. The other scripts play what happens
-to a client, and may not notice a changed number between two of their charges. These charge at
-moments that are close together, or find the largest weight that may go.
+Rule of this file: the docstring of a script names its numbers. The scripts of `scripts` play events
+of a client, and a slightly changed number may fall between two of their charges. The scripts of
+this file charge at close moments, or find the largest weight that may be sent.
 """
 
 from binance_oi.budget.usage import Receipt
@@ -22,7 +22,7 @@ def _receipt(desk: Desk, weight: int = 1) -> Receipt:
 
 
 def _acquainted(note: Note, at: float, limit: int = 100) -> Desk:
-    """A desk whose pool has had its first answer, and is alone on the address."""
+    """A desk whose pool has had its first answer, and expects no others."""
     desk = Desk(note, at=at, limit=limit)
     desk.send()
     desk.to(at + 0.5)
@@ -30,7 +30,7 @@ def _acquainted(note: Note, at: float, limit: int = 100) -> Desk:
 
 
 def _room_beside_others(desk: Desk, second: float) -> None:
-    """Note the largest weight that others leave at `second`, by a count of that moment."""
+    """Note the largest weight that may be sent at `second`, just after a count."""
     desk.to(second)
     desk.send()
     desk.to(second + desk.latency)
@@ -61,7 +61,7 @@ def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
 
 @script
 def a_request_is_written_late_in_its_minute(note: Note) -> None:
-    """TRAVEL: until when only booked minutes may count a request that is written late."""
+    """TRAVEL: until when a late request can be counted only in booked minutes."""
     for second in every(0.02, 49.5, 50.1):
         desk = _acquainted(note, 5.3)
         desk.to(46.0)
@@ -72,7 +72,7 @@ def a_request_is_written_late_in_its_minute(note: Note) -> None:
 
 @script
 def the_others_wait_for_a_probe_without_an_answer(note: Note) -> None:
-    """PROBE_PATIENCE: when they stop waiting."""
+    """PROBE_PATIENCE: when the other requests stop waiting."""
     desk = Desk(note, at=20.0, latency=9.0)
     desk.send()
     for second in every(0.002, 20.9, 21.1):
@@ -112,7 +112,7 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 @script
 def others_rest_after_a_busy_minute(note: Note) -> None:
-    """SLOT, CHANCE, SIGMA, PROBES: what we keep free, moment by moment."""
+    """SLOT, CHANCE, SIGMA, PROBES: how much we keep free at each moment."""
     desk = Desk(
         note,
         at=4.0,
@@ -127,7 +127,7 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
 
 @script
 def a_burst_of_half_the_limit_is_late(note: Note) -> None:
-    """LATE, FORECAST_AGE: how long we expect it."""
+    """LATE, FORECAST_AGE: how long we expect an overdue burst."""
     desk = Desk(note, at=4.0, others=bursts(1_300, 32.0, minutes=(0, 1)))
     for second in (4, 31, 33, 58, 62, 91, 93, 118, 121):
         _room_beside_others(desk, second)
@@ -145,7 +145,7 @@ def others_came_in_one_minute_and_never_again(note: Note) -> None:
 
 @script
 def a_client_starts_just_before_the_rollover(note: Note) -> None:
-    """AT_ONCE, PROBE_PAUSE: what it may use before it knows the minute of its count."""
+    """AT_ONCE, PROBE_PAUSE: how much a client may use before it knows the minute of its count."""
     desk = Desk(note, at=58.0)
     desk.send()
     desk.to(58.2)
@@ -154,7 +154,7 @@ def a_client_starts_just_before_the_rollover(note: Note) -> None:
 
 @script
 def a_client_comes_back_after_minutes_without_a_request(note: Note) -> None:
-    """IDLE: when its knowledge expires."""
+    """IDLE: when the client's knowledge expires."""
     for minute in (9, 10, 11, 12):
         desk = _acquainted(note, 5.3)
         desk.to(60.0 * minute + 10.0)
@@ -165,7 +165,7 @@ def a_client_comes_back_after_minutes_without_a_request(note: Note) -> None:
 
 @script
 def counts_that_are_rare(note: Note) -> None:
-    """BLIND_FOR, BLIND_AFTER: how long we wait for a count."""
+    """BLIND_FOR, BLIND_AFTER: how long we expect a count."""
     for second in every(0.02, 25.2, 25.8):
         desk = _acquainted(note, 5.3, limit=1_000)
         desk.to(second)
@@ -178,7 +178,7 @@ def counts_that_are_rare(note: Note) -> None:
 
 @script
 def refusals_far_below_the_limit(note: Note) -> None:
-    """LOWEST: from which count on a refusal shows a lower limit."""
+    """LOWEST: the least count at which a refusal shows a lower limit."""
     for count in range(95, 106):
         desk = _acquainted(note, 5.3, limit=1_000)
         desk.send()
@@ -202,7 +202,7 @@ def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
 
 @script
 def a_minute_begins_after_one_that_was_full(note: Note) -> None:
-    """UNSEEN_AT_ONCE: how much is under way before the minute's first count."""
+    """UNSEEN_AT_ONCE: how much weight is under way before the minute's first count."""
     desk = _acquainted(note, 5.3, limit=2_400)
     desk.to(70.0)
     desk.send()
@@ -215,7 +215,7 @@ def a_minute_begins_after_one_that_was_full(note: Note) -> None:
 
 @script
 def others_leave_us_the_part_that_we_used_before(note: Note) -> None:
-    """OURS: the part that we do not leave to others, although they used all the rest."""
+    """OURS: the part that we keep, although others used all the rest."""
     desk = Desk(note, at=5.0, others=bursts(2_200, 40.0, minutes=(0,)))
     for second, weight in ((5.0, 1), (6.0, 150), (45.0, 1), (50.0, 1), (64.0, 1)):
         desk.to(second)
@@ -237,7 +237,7 @@ def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
 
 
 def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> Desk:
-    """Use `ours` in minute 1, beside others that use `theirs` in seconds 2 to `until` of a minute.
+    """Use `ours` in minute 1, while others use `theirs` in seconds 2 to `until` of a minute.
 
     The others are absent in minute 0.
     """
@@ -257,7 +257,7 @@ def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> D
 
 @script
 def copies_of_us_share_the_address(note: Note) -> None:
-    """GROWS, FAIR, PACE: our part beside copies, and when we may use it."""
+    """GROWS, FAIR, PACE: how large our part is, and when we may use it."""
     for theirs, ours in ((17_000, 5_400), (12_080, 7_000), (11_920, 7_000)):
         desk = _among_copies(note, theirs, ours, until=14.0)
         for second in (124.0, 131.0):
@@ -269,7 +269,7 @@ def copies_of_us_share_the_address(note: Note) -> None:
 
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
-    """EARLY, WHOLE: by when others use up a minute together with us."""
+    """EARLY, WHOLE: when others and we must have used up a minute for them to count as copies."""
     for ours in range(6_300, 7_300, 40):
         desk = _among_copies(note, 16_200, ours, until=19.7)
         for second in (122.0, 131.0):
@@ -292,7 +292,7 @@ def copies_of_us_send_at_the_same_time(note: Note) -> None:
 
 @script
 def answers_no_longer_have_a_count(note: Note) -> None:
-    """BLIND_RESERVE, BLIND_AFTER: what we keep free when we have only our books."""
+    """BLIND_RESERVE, BLIND_AFTER: how much we keep free when we have only our books."""
     desk = Desk(note, at=20.0, headers=(False, True))
     for second in range(20, 32):
         desk.to(second)
@@ -302,7 +302,7 @@ def answers_no_longer_have_a_count(note: Note) -> None:
 
 @script
 def others_came_once_and_may_come_again(note: Note) -> None:
-    """MINUTE: a first burst, and the minute after it."""
+    """MINUTE: how much we keep free in the minute after a first burst."""
     for last in every(0.1, 49.4, 50.8):
         desk = Desk(note, at=3.0, others=bursts(500, 22.0))
         for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
@@ -313,7 +313,7 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 @script
 def others_come_at_a_second_that_is_new(note: Note) -> None:
-    """SURPRISE, SURPRISED: whether that surprises us, and for how long we leave them room."""
+    """SURPRISE, SURPRISED: which use is a surprise, and for how long we then leave room."""
     for size in (955, 965):
 
         def used(minute: int, into: float, size: int = size) -> int:
@@ -327,7 +327,7 @@ def others_come_at_a_second_that_is_new(note: Note) -> None:
 
 @script
 def others_come_every_50_s(note: Note) -> None:
-    """OFTEN, NEARLY: how much we leave them in the last slot, and in the whole minute."""
+    """OFTEN, NEARLY: how much we leave others in the last slot, and in the whole minute."""
 
     def used(minute: int, into: float) -> int:
         rest = sum((500 + 7 * minute + 3 * at) * (into >= at) for at in (12, 22))
@@ -351,9 +351,10 @@ def only_our_own_clock_is_known(note: Note) -> None:
 
 @script
 def refusals_a_minute_and_two_minutes_apart(note: Note) -> None:
-    """SURGE_GROWS: what we keep free after the second one.
+    """SURGE_GROWS: how much we keep free after the second refusal.
 
-    A calm minute between them halves the surge, so no bound hides the factor by which it grows.
+    A calm minute between the refusals halves the surge, so the surge reaches no bound that would
+    hide the factor of its growth.
     """
     for is_refused in ((True, True, False), (True, False, True, False)):
         desk = _acquainted(note, 5.0, limit=2_400)

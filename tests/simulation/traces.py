@@ -1,17 +1,17 @@
 """`python -m tests.simulation.traces`: do two trees make the same send decisions?
 
 Each run plays one situation or one script, and records every answer of `charge`: the time, the
-weight, and whether the request is sent, is sent as a probe, or waits, and how long. A change of
-shape changes no trace. A change of behaviour does, and needs figures of its own.
+weight, and whether the request is sent, is sent as a probe, or waits, and for how long. A
+refactoring changes no trace. A change of behaviour changes traces, and needs its own figures.
 
     python -m tests.simulation.traces                        against the last commit
     python -m tests.simulation.traces --against main~3       against any revision
     python -m tests.simulation.traces --against ../before    against another checkout
     python -m tests.simulation.traces --save traces.json     keep the digests ...
     python -m tests.simulation.traces --against traces.json  ... and compare with them later
-    python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    would a script notice it?
+    python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    with a changed number
 
-It ends with 1 if a trace differs, and shows the first decision that differs. Compare a stored
+The exit code is 1 if a trace differs, and the first different decision is printed. Compare a stored
 digest only on the machine that made it: another C library may round a logarithm differently.
 """
 
@@ -47,7 +47,7 @@ SCRIPTS = scripts.SCRIPTS | thresholds.SCRIPTS | sharing.SCRIPTS
 SEEDS = 1, 2, 3
 BEFORE = 3  # decisions shown before the first one that differs
 HERE = Path(__file__).parents[2]
-# Situations that no row draws: refusals, bans, and a limit other than the announced one.
+# Situations that are in no row: refusals, bans, and a limit other than the announced one.
 HALF_PAST_3 = EPOCH_S + 3.5 * 60.0
 EVENTS = {
     "a start into a full minute": Situation(minutes=6, used=2400, processes=2, start=10.0),
@@ -68,7 +68,7 @@ EVENTS = {
 }
 
 Traces = dict[str, str]
-"""The number of decisions and their digest, by the name of the run."""
+"""For the name of each run, the number of decisions and their digest."""
 
 
 def normal_form(answer: object) -> str:
@@ -201,7 +201,7 @@ def _first_difference(name: str, tree: Path) -> str:
 
 
 def _compare(theirs: Traces, ours: Traces, tree: Path | None) -> int:
-    """Print what differs; return the number of differences."""
+    """Print the differences; return their number."""
     different = [name for name in ours if ours[name] != theirs.get(name, ours[name])]
     new, gone = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
     decisions = sum(int(text.split()[0]) for text in ours.values())

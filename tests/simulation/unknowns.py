@@ -1,8 +1,8 @@
-"""`python -m tests.simulation.unknowns`: what the budget does with little knowledge, as a table.
+"""`python -m tests.simulation.unknowns`: prints how the budget behaves with little knowledge.
 
-The rows are about a start, a ban, missing headers, and a window or a limit that is not what we
-think. It ends with 1 if a row misses its bound. The rule of this file: a row says how to draw its
-situation from a seed, what to measure, and the bound.
+The rows are about a start, a ban, missing headers, and a window or a limit that differs from our
+assumption. The exit code is 1 if a row misses its bound. The rule of this file: a row has a
+function that draws its situation from a seed, a measure, and a bound.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from .command import chosen
 from .networks import Between, Even, Uneven
 from .world import EPOCH_S, Outcome, Situation, run
 
-QUICK = Even(0.025)  # 50 ms there and back
+QUICK = Even(0.025)  # a round trip of 50 ms
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A situation, its measure, and the bound: a least or a most."""
+    """A situation, its measure, and a lower or an upper bound."""
 
     name: str
     draw: Callable[[Random], Situation]
@@ -53,7 +53,7 @@ class Row:
         return self.least <= value <= self.most
 
 
-# -- what is measured ------------------------------------------------------------------------
+# -- measures --------------------------------------------------------------------------------
 
 
 def over_from(minute: int, _: Situation, outcome: Outcome) -> float:
@@ -63,7 +63,7 @@ def over_from(minute: int, _: Situation, outcome: Outcome) -> float:
 
 
 def refused_of_first_burst(situation: Situation, outcome: Outcome) -> float:
-    """The refused share of a burst in minute 0, as if it met all refusals of that minute."""
+    """The refused share of a burst in minute 0, if the burst had all refusals of that minute."""
     assert isinstance(situation.others, Bursts)
     return max(0, outcome.weights[0] - outcome.limit) / situation.others.size
 
@@ -289,7 +289,7 @@ ROWS = (
 
 
 def outcome(row: Row, seed: int) -> float:
-    """The measure of one run."""
+    """Return the measure of one run."""
     situation = row.draw(Random(seed))
     return row.measure(situation, run(situation, seed))
 

@@ -1,7 +1,7 @@
 """One run: an exchange, a network, others, and processes of ours.
 
-Rule of this file: the shipped governor sends, on a shipped budget. Everything around it depends
-only on the seed, so a run can be repeated.
+Rule of this file: a shipped governor sends, on a shipped budget. Everything else depends only on
+the seed, so a run can be repeated.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from .counters import RollingCounter
 from .networks import Leg, Uneven
 
 EPOCH_S = 1_795_434_000.0  # the beginning of a minute
-STEP_S = 1e-6  # the smallest step of time; without it, a timer for now would spin
+STEP_S = 1e-6  # s: the least step of time, so that a timer for now does not spin
 TIMEOUT_S = 10.0  # the client's default
-COULD_KNOW_S = 2.0  # a client could have probed by then, so it can know everything older
-AT_ONCE_S = 0.02  # requests that arrive within it were sent at once: answers take longer
+COULD_KNOW_S = 2.0  # s: within it, a client could have probed, so it may know everything older
+AT_ONCE_S = 0.02  # s: requests that arrive within it were sent at once, because answers take longer
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
 Use = Callable[[], Coroutine[Any, Any, None]]
 Watch = Callable[[Pool], Pool]
-"""Puts another pool between a governor and its pool, such as one that takes notes."""
+"""Wraps the pool of a governor, such as in a pool that takes notes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +50,16 @@ class Situation:
     start: float | None = None  # our start, s into the first minute; None: drawn, 0 to 40
     budgets: int = 1  # number of budgets without a shared store
     apart: float = 0.0  # s from the start of one budget to the start of the next one
-    bots: int = 0  # number of budgets, the last ones, that only make one call a second
+    bots: int = 0  # number of budgets that only make one call a second; they are the last ones
     processes: int = 1  # on each budget; with more than one, it is a `MachineBudget`
     leg: Leg = field(default_factory=Uneven)
-    wall_error: float = 0.0  # our wall clock less the exchange's
-    date_error: tuple[float, float] = (0.0, 0.0)  # edge clocks less the clock that counts
+    wall_error: float = 0.0  # s: our wall clock less the exchange's
+    date_error: tuple[float, float] = (0.0, 0.0)  # s: edge clocks less the clock that counts
     date_lies: float = 0.0  # share of answers whose `Date` is wrong by minutes or hours
     lost: float = 0.0  # share of requests, and of answers, that never arrive
     no_header: float = 0.0
     no_date: float = 0.0
-    lag: float = 0.0  # the age of the count in a header
+    lag: float = 0.0  # s: the age of the count in a header
     used: int = 0  # weight used before we start
     others: Others | None = None
     bans: bool = False
@@ -68,12 +68,12 @@ class Situation:
     rolling: bool = False  # the exchange counts the last 60 s instead of minutes
     kills: int = 0  # per minute: kill a process and start another one
     sweep: int = 0  # symbols in a sweep; 0 means saturating demand
-    every: float = 20.0  # from one sweep to the next
+    every: float = 20.0  # s from one sweep to the next
     bulk: bool = False  # saturating demand is bulk work
     singles: bool = False  # one more process on each budget makes one call a second
     in_flight: int = 100
     pace: float = 1000.0
-    weights: tuple[int, ...] = (1,)  # of the requests; each weight has as many callers
+    weights: tuple[int, ...] = (1,)  # of the requests; each weight has the same number of callers
 
 
 @dataclass(slots=True)
@@ -82,27 +82,27 @@ class Outcome:
 
     limit: int
     minutes: int
-    weights: dict[int, int] = field(default_factory=dict)  # of everyone
+    weights: dict[int, int] = field(default_factory=dict)  # of all clients, by minute
     ours: Counter[int] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     served: int = 0  # our weight that was not refused
-    refusals: list[float] = field(default_factory=list)  # of ours, s since minute 0
+    refusals: list[float] = field(default_factory=list)  # times of our refusals, s since minute 0
     tries: list[int] = field(default_factory=list)  # requests at once after each cooldown
     bans: int = 0
     shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
     rash: Counter[int] = field(default_factory=Counter)  # our weight that left too little room
     sent_in_hold: int = 0
     longest_wait: float = 0.0
-    sweeps: list[float] = field(default_factory=list)  # duration of each, s
+    sweeps: list[float] = field(default_factory=list)  # duration of each sweep, s
     parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # weight by minute and process
     refused: Counter[int] = field(default_factory=Counter)  # our requests by minute
     waits: list[tuple[int, float]] = field(default_factory=list)
-    """For each call that comes once a second: its minute, and the s until its admission, which are
-    infinite while it waits."""
+    """For each call of a caller with one call a second: its minute, and the seconds until its
+    admission, which are infinite while it waits."""
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
-        """Weight over the limit, of everyone's refused requests."""
+        """The weight over the limit, of the refused requests of all clients."""
         return sum(
             max(0, weight - self.limit)
             for k, weight in self.weights.items()
@@ -112,14 +112,14 @@ class Outcome:
     def is_avoidable(self, k: int) -> bool:
         """Whether a perfect client could have kept minute `k` within the limit.
 
-        It could not if the minute is over the limit even without our rash requests, which left too
-        little room for others (`_Exchange._is_rash`). Then others came late into a full minute and
-        used more than anyone could expect.
+        A rash request is one that left too little room for others (`_Exchange._is_rash`). If the
+        minute is over the limit even without our rash requests, the client could not: others came
+        late into a full minute, and used more than any client could expect.
         """
         return self.weights.get(k, 0) - self.rash[k] <= self.limit
 
     def used(self, first: int = 1) -> float:
-        """The share of the limit that everyone together used from minute `first` on."""
+        """The share of the limit that all clients together used from minute `first` on."""
         whole = [min(self.weights.get(k, 0), self.limit) for k in range(first, self.minutes)]
         return sum(whole) / (len(whole) * self.limit)
 
@@ -141,7 +141,7 @@ def poorest(parts: Sequence[float]) -> float:
 
 
 class _Selector(selectors.DefaultSelector):
-    """Never waits; it advances the time to the next timer."""
+    """A selector that never waits, but advances the time to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Virtual time without sockets, at a third of the cost of `virtual_clock`, for days of it."""
+    """A loop with virtual time and without sockets, at a third of the cost of `virtual_clock`."""
 
     def __init__(self) -> None:
         self._time = _Selector()
@@ -164,7 +164,7 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._time.now
 
-    def call_at(  # two timers in a row are never at once
+    def call_at(  # two timers never have the same time
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Any = None
     ) -> asyncio.TimerHandle:
         when = max(when, self.time() + STEP_S)
@@ -175,11 +175,11 @@ class _Answer(NamedTuple):
     status: int
     headers: dict[str, str]
     counted: float  # Unix s at which the request was counted
-    until: float  # Unix s before which we may send nothing; 0 if we may
+    until: float  # Unix s until which nothing may be sent; 0 without a cooldown
 
 
 class _Exchange:
-    """Counts requests, and answers with the errors that the situation has."""
+    """Counts requests, and answers with the errors of the situation."""
 
     def __init__(self, situation: Situation, random: Random, outcome: Outcome, into: float) -> None:
         self._situation, self._random, self._outcome = situation, random, outcome
@@ -196,15 +196,15 @@ class _Exchange:
         self._trace = blake2b(digest_size=8)
         self._refused, self._latest, self._tried = False, 0.0, 0.0
         self._past: list[float] = []  # when our requests were counted, for `lag`
-        self._largest = 0.0  # the most weight of others in a minute before `_whole`
+        self._largest = 0.0  # the largest weight of others in a minute before `_whole`
         self._whole = EPOCH_S + into
 
     def now(self) -> float:
-        """The clock that counts, Unix s."""
+        """The time of the clock that counts, Unix s."""
         return self._loop.time() + self._offset
 
     def arrive(self, process: int, known: float, weight: int) -> _Answer:
-        """Count a request whose sender could know everything that had happened until `known`."""
+        """Count a request whose sender could know all events until `known`."""
         now, outcome = self.now(), self._outcome
         was_banned = now < self._counter.banned_until
         verdict = self._counter.count(weight, now)
@@ -243,8 +243,8 @@ class _Exchange:
         """Whether a request left less room than others can be expected to need.
 
         Others are expected to need a tenth more than in their largest minute so far. In the first
-        minute they are expected to go on at the rate that we could have seen. What they used before
-        our start shows no rate, so only later use counts in the first minute.
+        minute, they are expected to continue at the rate that we could have seen. Their use before
+        our start shows no rate, so in the first minute only their later use is taken.
         """
         others = self._situation.others
         if others is None:
@@ -280,7 +280,7 @@ class _Exchange:
         return headers
 
     def _lagging(self, used: int, now: float, weight: int) -> int:
-        """The count without the weight of the last moments, except this request."""
+        """The count without the weight of the last `lag` seconds, but with this request."""
         lag, others = self._situation.lag, self._situation.others
         if not lag:
             return used
@@ -302,7 +302,7 @@ def _minute(moment: float) -> int:
 
 @dataclass(slots=True)
 class _Common:
-    """What every process of one budget must obey, and can know."""
+    """The facts that every process of one budget must obey, and can know."""
 
     held_until: float = 0.0  # Unix s
     known: float = 0.0  # Unix s at which the newest answered request was counted
@@ -334,7 +334,7 @@ class _Process:
             pace=situation.pace,
             max_in_flight=situation.in_flight,
         )
-        callers = situation.in_flight + 5  # some always wait
+        callers = situation.in_flight + 5  # so that some calls always wait
         uses: list[Use] = [
             partial(self._call_for_ever, situation.weights[n % len(situation.weights)])
             for n in range(callers)
@@ -346,7 +346,7 @@ class _Process:
         self._tasks = [self._loop.create_task(use()) for use in uses]
 
     def kill(self) -> None:
-        """Like `kill -9`: no receipt is given back."""
+        """End the process as `kill -9` does: it settles and refunds no receipt."""
         self._governor.pool = ProcessBudget().pool("unused")
         for task in self._tasks:
             task.cancel()
@@ -396,7 +396,7 @@ class _Process:
             await asyncio.sleep(max(0.1, self._governor.pool.held_for(ban=True)))
 
     async def _send(self, permit: Permit, weight: int) -> None:
-        """Send a request; both legs may lose their message."""
+        """Send a request. Each leg of the network may lose its message."""
         loop, random, lost = self._loop, self._random, self._situation.lost
         answered: asyncio.Future[_Answer | None] = loop.create_future()
         up = self._situation.leg(loop.time(), random)
@@ -406,7 +406,7 @@ class _Process:
             known = max(self._common.known, self._exchange.now() - COULD_KNOW_S)
             arrive = partial(self._exchange.arrive, self._number, known, weight)
             loop.call_later(up, self._arrive, arrive, answered, None if fails[1] else down)
-        if any(fails):  # a reset comes sooner than a time-out
+        if any(fails):  # a reset comes before a timeout
             later = TIMEOUT_S if random.random() < 0.5 else random.uniform(up, TIMEOUT_S)
             loop.call_later(later, _set, answered, None)
         answer = await answered
@@ -415,7 +415,7 @@ class _Process:
             self._common.known = max(self._common.known, answer.counted)
             if answer.status != 200:
                 self._common.held_until = max(self._common.held_until, answer.until)
-            if answer.status == 418 and not self._situation.bare:  # its text names the end
+            if answer.status == 418 and not self._situation.bare:  # the text has the end
                 self._governor.obey_ban(answer.until)
 
     def _arrive(
@@ -430,7 +430,7 @@ class _Process:
 
 
 def _set(answered: asyncio.Future[_Answer | None], answer: _Answer | None) -> None:
-    if not answered.done():  # it is done if its process was killed
+    if not answered.done():  # a kill has ended the future
         answered.set_result(answer)
 
 

@@ -1,4 +1,4 @@
-"""Commands of a test to a local exchange: from its own loop, from a thread, and over a socket."""
+"""Commands to a local exchange: from the loop of the exchange, from a thread, and over a socket."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ WEIGHT = "X-MBX-USED-WEIGHT-1M"
 
 
 def client_of(exchange: LocalExchange) -> OpenInterestClient:
-    """A client in virtual time without retries."""
+    """A client without retries, in virtual time."""
     budget = ProcessBudget(clock=asyncio.get_running_loop().time, wall=wall_time)
     once = RetryPolicy(attempts=1)
     return OpenInterestClient(base_url=exchange.url, budget=budget, retry=once)
@@ -149,10 +149,10 @@ async def test_a_commanded_ban_begins_at_once_and_ends_on_time() -> None:
             await client.get_open_interest("BTCUSDT")
         assert caught.value.retry_at.timestamp() - wall_time() == pytest.approx(600.0, abs=5.0)
         exchange.end_ban()
-        async with client_of(exchange) as another:  # this client saw no ban
+        async with client_of(exchange) as another:  # this client has not learned of a ban
             await another.get_open_interest("BTCUSDT")
         exchange.ban()
-        assert exchange.counter.banned_until > wall_time() + 600.0  # longer than the last one
+        assert exchange.counter.banned_until > wall_time() + 600.0  # longer than the last ban
 
 
 async def test_exactly_the_commanded_number_of_answers_omit_the_used_weight() -> None:
@@ -277,7 +277,7 @@ def test_threads_may_send_commands_while_the_exchange_answers() -> None:
             assert len(json.load(response)["symbols"]) == 924 + 200 >= listed
 
 
-# -- two exchanges are two budgets -----------------------------------------------------------------
+# -- each exchange has its own budget --------------------------------------------------------------
 
 
 async def test_a_ban_does_not_carry_over_to_the_next_exchange_on_the_port() -> None:

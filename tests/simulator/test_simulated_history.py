@@ -1,6 +1,6 @@
-"""The past that the local exchange serves: its rows, its pages, and its limit.
+"""The history that the local exchange serves: its rows, its pages, and its limit.
 
-Rule of this file: the test advances the time; answers cross a real socket.
+Rule of this file: the test advances the time, and answers cross a real socket.
 """
 
 import json
@@ -60,7 +60,7 @@ async def test_a_history_page_has_the_newest_rows_up_to_its_end_and_no_weight_he
     assert [(row["timestamp"], row["sumOpenInterest"]) for row in rows] == [
         (row.time, row.open_interest) for row in truth
     ]
-    assert made.used == 0  # no weight of the minute
+    assert made.used == 0  # history costs no weight of the minute
     assert made.history_counter.used(NOW) == 1
 
 
@@ -163,7 +163,7 @@ def test_the_limit_of_history_rolls_and_counts_refused_requests() -> None:
     refused = counter.count(NOW + 3)
     assert (refused.status, refused.used, refused.until) == (429, 4, NOW + 300)
     assert counter.count(NOW + 299).status == 429
-    assert counter.count(NOW + 302.5).status == 200  # those of 0, 1 and 2 are out
+    assert counter.count(NOW + 302.5).status == 200  # without the requests of 0, 1 and 2
     assert counter.most == 5
 
 
@@ -172,7 +172,7 @@ def test_a_ban_for_history_applies_to_every_request() -> None:
     counter = RollingCounter(1, 300, address)
     assert [counter.count(NOW).status for _ in range(3)] == [200, 429, 418]
     assert address.count(1, NOW + 1).status == 418
-    assert counter.count(NOW + 120.5).status == 418  # and each request lengthens it
+    assert counter.count(NOW + 120.5).status == 418  # each request makes the ban longer
 
 
 async def test_a_refusal_names_the_limit_of_history() -> None:

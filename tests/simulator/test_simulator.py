@@ -1,4 +1,4 @@
-"""The local exchange: its arithmetic by step tables, its answers over real sockets.
+"""The local exchange: step tables test its counter, and requests over real sockets its answers.
 
 Rule of this file: the test advances the time, and nothing sleeps. If recorded answers of the real
 exchange are available, tests compare them with ours.
@@ -47,7 +47,7 @@ MINUTE = int(START) // 60
 
 @dataclass
 class Clock:
-    """A clock that the test advances, and that also follows its loop if it has one."""
+    """A clock that the test advances, and that follows its loop too if it has one."""
 
     now: float = START
     loop: asyncio.AbstractEventLoop | None = None
@@ -360,7 +360,7 @@ def test_the_seed_decides_open_interest() -> None:
     symbol = Universe().symbols["SOLUSDT"]
     assert Market(7, symbol).open_interest(START) == MARKETS["SOLUSDT"].open_interest(START)
     assert Market(8, symbol).open_interest(START) != MARKETS["SOLUSDT"].open_interest(START)
-    # A literal, because every process, every Python and every day give the same answer.
+    # A literal, because the answer is the same in every process, on every Python and every day.
     assert Market(7, symbol).open_interest(START) == ("6440.83", 1_791_331_195_480)
 
 
@@ -782,7 +782,7 @@ async def test_error_texts_are_the_recorded_ones(path: Path) -> None:
         assert _without_particulars(reply.body) in texts
 
 
-# --- where it runs --------------------------------------------------------------------------
+# --- threads and processes ------------------------------------------------------------------
 
 
 def test_an_exchange_runs_in_a_thread_of_its_own() -> None:

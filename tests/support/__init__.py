@@ -3,5 +3,5 @@
 from pathlib import Path
 
 SUPPORT = Path(__file__).resolve().parent
-TESTS = SUPPORT.parent  # a process that imports `support` starts here
+TESTS = SUPPORT.parent  # the working directory of processes that import `support`
 ROOT = TESTS.parent

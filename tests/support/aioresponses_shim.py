@@ -2,10 +2,11 @@
 
 Rule of this file: when `test_conftest.py` fails because a patch is no longer needed, delete it.
 
-1. `ClientResponse` needs a `stream_writer` since aiohttp 3.14, and aioresponses passes none:
-   `TypeError` on every answer.
-2. aioresponses feeds a whole body into a `StreamReader` with a limit of 64 KiB. Past twice that the
-   reader pauses a protocol that has no connection: `AssertionError`. A real `exchangeInfo` is 1 MB.
+1. Since aiohttp 3.14, `ClientResponse` needs a `stream_writer`. aioresponses passes none, so every
+   answer would raise a `TypeError`.
+2. aioresponses feeds a whole body into a `StreamReader` with a limit of 64 KiB. Beyond twice that
+   size, the reader pauses its protocol, which has no connection and raises an `AssertionError`. A
+   real `exchangeInfo` has 1 MB.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Archive files that a test makes, and a server for them.
 
-Rule of this file: it shares nothing with the code that reads them, nor with the local exchange.
+Rule of this file: it shares no code with the reader of the archive or with the local exchange.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ DAY_MS = 86_400_000
 
 
 def midnight(day: date) -> int:
-    """Unix ms."""
+    """The start of a day, Unix ms."""
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
 
 
 def line(symbol: str, time: int, value: str, notional: str = "1.5", ratios: str = "1,2,3,4") -> str:
-    """One row."""
+    """One row of a file."""
     at = datetime.fromtimestamp(time / 1000, UTC)
     return f"{at:%Y-%m-%d %H:%M:%S},{symbol},{value},{notional},{ratios}"
 
 
 def whole_day(symbol: str, day: date, *, late: bool = False) -> list[str]:
-    """288 rows with the number of each as its value, from 00:00 or from 00:05."""
+    """288 rows from 00:00 or from 00:05; the value of each row is its number."""
     first = midnight(day) + (STEP if late else 0)
     return [line(symbol, first + n * STEP, f"{n + 1}.50") for n in range(288)]
 
@@ -56,7 +56,7 @@ def pack(name: str, body: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
 
 
 def path_of(symbol: str, day: date) -> str:
-    """The path of a file, as the archive has it."""
+    """The path of a file in the archive."""
     return f"/data/futures/um/daily/metrics/{symbol}/{symbol}-metrics-{day}.zip"
 
 
@@ -71,7 +71,7 @@ def published(symbol: str, day: date, lines: Iterable[str]) -> dict[str, bytes]:
 class ArchiveServer:
     """Serves files by path.
 
-    A `script` may answer instead: it gets the path and how often that was asked for, from 1.
+    A `script` may answer instead. It gets the path and the number of this path's requests so far.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -88,7 +88,7 @@ class ArchiveServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = unquote(request.raw_path)
-        assert quote(path) == request.raw_path  # the real server wants it so
+        assert quote(path) == request.raw_path  # the real server requires this spelling
         self.asked.append(path)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -136,12 +136,12 @@ class _Files(BaseHTTPRequestHandler):
         self.wfile.write(body or b"")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def served(files: dict[str, bytes]) -> Iterator[str]:
-    """Serve files from a thread, for other processes; gives the URL."""
+    """Serve files from a thread, for other processes; yield the URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, files))
     server.daemon_threads = True
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -1,6 +1,6 @@
 """An exchange behind a network that closes, resets or silently drops connections.
 
-Rule of this file: no HTTP library. It listens in the caller's loop, a virtual one.
+Rule of this file: it uses no HTTP library, and listens in the caller's virtual loop.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Forgets(Enum):
 
 
 class Balancer(RecordingServer[tuple[int, str]]):
-    """Answers every request correctly, on connections that it has not forgotten.
+    """An exchange that answers every request correctly, except on connections that it forgot.
 
     `requests` holds a pair for each request: the number of its connection, and its symbol.
 

@@ -1,6 +1,7 @@
-"""The fenced blocks of a page, and whether a program printed what a block says.
+"""Reads the fenced blocks of a page, and compares a program's output with a block.
 
-Rule of this file: a block is what a reader copies. Outputs may differ in numbers, and not in words.
+Rule of this file: a block is the text that a reader copies. Outputs may differ in numbers, but not
+in words.
 """
 
 import re
@@ -12,12 +13,12 @@ PYTHON = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NUMBER = re.compile(r"-?\d+(?:[.,:_T+-]*\d+)*Z?")  # also 1_000, 12:00:00, 2026-11-23T12:00:00Z
+NUMBER = re.compile(r"-?\d+(?:[.,:_T+-]*\d+)*Z?")  # such as 1_000 or 2026-11-23T12:00:00Z
 GAP = re.compile(r"[ \t]+")
 
 
 class Block(NamedTuple):
-    """A program, and what the page says that it prints."""
+    """A program, and its output according to the page."""
 
     page: str
     line: int

@@ -1,7 +1,7 @@
-"""A reader of a large recording, in a process of its own: `python browsing_process.py PLACE HOW`.
+"""A separate process that reads a large recording: `python browsing_process.py PLACE HOW`.
 
-Rule of this file: it reads as a user does, until its input ends; then it prints how often it has
-read. At the first error it exits with 1 and a traceback.
+Rule of this file: it reads as a user does, until its input ends. Then it prints the number of its
+reads. At the first error, it exits with 1 and a traceback.
 
     days: a day of a symbol and the newest samples    whole: every row, in one go
 """
@@ -15,7 +15,7 @@ from binance_oi.recorder import Recording
 
 
 def days(recording: Recording, chance: random.Random) -> None:
-    """A day of some symbols, and what else a page shows."""
+    """Read a day of some symbols, and the other content of a page."""
     span = recording.span()
     assert span is not None
     for symbol in chance.sample(recording.symbols(), 3):
@@ -27,7 +27,7 @@ def days(recording: Recording, chance: random.Random) -> None:
 
 
 def whole(recording: Recording, _: random.Random) -> None:
-    """Every row, of one moment."""
+    """Read every row in one transaction."""
     assert sum(1 for _ in recording.samples().rows()) > 0
 
 

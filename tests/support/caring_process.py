@@ -1,7 +1,7 @@
-"""Work on a recording in a process of its own, to be killed: `-m support.caring_process WHAT ...`.
+"""A process that works on a recording until a test kills it: `-m support.caring_process WHAT ...`.
 
-Rule of this file: it prints `ready` when its imports are done, and `done` at its end. A copy prints
-how many rows it has read so far, and its peak of memory in KiB.
+Rule of this file: it prints `ready` after its imports, and `done` at its end. A copy prints the
+number of rows read so far, and its peak memory in KiB.
 
     prune PLACE DAYS NOW_MS    compact PLACE    copy SOURCE TARGET    rotate PATH DAY_COUNT
 """

@@ -1,4 +1,4 @@
-"""Certificates of our own authorities, made once for each test run."""
+"""Certificates of test authorities, made once for each test run."""
 
 import datetime
 import ssl

@@ -7,7 +7,7 @@ NOON = 1_795_435_200.0  # a full minute, Unix s
 
 
 class Time:
-    """Monotonic seconds that only `move` advances; they start 10 s into a minute."""
+    """A clock in monotonic seconds that only `move` advances; it starts 10 s into a minute."""
 
     def __init__(self) -> None:
         self.now = 10.0

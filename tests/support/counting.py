@@ -1,6 +1,6 @@
-"""Counts of function calls: the same on every machine, however busy it is.
+"""Counts function calls, whose number is the same on every machine, however busy.
 
-Rule of this file: no clock. Figures in seconds belong in `tests/benchmarks`.
+Rule of this file: it reads no clock. Figures in seconds belong in `tests/benchmarks`.
 """
 
 import sys
@@ -12,7 +12,7 @@ from types import FrameType
 
 from rollover import moved_clock
 
-# The clock that `nox -s rollovers` moves has costs that are not ours.
+# The moved clock of `nox -s rollovers` has costs of its own.
 MOVED_CLOCK = str(Path(moved_clock.__file__).parent)
 
 

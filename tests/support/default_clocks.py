@@ -1,4 +1,4 @@
-"""Other default clocks, which are part of the package: `binance_oi.testing.default_clocks`."""
+"""Replacements of default clocks, a part of the package: `binance_oi.testing.default_clocks`."""
 
 from binance_oi.testing.default_clocks import replace_default_clocks
 

@@ -1,6 +1,6 @@
 """A command that pauses in the middle of writing: `python exporting_process.py export ...`.
 
-Rule of this file: it is the command line itself, but after the first rows it prints `writing` and
+Rule of this file: it runs the command line itself. After the first rows, it prints `writing` and
 waits until its input ends, so that a test knows when to send a signal.
 """
 

@@ -1,6 +1,6 @@
 """Recordings of several days, made quickly through a sink.
 
-Rule of this file: a sweep is exactly what its slot says, so a test knows every row.
+Rule of this file: the slot determines its sweep, so a test knows every row.
 """
 
 import time
@@ -23,7 +23,7 @@ BEFORE = 2500  # ms from a transaction to the slot of its sweep
 
 @contextmanager
 def sink_at(place: str, source: str | None = "production") -> Iterator[Sink]:
-    """A sink that was claimed and is open."""
+    """A claimed and open sink."""
     _, sink = stored(place, Storing(source, None, None, time.time))
     with closing(sink):
         sink.claim(time.monotonic)
@@ -37,7 +37,7 @@ def _value(number: int) -> Decimal:
 
 
 def sweep_of(slot: int, symbols: int = 3, *, without: int = 0) -> Snapshot:
-    """A sweep whose values say their slot; the last `without` symbols failed."""
+    """A sweep whose values show its slot, and in which the last `without` symbols failed."""
     names = [f"S{number:03}USDT" for number in range(symbols)]
     read, failed = names[: symbols - without], names[symbols - without :]
     at: datetime = instant(slot)

@@ -1,7 +1,7 @@
-"""Hosts of a network on this machine, each of which can vanish without a packet: root on Linux.
+"""Simulated hosts on this machine that can vanish without a packet. It needs root on Linux.
 
-Rule of this file: a host is a network namespace behind a router. A host that vanished neither sends
-nor receives, and no other host hears of it; its processes go on.
+Rule of this file: a host is a network namespace behind a router. A vanished host neither sends nor
+receives, other hosts get no error, and its processes continue.
 """
 
 import os
@@ -19,14 +19,14 @@ def _ip(*words: str) -> None:
 
 
 def _write(namespace: str, setting: str, value: str) -> None:
-    """Change a setting of IPv4."""
+    """Change an IPv4 setting of the kernel."""
     command = f"echo {value} > /proc/sys/net/ipv4/{setting}"
     words = ["ip", "netns", "exec", namespace, "sh", "-c", command]
     subprocess.run(words, check=True, timeout=60.0)
 
 
 class Host:
-    """One host; see `network`."""
+    """A host; see `network`."""
 
     def __init__(self, router: str, number: int) -> None:
         self._router, self._far = router, f"to{number}"
@@ -36,7 +36,7 @@ class Host:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What precedes a command that runs on this host."""
+        """The prefix of a command that runs on this host."""
         return ("ip", "netns", "exec", self._name)
 
     def connect(self) -> None:
@@ -73,7 +73,7 @@ class Host:
 
 @contextmanager
 def network(hosts: int) -> Generator[list[Host]]:
-    """So many hosts behind one router; all are gone at the end of the block."""
+    """Make hosts behind one router, and remove them at the end of the block."""
     router = f"boi-{os.getpid()}-{next(_numbers)}"
     _ip("netns", "add", router)
     made = list[Host]()

@@ -1,9 +1,9 @@
 """Runs of a command that are killed at random moments: `python killed_runs.py JSON`.
 
-Rule of this file: it imports the program once, and each run is a child of it. A child is a real
-process with real files and sockets, and SIGKILL ends it at a random moment of an undisturbed run.
-For each kill it prints a line of JSON: whether the kill hit the child while it ran, the exit code
-of the run after it, and a digest of what is there at the end.
+Rule of this file: it imports the program once, and forks a child for each run. A child is a real
+process with real files and sockets. SIGKILL ends it at a random moment of the duration of an
+undisturbed run. For each kill it prints a line of JSON: whether the child was still running, the
+exit code of the next run, and a digest of the final output.
 """
 
 import hashlib
@@ -40,12 +40,12 @@ def start(arguments: list[str], directory: Path) -> int:
 
 
 def finished(child: int) -> int:
-    """The exit code; negative after a signal."""
+    """Wait for the child; return its exit code, negative after a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def digest(directory: Path) -> str:
-    """The output of a run: rows of the past and an export of a recording, or files of rows."""
+    """A digest of a run's output: history rows and an export of a recording, or files of rows."""
     found = hashlib.sha256()
     recording = directory / "oi.db"
     if recording.exists():
@@ -61,7 +61,7 @@ def digest(directory: Path) -> str:
 
 
 def run(arguments: list[str], template: Path, to: Path, kill_after: float | None) -> str:
-    """One run from the start, killed if asked for, and then to its end."""
+    """Run from the start, with a kill on request, and then to the end."""
     shutil.copytree(template, to)
     was_running = False
     if kill_after is not None:

@@ -9,12 +9,12 @@ import pytest
 
 
 def thorough(*cases: object) -> list[object]:
-    """These cases for `nox -s thorough` alone; a tuple is a row of several arguments."""
+    """Mark cases that only `nox -s thorough` runs; a tuple is a row of several arguments."""
     rows = (case if type(case) is tuple else (case,) for case in cases)
     return [pytest.param(*row, marks=pytest.mark.thorough) for row in rows]
 
 
 def some(cases: Sequence[object], always: int) -> list[object]:
-    """All `cases`; `always` of them, evenly spread, run in every lane."""
+    """All `cases`, of which `always`, evenly spread, run in every lane."""
     chosen = {len(cases) * number // always for number in range(always)}
     return [case if number in chosen else thorough(case)[0] for number, case in enumerate(cases)]

@@ -1,6 +1,6 @@
-"""Recordings of millions of rows: made as a recorder makes them, and compared without memory.
+"""Recordings of millions of rows: made as by a recorder, and compared with little memory.
 
-Rule of this file: no two samples of a sweep are alike, and some sweeps are missing or lack symbols.
+Rule of this file: all samples of a sweep differ, and some sweeps are missing or lack symbols.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def fill_large(place: str, slots: range, *, source: str | None = "production") -
 
 
 def digests(place: str) -> dict[str, str]:
-    """What a recording holds: a digest of each table, in the order of its key."""
+    """A digest of each table of a recording, in the order of its key."""
     with Recording.open(place) as recording:
         tables: dict[str, Iterator[object]] = {
             "samples": iter(recording.samples().rows()),

@@ -1,6 +1,6 @@
 """A source for a hub that a test feeds, slot by slot.
 
-Rule of this file: nothing happens until the test says so.
+Rule of this file: it publishes only what the test feeds.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def reading(
     prices: Mapping[str, str] | None = None,
     times: Mapping[str, int] | None = None,
 ) -> Reading:
-    """The reading of slot `number`; a value is as old as its slot unless `times` says otherwise."""
+    """The reading of slot `number`. The time of a value is its slot, unless `times` has another."""
     slot, received = BEGIN + number * PERIOD, round(time.time() * 1000)
     seen = [
         Observation(
@@ -37,7 +37,7 @@ def reading(
 
 
 class FedSource:
-    """Hands out what `feed` gets; `end` ends it, with an error if there is one."""
+    """A source that yields the outcomes of `feed`; `end` ends it, with or without an error."""
 
     def __init__(self) -> None:
         self._outcomes: asyncio.Queue[Reading | Gap | BaseException | None] = asyncio.Queue()

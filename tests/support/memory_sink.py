@@ -1,7 +1,7 @@
-"""A sink that stores in memory, and fails as a test says.
+"""A sink that stores in memory, and whose methods fail on request.
 
-Rule of this file: it keeps the promises of `Sink` and contains nothing of SQLite. Tests of a
-recorder are so independent of files.
+Rule of this file: it fulfils the protocol `Sink` without SQLite, so tests of a recorder can do
+without files.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from binance_oi.times import unix_ms
 
 
 class MemorySink:
-    """Sweeps by slot, and gaps in their order."""
+    """A sink with sweeps by slot, and gaps in their order."""
 
     def __init__(self) -> None:
         self.sweeps: dict[int, Snapshot] = {}

@@ -1,7 +1,7 @@
-"""A store of a shared pool in memory, with nothing but what a pool needs.
+"""A store of a shared pool in memory, with only the parts that a pool needs.
 
-Rule of this file: a `Memory` is the place that processes share, and each `MemoryStore` stands for
-one process. A test makes the place fail, lock, forget or move.
+Rule of this file: a `Memory` is the store that processes share, and each `MemoryStore` stands for
+one process. A test can make the memory fail, lock, forget its record or move.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ class _Cell:
 
 
 class Memory:
-    """The place where a process that starts now finds the record.
+    """The store in which a process that starts now finds the record.
 
     Attributes:
-        is_locked: Whether another program holds the lock and never releases it.
+        is_locked: Whether another program has the lock and never releases it.
         locks: The number of times the lock was taken.
     """
 
@@ -45,7 +45,7 @@ class Memory:
         self._lineages = count(1)
 
     def store(self, current: Store | None = None) -> Store:
-        """The store of one process; `current` if it has one."""
+        """The store of one process: `current`, or a new one."""
         return current or MemoryStore(self)
 
     def lose(self) -> None:
@@ -175,7 +175,7 @@ class MemoryBudget(ProcessBudget):
 
 
 def shared_pool(kind: str, directory: Path, memory: Memory, options: Options) -> SharedPool:
-    """One exchange's pool, as in a process of its own: in a `file`, or in `memory`."""
+    """The pool of one exchange, as in a separate process, over a `file` or a `memory`."""
     budget: ProcessBudget = MachineBudget(directory=directory, **options)
     if kind == "memory":
         budget = MemoryBudget(memory, **options)

@@ -1,7 +1,7 @@
-"""A PostgreSQL server of our own: from `initdb` to its end, on a Unix socket in a directory.
+"""A PostgreSQL server for tests, from `initdb` to its end, on a Unix socket in a directory.
 
-Rule of this file: the server belongs to an ordinary user, because it refuses root, and hears no
-network. It can be killed and started again; its data stays.
+Rule of this file: an ordinary user runs the server, because it refuses root. It does not listen on
+the network. It can be killed and started again with its data.
 """
 
 import os
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-OURS = 65534  # the user `nobody`, where we are root
+OURS = 65534  # the user `nobody`, if we are root
 AS_ORDINARY_USER = ("setpriv", f"--reuid={OURS}", f"--regid={OURS}", "--clear-groups")
-HANGS = 300.0  # s after which a server is stuck, not slow
+HANGS = 300.0  # s after which a server counts as hung
 SETTINGS = {
     "listen_addresses": "",
     "shared_buffers": "64MB",
     "max_connections": "60",
-    "fsync": "off",  # the tests kill processes, and never the system
+    "fsync": "off",  # the tests kill processes, but never the system
     "autovacuum_naptime": "10s",
     "log_min_messages": "fatal",
 }
 
 
 def find(program: str) -> str:
-    """The path of a program of PostgreSQL: on PATH, or where a distribution puts it."""
+    """The path of a PostgreSQL program: on PATH, or in the folder of a distribution."""
     if found := shutil.which(program):
         return found
     places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), reverse=True)
@@ -44,7 +44,7 @@ def as_ordinary_user() -> Any:
 
 
 class Server:
-    """One server with its data; see `serving`."""
+    """A server with its data; see `serving`."""
 
     def __init__(self, home: Path, settings: dict[str, str], host: Sequence[str]) -> None:
         self.home = home
@@ -67,12 +67,12 @@ class Server:
         )
 
     def trust(self, network: str) -> None:
-        """Let every user of these addresses in."""
+        """Accept every user from these addresses."""
         with (self.home / "data" / "pg_hba.conf").open("a") as file:
             file.write(f"host all all {network} trust\n")
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         settings = [f"-c{name}={value}" for name, value in self._settings.items()]
         command = [find("postgres"), "-D", str(self.home / "data"), "-k", str(self.home), *settings]
         user = as_ordinary_user()
@@ -96,10 +96,10 @@ class Server:
             assert self._process.poll() is None, "the server has ended"
 
     def kill(self) -> None:
-        """End it like a power cut: the server and all processes of its connections."""
+        """Kill the server and all processes of its connections, as a power cut does."""
         process, self._process = self._process, None
         assert process is not None
-        connections = _children(process.pid)  # each has a group of its own
+        connections = _children(process.pid)  # each has its own process group
         for pid in (process.pid, *connections):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -107,7 +107,7 @@ class Server:
         (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """End it and its connections."""
+        """End the server and its connections."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGQUIT)
@@ -122,7 +122,7 @@ class Server:
         return f"postgresql:///{database}?user=postgres&host={quote(str(self.home), safe='')}"
 
     def sql(self, statement: str, database: str = "postgres") -> str:
-        """What psql prints."""
+        """Run a statement; return the output of psql."""
         command = [find("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
         place = ["-h", str(self.home), "-U", "postgres", "-d", database, "-c", statement]
         done = subprocess.run([*command, *place], capture_output=True, text=True, timeout=HANGS)
@@ -130,7 +130,7 @@ class Server:
         return done.stdout.strip()
 
     def database(self, template: str = "template1") -> str:
-        """The URL of a new database, which is a copy of another one: a name or a URL."""
+        """The URL of a new database, a copy of the database with this name or URL."""
         name = f"oi_{os.getpid()}_{next(self._numbers)}"
         origin = template.partition("///")[2].partition("?")[0] or template
         self.sql(f"CREATE DATABASE {name} TEMPLATE {origin}")
@@ -148,13 +148,13 @@ def _children(parent: int) -> list[int]:
 
 @contextmanager
 def serving(host: Sequence[str] = (), **settings: str) -> Iterator[Server]:
-    """A server in a new directory; both are gone at the end of the block.
+    """A server in a new directory; the end of the block removes both.
 
     Args:
-        host: Precedes a command that runs on another host; see `support.hosts`.
-        settings: Of the server.
+        host: The prefix of a command that runs on another host; see `support.hosts`.
+        settings: Settings of the server.
     """
-    home = Path(tempfile.mkdtemp(prefix="boi-", dir="/tmp"))  # a socket's name is short
+    home = Path(tempfile.mkdtemp(prefix="boi-", dir="/tmp"))  # the name of a socket must be short
     if os.getuid() == 0:
         os.chown(home, OURS, OURS)
     server = Server(home, settings, host)

@@ -1,6 +1,7 @@
-"""A server that writes exactly the bytes of a script, and keeps the bytes that it receives.
+"""A server that writes exactly the bytes of a script, and records the bytes that it receives.
 
-Rule of this file: no HTTP library. It listens in the caller's loop, so it works in virtual time.
+Rule of this file: it uses no HTTP library, and listens in the caller's loop. So it works in
+virtual time.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ CLOSE = None  # instead of an answer: end the connection
 
 
 def answer(status: int, body: bytes | str, *headers: str, length: int | None = None) -> bytes:
-    """An HTTP answer; with a `length` above the body's, it never ends."""
+    """An HTTP answer. If `length` is more than the length of the body, the answer never ends."""
     data = body.encode() if isinstance(body, str) else body
     size = f"Content-Length: {len(data) if length is None else length}"
     return "\r\n".join([f"HTTP/1.1 {status} Text", size, *headers, "", ""]).encode() + data
@@ -27,9 +28,10 @@ def open_interest(symbol: str = "BTCUSDT", *headers: str, used: int = 1) -> byte
 
 
 class RawExchange(RecordingServer[bytes]):
-    """Answers the nth request, counted from 1, with `script(n)`, and keeps the connection open.
+    """A server that answers the nth request, counted from 1, with `script(n)`.
 
-    An empty answer means silence. With `one_each`, each connection ends after its first answer.
+    An empty answer means silence. Connections stay open, except with `one_each`, which ends each
+    connection after its first answer.
     """
 
     def __init__(self, script: Callable[[int], bytes | None], *, one_each: bool = False) -> None:

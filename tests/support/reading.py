@@ -1,6 +1,6 @@
 """Another program that reads a recording while a recorder writes it.
 
-Rule of this file: plain SQLite, as any other program would use it.
+Rule of this file: it uses plain SQLite, as any other program would.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ def reader_of(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reading_earlier_state(path: Path) -> Generator[sqlite3.Connection]:
-    """Keep a reader of the recording's state at the start of the block until the block ends."""
+    """During the block, a reader keeps the state that the recording has at its start."""
     with closing(reader_of(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sweeps").fetchone()

@@ -1,8 +1,8 @@
-"""A reader in a process of its own: `python reading_process.py FILE`, until its input ends.
+"""A separate process that reads until its input ends: `python reading_process.py FILE`.
 
-Rule of this file: it reads like any other program, with a new connection for each check and with
-one that stays open. It exits with 1 and a traceback at the first error. It prints `checking` after
-its first check, and checks once more when its input ends.
+Rule of this file: it reads as any other program does, both with a new connection for each check and
+with one that stays open. At the first error, it exits with 1 and a traceback. It prints `checking`
+after its first check, and checks once more when its input ends.
 """
 
 import select
@@ -25,7 +25,7 @@ def check_recording(path: Path, staying: sqlite3.Connection, least: int) -> int:
     assert sample.open_interest > 0
     (rows, new) = staying.execute(
         "SELECT (SELECT count(*) FROM samples), (SELECT sum(new) FROM sweeps)"
-    ).fetchone()  # one statement: one moment
+    ).fetchone()  # in one statement, so that all values are of one moment
     assert rows == new
     return len(sweeps)
 

@@ -1,16 +1,16 @@
-"""Finds in the source of tests where they depend on the speed of the machine.
+"""Finds the places in the source of tests that depend on the speed of the machine.
 
 Rule of this file: it reads syntax trees, and never runs the code. It knows four ways to depend
 on seconds of a real clock, and reports each place that uses one of them.
 
     duration    a difference of two readings of a clock is compared with a number
     patience    a loop or an assertion gives up after less than a minute
-    sleep       a fixed sleep of 0.1 s or more, before something is expected
+    sleep       a fixed sleep of 0.1 s or more, before a condition is checked
     timeout     a timeout of less than a minute
 
-A ratio of two durations is fine, and so is a lower bound (`assert took >= 0.3`), which a slow
-machine meets as well. In a function that runs on the virtual clock, only the operating system's
-clocks count. A function marked `wallclock` is not searched.
+It allows a ratio of two durations, and a lower bound (`assert took >= 0.3`), which holds on a slow
+machine too. In a function that runs on the virtual clock, it searches only uses of the operating
+system's clocks. It skips a function marked `wallclock`.
 """
 
 import ast
@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 __all__ = ["LONGEST_NAP_S", "PATIENCE_S", "Find", "search"]
 
-LONGEST_NAP_S = 0.1  # a shorter one is a loop's, which asks again
-PATIENCE_S = 60.0  # a longer one only ends a test that hangs
+LONGEST_NAP_S = 0.1  # a shorter sleep belongs to a loop that polls
+PATIENCE_S = 60.0  # a longer timeout only ends a test that hangs
 
 _TIME = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
 CLOCKS = {name + ending for name in _TIME for ending in ("", "_ns")} | {"clock_gettime"}
@@ -37,10 +37,10 @@ REAL_TIMEOUTS = {
     *("run", "call", "check_call", "check_output", "communicate", "result", "urlopen"),
     *("create_connection", "settimeout", "alarm"),
 }
-# The same for these, where they are not awaited.
+# The same for these functions, if they are not awaited.
 BLOCKING = {"join", "get", "put", "acquire", "wait"}
 LOOP_TIMEOUTS = {"timeout", "timeout_at", "wait_for", "wait", "ClientTimeout", "OpenInterestClient"}
-# Position of the timeout where it may be a positional argument.
+# The position of the timeout in functions that accept it as a positional argument.
 POSITION = {
     "timeout": 0,
     "timeout_at": 0,
@@ -74,7 +74,7 @@ class Value(NamedTuple):
 
     shape: Shape
     real: bool
-    """Whether it comes from a clock of the operating system, not of a loop."""
+    """Whether the value comes from a clock of the operating system, not of a loop."""
     seconds: float | None = None
     """How far ahead a deadline is, in seconds; None if the source does not say."""
 
@@ -85,7 +85,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def search(source: str) -> list[Find]:
-    """All places of a module that depend on the speed of the machine, by line."""
+    """Return all places of a module that depend on the speed of the machine, by line."""
     return sorted(set(_Module(ast.parse(source)).finds()))
 
 
@@ -158,7 +158,7 @@ def _marks(decorators: list[ast.expr]) -> set[str]:
 
 
 def _fixtures(function: Function) -> set[str]:
-    """`virtual_time`, if it is one of the arguments: the fixture does what the mark does."""
+    """`virtual_time`, if it is an argument, because the fixture has the effect of the mark."""
     return {arg.arg for arg in function.args.args} & {"virtual_time"}
 
 
@@ -242,7 +242,7 @@ class _Module:
             virtual |= more
 
     def _learn_returns(self) -> None:
-        """Find the functions that return a time; in a few rounds, as they call each other."""
+        """Find the functions that return a time, in a few rounds, because they call each other."""
         returning = [s for s in self._scopes if any(isinstance(n, ast.Return) for n in s.nodes)]
         for _ in range(3):
             before = dict(self._returned)
@@ -282,7 +282,7 @@ class _Module:
                 yield Find(getattr(child, "lineno", 0), name, kind)
 
     def _programs(self) -> Iterator[Find]:
-        """Search programs that a test holds as text, for a separate process."""
+        """Search the programs that a test has as strings for a separate process."""
         for node in self._tree.body:
             match node:
                 case ast.Assign(
@@ -297,7 +297,7 @@ class _Module:
 
 
 class _Reader:
-    """Reads one function, and tracks which of its names are times."""
+    """Reads one function, and tracks which of its variables are times."""
 
     def __init__(self, numbers: Numbers, returned: Env, *, virtual: bool) -> None:
         self._numbers = dict(numbers)
@@ -341,7 +341,7 @@ class _Reader:
             self._env.pop(_text(target), None)
 
     def value(self, node: ast.AST) -> Value | None:
-        """The value of time of an expression; None if it has none."""
+        """The value of time of an expression; None if the expression is not a time."""
         match node:
             case ast.Name() | ast.Attribute():
                 known = self._env.get(_text(node))
@@ -411,7 +411,7 @@ class _Reader:
                 yield from self._tries(node)
 
     def _tries(self, node: ast.For | ast.AsyncFor) -> Iterator[str]:
-        """A bounded number of tries with a sleep after each."""
+        """Report a bounded number of tries with a sleep after each."""
         if not (isinstance(node.iter, ast.Call) and _name(node.iter.func) == "range"):
             return
         tries = _number(node.iter.args[0], self._numbers) if node.iter.args else None
@@ -448,7 +448,7 @@ class _Reader:
                 yield "duration"
 
     def _counts(self, node: ast.expr) -> Value | None:
-        """A value of real time at this place."""
+        """Report a value of real time at this place."""
         value = self.value(node)
         return value if value and (value.real or not self._virtual) else None
 
@@ -492,6 +492,6 @@ def _real(one: Value | None, other: Value | None) -> bool:
 
 
 def _is_short(node: ast.expr, numbers: Numbers) -> bool:
-    """Whether a busy machine may exceed this number of seconds; 0 and less mean at once."""
+    """Whether a busy machine may need more than this number of seconds; 0 or less mean at once."""
     seconds = _number(node, numbers)
     return seconds is not None and 0 < seconds < PATIENCE_S

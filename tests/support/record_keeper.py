@@ -1,7 +1,7 @@
-"""A server in memory that keeps records, and swaps them as the script of a real one does.
+"""A server in memory that stores records, and swaps them as the script of a real server does.
 
-Rule of this file: `Keeper.swap` is one step, and says the same as the script; a test holds them to
-each other. A `Link` is the network between one member and the keeper, with its delays and faults.
+Rule of this file: `Keeper.swap` is atomic, and answers as the script does, which a test checks. A
+`Link` is the network between one member and the keeper, with delays and faults.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from binance_oi.budget.member_record import FORMAT, ID, VERSION
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
 from binance_oi.budget.turns import NEXT, TURN
 
-MEMORY_S = 60.0  # of writes, for a server that restarts from an older copy
+MEMORY_S = 60.0  # of writes that a restart from an older copy may undo
 NEVER = 1e9
 
 
@@ -24,13 +24,13 @@ class _Place:
 
     record: bytes = b""
     until: float = 0.0  # when the record expires
-    queue: bytes = b""  # whose turn it is, one member after the other
+    queue: bytes = b""  # the members that wait for their turn
     turn_ends: float = 0.0
-    newest: int = 0  # the newest format that uses it
+    newest: int = 0  # the newest format that has used the record
 
 
 class Keeper:
-    """Keeps records.
+    """A server that stores records.
 
     Args:
         clock: Seconds.
@@ -38,19 +38,19 @@ class Keeper:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self.ahead = 0.0  # s by which its clock is ahead
+        self.ahead = 0.0  # s by which the server's clock is ahead
         self.places: dict[str, _Place] = {}
         self.writes: deque[tuple[float, str, bytes]] = deque()
         self.hearers: dict[str, list[Callable[[str, bytes], object]]] = {}
         self.down_until = 0.0
-        self.connections = 0  # so far: a restart begins a new one
+        self.connections = 0  # connections so far; each restart begins a new one
         self.calls = 0
 
     def time(self) -> float:
         return self._clock() + self.ahead
 
     def swap(self, pool: str, swap: Swap, form: int = FORMAT) -> Answer:
-        """One step of the server; see `RecordServer.swap`."""
+        """Make a swap in one step; see `RecordServer.swap`."""
         self.calls += 1
         now, place = self._clock(), self.places.setdefault(pool, _Place())
         if place.newest > form:
@@ -109,14 +109,14 @@ class Keeper:
 
 @dataclass
 class Link:
-    """The way of one member to the keeper and back: a `RecordServer`."""
+    """The connection of one member to the keeper, as a `RecordServer`."""
 
     keeper: Keeper
     random: Random = field(default_factory=lambda: Random(0))
     delay: float = 0.0005  # s each way
-    lost: float = 0.0  # share of calls without an answer; half of them are done
-    cut_until: float = 0.0  # loop time; what is sent meanwhile arrives afterwards
-    is_refused: bool = False  # nobody listens at the other end
+    lost: float = 0.0  # share of calls without an answer; the keeper executes half of them
+    cut_until: float = 0.0  # loop time until which messages are delayed
+    is_refused: bool = False  # whether the keeper refuses connections
 
     async def swap(self, pool: str, swap: Swap) -> Answer:
         loop = asyncio.get_running_loop()
@@ -125,7 +125,7 @@ class Link:
         is_lost = self.random.random() < self.lost
         if is_lost and self.random.random() < 0.5:
             await asyncio.sleep(NEVER)
-        if loop.time() < self.cut_until:  # the answer of a call that waits is of no use any more
+        if loop.time() < self.cut_until:  # an answer after the cut would be of no use
             loop.call_at(self.cut_until, self._late, pool, swap)
             await asyncio.sleep(NEVER)
         answer = self.keeper.swap(pool, swap)

@@ -1,6 +1,6 @@
 """A small recording to read: three symbols, two days, one gap, numbers of every shape.
 
-Rule of this file: the store itself writes it, and its content is known here as text.
+Rule of this file: the store itself writes the recording, from values that this file has as text.
 """
 
 from contextlib import closing
@@ -23,7 +23,7 @@ PRICE = "66012.54400000"
 
 
 def sweep(number: int) -> Snapshot:
-    """The sweep of minute `number`; BTCUSDT grows by 10 with each, and minute 1 lacks it."""
+    """The sweep of minute `number`. BTCUSDT grows by 10 each minute, and fails in minute 1."""
     slot = BEGIN + number * EVERY
     ms = round(slot.timestamp() * 1000)
     values = {n: Decimal(v) + (10 * number if n == "BTCUSDT" else 0) for n, v in VALUES.items()}
@@ -42,7 +42,7 @@ def sweep(number: int) -> Snapshot:
 
 
 def write_recording(path: Path) -> Path:
-    """Minutes 0, 1 and 4; 2 and 3 are a gap."""
+    """Record minutes 0, 1 and 4, and a gap of minutes 2 and 3."""
     minute = round(EVERY.total_seconds() * 1000)
     begin = round(BEGIN.timestamp() * 1000)
     with closing(Store(path)) as store:

@@ -1,6 +1,6 @@
-"""Recorders in processes of their own, to be killed, and what must be there after it.
+"""Recorders in separate processes for tests that kill them, and the check of their recordings.
 
-Rule of this file: a process notes every sweep that was acknowledged, as its caller would.
+Rule of this file: a process notes every acknowledged sweep, as a caller would.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ CHILD = SUPPORT / "recording_process.py"
 
 
 class Process:
-    """A recorder in a process; it notes what was acknowledged."""
+    """A recorder in a separate process, and its acknowledged sweeps."""
 
     def __init__(
         self, url: str, every: float = 0.1, *options: str, host: Sequence[str] = ()
@@ -58,7 +58,7 @@ class Process:
 
 
 def check_all(url: str, acknowledged: list[tuple[int, int]]) -> None:
-    """Every acknowledged sweep is whole, and every slot has a sweep or one gap."""
+    """Check that acknowledged sweeps are complete, and each slot has a sweep or one gap."""
     with Recording.open(url) as recording:
         new = {sweep.slot: sweep.new for sweep in recording.sweeps()}
         assert [slot for slot, _ in acknowledged if new.get(slot) != len(NAMES)] == []
@@ -66,4 +66,4 @@ def check_all(url: str, acknowledged: list[tuple[int, int]]) -> None:
         assert recording.samples().count() == len(new) * len(NAMES)
         found = check(recording)
     assert (found.damage, found.unaccounted) == ((), 0)
-    assert len({slot for slot, _ in acknowledged}) == len(acknowledged)  # no slot twice
+    assert len({slot for slot, _ in acknowledged}) == len(acknowledged)  # each slot once

@@ -1,7 +1,7 @@
 """A market in virtual time for a recorder, and the content of its file.
 
-Rule of this file: sweeps take no time and fail as the test says; a separate connection reads what
-was stored.
+Rule of this file: sweeps take no time, and the test decides which of them fail. A separate
+connection reads the file.
 """
 
 import sqlite3
@@ -18,7 +18,7 @@ from support.virtual_clock import wall_time
 
 
 class Market(Reader):
-    """Sweeps in virtual time that fail as the test says."""
+    """A market whose sweeps take no time, and of which the test lets some fail."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""A recorder in a process of its own, to be killed: `recording_process.py PLACE EVERY [--standby]`.
+"""A recorder process for tests that kill it: `recording_process.py PLACE EVERY [--standby]`.
 
-Rule of this file: its reader answers at once, so that the process spends most of its time in
-commits. It prints `ready` when its imports are done, and prints a
-slot when its sweep is acknowledged.
+Rule of this file: its market answers at once, so the process spends most of its time in commits. It
+prints `ready` after its imports, and each slot when its sweep is acknowledged.
 """
 
 import asyncio

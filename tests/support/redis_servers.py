@@ -1,6 +1,6 @@
-"""Real servers for tests: `redis-server` or `valkey-server`, each in a directory of its own.
+"""Real servers for tests: `redis-server` or `valkey-server`, each in its own directory.
 
-Rule of this file: a port of its own on 127.0.0.1, and a process that the test ends.
+Rule of this file: each server has its own port on 127.0.0.1, and a process that the test ends.
 """
 
 import os
@@ -23,7 +23,7 @@ KINDS = ("redis", "valkey")
 
 
 def program(name: str = "server", kinds: tuple[str, ...] = KINDS) -> str | None:
-    """The path of a server, or of another program that comes with it, such as `sentinel`."""
+    """The path of a server, or of a program that is installed with it, such as `sentinel`."""
     for kind in kinds:
         if found := shutil.which(f"{kind}-{name}"):
             return found
@@ -42,9 +42,9 @@ needs_server: pytest.MarkDecorator = pytest.mark.skipif(
 
 
 def free_port() -> int:
-    """A port that nobody uses, below those that the system gives away.
+    """A free port below the range from which the system assigns ports.
 
-    A node of a cluster needs the port 10,000 above it as well.
+    The port 10,000 above it is free too, because a node of a cluster needs both.
     """
     for port in random.sample(range(15_000, 22_000), 1_000):
         with closing(socket.socket()) as probe, suppress(OSError):
@@ -57,10 +57,10 @@ class Server:
     """One server.
 
     Args:
-        directory: Where it keeps its files.
-        options: Of its command line, without the dashes: `appendonly="yes"`.
-        port: Where it listens; a free one when not given.
-        kinds: Which servers may be used, the preferred one first.
+        directory: The directory of its files.
+        options: Options of its command line without dashes, such as `appendonly="yes"`.
+        port: Its port; by default, a free one.
+        kinds: The servers that may be used; the first one is preferred.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         found = program(kinds=self._kinds)
         assert found is not None
         command = [found, "--dir", str(self.directory)]
@@ -105,7 +105,7 @@ class Server:
             return False
 
     def kill(self) -> None:
-        """`kill -9`, and wait for its end."""
+        """Kill the server with `kill -9`, and wait for its end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -117,7 +117,7 @@ class Server:
         self._process.send_signal(number)
 
     def restart(self) -> None:
-        """`kill -9`, and start it again: empty, unless it keeps files."""
+        """Kill the server and start it again. Without files on disk, it is empty."""
         self.kill()
         self.start()
 

@@ -1,6 +1,6 @@
-"""Whether tag, version and changelog agree: `python tests/support/release.py [v0.2.0]`.
+"""Checks that tag, version and changelog agree: `python tests/support/release.py [v0.2.0]`.
 
-Rule of this file: it reads, and changes nothing.
+Rule of this file: it reads files, and changes none.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""A transport whose permits record their fate.
+"""A transport whose permits record how they ended.
 
 Rule of this file: these permits belong to no budget.
 """
@@ -18,7 +18,7 @@ PATH = "/fapi/v1/openInterest"
 
 
 class Record:
-    """A permit that records its fate."""
+    """A permit that records how it ended."""
 
     def __init__(self) -> None:
         self.fate = "may have been counted"
@@ -35,7 +35,7 @@ class Record:
 
 
 class Sender:
-    """A transport and the fates of its permits."""
+    """A transport, and how each of its permits ended."""
 
     def __init__(self, session: aiohttp.ClientSession | None = None, **options: object) -> None:
         self.transport = Transport(session=session, **options)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""Applications with the service in them, as programs: `python service_programs.py KIND`.
+"""Applications that contain the service, as programs: `python service_programs.py KIND`.
 
-Rule of this file: each is what the page about serving shows. It prints its URL first, and its
+Rule of this file: each program is one from the page about serving. It first prints its URL, and its
 server ends it at a signal.
 """
 
@@ -31,7 +31,7 @@ def on_aiohttp(place: socket.socket) -> None:
         say(place, "/oi/")
         return app
 
-    # The server would wait a minute for a visitor who does not read what was sent.
+    # The server would wait a minute for a visitor that does not read.
     web.run_app(make(), sock=place, print=None, access_log=None, shutdown_timeout=1.0)
 
 
@@ -48,7 +48,7 @@ def on_starlette(place: socket.socket) -> None:
 
 
 def on_mounted(make: Callable[..., Any], place: socket.socket, prefix: str) -> None:
-    """The service mounted into an application that `make` makes."""
+    """Serve the service, mounted into an application from `make`."""
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
@@ -69,7 +69,7 @@ def on_uvicorn(app: Any, place: socket.socket, path: str) -> None:
 
 
 def alone(place: socket.socket) -> None:
-    """The application of this package and no other, whose end uvicorn announces."""
+    """Serve only the application of this package. uvicorn tells it when it ends."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if not made:

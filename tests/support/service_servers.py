@@ -1,6 +1,6 @@
-"""The service on every server for which it has an adapter, in the loop of the test.
+"""The service on each server for which it has an adapter, in the loop of the test.
 
-Rule of this file: the visitor sees a URL and nothing else. A test of a route runs on each of them.
+Rule of this file: a visitor knows only a URL, so a test of a route runs on every server.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ async def _listening(app: web.Application) -> AsyncIterator[str]:
 async def on_aiohttp(
     client: OpenInterestClient | None, **options: Any
 ) -> AsyncIterator[tuple[str, Service]]:
-    """As a part of another aiohttp application."""
+    """The service as a part of another aiohttp application."""
     app, whole = oi_app(client, **options), web.Application()
     whole.add_subapp("/oi", app)
     async with _listening(whole) as url:
@@ -48,7 +48,7 @@ async def on_aiohttp(
 async def behind_a_proxy(
     client: OpenInterestClient | None, **options: Any
 ) -> AsyncIterator[tuple[str, Service]]:
-    """Alone, behind a proxy that takes a prefix away."""
+    """The service alone, behind a proxy that removes a prefix."""
     app = oi_app(client, proxies=[PROXY], **options)
     async with _listening(app) as inner, aiohttp.ClientSession(auto_decompress=False) as session:
 
@@ -75,7 +75,7 @@ async def behind_a_proxy(
 async def on_fastapi(
     client: OpenInterestClient | None, **options: Any
 ) -> AsyncIterator[tuple[str, Service]]:
-    """Mounted in an application of FastAPI, on uvicorn."""
+    """The service mounted in a FastAPI application, on uvicorn."""
     import fastapi
 
     app = oi_asgi(client, **options)
@@ -89,7 +89,7 @@ async def on_fastapi(
 async def on_starlette(
     client: OpenInterestClient | None, **options: Any
 ) -> AsyncIterator[tuple[str, Service]]:
-    """Mounted in an application of Starlette that has no lifespan, on uvicorn."""
+    """The service mounted in a Starlette application without a lifespan, on uvicorn."""
     from starlette.applications import Starlette
 
     app, whole = oi_asgi(client, **options), Starlette()
@@ -102,7 +102,7 @@ async def on_starlette(
 async def on_uvicorn(
     client: OpenInterestClient | None, **options: Any
 ) -> AsyncIterator[tuple[str, Service]]:
-    """Alone on uvicorn, which believes to be mounted at a path by a proxy."""
+    """The service alone on uvicorn, with a root path as behind a proxy."""
     app = oi_asgi(client, **options)
     async with _on_uvicorn(app, app, "on", root_path="/behind") as url:
         yield url, app.service
@@ -120,7 +120,7 @@ async def _on_uvicorn(whole: Any, app: OIAsgi, lifespan: str, **options: Any) ->
     try:
         yield f"http://127.0.0.1:{place.getsockname()[1]}"
     finally:
-        app.service.drain()  # as a signal does
+        app.service.drain()  # a signal would do this
         server.should_exit = True
         await serving
         await app.service.aclose()

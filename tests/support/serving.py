@@ -1,4 +1,4 @@
-"""A server for tests, below HTTP: it accepts, serves, resets and ends connections.
+"""A TCP server for tests that accepts, serves, resets and ends connections.
 
 Rule of this file: it listens in the caller's loop, so it works in virtual time.
 """
@@ -96,7 +96,7 @@ class Server:
 
 
 class RecordingServer(Server, Generic[Request]):
-    """Keeps all received requests."""
+    """A server that records all received requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class RecordingServer(Server, Generic[Request]):
         self._news.set()
 
     async def received(self, requests: int) -> None:
-        """Wait until that many requests have arrived."""
+        """Wait until so many requests have arrived."""
         while len(self.requests) < requests:
             self._news.clear()
             await self._news.wait()

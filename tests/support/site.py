@@ -1,8 +1,8 @@
 """Writes the sources of the site: `python tests/support/site.py TARGET`, then mkdocs builds them.
 
-Rule of this file: nothing is written twice. Pages come from `.docs` and from the texts beside the
-code, the reference from `__all__` and the docstrings, the command line from its own help. A link
-to another file of the project leads to the page of that file.
+Rule of this file: no text exists twice. Pages come from `.docs` and from texts beside the code, the
+reference comes from `__all__` and the docstrings, and the page about commands from their help. A
+link to another file of the project becomes a link to its page.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Every module whose `__all__` is public, as README says.
+# Every module whose `__all__` is public according to README.
 PUBLIC = (
     "binance_oi",
     *(
@@ -26,7 +26,7 @@ PUBLIC = (
         )
     ),
 )
-# Texts that stand beside what they are about, and their pages.
+# Texts that are beside the code, and their pages.
 BESIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -43,7 +43,7 @@ IMAGE = {".svg", ".png"}
 
 
 def pages() -> dict[str, str]:
-    """Each text of the project that is a page, and the page, both relative to their roots."""
+    """Each text of the project that becomes a page, and its page; both are relative paths."""
     found = {f".docs/{file.name}": file.name for file in sorted((ROOT / ".docs").glob("*.md"))}
     found |= {
         f".github/decisions/{file.name}": f"contributing/decisions/{file.name}"
@@ -90,7 +90,7 @@ def help_of(*arguments: str) -> str:
 
 
 def command_line() -> str:
-    """The help of the program and of each command, as it prints it."""
+    """The printed help of the program and of each command."""
     from binance_oi.cli.commands import app
 
     commands = sorted(name for name in app if not name.startswith("-"))
@@ -105,7 +105,7 @@ def example(file: Path) -> str:
 
 
 def write(target: Path) -> None:
-    """Write the configuration and every page of the site below a directory, which is emptied."""
+    """Empty a directory, and write the configuration and every page of the site into it."""
     shutil.rmtree(target, ignore_errors=True)
     out = target / "docs"
     known = pages()

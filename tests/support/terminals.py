@@ -1,6 +1,6 @@
 """A process on a pseudo-terminal of a given size.
 
-Rule of this file: all three streams are the terminal, and its size is what the kernel says.
+Rule of this file: all three streams are the terminal, whose size is set in the kernel.
 """
 
 import os
@@ -18,7 +18,7 @@ if sys.platform != "win32":
     import termios
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-ERASED = "\x1b[2K"  # what was in a line that a bar has left
+ERASED = "\x1b[2K"  # erases the line of a progress bar
 
 
 def seen_on_a_terminal(
@@ -30,16 +30,16 @@ def seen_on_a_terminal(
     answer_to: tuple[str, bytes] | None = None,
     env: dict[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Run `binance-oi` there; its exit code, and all that it wrote.
+    """Run `binance-oi` on a terminal; return its exit code and its whole output.
 
     Args:
-        arguments: Of the command.
-        columns: Of the terminal.
-        lines: Of the terminal.
+        arguments: The arguments of the command.
+        columns: The width of the terminal.
+        lines: The height of the terminal.
         term: The kind of the terminal.
-        until: Asked with what was written so far; when it is true, Ctrl-C follows.
-        answer_to: A question, and what is typed when it is there.
-        env: More of the environment.
+        until: Gets the output so far. Once it returns true, Ctrl-C is sent.
+        answer_to: A question, and the text that is typed when the question appears.
+        env: Additional variables of the environment.
     """
     if sys.platform == "win32":
         pytest.skip("terminals of POSIX")
@@ -70,12 +70,12 @@ def seen_on_a_terminal(
 
 
 def left_on_screen(seen: str) -> list[str]:
-    """The lines that stay when a bar is gone, without colours."""
+    """The lines that are left when the progress bar is erased, without colours."""
     return CONTROL.sub("", seen.rpartition(ERASED)[2]).replace("\r", "").split("\n")
 
 
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux says so when the last process has left
+    except OSError:  # Linux raises it when the last process has closed the terminal
         return b""

@@ -1,6 +1,6 @@
 """No test of the default run depends on how fast the machine is.
 
-Rule of this file: every find of the search is an error, unless `ALLOWED` gives a reason for it.
+Rule of this file: each place that the search reports is an error, unless `ALLOWED` has a reason.
 """
 
 import tomllib
@@ -94,7 +94,7 @@ ALLOWED = {
 
 
 def found() -> dict[tuple[str, str, str], list[int]]:
-    """All finds, as (file, function, kind) with their lines."""
+    """All reported places, as (file, function, kind) with their lines."""
     places: dict[tuple[str, str, str], list[int]] = {}
     for path in SEARCHED:
         name = path.relative_to(ROOT).as_posix()
@@ -104,7 +104,7 @@ def found() -> dict[tuple[str, str, str], list[int]]:
 
 
 def allowance(place: tuple[str, str, str]) -> tuple[str, str, str]:
-    """The entry of `ALLOWED` that a place falls under."""
+    """The entry of `ALLOWED` for a place."""
     file, _, kind = place
     return (file, "", kind) if (file, "", kind) in ALLOWED else place
 
@@ -169,7 +169,7 @@ TIMEOUTS = """
     connection.settimeout(0.5)
     signal.alarm(10)
 """
-# These hold on a slow machine as well.
+# These lines hold on a slow machine too.
 ALLOWED_LINES = """
     began = time.monotonic(); work(); assert time.monotonic() - began >= 0.3
     began = time.monotonic(); work(); assert time.monotonic() - began < 600.0

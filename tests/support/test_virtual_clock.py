@@ -1,4 +1,4 @@
-"""On the virtual loop, waiting takes no time, sockets and threads work, and runs repeat."""
+"""On the virtual loop, waiting takes no time, sockets and threads work, and runs are repeatable."""
 
 import asyncio
 import selectors
@@ -128,7 +128,7 @@ async def test_answers_arrive_in_the_order_of_their_latency() -> None:
 
 
 async def test_large_bodies_take_no_virtual_time() -> None:
-    # A full send buffer waits for a real acknowledgement, which no timer may overtake.
+    # A full send buffer waits for a real acknowledgement, before which no timer may fire.
     async with _server() as url, ClientSession(timeout=ClientTimeout(total=1.0)) as session:
         start = now()
         bodies = await asyncio.gather(*(_get(session, url, 0, large=True) for _ in range(20)))

@@ -1,4 +1,4 @@
-"""The virtual clock, which is part of the package: `binance_oi.testing.virtual_clock`."""
+"""The virtual clock, a part of the package: `binance_oi.testing.virtual_clock`."""
 
 from binance_oi.testing.virtual_clock import (
     EPOCH_S,

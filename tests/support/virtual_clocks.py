@@ -1,6 +1,6 @@
-"""The clocks of the package, in a test marked `virtual_time`: all of them are the loop's.
+"""Replaces all clocks of the package by the loop's, in a test marked `virtual_time`.
 
-Rule of this file: for tests whose code takes its clocks by default.
+Rule of this file: it is for tests whose code uses default clocks.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from binance_oi.testing.virtual_clock import VirtualDatetime, wall_time
 
 
 def use_virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every default clock be that of the running loop."""
+    """Replace every default clock by that of the running loop."""
 
     def steady() -> float:
         return asyncio.get_running_loop().time()

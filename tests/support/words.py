@@ -1,4 +1,4 @@
-"""Finds words and phrases that no text of the project uses: `python tests/support/words.py`.
+"""Finds words and phrases that no text of the project may use: `python tests/support/words.py`.
 
 Rule of this file: it searches every `.py` and `.md` file under `HELD`: names, comments and strings.
 A phrase may continue on the next line, or have underscores between its words.

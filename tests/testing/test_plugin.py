@@ -1,6 +1,6 @@
 """The pytest plugin works in a user's test suite, where pytest finds it by its entry point.
 
-Each test runs pytest in a directory of its own, and imports the package from a built wheel.
+Each test runs pytest in its own directory, and imports the package from a built wheel.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A client with a local exchange of its own shares nothing, and leaves nothing behind."""
+"""A client with its own local exchange shares no budget, and leaves no file or connection."""
 
 import asyncio
 import os
@@ -78,7 +78,7 @@ def test_virtual_time_follows_its_loop_and_starts_at_a_full_minute() -> None:
             assert time.monotonic() - START_S == pytest.approx(90.0, abs=1e-3)
             assert (time.is_used, time.is_over) == (True, False)
         assert time.is_over
-        # A loop of another thread is real.
+        # The loop of another thread runs in real time.
         with LocalExchange().in_thread() as exchange:
             assert exchange.port
     with asyncio.Runner() as runner:

@@ -1,7 +1,7 @@
-"""A signal ends the service with streams open, on every server, and nobody hears of it.
+"""On every server, a signal ends the service with open streams, without a message on stderr.
 
-Real processes under `-X dev -W error`: a task, a socket or a generator that is left behind, or a
-traceback of a visitor that went away, is a line on stderr.
+The processes are real, and run under `-X dev -W error`. So a leaked task, socket or generator, or
+an error of a visitor's disconnection, is a line on stderr.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import pytest
 
 from support.lanes import thorough
 
-HANGS = 600.0  # s after which a process hangs and is not only slow
+HANGS = 600.0  # s after which a process counts as hung
 PROGRAM = str(Path(__file__).resolve().parents[1] / "support" / "service_programs.py")
 FEW = ("BTCUSDT", "ETHUSDT", "--every", "1s", "--simulated", "--port", "0")
 COMMANDS = {
@@ -64,7 +64,7 @@ class Running:
         return connection
 
     async def stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A stream, after its first event."""
+        """Open a stream, and wait for its first event."""
         connection = await self.ask("events")
         reader, writer = await asyncio.open_connection(sock=connection)
         await reader.readuntil(b"event: state")
@@ -117,9 +117,9 @@ async def test_a_signal_ends_a_service_and_its_streams_without_output_on_stderr(
         left[1].transport.abort()  # in the middle of its stream
         streams = [await service.stream() for _ in range(5)]
         silent = [
-            await service.connect(),  # sends nothing
-            await service.ask("events", buffer=2048),  # reads nothing
-            await service.ask("snapshot"),  # has its answer, and stays
+            await service.connect(),  # a visitor that sends nothing
+            await service.ask("events", buffer=2048),  # a listener that does not read
+            await service.ask("snapshot"),  # a visitor that keeps its connection
         ]
         half = await service.connect()
         await asyncio.get_running_loop().sock_sendall(half, b"GET /events HTTP/1.1\r\nHo")
@@ -135,7 +135,7 @@ async def test_a_signal_ends_a_service_and_its_streams_without_output_on_stderr(
     assert ended.said == []
     assert ended.code in codes(kind, number)
     for rest in rests:
-        assert rest.endswith(b"\r\n0\r\n\r\n"), rest[-200:]  # a stream that is whole
+        assert rest.endswith(b"\r\n0\r\n\r\n"), rest[-200:]  # the stream has its proper end
 
 
 @pytest.mark.parametrize("kind", ["aiohttp", *thorough("serve", "FastAPI", "Starlette", "uvicorn")])
@@ -145,12 +145,12 @@ async def test_visitors_who_disconnect_at_any_moment_cause_no_traceback(kind: st
         for route in ("events", "snapshot", "open-interest/BTCUSDT", "history/BTCUSDT", "changes"):
             for _ in range(4):
                 connection = await service.ask(route)
-                # A reset, and not an end: the answer meets a connection that is gone.
+                # A reset, so that the answer is written to a closed connection.
                 linger = b"\1\0\0\0\0\0\0\0"
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 connection.close()
             streams[-1][1].transport.abort()
-            streams.append(await service.stream())  # others are still served
+            streams.append(await service.stream())  # other visitors are still served
         service.process.send_signal(signal.SIGTERM)
         ended = await service.ended()
         for _, writer in streams:

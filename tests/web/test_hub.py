@@ -1,4 +1,4 @@
-"""The hub: one poller, any number of listeners, each with its place in one row of events."""
+"""The hub: one poller, and any number of listeners, each at its position in the events."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ async def publish(hub: Hub, source: FedSource, *outcomes: Any) -> None:
 
 
 async def taken(listener: Listener) -> list[Seen]:
-    """The events in what a listener gets next."""
+    """The events of the next chunk of a listener."""
     data = await listener.next()
     assert data is not None
     return list(Parser().feed(data))
@@ -176,7 +176,7 @@ async def test_only_a_view_with_head_gets_the_source_and_the_schedule() -> None:
     assert "head" not in plain.data
 
 
-# -- places, losses, resuming --------------------------------------------------------------------
+# -- positions, losses, resuming -----------------------------------------------------------------
 
 
 async def test_a_slow_listener_gets_every_kept_event_in_order() -> None:
@@ -229,7 +229,7 @@ def test_a_forked_application_uses_other_event_ids() -> None:
         assert hub.state is not None
         return hub.state.framed(View()).split(b"\n")[0]
 
-    hub = Hub(FedSource())  # as an application that a server loads before it forks
+    hub = Hub(FedSource())  # a server may load an application before it forks
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
@@ -309,7 +309,7 @@ async def test_a_listener_that_does_not_read_neither_delays_others_nor_holds_eve
             (delta,) = await taken(reads)
             assert delta.data["slot"] == outcome.slot
         for each in stopped:
-            (state,) = await taken(each)  # it has never had one, so nothing is lost
+            (state,) = await taken(each)  # its first event, so none is lost
             assert state.data["values"][0]["open_interest"] == "20"
 
 

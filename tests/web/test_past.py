@@ -1,4 +1,4 @@
-"""The past and its changes, from a recording and from the exchange, at a bounded cost."""
+"""History and changes, from a recording and from the exchange, at a bounded cost."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def now_ms() -> int:
 
 
 def recorded(path: Path, end: int, names: Sequence[str] = ("BTCUSDT", "ETHUSDT")) -> Path:
-    """Sweeps every 5 minutes for three hours until `end`; each value is its number."""
+    """Record three hours of sweeps, one every 5 minutes; each value is its number."""
     with closing(Store(path)) as store:
         for number in range(HOURS * 12 + 1):
             ms = end - (HOURS * 12 - number) * STEP

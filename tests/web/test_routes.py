@@ -1,6 +1,6 @@
-"""Every route, on every server: one suite, to which both adapters answer alike.
+"""Every route on every server. Both adapters pass the same tests.
 
-Virtual time: sweeps come when the loop has nothing else to do.
+Time is virtual, so a sweep begins as soon as the loop is idle.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ everywhere = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def one_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything reads the virtual clock."""
+    """Let all parts read the virtual clock."""
     use_virtual_clocks(monkeypatch)
 
 
@@ -186,7 +186,7 @@ async def test_during_a_ban_no_visitor_waits_for_the_first_sweep() -> None:
         await visitor.get("/open-interest/BTCUSDT")
         began = asyncio.get_running_loop().time()
         got = await visitor.get("/snapshot")
-        assert asyncio.get_running_loop().time() - began < 1.0  # virtual
+        assert asyncio.get_running_loop().time() - began < 1.0  # virtual seconds
     assert (got.status, got.json["type"]) == (503, "urn:binance-oi:no-data")
     assert int(got.headers["Retry-After"]) > 60
 
@@ -314,7 +314,7 @@ async def test_changes_come_from_the_poll_and_cost_no_request(server: str) -> No
     async with visiting(server) as (visitor, reads):
         reads.exchange.set_open_interest("BTCUSDT", "100")
         reads.exchange.set_open_interest("ETHUSDT", "100")
-        await visitor.get("/changes")  # the first question begins to follow the poll
+        await visitor.get("/changes")  # the first request of changes begins to follow the poll
         await asyncio.sleep(1200.0)
         reads.exchange.set_open_interest("BTCUSDT", "150")
         reads.exchange.set_open_interest("ETHUSDT", "25")

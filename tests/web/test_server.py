@@ -1,4 +1,4 @@
-"""The server against visitors who are malicious, slow or silent: a 4xx, nothing leaked or kept."""
+"""Malicious, slow and silent visitors get a 4xx, learn nothing, and hold no connection."""
 
 import asyncio
 import gc
@@ -20,7 +20,7 @@ from binance_oi.web.service import Service
 from support.market_source import FedSource, reading
 from support.service_servers import SERVERS
 
-# Of a run; `nox -s service` sends 10,000.
+# The number of requests; `nox -s service` sends 10,000.
 REQUESTS = int(os.environ.get("BINANCE_OI_REQUESTS", "150"))
 HOST = b"127.0.0.1"
 SECRETS = (b"Traceback", b"site-packages", b"binance_oi/", b"never.db", b"/root", b"/home")
@@ -60,7 +60,7 @@ async def exchange(port: int, data: bytes) -> bytes:
         writer.close()
 
 
-# -- requests that nobody should send ------------------------------------------------------------
+# -- malformed requests --------------------------------------------------------------------------
 
 PIECES = (
     *("..", ".", "%2e%2e", "%2f", "%00", "%0d%0aX:%201", "%ff", "%", "%zz", "\\", "~", "*", ";"),
@@ -82,7 +82,7 @@ VALUES = ("", "-1", "1e9", "NaN", "null", "%00", "%ff", "A,B", ",", "1" * 400, "
 
 
 def fuzzed(rng: random.Random) -> bytes:
-    """A request that no route answers."""
+    """A random request that no route answers."""
     kind = rng.randrange(8)
     if kind == 0:
         return bytes(rng.randrange(256) for _ in range(rng.randrange(1, 400))) + b"\r\n\r\n"
@@ -276,7 +276,7 @@ async def test_a_listener_that_disconnects_leaves_no_object_or_task() -> None:
         assert [each for each in gc.get_objects() if isinstance(each, Listener)] == []
 
 
-# -- more connections than the process may have ----------------------------------------------------
+# -- too many connections ------------------------------------------------------------------------
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 FOLLOW = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -295,7 +295,7 @@ async def test_idle_connections_end_when_others_need_their_place_and_streams_do_
         await service.hub.wake()
         await stream.readuntil(b"event: sweep")
         reader, _ = idle[0]
-        assert await reader.read() == b""  # the oldest one
+        assert await reader.read() == b""  # the oldest connection was closed
         for _, writer in (*idle, (stream, following)):
             writer.close()
 

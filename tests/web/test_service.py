@@ -152,7 +152,7 @@ async def test_services_of_one_process_may_end_in_any_order_and_restore_the_sign
         lives = [oi_lifespan(app) for app in apps]
         for life in lives:
             await life.__aenter__()
-        for app in apps * 100:  # each stream looks at the signals again
+        for app in apps * 100:  # each stream checks the signal handlers again
             assert app.draining is not None
             app.draining.heed()
         await lives[first].__aexit__(None, None, None)
@@ -186,7 +186,7 @@ async def test_an_asgi_application_refuses_other_protocols_than_http() -> None:
 
 
 class AsgiVisitor:
-    """A visitor who stays, and reads nothing while `reads` is not set."""
+    """A visitor that stays connected, and does not read until `reads` is set."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()
@@ -227,7 +227,7 @@ async def test_one_cancellation_ends_a_stream_whose_visitor_does_not_read() -> N
     running = visitor.visit(app)
     while not app.service.hub.listeners:  # noqa: ASYNC110 - nobody sets an event
         await asyncio.sleep(0.01)
-    await asyncio.sleep(1.0)  # the stream waits for its visitor now
+    await asyncio.sleep(1.0)  # by then, the stream waits for its visitor
     running.cancel()
     await asyncio.wait([running], timeout=3600.0)
     assert running.cancelled()

@@ -1,4 +1,4 @@
-"""The curl commands of the page about serving answer what the page says."""
+"""The curl commands of the page about serving get the answers of the page."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).resolve().parents[2] / ".docs" / "serving.md"
-HANGS = 600.0  # s after which a process hangs and is not only slow
+HANGS = 600.0  # s after which a process counts as hung
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -38,7 +38,7 @@ def test_every_curl_command_of_the_page_is_answered() -> None:
 
 
 def answer(command: str, url: str) -> str:
-    """The output of a command, once the service has read a first value."""
+    """The output of a command after the service has read a first value."""
     command = command.replace("http://127.0.0.1:8787/", url)
     while True:
         done = subprocess.run(

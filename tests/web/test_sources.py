@@ -1,4 +1,4 @@
-"""Where a hub reads: a client that polls, or a recording that another process writes."""
+"""The sources of a hub: a client that polls, or a recording that another process writes."""
 
 import asyncio
 import shutil
