@@ -210,7 +210,7 @@ async def test_a_dropped_idle_connection_is_replaced_at_once_and_charged_twice()
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_after_a_dropped_connection_no_suspect_one_is_used(
+async def test_after_a_dropped_connection_no_suspect_connection_is_used(
     injected: bool,
 ) -> None:
     async with (
@@ -411,7 +411,7 @@ async def test_a_call_refused_by_another_limit_succeeds_at_its_retry_at() -> Non
         assert days == pytest.approx([1.0] * 12, abs=0.1)
 
 
-async def test_limits_that_make_no_sense_are_ignored_with_one_warning(
+async def test_impossible_limits_are_ignored_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     odd = ("REQUEST_WEIGHT", "FORTNIGHT", 1, 1), ("REQUEST_WEIGHT", "SECOND", 0, "x")
@@ -751,7 +751,7 @@ async def test_a_rate_limit_is_recognised_under_another_status() -> None:
 
 
 @pytest.mark.parametrize("status", [418, 403, 400])
-async def test_a_ban_is_raised_at_once_to_everyone_until_it_ends(
+async def test_a_ban_is_raised_at_once_to_every_caller_until_it_ends(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     end = NOON + timedelta(minutes=5)
@@ -873,7 +873,7 @@ async def test_a_later_call_reuses_the_values_of_a_snapshot() -> None:
         assert exchange.used == 1
 
 
-async def test_every_sharing_call_gets_the_failure_and_the_next_call_asks_again() -> None:
+async def test_every_sharing_caller_gets_the_failure_and_the_next_call_asks_again() -> None:
     script = [answer(400, "{}"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         calls = (client.get_open_interest("BTCUSDT", max_age=5.0) for _ in range(10))
@@ -883,7 +883,7 @@ async def test_every_sharing_call_gets_the_failure_and_the_next_call_asks_again(
     assert len(exchange.requests) == 2
 
 
-async def test_calls_with_different_max_wait_share_no_request() -> None:
+async def test_calls_with_different_max_wait_do_not_share_a_request() -> None:
     async with (
         LocalExchange(clock=wall_time, latency=0.1) as exchange,
         local_client(exchange) as client,
@@ -1086,7 +1086,7 @@ async def test_closing_in_a_forked_child_leaves_the_parent_open(
     "name, value",
     [("retry", None), ("retry", 3), ("proxy", 5), ("budget", 5), ("session", 5), ("ssl", "x")],
 )
-def test_an_argument_of_another_type_is_refused_by_its_name(name: str, value: object) -> None:
+def test_the_error_for_an_argument_of_another_type_has_its_name(name: str, value: object) -> None:
     before = files_of_budgets()
     with pytest.raises(TypeError, match=f"^{name} must be "):
         OpenInterestClient(**{name: value})  # type: ignore[arg-type]
@@ -1230,7 +1230,9 @@ NO_SECONDS = (*NO_NUMBERS, NAN, math.inf, -math.inf)
 
 @pytest.mark.parametrize("value", NO_SECONDS, ids=repr)
 @pytest.mark.parametrize("name", ["timeout", "max_wait", "pace", "max_connections"])
-def test_an_argument_that_is_no_number_is_refused_by_its_name(name: str, value: object) -> None:
+def test_the_error_for_an_argument_that_is_not_a_number_has_its_name(
+    name: str, value: object
+) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
         OpenInterestClient(budget=ProcessBudget(), **{name: value})  # type: ignore[arg-type]
 

@@ -139,7 +139,7 @@ def test_every_public_value_has_a_dictionary_and_json() -> None:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_a_dictionary_is_strict_json_and_json_is_that_dictionary(value: Encodable) -> None:
+def test_a_dictionary_can_be_strict_json_and_equals_the_json_of_its_value(value: Encodable) -> None:
     found = value.to_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert json.loads(value.to_json()) == found

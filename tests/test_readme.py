@@ -138,7 +138,7 @@ def _defaults_of_a_client() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("block", some(RUNNABLE, always=1))
-def test_a_python_block_runs_in_a_python_of_its_own(block: Block, script: Path) -> None:
+def test_a_python_block_runs_in_a_separate_process(block: Block, script: Path) -> None:
     script.write_text(block.source, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", script.name], capture_output=True, text=True
@@ -153,7 +153,7 @@ def test_no_python_block_awaits_outside_of_a_coroutine() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_language_of_a_block_is_one_that_is_checked_or_shown(page: Path) -> None:
+def test_every_language_of_a_block_is_known(page: Path) -> None:
     opened = re.findall(r"^```(.+)$", TEXTS[page], re.MULTILINE)
     assert set(opened) <= {"python", "text", "sh", "diff"}
 

@@ -82,7 +82,7 @@ def test_the_page_draws_its_chart_without_console_messages_or_requests(
     faultless(browser, page, report)
 
 
-def test_without_its_script_the_page_still_has_rows_a_picture_and_the_gaps(
+def test_without_its_script_the_page_still_shows_rows_and_a_chart_and_the_gaps(
     browser: Browser, report: Path
 ) -> None:
     page = browser.open(report.as_uri(), script=False)
@@ -164,7 +164,7 @@ def test_clicking_a_symbol_shows_its_chart_and_its_values(browser: Browser, repo
     assert wait(page, "document.querySelector('#gaps tbody').innerText.includes('banned')")
 
 
-def test_drag_keys_and_wheel_move_the_chart_and_the_crosshair_reads_it(
+def test_dragging_and_keys_and_the_wheel_move_the_chart_and_the_crosshair_shows_values(
     browser: Browser, report: Path
 ) -> None:
     page = browser.open(report.as_uri())

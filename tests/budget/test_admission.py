@@ -162,7 +162,7 @@ def test_a_client_without_counts_sends_no_probe(silent: int, kind: type) -> None
     assert isinstance(decide(ask(), state), kind)
 
 
-def test_a_full_minute_is_not_reported_as_a_used_up_share() -> None:
+def test_the_reason_of_a_full_minute_is_not_a_used_up_share() -> None:
     full = known(Minute(booked=LIMIT - 5, reported=LIMIT - 5))
     verdict = decide(ask(10), full)
     assert isinstance(verdict, Wait)

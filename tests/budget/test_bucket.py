@@ -729,7 +729,7 @@ def test_sending_resumes_within_two_minutes_after_trusted_dates_proved_wrong(off
 
 @pytest.mark.parametrize("ending", ["lose", "refund"])
 @pytest.mark.parametrize("off", WRONG)
-def test_a_charge_by_a_wrong_clock_leaves_no_minute_behind(ending: str, off: float) -> None:
+def test_a_charge_by_a_wrong_clock_leaves_no_minute_in_the_books(ending: str, off: float) -> None:
     made = guessed(off)
     flying = [made._book(made.question(1.0, 1), False) for _ in range(9)]
     made.settle(flying.pop(), 1.5, 9, NOON + 1)
@@ -1006,7 +1006,7 @@ def test_a_reserve_above_a_lowered_limit_leaves_zero_and_not_less() -> None:
 
 @pytest.mark.parametrize("most", [1, 3])
 @pytest.mark.parametrize("requests", [False, True])
-def test_a_limit_per_second_is_used_in_each_second(most: int, requests: bool) -> None:
+def test_a_limit_per_second_may_be_used_again_in_each_second(most: int, requests: bool) -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(1, most, requests)])
     sent: list[float] = []
@@ -1032,7 +1032,7 @@ def test_even_a_tiny_limit_is_used_and_never_exceeded(limit: int, share: float) 
     assert isinstance(made.charge(62, 1), Receipt)
 
 
-def test_a_small_limit_is_used_without_counts() -> None:
+def test_a_limit_of_one_admits_a_request_without_counts() -> None:
     made = bucket(1)
     made.known.silent = BLIND_AFTER
     assert isinstance(made.charge(1, 1), Receipt)
@@ -1178,7 +1178,7 @@ def test_a_refusal_below_the_limit_lowers_it_for_an_hour() -> None:
     assert made.usage(60 * DISTRUST + 61).limit == 1000
 
 
-def test_after_that_hour_requests_above_the_refused_count_go_one_at_a_time() -> None:
+def test_an_hour_after_a_refusal_requests_above_its_count_are_sent_one_at_a_time() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     late = 60 * DISTRUST + 60
@@ -1209,7 +1209,7 @@ def test_the_count_of_a_ban_does_not_lower_the_limit() -> None:
     assert made.usage(2).limit == 1000
 
 
-def test_an_announced_limit_below_the_lowered_one_counts_at_once() -> None:
+def test_an_announced_limit_below_the_lowered_one_applies_at_once() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     made.set_limits(3, 300, [])
@@ -1251,7 +1251,7 @@ def test_others_that_were_steady_before_a_cooldown_are_expected_to_stay_steady()
     assert refuse(made, 62, 300) > 1  # others are expected to use about 600
 
 
-def test_a_changed_limit_counts_at_once() -> None:
+def test_a_changed_limit_applies_at_once() -> None:
     made = bucket(100, reserve=0.5)
     made.known.limit = 1000
     assert isinstance(take(made, 1, 500), Receipt)

@@ -216,7 +216,7 @@ def test_the_repr_of_a_budget_names_its_pools() -> None:
     )
 
 
-def test_the_repr_of_a_pool_says_what_is_used_in_flight_and_cooling_down(clock: Time) -> None:
+def test_the_repr_of_a_pool_shows_weight_used_and_in_flight_and_a_cooldown(clock: Time) -> None:
     pool = ProcessBudget(clock=clock, wall=clock.wall).pool("a")
     use(pool, clock, 3)
     take(pool, 2)
@@ -245,7 +245,7 @@ NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, None, float("inf"), f
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 @pytest.mark.parametrize("name", ["reserve", "share", "interactive", "limit"])
 @pytest.mark.parametrize("kind", [ProcessBudget, MachineBudget])
-def test_an_argument_that_is_no_number_is_refused_by_its_name(
+def test_the_error_for_an_argument_that_is_not_a_number_has_its_name(
     kind: type[ProcessBudget], name: str, value: object
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
@@ -367,7 +367,9 @@ def test_a_request_charged_before_another_process_was_refused_is_not_sent(
 
 
 @BOTH
-def test_a_cooldown_that_cannot_be_read_now_is_obeyed(make: Make, clock: Time) -> None:
+def test_nothing_is_sent_while_the_file_is_locked_and_may_have_a_cooldown(
+    make: Make, clock: Time
+) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one)
@@ -435,7 +437,7 @@ def test_bulk_work_of_one_process_leaves_room_for_single_calls_of_another(
 
 
 @BOTH
-def test_a_single_call_takes_no_lease_of_bulk_work(make: Make, clock: Time) -> None:
+def test_a_single_call_does_not_use_a_lease_of_bulk_work(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
     for _ in range(2):  # at one instant, so that a lease is taken
@@ -542,7 +544,9 @@ def test_a_lease_is_no_larger_than_the_room(make: Make, clock: Time) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
-def test_no_lease_is_sent_after_a_cooldown_began(make: Make, clock: Time, tmp_path: Path) -> None:
+def test_no_leased_request_is_sent_after_a_cooldown_began(
+    make: Make, clock: Time, tmp_path: Path
+) -> None:
     pool = make()
     warm(pool, clock)
     with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
@@ -555,7 +559,7 @@ def test_no_lease_is_sent_after_a_cooldown_began(make: Make, clock: Time, tmp_pa
 
 
 @BOTH
-def test_no_lease_is_sent_after_a_cooldown_of_another_process_began(
+def test_no_leased_request_is_sent_after_a_cooldown_of_another_process_began(
     make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()

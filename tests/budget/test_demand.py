@@ -155,7 +155,7 @@ def test_a_demand_can_be_declared_while_another_process_has_the_lock() -> None:
     assert other.demand("other") == 100.0
 
 
-def test_a_process_that_joins_again_shares_its_demand() -> None:
+def test_a_process_that_resumes_sharing_shares_its_demand() -> None:
     memory, clock = Memory(), Time()
     pool, other = (memory_budget(memory, clock).pool("x") for _ in range(2))
     other.declare("other", 30.0)

@@ -66,7 +66,7 @@ def test_after_refusals_without_a_count_the_next_request_is_a_probe(number: int,
     assert at_once(made, 121.5 + 60.0) == 1
 
 
-def test_after_a_firewalls_refusals_the_next_request_is_a_probe() -> None:
+def test_after_refusals_of_a_firewall_the_next_request_is_a_probe() -> None:
     made = bucket()
     for receipt in [take(made, 1.2), *(made.charge(2.3 + n, 1) for n in range(20))]:
         assert isinstance(receipt, Receipt)

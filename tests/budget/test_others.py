@@ -52,14 +52,14 @@ def test_between_two_counts_a_curve_rises_evenly() -> None:
     assert len(drawn.heights) == 30 / SLOT
 
 
-def test_a_late_count_lowers_no_curve() -> None:
+def test_a_late_count_does_not_lower_a_curve() -> None:
     drawn = curve((30.0, 300), (29.0, 250))
     assert (drawn.top, drawn.until) == (300, 30.0)
 
 
 @pytest.mark.parametrize("into", [12.0, 15.0, 19.0, 30.0, 59.0, 60.0])
 @pytest.mark.parametrize("height", [99, 0, -5])
-def test_a_count_that_falls_lowers_no_curve(into: float, height: int) -> None:
+def test_a_falling_count_does_not_lower_a_curve(into: float, height: int) -> None:
     drawn = curve((12.0, 100), (into, height))
     assert drawn.heights == sorted(drawn.heights)
     assert drawn.top == 100
@@ -268,7 +268,7 @@ def test_everything_is_a_surprise_until_two_whole_minutes_were_seen() -> None:
     assert not is_surprising([steadily(5.0), steadily(5.0)], NOTHING)
 
 
-def test_a_burst_at_a_new_second_surprises_us_for_two_minutes() -> None:
+def test_a_burst_at_a_new_second_is_a_surprise_for_two_minutes() -> None:
     past = [burst(at=8.0)] * 2
     new = burst(at=40.0)
     assert is_surprising(past, new)

@@ -70,7 +70,7 @@ def exchange(file: PoolFile, record: bytes | None = None, until: float = 0.0) ->
     return found
 
 
-def test_one_process_reads_what_another_writes(place: Path) -> None:
+def test_a_process_reads_the_record_that_another_process_wrote(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     assert exchange(one, b"first") == b""
     assert exchange(other, b"second") == b"first"
@@ -123,7 +123,7 @@ def test_closing_a_file_releases_its_lock(place: Path) -> None:
     assert other.lock()
 
 
-def test_the_file_is_private(place: Path) -> None:
+def test_no_other_user_can_read_the_file(place: Path) -> None:
     PoolFile(place, "a")
     assert stat.S_IMODE((place / FILE_NAME).stat().st_mode) == 0o600
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
@@ -153,7 +153,7 @@ def test_a_file_of_another_user_is_refused(place: Path, monkeypatch: pytest.Monk
         PoolFile(place, "a")
 
 
-def test_a_link_is_refused(place: Path) -> None:
+def test_a_symbolic_link_is_refused(place: Path) -> None:
     place.mkdir(mode=0o700)
     (place / FILE_NAME).symlink_to(place / "elsewhere")
     with pytest.raises(OSError, match=FILE_NAME):
@@ -206,7 +206,7 @@ def test_a_damaged_record_is_not_trusted(
     assert "damaged" in caplog.text
 
 
-def test_the_next_reader_notices_later_damage(place: Path) -> None:
+def test_damage_after_a_read_is_noticed_by_the_next_read(place: Path) -> None:
     file = PoolFile(place, "a")
     exchange(file, b"a record")
     damage(place, 8, bytes(8))  # the sequence
@@ -254,7 +254,7 @@ def test_an_overwritten_first_page_loses_no_record(
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE_BYTES + 20])
-def test_a_record_written_during_a_truncation_stays(place: Path, size: int) -> None:
+def test_a_record_written_during_a_truncation_survives(place: Path, size: int) -> None:
     one = PoolFile(place, "a")
     exchange(one, b"a longer record than twenty bytes")
     assert one.lock()
@@ -400,9 +400,7 @@ def test_a_file_whose_lock_is_sometimes_free_is_not_replaced(
 # -- removing old records ----------------------------------------------------------------------
 
 
-def test_a_record_unused_for_a_day_is_cleared_away(
-    place: Path, later: Callable[[float], None]
-) -> None:
+def test_a_record_unused_for_a_day_is_removed(place: Path, later: Callable[[float], None]) -> None:
     exchange(PoolFile(place, "old"), b"old")
     later(UNUSED_S - 60)
     exchange(PoolFile(place, "young"), b"young")
@@ -421,7 +419,7 @@ def test_a_record_with_a_ban_is_kept_until_after_the_ban(
     assert exchange(PoolFile(place, "banned")) == b"banned"
 
 
-def test_setting_the_clock_back_clears_no_record(
+def test_setting_the_clock_back_removes_no_record(
     place: Path, later: Callable[[float], None]
 ) -> None:
     exchange(PoolFile(place, "a"), b"of a")
@@ -430,7 +428,7 @@ def test_setting_the_clock_back_clears_no_record(
     assert exchange(PoolFile(place, "a")) == b"of a"
 
 
-def test_a_process_writes_its_record_again_after_it_was_cleared(
+def test_a_process_writes_its_record_again_after_it_was_removed(
     place: Path, later: Callable[[float], None]
 ) -> None:
     sleeper = PoolFile(place, "sleeper")
@@ -597,7 +595,7 @@ def test_a_new_record_has_a_new_lineage_and_a_copy_keeps_it(
 
 
 @pytest.mark.parametrize("kind", ["hard link", "pipe", "directory"])
-def test_a_link_or_special_file_is_refused_and_left_alone(place: Path, kind: str) -> None:
+def test_a_link_or_special_file_is_refused_and_unchanged(place: Path, kind: str) -> None:
     place.mkdir(mode=0o700)
     precious = place / "precious"
     precious.write_text("of the user")

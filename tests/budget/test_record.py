@@ -233,7 +233,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("found", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
-def test_an_impossible_record_is_not_trusted_and_logged_once(
+def test_an_impossible_record_is_rejected_and_logged_once(
     found: Known, pool_with: Pools, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = pool_with(found)
@@ -373,7 +373,7 @@ def test_an_empty_record_is_ignored() -> None:
     assert record.decode(b"") is None
 
 
-def test_machine_pools_leaves_impossible_records_out(
+def test_machine_pools_omits_impossible_records(
     pool_with: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "steady_clock", lambda: NOW)
@@ -675,7 +675,7 @@ def test_a_merge_keeps_the_longer_cooldown(who: str) -> None:
     assert (shared.counted_at == UNKNOWN) is (who == "ours")
 
 
-def test_a_merge_without_a_base_adds_all_of_ours() -> None:
+def test_a_merge_without_a_base_adds_all_our_weight() -> None:
     shared, ours, _ = parted()
     ours.limit = 50
     merge(shared, ours, None, NOW)

@@ -130,7 +130,9 @@ async def test_a_ban_stops_history_on_every_machine(
 
 
 @needs_server
-async def test_another_name_is_another_budget(server: Server, exchange: LocalExchange) -> None:
+async def test_budgets_with_different_egress_names_are_separate(
+    server: Server, exchange: LocalExchange
+) -> None:
     for egress in ("one", "other"):
         budget = RedisBudget(server.url, egress=egress)
         async with client(exchange, budget) as made:

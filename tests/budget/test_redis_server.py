@@ -220,7 +220,7 @@ async def test_a_full_server_is_an_error_and_an_evicting_policy_is_a_warning(
 
 
 @needs_server
-async def test_the_keys_of_a_cluster_are_in_one_slot_and_it_works_there(tmp_path: Path) -> None:
+async def test_all_keys_are_in_one_slot_so_that_a_cluster_can_be_used(tmp_path: Path) -> None:
     with running(tmp_path, cluster_enabled="yes") as server:
         first = server.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         assert first.startswith("+OK"), first

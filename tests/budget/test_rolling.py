@@ -156,7 +156,7 @@ def test_a_request_leaves_the_window_at_most_one_slot_late() -> None:
     assert wait(made, 1.0).reason is Reason.OTHER_LIMIT
 
 
-def test_more_than_the_budget_never_fits() -> None:
+def test_a_request_above_the_budget_never_fits() -> None:
     made = bucket()
     assert take(made, 0.0, weight=991)  # whatever its weight, it counts as one request
     weights = bucket(Limit(300, 1000, counts_requests=False))
@@ -227,7 +227,7 @@ def test_after_a_refusal_nothing_is_sent_for_a_window_or_longer() -> None:
     assert made.usage(10.0).banned_until is not None
 
 
-def test_an_answer_narrows_the_clock() -> None:
+def test_an_answer_narrows_the_interval_of_the_server_clock() -> None:
     made = bucket()
     made.settle(take(made, 10.0), 10.1, None, NOON + 500.0)
     assert made.known.clock.dated
@@ -342,7 +342,7 @@ def test_a_lease_of_pages_is_not_sent_into_a_cooldown_of_another_process() -> No
     assert _waited(two.one.charge(1)).reason is Reason.COOLDOWN
 
 
-def test_leases_of_pages_and_a_kill_never_exceed_the_limit() -> None:
+def test_leased_pages_never_exceed_the_limit_even_if_a_process_is_killed() -> None:
     two = Two()
     pools = [two.one, two.other]
     sent = 0
@@ -480,7 +480,7 @@ def test_a_ban_stops_current_requests_and_history(how: str) -> None:
     assert past.room_in(1) == pytest.approx(past.held_for(), abs=0.1)
 
 
-def test_a_request_that_never_fits_never_has_room() -> None:
+def test_for_a_request_that_never_fits_no_room_is_expected() -> None:
     _, budget = beside()
     weights = pool_of(budget, "x", Limit(300, 10, counts_requests=False))
     assert weights.room_in(11) is None
@@ -498,7 +498,7 @@ def test_a_listener_is_called_for_both_pools_until_it_stops_listening() -> None:
     assert len(heard) == 2
 
 
-def test_bulk_requests_have_room_later_than_a_single_one() -> None:
+def test_room_is_expected_later_for_bulk_requests_than_for_a_single_one() -> None:
     pool = beside_of(ProcessBudget())
     while isinstance(pool.charge(1, bulk=True), Receipt):
         pass

@@ -314,7 +314,7 @@ def test_closing_writes_what_was_charged_alone(make: Make, clock: Time) -> None:
 
 
 @BOTH
-def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock: Time) -> None:
+def test_answers_to_requests_from_before_an_error_are_counted_once(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     before = take(one, 10)
@@ -465,7 +465,7 @@ def test_a_directory_that_cannot_be_created_again_ends_sharing_until_it_can(
     assert one.usage.in_flight == 0
 
 
-def test_a_directory_that_becomes_writable_for_others_is_left_until_it_is_private(
+def test_a_directory_that_becomes_writable_for_others_is_not_used_until_it_is_private(
     make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = make()
@@ -559,7 +559,7 @@ def test_the_last_write_of_another_process_survives_a_replaced_file(
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved away", "an empty file", "no budget"])
-def test_weight_carried_into_a_new_file_counts_once(
+def test_weight_that_is_carried_into_a_new_file_is_counted_once(
     how: str, make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other, third = make(), make(), make()
@@ -811,7 +811,7 @@ def test_a_process_continues_sharing_after_a_long_sleep(
 
 
 @BOTH
-def test_many_limits_and_much_lost_weight_do_not_end_sharing(
+def test_a_large_record_does_not_end_sharing(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock.now = 1e6 + 30.0
@@ -926,7 +926,7 @@ def test_an_unreadable_record_of_a_replaced_store_changes_nothing(
 
 
 @IN_MEMORY
-def test_a_store_replaced_before_a_process_returns_loses_neither_side(
+def test_replacing_a_store_before_a_process_returns_loses_no_weight_of_either_side(
     make: Make, memory: Memory, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -1062,9 +1062,7 @@ def test_a_process_restores_its_weight_in_a_record_deleted_while_it_was_alone(
 
 
 @BOTH
-def test_an_impossible_record_that_another_process_replaces_loses_no_knowledge(
-    make: Make, clock: Time
-) -> None:
+def test_replacing_an_impossible_record_loses_no_known_weight(make: Make, clock: Time) -> None:
     one, broken = make(), make()
     use(one, clock, 10)
     assert broken.charge(2 * LIMIT) == Wait(None, Reason.TOO_HEAVY)

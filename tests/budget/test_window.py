@@ -81,7 +81,7 @@ def test_a_limit_of_requests_counts_each_request_as_one() -> None:
     assert made.used(12.0) == 1
 
 
-def test_an_answer_after_its_slot_has_left_counts_again() -> None:
+def test_a_request_whose_answer_comes_after_its_slot_left_counts_again() -> None:
     made = window(1)
     use(made, 11.0, 5)
     use(made, 40.0, 1)

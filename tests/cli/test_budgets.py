@@ -158,7 +158,7 @@ def test_the_error_names_a_few_of_many_budgets(capsys: Captured) -> None:
 @pytest.mark.parametrize(
     "answer, is_kept", [(b"y\n", False), (b"\n", True), *thorough((b"n\n", True), (b"\x04", True))]
 )
-def test_forget_asks_on_a_terminal(answer: bytes, is_kept: bool) -> None:
+def test_on_a_terminal_forget_asks_for_consent(answer: bytes, is_kept: bool) -> None:
     use(NAME, banned=True)
     code, seen = seen_on_a_terminal(
         "budget", "--forget", NAME, answer_to=("forget this budget? [y/N]", answer)

@@ -156,9 +156,7 @@ def write_samples(path: Path, rows: list[tuple[str, int, str]]) -> None:
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?, 5, NULL)", rows)
 
 
-def test_changes_of_a_recording_are_those_up_to_its_last_sample(
-    tmp_path: Path, capsys: Captured
-) -> None:
+def test_changes_of_a_recording_end_at_its_last_sample(tmp_path: Path, capsys: Captured) -> None:
     begin, path = 1_790_000_100_000, tmp_path / "oi.db"
     rows = [("A", begin + n * STEP - 5, str(100 + n)) for n in range(300)]
     rows.append(("A", begin + 300 * STEP - 100_000, "500"))

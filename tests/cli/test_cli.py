@@ -377,7 +377,7 @@ def test_a_snapshot_says_whether_some_or_all_failed_and_why() -> None:
 Captured = pytest.CaptureFixture[str]
 
 
-def test_values_are_printed_when_another_symbol_fails(
+def test_values_are_printed_even_if_another_symbol_fails(
     exchange: LocalExchange, capsys: Captured
 ) -> None:
     symbols = ("btcusdt", "NOSUCHUSDT", "币安人生USDT")
@@ -400,7 +400,7 @@ def test_values_are_printed_when_another_symbol_fails(
         *thorough("snapshot", "watch", "changes", "backfill --since 1h {file}"),
     ],
 )
-def test_a_symbol_that_is_not_listed_has_one_text_and_one_exit_code(
+def test_an_unlisted_symbol_is_the_same_error_in_every_command(
     exchange: LocalExchange, capsys: Captured, tmp_path: Path, command: str
 ) -> None:
     arguments = command.format(file=tmp_path / "oi.db").split()

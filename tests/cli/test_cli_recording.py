@@ -387,7 +387,7 @@ def test_a_pipe_gets_the_changes_as_json_lines() -> None:
 
 
 @pytest.mark.thorough
-def test_watch_ends_when_the_pipe_reader_leaves() -> None:
+def test_watch_ends_when_the_pipe_reader_closes() -> None:
     with started("watch", QUICK, "--every", "0.2s", "--simulated") as process:
         assert process.stdout is not None
         process.stdout.readline()

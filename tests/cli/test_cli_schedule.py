@@ -55,7 +55,7 @@ def test_a_recorder_that_never_reaches_the_exchange_ends_with_the_reason(
     assert process.returncode == NETWORK
 
 
-def test_a_recorder_warns_at_once_that_the_list_could_not_be_read(
+def test_a_recorder_warns_at_once_if_the_listing_cannot_be_read(
     nowhere: str, tmp_path: Path
 ) -> None:
     arguments = ["record", "--to", str(tmp_path / "oi.db"), "--base-url", nowhere]

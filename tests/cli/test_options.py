@@ -223,7 +223,7 @@ def test_an_empty_symbol_is_wrong_usage(name: str, capsys: Captured) -> None:
         ("--proxy=nonsense", "a proxy must be http://"),
     ],
 )
-def test_an_impossible_limit_gives_one_line_of_error_and_exit_code_2(
+def test_an_impossible_limit_is_an_error_in_one_line_with_exit_code_2(
     option: str, said: str, capsys: Captured
 ) -> None:
     assert main(["get", "BTCUSDT", option]) == 2

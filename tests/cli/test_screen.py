@@ -92,7 +92,7 @@ def test_a_table_without_optional_columns_keeps_every_column() -> None:
     "options, first",
     [((), "0GUSDT"), (("--sort", "usd"), "BTCUSDT"), *thorough((("--notional",), "0GUSDT"))],
 )
-def test_a_snapshot_fits_the_terminal_and_says_how_many_more_there_are(
+def test_a_snapshot_fits_the_terminal_and_counts_the_omitted_rows(
     options: tuple[str, ...], first: str
 ) -> None:
     code, seen = seen_on_a_terminal("snapshot", "--simulated", *options, *PATIENT)
@@ -107,7 +107,7 @@ def test_a_snapshot_fits_the_terminal_and_says_how_many_more_there_are(
     assert len(rows) >= 15
 
 
-def test_a_history_fits_the_terminal_and_all_shows_every_row() -> None:
+def test_history_fits_the_terminal_and_the_all_option_shows_every_row() -> None:
     request = ("history", "BTCUSDT", "--simulated", "--since", "5h", *PATIENT)
     code, seen = seen_on_a_terminal(*request)
     lines = left_on_screen(seen)
@@ -158,7 +158,7 @@ def test_a_pipe_gets_every_row_sorted_by_notional() -> None:
     assert worth == sorted(worth, reverse=True)
 
 
-def test_symbols_with_the_same_error_share_one_of_a_few_lines() -> None:
+def test_symbols_with_the_same_error_share_one_line() -> None:
     assert grouped({}) == []
     assert grouped({"A": "late", "B": "odd", "C": "late"}) == ["A, C: late", "B: odd"]
     assert grouped(dict.fromkeys("ABCDE", "late")) == ["A, B, C and 2 more: late"]
@@ -309,7 +309,7 @@ async def stopped_after(end: End, limit: float) -> float | None:
 
 
 @pytest.mark.virtual_time
-async def test_a_recorder_stops_after_its_time_and_never_without_one() -> None:
+async def test_a_recorder_stops_after_the_given_time_and_not_without_one() -> None:
     assert await stopped_after(End(seconds=7200.0), 1e6) == pytest.approx(7200.0, abs=0.01)
     assert await stopped_after(End(), 1e5) is None
 

@@ -169,7 +169,7 @@ def test_the_print_unit_option_prints_the_unit_and_serves_nothing() -> None:
     assert "--print-unit" not in done.stdout
 
 
-def test_the_process_may_open_as_many_files_as_it_is_allowed() -> None:
+def test_the_service_raises_its_limit_of_open_files_to_the_allowed_maximum() -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

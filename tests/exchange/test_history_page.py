@@ -152,7 +152,7 @@ def test_anything_but_a_page_is_a_decode_error(text: bytes) -> None:
         decode_history(text, SYMBOL)
 
 
-def test_a_refusal_under_status_200_is_a_refusal() -> None:
+def test_a_refusal_with_status_200_is_still_a_refusal() -> None:
     with pytest.raises(RefusedError) as caught:
         decode_history(b'{"code":-1121,"msg":"Invalid symbol."}', SYMBOL)
     assert caught.value.refusal.code == -1121
@@ -165,7 +165,7 @@ def test_the_first_invalid_rows_are_named_and_the_rest_counted() -> None:
 
 
 @given(st.data())
-def test_a_mutated_page_is_rows_of_the_symbol_or_an_error_of_ours(data: st.DataObject) -> None:
+def test_a_mutated_page_gives_rows_of_the_symbol_or_our_error(data: st.DataObject) -> None:
     text = bytearray(body(LIVE, LIVE | {"timestamp": TIME + 300_000}))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(text) - 1))

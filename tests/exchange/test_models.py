@@ -281,7 +281,7 @@ def test_open_interest_must_be_plain_digits(number: object) -> None:
         -(10**100),
     ],
 )
-def test_a_time_must_be_a_sane_whole_number(time: object) -> None:
+def test_a_time_must_be_a_plausible_whole_number(time: object) -> None:
     with pytest.raises(DecodeError, match="not the documented answer"):
         decode_open_interest(answer(time=time), "BTCUSDT")
 
@@ -343,7 +343,7 @@ def test_a_repeated_field_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize(
     "extra", [b'"\xff"', b"9" * 5000, b"[" * 500 + b"]" * 500, b'"\\ud800"', b"0.1"]
 )
-def test_a_new_field_is_ignored_or_refused(extra: bytes) -> None:
+def test_an_odd_value_of_an_unknown_field_is_ignored_or_refused(extra: bytes) -> None:
     try:
         value = decode_open_interest(GOOD[:-1] + b',"x":' + extra + b"}", "BTCUSDT")
     except DecodeError:
@@ -494,7 +494,7 @@ def test_an_invalid_mark_price_is_omitted_and_named(odd: dict[str, object], said
 
 
 @pytest.mark.parametrize("time", [0, -1, None, "5", 1.5, 10**15, [], MISSING])
-def test_a_mark_price_needs_no_time(time: object) -> None:
+def test_a_mark_price_without_a_time_is_kept(time: object) -> None:
     row = {"symbol": "ODDUSDT", "markPrice": "1.5"} | ({} if time is MISSING else {"time": time})
     found = decode_mark_prices(json.dumps([row]).encode())
     assert found.prices == (MarkPrice("ODDUSDT", Decimal("1.5"), 0),)
@@ -617,7 +617,7 @@ def test_a_symbol_that_is_listed_twice_trades_once() -> None:
         ([], None),
     ],
 )
-def test_the_weight_limit_is_a_sane_limit_of_weight_per_minute(
+def test_the_weight_limit_is_a_plausible_limit_of_weight_per_minute(
     limits: object, weight: int | None
 ) -> None:
     assert decode_exchange_info(listing([BTC], limits)).weight_limit == weight
@@ -766,7 +766,7 @@ def test_the_smallest_limit_of_each_span_is_kept_and_the_tightest_comes_first(
     assert info.ignored_limits == ()
 
 
-def test_the_loosest_of_too_many_limits_is_named_unless_implied() -> None:
+def test_the_loosest_of_too_many_limits_is_reported_unless_implied() -> None:
     growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(1, 12)]
     info = decode_exchange_info(listing([BTC], [WEIGHT_2400, *growing]))
     assert list(info.other_limits) == [(n, 100 + n, False) for n in range(11, 3, -1)]
@@ -781,7 +781,7 @@ def test_a_limit_is_reported_when_the_limit_that_implied_it_is_ignored_too() -> 
     assert info.ignored_limits == (json.dumps(loosest), json.dumps(growing[0]))
 
 
-def test_the_smaller_of_two_limits_per_minute_counts() -> None:
+def test_the_smaller_of_two_limits_per_minute_is_used() -> None:
     limits = [
         WEIGHT_2400,
         WEIGHT_2400 | {"limit": 1200},
@@ -841,7 +841,7 @@ def test_a_symbol_of_a_new_form_is_listed_and_does_not_hide_others() -> None:
     assert decode_exchange_info(listing(rows)).trading == ("BTCUSDT", "BTC-USDT", "😀USDT")
 
 
-def test_odd_names_are_the_listed_names_that_check_symbol_refuses() -> None:
+def test_odd_names_are_listed_names_that_check_symbol_would_refuse() -> None:
     assert odd_names(["BTCUSDT", "BTC-USDT", "lowUSDT", "btcusdt", "币安人生USDT"]) == {
         "BTC-USDT",
         "lowUSDT",
@@ -1014,7 +1014,9 @@ def test_status_and_headers_set_the_cooldown(
 
 
 @pytest.mark.parametrize("status, body", [(418, b""), (429, b""), (400, error_body(-1003, ""))])
-def test_a_temporary_refusal_takes_retry_at_from_the_governor(status: int, body: bytes) -> None:
+def test_the_retry_time_of_a_temporary_refusal_comes_from_the_governor(
+    status: int, body: bytes
+) -> None:
     error = error_of(status, body)
     assert isinstance(error, RateLimitedError | BannedError)
     assert error.retry_at == UNTIL

@@ -182,7 +182,7 @@ async def test_a_bound_is_a_datetime_or_a_timedelta_before_now_or_unix_ms(
         (InvalidSymbolError, {"symbol": "BTC USDT"}),
     ],
 )
-async def test_a_wrong_argument_sends_nothing(
+async def test_an_invalid_argument_sends_no_request(
     error: type[Exception], arguments: dict[str, Any]
 ) -> None:
     async with local() as exchange, client_of(exchange) as client:

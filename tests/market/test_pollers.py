@@ -266,7 +266,7 @@ async def test_a_poll_that_is_never_awaited_costs_nothing() -> None:
     assert not exchange.answers
 
 
-async def test_polls_without_a_period_share_one() -> None:
+async def test_polls_without_a_period_share_one_schedule() -> None:
     async with market(400) as (exchange, [client]):
         many = await asyncio.gather(*(taken(2, polled(client)) for _ in range(20)))
     assert {tuple(seconds(each)) for each in many} == {(15.0, 30.0)}

@@ -133,7 +133,7 @@ def shown(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, str]]:
     ]
 
 
-async def test_sweeps_begin_on_the_clock_and_never_drift() -> None:
+async def test_sweeps_begin_at_multiples_of_the_period_and_never_drift() -> None:
     reader = Scripted()
     await asyncio.sleep(6.3)
     outcomes = await first(200, reader)
@@ -165,7 +165,7 @@ async def test_slots_that_pass_during_a_cooldown_are_gaps_with_reason_limited() 
     assert [why for _, why in shown(await first(2, reader))] == ["", "banned"]
 
 
-async def test_a_gap_after_a_ban_says_that_requests_are_sent_evenly() -> None:
+async def test_the_detail_of_a_gap_after_a_ban_says_that_requests_are_sent_evenly() -> None:
     reader = Scripted()
     reader.seconds[0] = 30.0
     reader.usage = usage(waiting_for={Reason.CAUTION: 5})
@@ -313,7 +313,7 @@ async def test_a_poll_waits_for_an_exchange_that_is_down_at_the_start() -> None:
         assert [why for _, why in shown([await anext(running)])] == [""]
 
 
-async def test_the_old_list_is_used_when_a_new_one_cannot_be_read() -> None:
+async def test_the_old_listing_is_used_when_a_new_one_cannot_be_read() -> None:
     reader = Scripted()
     async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
         await anext(running)
@@ -483,7 +483,7 @@ async def test_small_clock_corrections_repeat_no_slot(
     assert caplog.records == []
 
 
-async def test_a_clock_set_back_and_forth_names_each_step() -> None:
+async def test_each_change_of_the_clock_gives_its_own_gap() -> None:
     clock = SetClock()
     outcomes: list[Snapshot | Gap] = []
     async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
@@ -503,7 +503,7 @@ async def test_a_clock_set_back_and_forth_names_each_step() -> None:
     ]
 
 
-async def test_slots_of_a_machine_that_was_suspended_are_late(
+async def test_slots_during_a_suspend_are_gaps_with_reason_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, asleep = SetClock(), [0.0]
@@ -576,7 +576,7 @@ async def test_the_whole_market_can_be_polled_three_times_a_minute_without_a_gap
         assert set(exchange.answers) == {200}
 
 
-async def test_a_delisted_symbol_leaves_and_a_new_one_joins_on_the_exchange() -> None:
+async def test_a_poll_drops_a_delisted_symbol_and_adds_a_new_one() -> None:
     async with market("BTCUSDT", "ETHUSDT") as (exchange, client):
         names: list[list[str]] = []
         async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
@@ -638,7 +638,7 @@ async def test_polling_continues_after_an_outage_with_a_gap() -> None:
     assert snapshot.missed[0].last - snapshot.missed[0].first == 4 * 20_000
 
 
-async def test_the_client_has_poll_as_a_method() -> None:
+async def test_the_poll_method_of_a_client_yields_snapshots() -> None:
     async with (
         market("BTCUSDT") as (_, client),
         aclosing(client.poll(every=0.5)) as running,

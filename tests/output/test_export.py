@@ -146,7 +146,7 @@ def ms(time: int) -> datetime:
     return datetime.fromtimestamp(time / 1000, UTC)
 
 
-def test_one_parquet_file_holds_everything(recording: Recording, tmp_path: Path) -> None:
+def test_a_single_parquet_file_can_hold_every_row(recording: Recording, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     assert export(recording, tmp_path / "oi.parquet") == 8
     table = pq.read_table(tmp_path / "oi.parquet")
@@ -334,7 +334,7 @@ def test_rows_that_the_recording_lacks_stay_in_the_target(
     assert is_sorted(target)
 
 
-def test_replace_removes_rows_only_of_days_with_selected_samples(
+def test_the_option_replace_removes_rows_only_of_days_with_selected_samples(
     recording: Recording, target: Path
 ) -> None:
     export(recording, target)
@@ -363,7 +363,7 @@ def test_the_options_new_and_replace_together_rewrite_only_files_that_lack_sampl
     assert state(second) != lost
 
 
-def test_new_adds_days_that_are_missing_or_have_grown(tmp_path: Path) -> None:
+def test_the_option_new_adds_days_that_are_missing_or_have_grown(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     out, minutes = tmp_path / "out", 60_000
     with closing(Store(tmp_path / "oi.db")) as store, Recording(tmp_path / "oi.db") as recording:
@@ -883,7 +883,7 @@ def cells(path: Path) -> list[str]:
         return [cell for row in list(csv.reader(file))[1:] for cell in row]
 
 
-def test_safe_csv_has_no_cell_that_a_spreadsheet_runs_and_takes_more_rows(tmp_path: Path) -> None:
+def test_safe_csv_has_no_cell_that_a_spreadsheet_runs_and_can_be_added_to(tmp_path: Path) -> None:
     path, target = tmp_path / "oi.db", tmp_path / "oi.csv"
     names = (FORMULA, "+1", "-1", "@x", "'=1", "＝1", ORDINARY)
     for number in (0, 4):
@@ -910,7 +910,7 @@ def test_csv_has_the_values_of_the_exchange_unless_safe_csv_is_requested(tmp_pat
 
 
 @pytest.mark.parametrize("safe_first", [True, False])
-def test_a_file_never_gets_a_row_twice_because_its_cells_are_written_in_another_way(
+def test_a_row_is_not_added_again_if_the_file_has_its_cells_in_another_form(
     safe_first: bool, tmp_path: Path
 ) -> None:
     path, target = tmp_path / "oi.db", tmp_path / "oi.csv"

@@ -310,7 +310,7 @@ def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("removed", [True, False])
-def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
+def test_a_file_that_is_removed_before_it_is_locked_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
 ) -> None:
     fcntl, opener, fds = pytest.importorskip("fcntl"), atomic._opener, list[int]()

@@ -323,7 +323,7 @@ def test_a_check_lists_missing_slots_with_their_reason(place: str) -> None:
     assert (found.sweeps, found.rows) == (5, 14)
 
 
-def test_a_check_finds_samples_and_sweeps_that_somebody_removed(tmp_path: Path) -> None:
+def test_a_check_finds_removed_samples_and_sweeps(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     fill(str(path), SLOTS)
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -102,7 +102,7 @@ def check_kept(place: str, first: int) -> None:
         assert check(recording).damage == ()
 
 
-def test_a_prune_killed_at_any_instant_loses_nothing_that_should_stay(
+def test_a_prune_killed_at_any_instant_loses_no_row_that_should_be_kept(
     place: str, copies: Callable[[], str]
 ) -> None:
     fill(place, range(START, END, STEP), SYMBOLS)
@@ -119,7 +119,7 @@ def test_a_prune_killed_at_any_instant_loses_nothing_that_should_stay(
         assert check(recording).is_whole
 
 
-def test_a_compact_killed_at_any_instant_loses_nothing(
+def test_compacting_killed_at_any_instant_loses_no_row(
     place: str, copies: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(place, range(START, END, STEP), SYMBOLS)
@@ -170,7 +170,7 @@ def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot
     assert sum(removed.values()) == (min(known) - START) // HOUR
 
 
-def test_a_copy_into_a_file_without_tables_makes_them(tmp_path: Path) -> None:
+def test_a_copy_into_a_file_without_tables_creates_them(tmp_path: Path) -> None:
     """A kill during the creation of a file leaves such a file."""
     source, target = str(tmp_path / "oi.db"), tmp_path / "other.db"
     fill(source, range(START, START + 3 * HOUR, HOUR))

@@ -139,7 +139,7 @@ async def test_a_recorder_that_ended_leaves_only_its_file(path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_deleted_file_is_made_again_with_the_content_of_its_log(
+async def test_a_deleted_file_is_created_again_with_the_content_of_its_log(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     acknowledged: list[int] = []

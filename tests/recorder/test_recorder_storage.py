@@ -287,7 +287,7 @@ async def test_sweeps_lost_with_their_directory_count_once_and_are_named_by_the_
 
 
 @pytest.mark.virtual_time
-async def test_stop_retries_the_write_and_counts_what_is_lost(
+async def test_stopping_retries_the_write_and_counts_lost_sweeps(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_briefly(monkeypatch, 0.001)  # for each of the 50 tries in the last ten seconds

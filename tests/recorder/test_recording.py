@@ -97,7 +97,7 @@ def test_reading_leaves_the_file_as_it_was(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_several_batches_contain_every_row(path: Path) -> None:
+def test_batches_together_contain_every_row(path: Path) -> None:
     rows = [("BTCUSDT", time, "1.5", time, None) for time in range(ROWS_PER_BATCH + 10)]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)

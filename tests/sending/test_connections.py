@@ -86,7 +86,7 @@ async def test_a_distrusted_connection_is_not_used_again(injected: bool) -> None
     assert len(exchange.requests) == 4
 
 
-async def test_connections_opened_beside_a_request_serve_the_next_requests() -> None:
+async def test_connections_opened_during_a_request_serve_the_next_requests() -> None:
     async with (
         RawExchange(lambda n: b"" if n == 1 else open_interest()) as exchange,
         Sender() as ours,
@@ -376,7 +376,7 @@ async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event
         yield session, held, go_on
 
 
-async def test_a_call_held_up_by_a_trace_does_not_disturb_the_next_request() -> None:
+async def test_a_call_delayed_by_a_trace_does_not_disturb_the_next_request() -> None:
     def script(number: int) -> bytes:
         return answer(200, "{}") if number == 1 else b""
 

@@ -230,7 +230,7 @@ async def test_a_refusal_that_ends_a_kept_connection_is_still_that_refusal(
 
 @sessions
 @pytest.mark.parametrize("text", ['{"code":-1007,"msg":"Timeout"}', '{"code":-1003,"msg":"no"}'])
-async def test_a_408_with_a_code_is_an_answer_and_no_dropped_connection(
+async def test_a_408_with_a_code_is_an_answer_and_not_a_dropped_connection(
     session: str, text: str
 ) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
@@ -499,7 +499,7 @@ async def test_a_call_that_cannot_wait_for_its_second_request_raises(
 
 @sessions
 @pytest.mark.parametrize("end", ["timeout", "cancelled"])
-async def test_giving_up_on_a_silent_connection_makes_the_others_suspect(
+async def test_giving_up_on_a_silent_connection_makes_other_connections_suspect(
     session: str, end: str
 ) -> None:
     timeout = 1.0 if end == "timeout" else 10.0

@@ -119,7 +119,7 @@ async def test_a_timer_does_not_keep_the_context_of_its_call() -> None:
     assert [request() for request in requests] == [None, None]
 
 
-async def test_another_cancellation_is_not_taken_for_the_deadline() -> None:
+async def test_another_cancellation_is_not_mistaken_for_the_deadline() -> None:
     task = asyncio.create_task(limited(Deadlines(), 2.0, 5.0))
     await asyncio.sleep(1.0)
     task.cancel()

@@ -86,7 +86,7 @@ def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return refused
 
 
-async def test_a_request_without_a_descriptor_waits_for_a_connection_and_costs_nothing(
+async def test_a_request_without_a_descriptor_waits_for_a_connection_and_is_not_charged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refused = allow(3, monkeypatch)

@@ -110,7 +110,7 @@ async def test_releasing_without_an_answer_keeps_the_charge() -> None:
     assert governor.pool.usage.used == 6
 
 
-async def test_a_permit_is_given_back_only_once() -> None:
+async def test_only_the_first_end_of_a_permit_counts() -> None:
     governor = await known()
     permit = await governor.admit(5)
     permit.refund()
@@ -347,7 +347,7 @@ async def test_a_dispatcher_that_ends_at_once_does_not_strand_later_calls() -> N
 
 
 @pytest.mark.parametrize("pace", [1000.0, 1.0])
-async def test_max_wait_counts_while_all_connections_are_busy(pace: float) -> None:
+async def test_max_wait_applies_while_all_connections_are_busy(pace: float) -> None:
     governor = await known(max_in_flight=1, pace=pace)
     permit = await governor.admit()
     loop = asyncio.get_running_loop()
@@ -1031,7 +1031,7 @@ async def test_a_change_by_another_client_wakes_a_waiter_once_and_at_once(
         ({"pace": 200.0}, [1, 0, 1, 0]),  # two at a time pass the pacer
     ],
 )
-async def test_a_charge_counts_the_calls_that_may_follow_at_once(
+async def test_a_charge_has_the_number_of_calls_that_may_follow_at_once(
     options: dict[str, Any], behind: list[int], full: Governor
 ) -> None:
     pool = CountedPool(full.pool)
@@ -1102,7 +1102,7 @@ async def test_at_a_low_pace_no_call_is_lost(pace: float) -> None:
     assert (governor.waiting, governor.in_flight) == (0, 0)
 
 
-async def test_a_low_pace_admits_a_call_in_its_time() -> None:
+async def test_a_low_pace_admits_a_call_after_its_interval() -> None:
     governor = await known(pace=1e-3)
     began = asyncio.get_running_loop().time()
     (await governor.admit()).release()

@@ -155,7 +155,7 @@ async def test_connections_last_used_before_a_dead_one_failed_are_suspect() -> N
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-async def test_only_a_silent_end_of_a_kept_connection_makes_others_suspect(
+async def test_only_a_silent_end_of_a_kept_connection_makes_other_connections_suspect(
     is_kept: bool,
 ) -> None:
     kept = KeptConnections()
@@ -168,7 +168,7 @@ async def test_only_a_silent_end_of_a_kept_connection_makes_others_suspect(
     kept.close()
 
 
-async def test_an_older_dead_connection_lifts_no_suspicion() -> None:
+async def test_an_older_dead_connection_ends_no_suspicion() -> None:
     kept = KeptConnections()
     first, idle, second = kept.opened(), kept.opened(), kept.opened()
     kept.sent(first, Abandoned(), now())
@@ -192,7 +192,7 @@ async def test_after_a_foreign_answer_no_open_connection_is_trusted() -> None:
 @pytest.mark.parametrize(
     "is_kept, seconds, suspect", [(True, 0.6, True), (True, 0.1, False), (False, 9.0, False)]
 )
-async def test_an_end_after_a_long_silence_makes_others_suspect(
+async def test_an_end_after_a_long_silence_makes_other_connections_suspect(
     is_kept: bool, seconds: float, suspect: bool
 ) -> None:
     kept = KeptConnections(replace=False)

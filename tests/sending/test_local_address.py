@@ -57,7 +57,7 @@ def test_every_spelling_of_an_address_is_normalised() -> None:
     assert check_local_address("::ffff:192.0.2.7", url) == "192.0.2.7"
 
 
-def test_an_address_of_the_other_version_than_the_exchanges_is_refused() -> None:
+def test_a_local_address_of_another_ip_version_than_the_exchanges_is_refused() -> None:
     place, budget = "http://127.0.0.1:9", ProcessBudget()
     with pytest.raises(ValueError, match=r"must be an IPv4 address to reach 127\.0\.0\.1"):
         OpenInterestClient(local_address="::1", budget=budget, base_url=place)

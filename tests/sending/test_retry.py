@@ -46,12 +46,12 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> None:
         (ServerError(503, OVERLOADED, "throttled"), [1.0, 2.0, 2.0]),
     ],
 )
-def test_waits_double_up_to_the_cap(error: BinanceOIError, waits: list[float]) -> None:
+def test_retry_waits_double_up_to_the_cap(error: BinanceOIError, waits: list[float]) -> None:
     retries = Retries(RetryPolicy(attempts=100))
     assert [retries.wait(error, n + 1, NO_END) for n in range(len(waits))] == waits
 
 
-def test_waits_are_spread_evenly_down_to_zero() -> None:
+def test_retry_waits_are_spread_evenly_down_to_zero() -> None:
     retries = Retries(RetryPolicy(attempts=2, budget=1000))
     waits = [retries.wait(ServerError(500, None, ""), 1, NO_END) for _ in range(1000)]
     drawn = [wait for wait in waits if wait is not None]

@@ -66,7 +66,7 @@ async def test_callers_of_other_symbols_and_later_callers_get_their_own_calls() 
     assert await later == 2
 
 
-async def test_everyone_gets_the_same_exception() -> None:
+async def test_every_caller_of_a_shared_call_gets_the_same_exception() -> None:
     shared, source = SharedCalls[int](), Source()
     callers = ask(shared, source, times=3)
     await settle()

@@ -77,7 +77,7 @@ async def test_an_answer_that_has_arrived_survives_a_stall_longer_than_the_timeo
             assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
 
 
-async def test_an_answer_survives_a_stall_with_an_unknown_aiohttp(
+async def test_an_answer_survives_a_stall_with_an_unknown_aiohttp_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connections, "LEAN", False)

@@ -171,7 +171,7 @@ async def test_a_refused_connection_refunds_the_permit() -> None:
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_a_connection_that_ends_without_an_answer_may_have_been_counted(
+async def test_a_request_whose_connection_ends_without_an_answer_stays_charged(
     injected: bool,
 ) -> None:
     async with (
@@ -186,7 +186,7 @@ async def test_a_connection_that_ends_without_an_answer_may_have_been_counted(
     assert len(exchange.requests) == 1
 
 
-async def test_silence_is_a_timeout_and_may_have_been_counted() -> None:
+async def test_silence_is_a_timeout_and_the_request_stays_charged() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         began = now()
         with pytest.raises(TransportTimeoutError, match="no answer within 3 s"):

@@ -10,7 +10,7 @@ from support.lanes import some
 
 
 @pytest.mark.parametrize("failure", some(list(FAILURES), always=3))
-def test_no_failure_takes_members_above_the_limit(failure: str) -> None:
+def test_no_failure_makes_members_exceed_the_limit(failure: str) -> None:
     found = run(failure, 3, 1, minutes=3, limit=240)
     assert found.outcome.statuses.keys() == {200}
     assert found.most <= 240

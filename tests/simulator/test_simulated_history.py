@@ -121,7 +121,7 @@ def test_a_row_appears_6_seconds_late() -> None:
     assert len(made.history("BTCUSDT", "5m", NEWEST, NEWEST)) == 1
 
 
-def test_missing_rows_stay_missing() -> None:
+def test_history_lacks_the_same_rows_in_every_run_and_stocks_lack_weekends() -> None:
     made = exchange()
     all_rows = made.history("BTCUSDT", "5m", 0, NOW_MS)
     missing = KEPT_MS // STEP - len(all_rows)

@@ -86,7 +86,7 @@ async def test_a_delta_omits_unchanged_values_and_older_answers() -> None:
     assert {v["symbol"]: v["open_interest"] for v in state.data["values"]}["XRPUSDT"] == "30"
 
 
-async def test_a_listener_that_comes_before_the_first_sweep_waits_for_it() -> None:
+async def test_a_listener_that_connects_before_the_first_sweep_waits_for_it() -> None:
     async with running() as (hub, source):
         listener = hub.listen()
         waiting = asyncio.create_task(listener.next())
@@ -329,7 +329,7 @@ async def test_other_tasks_run_while_many_listeners_are_woken() -> None:
 # -- the life of a stream ------------------------------------------------------------------------
 
 
-async def test_an_idle_listener_gets_a_comment_before_a_proxy_ends_its_stream() -> None:
+async def test_an_idle_listener_gets_a_comment_before_a_proxy_would_end_its_stream() -> None:
     async with running(Limits(keep_alive=15.0)) as (hub, source):
         await publish(hub, source, reading(0, FIRST))
         listener, loop = hub.listen(), asyncio.get_running_loop()

@@ -413,7 +413,7 @@ async def test_an_invalid_request_is_a_problem_and_costs_no_weight(
 
 
 @everywhere
-async def test_only_reading_is_allowed(server: str) -> None:
+async def test_methods_that_write_are_refused(server: str) -> None:
     async with visiting(server) as (visitor, reads):
         got = [await visitor.get("/snapshot", method) for method in ("POST", "PUT", "DELETE")]
         assert reads.exchange.used == 0
