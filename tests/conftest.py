@@ -31,7 +31,7 @@ with suppress(ValueError):  # outside the main thread
     # Under `nohup`, the same is true of SIGHUP. Children do not inherit this handler.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
-examples = int(os.environ.get("BINANCE_OI_EXAMPLES", "25"))  # `nox -s thorough` has more
+examples = int(os.environ.get("BINANCE_OI_EXAMPLES", "25"))  # `nox -s thorough` sets more
 settings.register_profile("binance-oi", max_examples=examples, deadline=None)
 settings.load_profile("binance-oi")
 
@@ -76,7 +76,7 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep a test away from the budgets, caches and environment of the person who runs it."""
+    """Separate a test from the budgets, caches and environment of the user who runs it."""
     monkeypatch.setenv(place.VARIABLE, str(tmp_path / "binance-oi"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:

@@ -263,7 +263,7 @@ async def test_a_timeout_uses_none_of_the_retries() -> None:
         for _ in range(20):
             with pytest.raises(TransportTimeoutError):
                 await client.get_open_interest("BTCUSDT")
-        await client.get_open_interest("BTCUSDT")  # the one retry is unused
+        await client.get_open_interest("BTCUSDT")  # no call has used the one retry
 
 
 async def test_a_pause_before_a_retry_ends_when_the_client_is_closed(

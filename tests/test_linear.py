@@ -20,7 +20,7 @@ from support.sender import Sender as RawSender
 
 TIMES = 4  # the second size, as a multiple of the first
 ROWS = 500
-HUNG_S = 300.0  # s; ends a process that would take hours, but none that is only slow
+HUNG_S = 300.0  # s; ends a process that would take hours, and no slow process
 
 
 def name(number: int) -> str:

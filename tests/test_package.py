@@ -105,7 +105,7 @@ def test_the_metadata_pins_no_transitive_dependency() -> None:
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment in which Python finds a copy of the package without its metadata."""
-    monkeypatch.chdir(tmp_path)  # Python searches the current directory as well
+    monkeypatch.chdir(tmp_path)  # Python searches the current directory too
     shutil.copytree(ROOT / "binance_oi", tmp_path / "copy" / "binance_oi")
     libraries = tmp_path / "libraries"
     libraries.mkdir()

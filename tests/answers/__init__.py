@@ -1,8 +1,8 @@
 """Answers of the exchange: some that we wrote, and recorded ones if the checkout has them.
 
-Rule of this folder: no recorded file is copied into it. Field names, header sets, statuses,
-contract types and texts are what the exchange documents or was observed to send by 2026-11-26;
-every number, date and id is made up. A test runs with both kinds. So a checkout without recorded
+Rule of this folder: it has no recorded file. Field names, header sets, statuses, contract types and
+texts are those that the exchange documented or sent by 2026-11-26. Every number, date and id is
+made up. A test runs with both kinds. So a checkout without recorded
 answers still tests every decoder and the local exchange.
 """
 
@@ -17,7 +17,7 @@ _RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def made(name: str, *expected: object) -> object:
-    """A row of a table: the path of a file of this folder, and what the test expects of it."""
+    """A row of a table: the path of a file of this folder, and the expected values."""
     return pytest.param(_MADE / name, *expected, id=name)
 
 

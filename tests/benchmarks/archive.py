@@ -1,7 +1,7 @@
 """Days of the archive and instants of a backfill: CPU for a row, and memory.
 
 The rule of this file: the plain way reads the same files, or writes the same rows, without a check.
-Server and files are of this process, but their time is not counted: the plain way has it as well.
+The server is in this process, so no figure includes a download. Both ways read files.
 """
 
 import asyncio
@@ -114,7 +114,7 @@ async def _peak(url: str, cache: Path, days: int) -> float:
 
 
 def _ours(url: str, directory: Path) -> Cost:
-    """All of it but the checksum from the wire: that is the server's time as well."""
+    """Read the cached files with every check, without the download."""
     from binance_oi.market import archive as module
 
     del url

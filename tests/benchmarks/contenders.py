@@ -1,4 +1,4 @@
-"""The clients that are measured side by side; each reads one symbol a call."""
+"""The clients that the benchmarks compare; each reads one symbol in a call."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +25,7 @@ class Contender(Protocol):
     def __call__(
         self, url: str, ssl: SSLContext | None = None
     ) -> AbstractAsyncContextManager[Read]:
-        """Open it."""
+        """Open the client."""
         ...
 
 

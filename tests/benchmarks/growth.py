@@ -61,7 +61,7 @@ async def snapshot(symbols: int) -> float:
 
 
 async def waiters(count: int) -> float:
-    """So many calls are queued and admitted, one at a time."""
+    """Queue so many calls, and admit them one at a time."""
     pool = ProcessBudget(limit=HUGE).pool("benchmark")
     queue = Governor(pool, pace=1e9, max_in_flight=1)
     first = await queue.admit()
@@ -128,7 +128,7 @@ def _record(path: Path, sweeps: int) -> None:
 
 
 async def listing(symbols: int) -> float:
-    """The list of so many symbols is decoded."""
+    """Decode the list of so many symbols."""
     rows = [{"symbol": f"S{number}USDT", "status": "TRADING"} for number in range(symbols)]
     body = json.dumps({"symbols": rows, "rateLimits": []}).encode()
     began = time.process_time()
@@ -137,7 +137,7 @@ async def listing(symbols: int) -> float:
 
 
 async def history(rows: int) -> float:
-    """So many rows of one symbol are read."""
+    """Read so many rows of one symbol."""
     last = int(time.time()) // 300 * STEP
     with loopback() as url:
         async with OpenInterestClient(base_url=url, budget=ProcessBudget()) as client:
@@ -149,7 +149,7 @@ async def history(rows: int) -> float:
 
 
 async def past_file(symbols: int) -> float:
-    """The past of so many symbols is written to a file, the last name first."""
+    """Write the history of so many symbols to a file, the last name first."""
     with TemporaryDirectory() as directory:
         began = time.process_time()
         with closing(PastFile(Path(directory) / "x.csv", {})) as file:
@@ -171,7 +171,7 @@ async def past_file(symbols: int) -> float:
 
 
 async def listeners(count: int) -> float:
-    """A sweep reaches so many listeners of the service."""
+    """Send a sweep to so many listeners of the service."""
     source = FedSource()
     hub = Hub(source, limits=Limits(listeners=count))
     running = asyncio.create_task(hub.run())

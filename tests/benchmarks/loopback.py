@@ -91,7 +91,7 @@ class _Server(asyncio.Protocol):
 def _page(target: str, packed: bool) -> tuple[str, bytes]:
     """Rows whose values change as those of BTCUSDT: in three of ten pages, by a power of ten.
 
-    As the exchange compresses them: in chunks.
+    They are compressed in chunks, as the exchange does.
     """
     asked = dict(parse_qsl(target.partition("?")[2]))
     first, last = int(asked["startTime"]), int(asked["endTime"])
@@ -136,7 +136,7 @@ def loopback(
     packed: bool = False,
     certificate: Path | None = None,
 ) -> Iterator[str]:
-    """The URL of a server that lives as long as the block; with a certificate it speaks TLS."""
+    """The URL of a server that ends with the block. With a certificate, it uses TLS."""
     options = map(str, (latency_s, handshake_s, int(packed), certificate or ""))
     command = [sys.executable, "-m", "tests.benchmarks.loopback", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.pairs OLDER [NEWER] [--pairs 31]     # directories with the source
 
-The rule of this file: a process of its own for each measurement, and the trees in turn, so that
-other work on the machine meets both. The interval is that of the mean ratio, at 95 %.
+The rule of this file: each measurement has its own process, and the trees take turns, so that other
+work on the machine affects both. The interval is that of the mean ratio, at 95 %.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pages of the past: CPU for one, ours against tuned aiohttp with msgspec.
+"""CPU for one page of history: ours against tuned aiohttp with msgspec.
 
 The rule of this file: both read the same pages from the same server over one connection each, in
 turn, symbol by symbol, into structs with the same exact decimals.
@@ -85,7 +85,7 @@ def samples(rounds: int, *, packed: bool) -> dict[str, list[float]]:
     """Seconds of CPU for one page in each round, by client.
 
     Args:
-        rounds: Each has a server, a session and clients of its own.
+        rounds: The number of rounds, each with a new server, session and clients.
         packed: Whether the server compresses.
     """
     found: dict[str, list[float]] = {}

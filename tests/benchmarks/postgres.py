@@ -1,4 +1,4 @@
-"""A recording in PostgreSQL beside plain psycopg: `python -m tests.benchmarks postgres`.
+"""A recording in PostgreSQL against plain psycopg: `python -m tests.benchmarks postgres`.
 
 Rule of this file: a figure is a ratio of the CPU of two ways to do the same with the same rows,
 measured in turn; the server's CPU is not in it. The server is a real one, on a Unix socket.

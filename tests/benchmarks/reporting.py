@@ -1,4 +1,4 @@
-"""What a report costs: 30 days of the whole market, and a recording with 100,000 gaps.
+"""The cost of a report: 30 days of the whole market, and a recording with 100,000 gaps.
 
     python -m tests.benchmarks report
 

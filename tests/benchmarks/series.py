@@ -31,7 +31,7 @@ BEGIN = 1_795_003_200_000
 EVERY, STEP = 20_000, 300_000  # ms
 SWEEPS = 30 * 86_400_000 // EVERY
 MOVED = 60  # sweeps at a time
-SPARSE, PAST = "SPARSEUSDT", "PASTUSDT"  # a sample every 5 minutes; history alone
+SPARSE, PAST = "SPARSEUSDT", "PASTUSDT"  # one has a sample every 5 minutes, the other only history
 PLAIN = (
     "SELECT symbol, time, open_interest, mark_price FROM settled"
     " WHERE symbol = ? AND time >= ? AND time < ? ORDER BY time"

@@ -26,7 +26,7 @@ from binance_oi.errors import BinanceOIError, ClientClosedError
 from binance_oi.sending.governor import Governor, Permit
 
 WAITER_COUNT = 10_000
-STEP = 100  # waiters that come in one step
+STEP = 100  # waiters that are added in one step
 LIMIT = 100
 WAIT_S = 3.0
 
@@ -35,7 +35,7 @@ Call = Callable[[], Awaitable[object]]
 
 
 class Steps:
-    """The longest step of the loop, and the CPU time of them all."""
+    """The longest step of the loop, and the CPU time of all steps."""
 
     def __init__(self) -> None:
         self.cpu_s = self.longest_ms = self.collector_ms = 0.0

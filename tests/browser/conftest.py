@@ -1,4 +1,4 @@
-"""A headless Chromium for each test, which records everything that went wrong in it.
+"""A headless Chromium for each test, which records every error in the page.
 
 Rule of this file: it needs `chromium` (Debian's package) and Playwright, so these tests run by name
 only: `nox -s browser`. The policy of a page is never bypassed. Conditions are polled with

@@ -238,9 +238,9 @@ def test_the_link_restores_the_zoom_of_the_live_page(browser: Browser, service: 
     assert wait(again, view) == page.evaluate(view)
     slot = wait(again, SLOT)
     wait(again, f"state.sweep.slot > {slot} + 2000")
-    assert wait(again, view) == page.evaluate(view)  # sweeps do not move it
+    assert wait(again, view) == page.evaluate(view)  # sweeps do not move the view
     outside = f"view={int(again.evaluate('chart.view[0]') / 1000) - 86400}"
-    older = browser.open(re.sub(r"view=\d+", outside, link))  # the range alone would not reach it
+    older = browser.open(re.sub(r"view=\d+", outside, link))  # beyond the range
     wait(older, "chart.lines[0] && chart.lines[0].times.length > 40")
     assert outside in wait(older, f"`view=${{{view}}}`")
 

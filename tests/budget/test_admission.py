@@ -39,7 +39,7 @@ def known(minute: Minute | None = None, **fields: object) -> Known:
 
 
 def beside_others(minute: Minute, *, curve: Curve | None = None) -> Known:
-    """Others are expected, and `curve` is what they used."""
+    """Others are expected, and `curve` shows their use."""
     others = Others({K: curve or Curve(LIMIT / 60)}, expected_until=K + 5)
     return known(minute, others=others)
 
@@ -516,7 +516,7 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 600, 0, 500),
         (EARLY_ON, 300, 0, 40),  # 700 of 1,000 do not fill a minute
         ([501] * 12, 100, 0, 150),  # others use more than one copy's part
-        (ALL_ALONG, 540, 0, 40),  # by second 30 they had used 200
+        (ALL_ALONG, 540, 0, 40),  # by second 30, others had used 200
         (EARLY_ON, 400, 1_001, 40),  # copies never exceed the limit
     ],
 )

@@ -340,7 +340,7 @@ def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly
     fill(made, 2.0, 1, used=1)
     assert sent_at_once(made, 2.0) == 1199
     assert refuse(made, 2.0) == pytest.approx(58 / 1176, abs=0.01)
-    assert sent_at_once(made, 31.0) == 588  # half of what is left, after half of the time
+    assert sent_at_once(made, 31.0) == 588  # half of the rest, after half of the time
     assert sent_at_once(made, 59.999) == 587  # and the rest, except 1
     made.known.ledger.minutes.clear()
     fill(made, 62.5, 1, used=1)
@@ -458,7 +458,7 @@ def test_while_only_the_forecast_prevents_requests_probes_check_it() -> None:
     assert take(made, 61.001 + pause).probe
 
 
-OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # our probes come on top of it
+OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # the weight of our probes is added to it
 
 
 @pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), OURS_AND_NO_PROBE)])
@@ -956,7 +956,7 @@ def test_despite_clock_drift_a_caller_finds_room_when_it_is_expected(name: str) 
 def test_room_is_expected_when_a_probe_can_decide_lost_weight() -> None:
     made = bucket(100, reserve=1)
     made.lose(take(made, 49, 99), 59)
-    assert made.room_in(59.5, 1) == 0.0  # a probe may go, which decides the lost weight
+    assert made.room_in(59.5, 1) == 0.0  # a probe may be sent, which decides the lost weight
     assert made.room_in(59.5, 100) is None  # it never fits
 
 
@@ -1369,7 +1369,7 @@ class Guarantee(RuleBasedStateMachine):
     @invariant()
     def every_other_limit_is_obeyed_wherever_its_window_begins(self) -> None:
         for limit in self.limits:
-            for end, _ in self.log[-1:]:  # earlier ones were checked when they were the last
+            for end, _ in self.log[-1:]:  # earlier entries were checked when they were the last
                 inside = [weight for at, weight in self.log if end - limit.seconds < at <= end]
                 assert (len(inside) if limit.counts_requests else sum(inside)) <= limit.most
 

@@ -768,7 +768,7 @@ def test_machine_pools_lists_every_pool(tmp_path: Path, monkeypatch: pytest.Monk
         take(budget.pool(name), weight)
     usage = machine_pools(tmp_path / "budgets")
     assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
-    assert machine_pools() == {}  # the default place, where no process has charged
+    assert machine_pools() == {}  # the default directory, in which no process has charged
     with monkeypatch.context() as changed:
         changed.setattr(stored, "BOOT", "another run of the machine")
         assert machine_pools(tmp_path / "budgets") == {}

@@ -1,4 +1,4 @@
-"""The task that talks to the server, with whole clients in virtual time.
+"""The task that talks to the server, with complete clients in virtual time.
 
 Rule of this file: the server is a `Keeper`, each member has a `Link` to it, and time is virtual.
 Each member has a governor, as in a client.

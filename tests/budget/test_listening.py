@@ -160,7 +160,7 @@ def test_listeners_are_called_once_for_a_record_that_another_process_wrote(
     calls: list[None] = []
     one.listen(lambda: calls.append(None))
     other.hold(300.0, ban=True)
-    assert calls == []  # this process has not read it yet
+    assert calls == []  # this process has not read the ban yet
     assert isinstance(one.charge(1), Wait)
     assert len(calls) == 1
     one.charge(1)

@@ -65,7 +65,7 @@ def test_a_ban_of_one_process_reaches_running_and_later_processes(tmp_path: Path
         assert exchange.answers[418] > 0
         sent = exchange.answers.total()
         later = Process(exchange.url, tmp_path)
-        later.started()  # it read the ban from the file, and has sent nothing
+        later.started()  # this process has read the ban from the file, and sent nothing
         assert exchange.answers.total() == sent
         assert later.stop()["answers"] == 0
         assert all(process.stop()["errors"] > 0 for process in processes)

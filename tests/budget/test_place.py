@@ -288,7 +288,7 @@ def test_the_innermost_and_latest_mount_decides_whether_a_path_is_on_a_network(
     mount(tmp_path, tmp_path / "a b", "nfs")
     assert is_on_network(str(inside))
     assert not is_on_network(str(tmp_path / "a bc"))
-    mount(tmp_path, tmp_path / "a b", "tmpfs")  # over the first one
+    mount(tmp_path, tmp_path / "a b", "tmpfs")  # mounted over the first one
     assert not is_on_network(str(inside))
     mount(tmp_path, tmp_path, "nfs")
     assert not is_on_network(str(inside))

@@ -372,7 +372,7 @@ def test_a_process_suspended_with_the_lock_does_not_block_others_for_long(
     assert exchange(one, b"newer") is None  # the copy has nothing new
     assert not other.lock()  # this attempt finds the copy
     assert exchange(other) == b"newer"
-    suspended.write(b"stale")  # it wakes up
+    suspended.write(b"stale")  # the suspended process resumes
     suspended.unlock()
     assert exchange(suspended) == b"newer"
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -511,7 +511,7 @@ def test_a_peek_finds_a_record_that_moved_to_another_page(
     sleeper = PoolFile(place, "sleeper")
     exchange(sleeper, b"asleep")
     later(2 * UNUSED_S)
-    exchange(PoolFile(place, "new"), b"new")  # it takes the old record's page
+    exchange(PoolFile(place, "new"), b"new")  # the new record gets the old record's page
     exchange(PoolFile(place, "sleeper"), b"awake")
     assert sleeper.peek() == b"awake"
 

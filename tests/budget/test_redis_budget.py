@@ -1,4 +1,4 @@
-"""`RedisBudget` with a real server, a local exchange and whole clients.
+"""`RedisBudget` with a real server, a local exchange and complete clients.
 
 Rule of this file: a test starts its own server or needs none. It starts processes only if one
 process is not enough.

@@ -309,7 +309,7 @@ def test_closing_writes_what_was_charged_alone(make: Make, clock: Time) -> None:
     one.close()
     assert other.usage.charged == 6
     clock.now += 10 * CHECK_S
-    one.charge(1)  # while alone
+    one.charge(1)  # while this process is alone
     assert one._store is None
 
 
@@ -586,7 +586,7 @@ def test_a_write_into_a_file_that_others_left_is_repeated_in_the_new_one(
     answer = one._bucket.charge(clock(), 4)
     assert isinstance(answer, Receipt)
     one._bucket.hold(clock(), 300.0, ban=True)
-    one._leave(changed=True)  # it writes into the old file
+    one._leave(changed=True)  # `one` writes into the old file
     assert one.charge(1) == other.charge(1)
     assert one.usage == other.usage
     assert one.usage.charged == 35
@@ -669,7 +669,7 @@ def behind_by_two_files(make: Make, clock: Time, budgets: Path) -> SharedPool:
     (budgets / FILE_NAME).unlink()
     second = make()
     use(second, clock, 3)
-    assert second._enter()  # it has the lock
+    assert second._enter()  # the second process has the lock
     assert one.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     second._leave(changed=False)
     (budgets / FILE_NAME).unlink()

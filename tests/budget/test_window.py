@@ -87,7 +87,7 @@ def test_a_request_whose_answer_comes_after_its_slot_left_counts_again() -> None
     use(made, 40.0, 1)
     made.settle(11.0 + FLIGHT, 41.0, 5)
     assert made.used(41.5) == 6
-    made.refund(11.0 + FLIGHT, 5)  # it has left the window already
+    made.refund(11.0 + FLIGHT, 5)  # the weight has left the window already
     assert made.used(41.5) == 6
 
 

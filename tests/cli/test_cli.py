@@ -1,6 +1,6 @@
 """The command line: rendering as pure functions, and commands as processes over real sockets.
 
-No test sleeps for a fixed time: it waits until a process has reached a point.
+No test sleeps for a fixed time. A test waits until a process has reached a point.
 """
 
 import asyncio

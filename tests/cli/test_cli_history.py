@@ -97,7 +97,7 @@ class Run:
     """A command that reads three days of some symbols into a file, and may need several runs.
 
     Args:
-        exchange: A local one.
+        exchange: A local exchange.
         path: The file.
     """
 

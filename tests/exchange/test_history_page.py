@@ -178,7 +178,7 @@ def test_a_mutated_page_gives_rows_of_the_symbol_or_our_error(data: st.DataObjec
     assert all(row.open_interest.is_finite() and row.time > 0 for row in page.rows)
 
 
-# A live page, whose symbol has digits and whose amounts pass a power of ten.
+# A recorded page whose symbol has digits, and whose amounts cross a power of ten.
 PAGE = body(
     LIVE,
     LIVE | {"timestamp": TIME + 300_000, "sumOpenInterest": "9999.50000000"},

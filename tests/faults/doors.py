@@ -65,7 +65,7 @@ class Refused(Door):
 
 @dataclass(frozen=True)
 class Full(Door):
-    """No server accepts: connecting takes for ever."""
+    """No server accepts, so connecting never ends."""
 
     _taken: list[socket.socket] = field(default_factory=list[socket.socket])
 

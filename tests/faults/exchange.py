@@ -173,4 +173,4 @@ class FaultExchange(Server):
         return self.minutes[self._minute()]
 
     async def __aenter__(self) -> Self:
-        return self  # `Door.opened` makes it listen
+        return self  # `Door.opened` makes the exchange listen

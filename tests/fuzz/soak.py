@@ -2,8 +2,8 @@
 
 Rule of this file: the exchange is another process, so that this process measures the client alone.
 It measures sizes while no call runs and every connection is open, so they are comparable. The
-allocator keeps some free memory, so the number of used blocks is measured as well. It does not
-include that free memory, and it shows smaller leaks than the size of the process does.
+allocator keeps some free memory, so the number of used blocks is measured too. That number excludes
+the free memory, and shows smaller leaks than the size of the process does.
 
     python -m tests.fuzz.soak --requests 1000000
 """

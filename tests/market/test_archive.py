@@ -1,6 +1,6 @@
 """The archive day by day: holes by name, a cache that is never wrong, and few requests.
 
-Rule of this file: files are made in the test, or are the local exchange's. Time is virtual.
+Rule of this file: a test makes its files, or reads those of the local exchange. Time is virtual.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ async def read(
     until: date | int = DAY,
     **options: Any,
 ) -> list[ArchiveDay]:
-    """All days from `since` to `until`, both whole if they are days."""
+    """Read all days from `since` to `until`, which are complete days if they are dates."""
     first = midnight(since) if isinstance(since, date) else since
     last = midnight(until) + DAY_MS - 1 if isinstance(until, date) else until
     async with archive_of(server, cache, **options) as archive:

@@ -1,4 +1,4 @@
-"""Months of 5-minute rows, cut into archive days with every known fault, come out as they were.
+"""Months of 5-minute rows, cut into archive days with every known fault, are read unchanged.
 
 Rule of this file: the faults and the expected holes are drawn here, apart from the code that reads.
 BINANCE_OI_MONTHS names a CSV of real rows (gzip): `timestamp,sum_open_interest,
@@ -38,16 +38,16 @@ FIRST = midnight(date(2025, 7, 1))
 FORMS = ("usual", "no header", "CRLF", "mark", "other columns")
 
 Rows = dict[int, tuple[str, str]]
-"""Open interest, empty where it is unknown, and notional, by instant."""
+"""Open interest (empty if unknown) and notional, by instant."""
 
 
 class Cut(NamedTuple):
-    """Files, and what they hold."""
+    """Archive files, and their expected rows and holes."""
 
     files: dict[str, bytes]
     rows: Rows
     reasons: dict[int, str]
-    """Why an instant has no row."""
+    """For each instant without a row, the reason."""
 
 
 def real_rows(path: Path) -> Rows:

@@ -1,7 +1,7 @@
 """Changes equal an independent computation, and a tracker that restarts gives the same ones.
 
-Rule of this file: what is expected is computed here from definitions, with fractions or numpy, and
-shares no code with the package.
+Rule of this file: tests compute expected values from definitions, with fractions or numpy, and
+share no code with the package.
 """
 
 import csv
@@ -219,7 +219,7 @@ def test_changes_of_recorded_days_equal_those_of_the_definition() -> None:
 
 
 def sampled(seed: int, count: int) -> list[tuple[int, Decimal]]:
-    """Samples of a poll in the order in which they come: late, repeated, on instants, with gaps."""
+    """Samples in the order in which a poll reads them: late, repeated, on instants, with gaps."""
     draw = Random(seed)
     time, value, found = BEGIN, 90_000_000, list[tuple[int, Decimal]]()
     while len(found) < count:
@@ -237,7 +237,7 @@ def sampled(seed: int, count: int) -> list[tuple[int, Decimal]]:
 
 
 def series(samples: Iterable[tuple[int, Decimal]], past: Sequence[Row] = ()) -> list[Row]:
-    """The rows by their rule: the last sample at most one step old, or else the row of the past."""
+    """The rows by their rule: the last sample at most one step old, or else the history row."""
     first: dict[int, Decimal] = {}
     for time, value in samples:
         first.setdefault(time, value)
@@ -339,7 +339,8 @@ def test_a_tracker_knows_the_open_interest_at_the_instants_that_it_keeps() -> No
     tracker.fill("BTCUSDT", rows)
     assert tracker.open_interest_at("BTCUSDT", BEGIN + 29 * STEP) == rows[-1].open_interest
     assert tracker.open_interest_at("BTCUSDT", BEGIN + 17 * STEP) == rows[17].open_interest
-    absent = (28 * STEP, 16 * STEP, 30 * STEP, 27 * STEP + 1)  # a hole, too old, to come, between
+    # In a hole, too old, in the future, and between two instants.
+    absent = (28 * STEP, 16 * STEP, 30 * STEP, 27 * STEP + 1)
     assert [tracker.open_interest_at("BTCUSDT", BEGIN + each) for each in absent] == [None] * 4
     assert tracker.open_interest_at("ETHUSDT", BEGIN + 29 * STEP) is None
 

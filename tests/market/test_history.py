@@ -1,6 +1,6 @@
-"""The past: what the exchange keeps, row by row, and each stretch without rows by name.
+"""History: every row that the exchange keeps, and each stretch without rows with its reason.
 
-Rule of this file: the truth is the local exchange's, or written in the test. Time is virtual.
+Rule of this file: expected rows come from the local exchange or from the test. Time is virtual.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ def local(**options: Any) -> LocalExchange:
 
 
 def truth_of(exchange: LocalExchange, found: History) -> list[tuple[int, str, str]]:
-    """The exchange's rows of the requested stretch, without those that are too old."""
+    """The exchange's rows of the requested stretch, except the rows that are too old."""
     first, last = (round(each.timestamp() * 1000) for each in (found.since, found.until))
     for hole in found.holes:
         if hole.reason == "too_old":

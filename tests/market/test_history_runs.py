@@ -1,7 +1,7 @@
-"""Long runs over the past of the market, in virtual time: how many requests, how long, and no 429.
+"""Long runs over the market's history, in virtual time: their requests, their duration, and no 429.
 
-Rule of this file: the verdict is the exchange's. `nox -s history` runs all of it at full length;
-the suite runs the same with fewer symbols, where the figures are as exact.
+Rule of this file: the exchange counts. `nox -s history` runs every test at full length. The suite
+has fewer symbols, with which the figures are as exact.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.virtual_time
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages without rows: what is counted is requests and time, and 7 million rows take minutes."""
+    """Pages without rows: tests count requests and time, and 7 million rows take minutes."""
     monkeypatch.setattr(History, "page", lambda *_: b"[]")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full pages whose rows differ in their instant alone: their maker is not what is measured."""
+    """Full pages whose rows differ only in their instant, so that making them takes little time."""
 
     def page(_: History, asked: Question, now: int) -> bytes:
         assert asked.start is not None
@@ -54,7 +54,7 @@ SYMBOLS = int(os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "20"))  # 789 in `nox
 MARKET = 789
 PAGES = 18  # of 30 days of 5m
 LEAST = 0.97  # of the limit
-CALLS = 100  # single ones
+CALLS = 100  # single calls
 PARTS = 20  # of a run, after each of which its memory is measured
 
 
@@ -62,7 +62,7 @@ class World:
     """An exchange and clients that share the budget of one machine.
 
     Attributes:
-        exchange: The local one.
+        exchange: The local exchange.
     """
 
     def __init__(self, directory: Path, **options: Any) -> None:
@@ -72,7 +72,7 @@ class World:
         self._budgets: list[MachineBudget] = []
 
     def client(self) -> OpenInterestClient:
-        """A client of a process of its own."""
+        """A client as in a separate process."""
         budget = MachineBudget(directory=self._directory, clock=self.loop.time, wall=wall_time)
         self._budgets.append(budget)
         return OpenInterestClient(base_url=self.exchange.url, budget=budget)
@@ -91,7 +91,7 @@ class World:
 
 
 def seconds_of(requests: int) -> float:
-    """As long as so many take when all of the limit is used."""
+    """The seconds that so many requests take if the whole limit is used."""
     return requests / 1000 * 300
 
 
@@ -188,7 +188,7 @@ async def test_a_single_call_during_a_run_waits_for_at_most_two_seconds(tmp_path
     async with world.exchange, world.client() as client, world.client() as single:
         names = world.names(MARKET)
         run = asyncio.create_task(read_all(client, names))
-        await asyncio.sleep(400.0)  # the window is as full as it gets
+        await asyncio.sleep(400.0)  # by then, the window is as full as it can be
         for _ in range(CALLS):
             began = world.loop.time()
             await draw.choice((client, single)).history("BTCUSDT", since=timedelta(days=1))

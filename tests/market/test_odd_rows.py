@@ -1,4 +1,4 @@
-"""An odd row of an answer is left out, and disturbs neither other rows nor a program.
+"""An odd row of an answer is omitted, and affects neither other rows nor the program.
 
 Rule of this file: a real server sends the odd row, and public calls read it.
 """
@@ -47,7 +47,7 @@ def without(field: str) -> Row:
 
 
 class Exchange(RawExchange):
-    """Lists the symbols of the test, and has a value of every symbol but the `unknown`."""
+    """An exchange that lists the test's symbols, and has values of all but the `unknown`."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: self._answer())

@@ -1,6 +1,6 @@
-"""Pages of the past: what of an answer was asked for, and which stretches have no row.
+"""Pages of history: the requested rows of an answer, and the stretches without a row.
 
-Rule of this file: the truth is a set of instants. Nothing here knows how a page is examined.
+Rule of this file: expected values are sets of instants, computed without the code of the package.
 """
 
 from decimal import Decimal
@@ -22,7 +22,7 @@ def row(time: int, number: int = 1) -> HistoryRow:
 
 
 def stretch(first: int, last: int) -> Stretch:
-    """From one step after noon to another."""
+    """The stretch between two steps after noon."""
     return Stretch("5m", NOON + first * STEP, NOON + last * STEP)
 
 
@@ -45,7 +45,7 @@ def steps_of(found: Page) -> list[int]:
         ([5, 4, 3], [3, 4, 5], True),
         ([3, 4, 4, 5], [3, 4, 5], True),
         ([3, 5, 4], [3, 4, 5], True),
-        ([3, 3, 5, 6], [3, 5, 6], False),  # as long as a whole one
+        ([3, 3, 5, 6], [3, 5, 6], False),  # as many rows as a complete page
         ([-1, 0, 1], [0, 1], True),
         ([19, 20, 21], [19, 20], True),
         ([-1, 21], [], False),
@@ -97,10 +97,10 @@ def test_each_instant_has_a_row_or_is_in_one_hole(
         for number, part in enumerate(parts)
     ]
     have = {step for each in pages for step in steps_of(each)}
-    kept = min([kept, *have])  # what is not kept has no rows
+    kept = min([kept, *have])  # instants that are not kept have no rows
     asked = Stretch("5m", NOON - shift, NOON + 19 * STEP + shift)
     found = list(holes(pages, asked, NOON + kept * STEP, NOON + complete * STEP))
-    # A row that is not there before a later one does not appear any more.
+    # If a later row exists, a missing row no longer appears.
     missing = set(range(max(kept, 0), max(complete, *have, -1) + 1)) - have
     too_old = set(range(kept))
     assert [_steps(each) for each in found if each.reason == "too_old"] == (

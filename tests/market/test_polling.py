@@ -352,7 +352,7 @@ class SetClock:
 
 
 def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
-    """As `shown`, with the last slot of each gap as well."""
+    """As `shown`, and with the last slot of each gap."""
     ends = [(o.last - START_MS) / 1000 if isinstance(o, Gap) else None for o in outcomes]
     return [
         (slot, slot if end is None else end, why)
@@ -604,7 +604,7 @@ async def test_a_poll_waits_for_the_end_of_a_ban_and_reports_the_gap() -> None:
         await anext(running)
         exchange.counter.ban(wall_time())
         snapshot = await anext(running)
-    # The request that met the ban makes it longer, and it ends after 120 s at the least.
+    # The request during the ban makes it longer, and the ban lasts at least 120 s.
     assert [gap.reason for gap in snapshot.missed] == ["banned"]
     gap = snapshot.missed[0]
     assert 6 <= (gap.last - gap.first) / 20_000 + 1 <= 8
@@ -621,7 +621,7 @@ async def test_a_poll_waits_for_the_end_of_a_429() -> None:
         snapshots = [await anext(running) for _ in range(3)]
     assert {gap.reason for s in snapshots for gap in s.missed} == {"limited"}
     assert all(len(s) == 2 for s in snapshots)
-    assert 1 <= exchange.answers[429] <= 2  # both requests of a sweep may meet it
+    assert 1 <= exchange.answers[429] <= 2  # both requests of a sweep may get a 429
 
 
 async def test_polling_continues_after_an_outage_with_a_gap() -> None:

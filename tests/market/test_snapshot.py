@@ -114,7 +114,7 @@ def test_a_snapshot_can_be_copied_and_has_a_short_repr() -> None:
     assert repr(market).startswith(f"Snapshot(errors={{}}, started={NOON!r}, ")
     assert "weight=2" in repr(market)
     many = snapshot(*(OpenInterest(f"S{n}USDT", Decimal(n), NOON_MS) for n in range(800)), weight=2)
-    assert repr(many) == repr(market)  # no value is in it
+    assert repr(many) == repr(market)  # the repr shows no value
 
 
 def test_without_pyarrow_the_arrow_interface_names_the_missing_extra(

@@ -356,7 +356,7 @@ def test_the_options_new_and_replace_together_rewrite_only_files_that_lack_sampl
     first, second = files(tmp_path / "out")
     kept, lost = state(first), state(second)
     assert kept[0][0].parent.name == "date=2026-11-23"
-    export(recording, second, until=MIDNIGHT, replace=True)  # it lacks the other day
+    export(recording, second, until=MIDNIGHT, replace=True)  # without later samples
     assert export(recording, tmp_path / "out", replace=True, new=True) == 3
     assert state(first) == kept  # with the row of the other recording
     assert len(rows(second)) == 3
@@ -810,7 +810,7 @@ def test_two_exports_at_the_same_time_lose_no_row(recording: Recording, target: 
     others: list[int] = []
 
     def meanwhile(_: int) -> None:
-        """Let another program add to the file, or make it, while this one writes."""
+        """Let another program add to the file or create it during our write."""
         if not others:
             others.append(0)
             others[0] = export(recording, target, **OTHERS)
@@ -890,7 +890,7 @@ def test_safe_csv_has_no_cell_that_a_spreadsheet_runs_and_can_be_added_to(tmp_pa
         record_names(path, number, *names)
         with Recording(path) as recording:
             assert export(recording, target, csv_safe=True) == len(names)
-            assert export(recording, target, csv_safe=True) == 0  # it has them all
+            assert export(recording, target, csv_safe=True) == 0  # the file has all rows
     found = cells(target)
     assert not [cell for cell in found if cell.startswith(tuple("=+-@＝"))]
     symbols = {cell.removeprefix("'") for cell in found[::5]}

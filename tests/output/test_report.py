@@ -44,7 +44,7 @@ def recording(tmp_path: Path) -> Iterator[Recording]:
 
 
 class Page(HTMLParser):
-    """Collects what a browser would fetch or run, the policy, the state, and the text."""
+    """The resources that a browser would load, and the page's policy, state and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ def test_each_slot_of_a_recording_belongs_to_exactly_one_part(
     recording: Recording, from_slot: int, to_slot: int
 ) -> None:
     begin, minute = round(BEGIN.timestamp() * 1000), 60_000
-    for shift in (0, -30_000, 1):  # a moment between two slots is none of them
+    for shift in (0, -30_000, 1):  # a moment between two slots is not a slot
         first, end = begin + from_slot * minute + shift, begin + to_slot * minute + shift
         slots = [begin + n * minute for n in range(5) if first <= begin + n * minute < end]
         sweeps = [sweep.slot for sweep in recording.sweeps((first, end))]
@@ -421,7 +421,7 @@ def test_movers_are_compared_at_the_last_price_and_only_in_dollars(tmp_path: Pat
         "BUSDC": None,
         "OLDUSDT": None,
     }
-    assert market.totals == (Decimal(200), Decimal(337))  # of those with an amount at both ends
+    assert market.totals == (Decimal(200), Decimal(337))  # only symbols with an amount at both ends
 
 
 @pytest.mark.parametrize("suffix, begins", [("svg", b"<?xml"), *thorough(("png", b"\x89PNG"))])

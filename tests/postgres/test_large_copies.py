@@ -26,7 +26,7 @@ pytestmark = pytest.mark.thorough
 
 
 class Run(NamedTuple):
-    """One process that copied, until its end or a kill."""
+    """A process that copied until its end or a kill."""
 
     ended: bool
     read: int

@@ -354,7 +354,7 @@ def test_the_log_holds_the_files_token_after_a_foreign_checkpoint(
 def test_the_log_holds_the_files_token_after_a_checkpoint_at_any_statement(
     path: Path, mode: str, until: int
 ) -> None:
-    """The files at any statement are those that `kill -9` leaves."""
+    """A copy of the files at any statement is equal to the files after `kill -9`."""
     wrong, seen, at, begin = list[tuple[int, str]](), 0, 0, 0
 
     def another_program(statement: str) -> None:
@@ -443,7 +443,7 @@ def changes_the_schema(path: Path, statements: str) -> None:
 def test_a_log_that_begins_with_a_foreign_schema_change_belongs_to_its_file(
     path: Path, change: str, then: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Our checkpoint emptied the log; the files after each sweep are those of `kill -9`."""
+    """Our checkpoint emptied the log. The files after each sweep are as after `kill -9`."""
     now, left = 0.0, path.with_name("left.db")
     its_log = path.with_name("oi.db-wal")
     with closing(Store(path, clock=lambda: now)) as opened:
@@ -501,7 +501,7 @@ def test_a_copy_with_an_incremented_token_does_not_take_the_next_log(
 
 
 def test_a_log_without_a_token_is_accepted(path: Path) -> None:
-    """A program without tokens left it when it was killed; it is read, then continued."""
+    """A killed program without tokens left the log. It is read, and then continued."""
     made = older(path)
     made.rename(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
@@ -630,7 +630,7 @@ def test_a_recorder_killed_while_it_overwrites_its_log_can_be_read_and_continued
 
 
 class Gaps:
-    """A recorder that acts in one of the gaps between the reads of a reader.
+    """A recorder that acts between two reads of a reader.
 
     The reads of the reader are those of `is_foreign`: of the log's header, the file's token and the
     tokens in the log.

@@ -184,7 +184,7 @@ def test_every_acknowledged_sweep_is_in_the_old_file_or_the_new_one(
         way(path)
         with pytest.raises(FileNotFoundError):
             opened.save(sweep(5), [], PERIOD)
-        record_on(path, opened).close(wait=0.0)  # also while a reader has the old one open
+        record_on(path, opened).close(wait=0.0)  # even while a reader has the old file open
         if read == "past" and way in WAYS:  # in an overwritten file, a reader may see mixed pages
             assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
     whole = [file for file in path.parent.parent.rglob("*.db") if file.stat().st_size]

@@ -275,7 +275,7 @@ async def test_sweeps_lost_with_their_directory_count_once_and_are_named_by_the_
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    first, *vanished = running.acknowledged  # the file itself already held the first one
+    first, *vanished = running.acknowledged  # the file itself already had the first sweep
     assert running.recorder.status.lost == running.recorder.status.missed == len(vanished) > 1
     home.mkdir()
     async with running:

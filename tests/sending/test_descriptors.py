@@ -23,7 +23,7 @@ from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
 
-PATIENCE = 300.0  # s after which the test gives up a child that hangs
+PATIENCE = 300.0  # s after which the test treats a child as hung
 
 READ_ALL = """
 import asyncio, logging, resource, sys

@@ -403,7 +403,7 @@ async def test_the_dispatcher_keeps_nothing_of_the_call_that_started_it(full: Go
     other = asyncio.create_task(full.admit())  # this call still waits
     ended = await handled
     del handled
-    await asyncio.sleep(0)  # lets the loop drop it
+    await asyncio.sleep(0)  # lets the loop drop the finished task
     gc.collect()
     assert full.waiting == 1
     assert ended() is None
@@ -584,7 +584,7 @@ async def test_after_a_429_nothing_is_sent_in_the_same_minute(
     assert wall_time() // 60 == minute + 1
     second = asyncio.create_task(governor.admit())
     await asyncio.sleep(0.3)
-    assert not second.done()  # the first request after it is a probe
+    assert not second.done()  # the first request after the cooldown is a probe
     permit.settle(200, answer(1))
     permit.release()
     (await second).release()
@@ -1143,7 +1143,8 @@ async def test_an_error_in_the_queue_reaches_every_waiter_and_the_next_call_reco
     calls += [asyncio.create_task(full.admit(bulk=True, max_wait=1e6)) for _ in range(5)]
     calls += [asyncio.create_task(full.admit(max_wait=100.0))]
     await until_waiting(full, len(calls))
-    full._deadlines[0].deadline = asyncio.get_running_loop().time() + 5  # makes it call `room_in`
+    # With this deadline, the dispatcher calls `room_in`.
+    full._deadlines[0].deadline = asyncio.get_running_loop().time() + 5
     with breaking(where, full):
         done, pending = await asyncio.wait(calls, timeout=3600)
     assert not pending

@@ -62,7 +62,7 @@ ODD_PARTS = (b"", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"\t", b"chunked", b"Connec
 
 
 class Outcome(NamedTuple):
-    """What an answer contains, and whether its connection stays open."""
+    """The content of an answer, and whether its connection stays open."""
 
     status: int
     used: int | None

@@ -12,7 +12,7 @@ from binance_oi.sending.shared_calls import SharedCalls
 
 
 class Source:
-    """Counts its calls, and answers when a test says so."""
+    """A source that counts its calls, and answers on the test's request."""
 
     def __init__(self) -> None:
         self.started: list[asyncio.Future[int]] = []

@@ -85,7 +85,7 @@ def measure(rows: list[Row], seeds: range, jobs: int | None) -> dict[str, Figure
 
 @contextmanager
 def without(switches: list[Switch]) -> Iterator[Path]:
-    """Make a copy of the tree in which these mechanisms do nothing."""
+    """Return a copy of the tree in which these mechanisms do nothing."""
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory)
         for name in ("binance_oi", "tests"):

@@ -217,7 +217,7 @@ def kills(count: int) -> float:
 
 
 def ban(seconds: float) -> None:
-    """After one 418 no process sends, even one that starts later; after the ban comes a probe."""
+    """After a 418 no process sends, even if it starts later. After the ban, one sends a probe."""
     with tempfile.TemporaryDirectory() as directory:
         exchange = LocalExchange(latency=0.05, bans=Bans(first_s=seconds))
         with exchange.in_thread(), running(exchange.url, 2, Path(directory)) as processes:

@@ -301,7 +301,7 @@ async def _set_clock(stage: _Stage, end: float) -> None:
 async def _ban(stage: _Stage, end: float) -> None:
     await asyncio.sleep(stage.random.uniform(60.0, 120.0))
     into = stage.keeper.time() % 60.0
-    await asyncio.sleep(60.0 - into + stage.random.uniform(0.2, 4.0))  # while all of them send
+    await asyncio.sleep(60.0 - into + stage.random.uniform(0.2, 4.0))  # while all members send
     stage.ban()
 
 

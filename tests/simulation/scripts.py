@@ -103,7 +103,7 @@ class Desk:
         return answer if isinstance(answer, Receipt) else None
 
     def room(self, *, bulk: bool = False) -> int:
-        """Find the largest weight that may go now, and send none of it."""
+        """Find the largest weight that may be sent now, and send nothing."""
         return room(self.pool, lambda weight: self.ask(weight, bulk=bulk))
 
     def write(self, receipt: Receipt) -> None:
@@ -122,7 +122,7 @@ class Desk:
         return most
 
     def used(self) -> int:
-        """The weight of everyone that the exchange has counted in its minute."""
+        """The weight of all clients that the exchange has counted in its minute."""
         minute = self._minute()
         return self._ours.get(minute, 0) + self._others(minute, (self.now - START) % 60.0)
 
@@ -368,7 +368,7 @@ def a_refusal_and_a_second_one(note: Note) -> None:
 
 @script
 def refused_twice_in_a_row(note: Note) -> None:
-    """SURGE_LEAST, SURGE_MOST, SURGE_FADES: what we keep free after refusals."""
+    """SURGE_LEAST, SURGE_MOST, SURGE_FADES: how much we keep free after refusals."""
     for refusals in (1, 2, 3):
         desk = Desk(note, at=12.0)
         desk.go_on(15.0)
@@ -435,7 +435,7 @@ def heavy_probes_of_a_full_minute(note: Note) -> None:
 
 @script
 def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
-    """UNSEEN: for how long we keep as much room in the next minute."""
+    """UNSEEN: how long in the next minute we keep room for such use."""
     for at in every(0.03, 33.0, 33.4):
         desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))
         desk.go_on(59.0, every=1.0, most=5)

@@ -91,11 +91,11 @@ class _Desks:
         pool.flush()
 
     def room(self, pool: Pool) -> int:
-        """Find the largest weight that may go now, and send none of it."""
+        """Find the largest weight that may be sent now, and send nothing."""
         return room(pool, lambda weight: self.ask(pool, weight))
 
     def fill(self, pool: Pool) -> None:
-        """Charge all weight that may go, and send none of it."""
+        """Charge all weight that may be sent now, and send nothing."""
         while weight := self.room(pool):
             self.ask(pool, weight)
 
@@ -239,6 +239,6 @@ def calls_wait_in_a_queue(note: Note) -> None:
 
 @script
 def calls_wait_for_the_pacer(note: Note) -> None:
-    """BATCHES_PER_SECOND of `pacer`: how many calls it admits at once."""
+    """BATCHES_PER_SECOND of `pacer`: how many calls the pacer admits at once."""
     for pace in (198.0, 200.0):
         _simulate(note, Situation(minutes=1, start=57.0, in_flight=20, pace=pace))

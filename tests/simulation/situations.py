@@ -188,7 +188,7 @@ ROWS = (
     Row("2,300 already used", partial(cold, used=2300), 0.98, first=0),
     Row("2,399 already used", partial(cold, used=2399), 0.98, first=0),
     Row("steady others, 5 to 30 a second", steady, 0.97),
-    # During a stall we cannot see what others use, and cannot use the end of a minute.
+    # During a stall we cannot see the use of others, and cannot use the end of a minute.
     Row("the same, over a link that stalls", partial(steady, stalls=True), 0.95),
     Row("bursts of 500, once a minute", bursts, 0.93, first=1),
     Row("the same, 4 s early or late", jittered_bursts, 0.93, first=1),

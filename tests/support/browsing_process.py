@@ -3,7 +3,7 @@
 Rule of this file: it reads as a user does, until its input ends. Then it prints the number of its
 reads. At the first error, it exits with 1 and a traceback.
 
-    days: a day of a symbol and the newest samples    whole: every row, in one go
+    days: a day of a symbol and the newest samples    whole: every row, in one transaction
 """
 
 import random

@@ -146,7 +146,7 @@ def _arithmetic(op: ast.operator, left: float | None, right: float | None) -> fl
 
 
 def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function without those of nested functions, in the order of the source."""
+    """The nodes of a function except those of nested functions, in the order of the source."""
     for child in ast.iter_child_nodes(function):
         if not isinstance(child, Function):
             yield child

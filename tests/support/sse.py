@@ -1,6 +1,6 @@
 """Reads server-sent events, as a browser does.
 
-Rule of this file: it follows the standard, not our server.
+Rule of this file: it follows the standard, whatever our server does.
 
 Source: HTML Living Standard, 9.2.6.
 """

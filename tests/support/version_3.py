@@ -1,4 +1,4 @@
-"""The schema of a recording of version 3, as the earlier program made it."""
+"""The schema of a recording of version 3, as earlier programs made it."""
 
 from support.version_2 import VERSION_2
 

@@ -108,7 +108,7 @@ async def test_the_lifespan_of_a_mounted_application_restores_the_servers_signal
             assert app.service.is_closed
             assert heard == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) is handler
-        async with oi_lifespan(app):  # it may begin again
+        async with oi_lifespan(app):  # the application may start again
             assert not app.service.is_closed
     finally:
         signal.signal(signal.SIGTERM, before)
