@@ -218,7 +218,7 @@ async def test_after_a_dropped_connection_no_suspect_connection_is_used(
         aiohttp.ClientSession() as session,
         local_client(exchange, session=session if injected else None) as client,
     ):
-        await client.get_open_interest("BTCUSDT")  # the first request goes alone
+        await client.get_open_interest("BTCUSDT")  # the first request is a probe
         await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(4)))
         kept = exchange.connections
         assert kept > 1

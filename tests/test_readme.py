@@ -176,16 +176,16 @@ def test_the_readme_says_how_its_example_becomes_a_client_of_the_real_exchange()
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_a_command_of_the_pages_is_one_that_the_program_understands(arguments: list[str]) -> None:
+def test_the_program_understands_every_command_of_the_pages(arguments: list[str]) -> None:
     app.parse_args(arguments, exit_on_error=False, print_error=False)
 
 
-def test_a_command_that_the_program_does_not_understand_is_found() -> None:
+def test_a_wrong_command_in_a_page_is_found() -> None:
     with pytest.raises(CycloptsError):
         app.parse_args(["snapshot", "--nothing"], exit_on_error=False, print_error=False)
 
 
-def test_a_command_within_a_sentence_or_table_exists() -> None:
+def test_every_command_within_a_sentence_or_table_exists() -> None:
     named = {name for text in TEXTS.values() for name in INLINE_COMMAND.findall(text)}
     assert {"record", "budget"} <= named <= set(app)
 
@@ -203,7 +203,7 @@ ENDING = {name: found for name, found in COMMANDS.items() if found[0] not in END
 
 
 @pytest.mark.parametrize("arguments", ENDING.values(), ids=ENDING)
-def test_a_command_of_the_pages_succeeds(
+def test_every_command_of_the_pages_succeeds(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -214,7 +214,7 @@ def test_a_command_of_the_pages_succeeds(
     assert main(arguments) == 0
 
 
-def test_the_venv_commands_of_the_readme_are_those_that_ci_runs() -> None:
+def test_the_venv_commands_of_the_readme_are_run_by_ci() -> None:
     ci = ROOT / ".ci" / "run"
     named = VENV_COMMAND.findall(TEXTS[README])
     assert len(named) >= 2

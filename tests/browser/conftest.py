@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE_S = 120.0  # of a condition; ends a test that would hang
+PATIENCE_S = 120.0  # the longest wait for a condition, so that no test hangs
 
 VIOLATIONS = """
 window.violations = [];

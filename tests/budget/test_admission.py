@@ -217,7 +217,7 @@ def test_the_fast_path_answers_as_the_rules_do(name: str) -> None:
 
 @st.composite
 def minutes(draw: st.DrawFn) -> Minute:
-    """A minute with consistent books, often a full one."""
+    """Draw a minute with consistent books, which is often full."""
     weights = st.one_of(st.integers(0, 5), st.integers(0, LIMIT))
     undecided = [(second, draw(st.integers(1, 9))) for second in draw(st.sets(st.integers(0, 40)))]
     lost = sum(weight for _, weight in undecided)
@@ -241,7 +241,7 @@ WINDOWS = [[], [], [Window(10, 100, False, 0.0, {30: 95})]]
 
 @st.composite
 def states(draw: st.DrawFn) -> Known:
-    """Any state that is possible in minute `K`; usual ones are frequent."""
+    """Draw any possible state of minute `K`; usual states are frequent."""
     off = draw(st.sampled_from([0.0, 0.0, 0.5, 2.0]))
     clock = ServerClock(60.0 * K - off, 60.0 * K + off, draw(st.sampled_from([0.0, 18.0, 20.0])))
     seen = draw(st.sets(st.sampled_from([K - 1, K, K + 1])))
@@ -604,7 +604,7 @@ def near_the_end(used: int) -> Known:
 @pytest.mark.parametrize(
     "weight, used, is_probe",
     [
-        (40, 955, True),  # others used 3 unseen and will use 2 more; the probe uses 40
+        (40, 955, True),  # others used 3 unseen and will use 2 more, and the probe uses 40
         (40, 956, False),
         (1, 990, True),
     ],

@@ -347,7 +347,7 @@ def test_leased_pages_never_exceed_the_limit_even_if_a_process_is_killed() -> No
     pools = [two.one, two.other]
     sent = 0
     while True:
-        if sent == 400:  # killed, with pages in advance
+        if sent == 400:  # a kill of the process, which has leased pages
             budget = MemoryBudget(two.memory, **two.hand.options())
             pools[0] = budget.pool("x", HISTORY)
         if not isinstance(pools[sent % 2].charge(1), Receipt):

@@ -449,7 +449,7 @@ def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
     terminal = Terminal("record", *arguments, controlling=True)
     terminal.read_until(lambda shown: re.search(rb"sweeps ([2-9]|\d\d)", shown) is not None)
     terminal.close()
-    for _ in range(more_signals):  # the shell sends a second one
+    for _ in range(more_signals):  # the shell sends a second signal
         terminal.process.send_signal(signal.SIGHUP)
     assert terminal.process.wait(timeout=HANGS) == 129
     assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]
@@ -491,7 +491,7 @@ def test_watch_shows_a_table_and_restores_the_cursor(number: signal.Signals, cod
     assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l")
     before, _, after = terminal.shown.partition(LEAVES_SCREEN)
     assert before.count(ENTERS_SCREEN) == 1
-    assert b"BTCUSDT" in after  # the last picture stays
+    assert b"BTCUSDT" in after  # the last screen remains
 
 
 @pytest.mark.thorough

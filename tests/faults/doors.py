@@ -144,7 +144,7 @@ def wants_a_certificate() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Tls(Door):
-    """TLS with a certificate of this kind; None: no TLS, or the script plays it."""
+    """TLS with a certificate of this kind. None: no TLS, or a script that plays TLS."""
 
     bad: Callable[[], ssl.SSLContext] | None = None
     shut: bool = True

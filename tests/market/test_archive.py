@@ -1,4 +1,4 @@
-"""The archive day by day: holes by name, a cache that is never wrong, and few requests.
+"""The archive day by day: holes with reasons, a cache that is never wrong, and few requests.
 
 Rule of this file: a test makes its files, or reads those of the local exchange. Time is virtual.
 """
@@ -88,7 +88,7 @@ def instants(days: Iterable[ArchiveDay]) -> dict[int, str]:
 
 
 def spans(day: ArchiveDay) -> list[tuple[int, int, str]]:
-    """Holes as numbers of the first and the last instant, and the reason."""
+    """Each hole as the numbers of its first and last instant, and its reason."""
     return [((h.first - BEGIN) // STEP, (h.last - BEGIN) // STEP, h.reason) for h in day.holes]
 
 
@@ -143,7 +143,7 @@ async def test_each_midnight_is_read_once_from_whichever_file_contains_it(
     expected = {
         midnight(DAY + number * ONE)
         for number in (1, 2)
-        if late[number] and not late[number - 1]  # in neither file
+        if late[number] and not late[number - 1]  # no file has this instant
     }
     assert holes == expected
     assert {*times, *holes} == {*range(midnight(DAY + ONE), midnight(DAY + 3 * ONE), STEP)}
@@ -340,7 +340,7 @@ async def test_an_unreadable_file_is_an_error_of_its_day_only(kind: str, tmp_pat
     async with server.running():
         tracemalloc.start()
         try:
-            for _ in range(2):  # also from the cache
+            for _ in range(2):  # the second time from the cache
                 wrong, right = await read(server, tmp_path, until=DAY + ONE)
                 assert isinstance(wrong.error, DecodeError)
                 assert (len(right), right.error) == (288, None)
@@ -389,7 +389,7 @@ async def test_requests_are_sent_at_an_even_pace(tmp_path: Path) -> None:
     server.hold = hold  # type: ignore[method-assign]
     async with server.running():
         await read(server, tmp_path, since=DAY - 19 * ONE, pace=2.0)
-    assert len(times) == 21  # one more for the day before the first
+    assert len(times) == 21  # one more, for the day before the first one
     steps = [later - before for before, later in pairwise(times)]
     assert min(steps[1:]) > 0.4
     assert times[-1] - times[0] >= 9.5

@@ -186,7 +186,7 @@ def compare_with_numpy(rows: Sequence[Row], windows: Sequence[str]) -> int:
         assert change.percentile is not None
         assert abs(change.percent - percent) < 1e-9
         assert change.compared == count
-        # Equal changes may differ in the last bit of numpy's floats: these do not count half.
+        # Equal changes may differ in the last bit of numpy's floats, which ranks them apart.
         assert abs(change.percentile - percentile) <= 50 / count * 40
         assert near(change.z_score, z_score)
         compared += 1
@@ -259,7 +259,7 @@ def settled(tracker: ChangeTracker) -> list[Change]:
 
 
 def restarted(samples: Sequence[tuple[int, Decimal]], past: Sequence[Row]) -> ChangeTracker:
-    """A tracker that begins with everything that is stored by now."""
+    """A tracker that starts with all rows that are stored so far."""
     tracker = ChangeTracker(WINDOWS)
     newest = max((time for time, _ in samples), default=BEGIN)
     final = (newest - LATE_MS - 1) // STEP * STEP

@@ -27,7 +27,7 @@ def stretch(first: int, last: int) -> Stretch:
 
 
 def page(*steps: int, first: int = 0, last: int = 20) -> Page:
-    """The answer with rows at these steps, asked for from `first` to `last`."""
+    """A page with rows at these steps, for the stretch from `first` to `last`."""
     return Page.of([row(NOON + step * STEP) for step in steps], stretch(first, last))
 
 

@@ -57,7 +57,7 @@ async def market(
 ) -> AsyncIterator[tuple[LocalExchange, list[OpenInterestClient]]]:
     """A market in which so many symbols trade, with one client for each budget.
 
-    A tenth of the limit and of the symbols shows the same in less time.
+    With a tenth of the limit and of the symbols, tests show the same in less time.
     """
     async with AsyncExitStack() as stack:
         exchange = LocalExchange(clock=wall_time, latency=latency, limit=limit)

@@ -530,7 +530,7 @@ def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_unchanged(
     before = state(target)
     for selection in (EARLY, LATE, {}):
         if selection is EARLY and name == "days":
-            continue  # this kind of damage does not concern that day
+            continue  # this kind of damage does not affect that day
         with pytest.raises(RecordingError, match=r"parquet cannot be added to: .*; replace it"):
             export(recording, target, **selection)
     assert state(target) == before
@@ -575,7 +575,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-# Seconds taken for ms, a clock that was never set, the earliest and the latest `datetime`.
+# Seconds as ms, a clock that was never set, the earliest and the latest `datetime`.
 WRONG_DATES = [
     1,
     1_795_435_200,
@@ -878,7 +878,7 @@ def record_names(path: Path, number: int, *names: str) -> None:
 
 
 def cells(path: Path) -> list[str]:
-    """Each cell of a CSV file but its header."""
+    """Each cell of a CSV file except its header."""
     with path.open(encoding="utf-8", newline="") as file:
         return [cell for row in list(csv.reader(file))[1:] for cell in row]
 

@@ -245,7 +245,7 @@ def test_a_page_about_a_part_counts_the_slots_and_samples_of_that_part(
     assert "SHIB" not in shown
     shown = Page(report(recording, since=since, until=until)).shown
     assert "2026-11-23 23:59:00 to 2026-11-24 00:00:00 UTC" in shown
-    assert "1 have one, and 1 have none" in shown  # of a gap of two slots, one is before `until`
+    assert "1 have one, and 1 have none" in shown  # of the gap's two slots, one is before `until`
     assert "BTCUSDT" in Page(report(recording, until=until)).shown
 
 

@@ -60,7 +60,7 @@ def test_kill_9_of_the_server_loses_no_acknowledged_sweep(server: Server, url: s
 
 
 def hand_over(url: str, times: int) -> list[float]:
-    """Kill the recorder so many times; return the seconds until the next one's first sweep."""
+    """Kill the recorder so many times; return the seconds until a standby's first sweep."""
     acknowledged: list[tuple[int, int]] = []
     first = Process(url)
     first.wait(3)

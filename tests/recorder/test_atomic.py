@@ -1,4 +1,4 @@
-"""A file gets its name when it is complete, and the next write removes remains of killed ones."""
+"""A file gets its name when it is complete, and the next write removes files of killed writes."""
 
 import os
 import secrets

@@ -69,7 +69,7 @@ def removed(path: Path) -> None:
 
 
 def copied_and_removed(path: Path) -> None:
-    """As `mv` to another file system does."""
+    """Move the file as `mv` does to another file system."""
     shutil.copy(path, path.with_name("old.db"))
     path.unlink()
 
@@ -82,7 +82,7 @@ def replaced(path: Path) -> None:
 
 
 def copied_and_truncated(path: Path) -> None:
-    """As `logrotate` does with `copytruncate`."""
+    """Copy and empty the file, as `logrotate` does with `copytruncate`."""
     shutil.copy(path, path.with_name("old.db"))
     os.truncate(path, 0)
 
@@ -96,7 +96,7 @@ def cut_in_half(path: Path) -> None:
 
 
 def overwritten(path: Path) -> None:
-    """As `cp other.db oi.db` does."""
+    """Overwrite the file, as `cp other.db oi.db` does."""
     other = path.with_name("other.db")
     with closing(Store(other)) as opened:
         opened.save(sweep(100), [], PERIOD)

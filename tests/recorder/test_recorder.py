@@ -571,7 +571,7 @@ def test_kill_9_loses_no_acknowledged_sweep_and_leaves_none_in_part(path: Path) 
     acknowledged = acknowledged_until_killed(path, 0.0, sweeps=3)
     with read_throughout(path):
         for kill in range(KILLS):
-            instant = chance.uniform(0.0, 0.2)  # every second kill comes during the start
+            instant = chance.uniform(0.0, 0.2)  # half of the kills come during the start
             acknowledged += acknowledged_until_killed(path, instant, sweeps=3 * (kill % 2))
     with closing(sqlite3.connect(path)) as connection:
         (check,) = connection.execute("PRAGMA integrity_check").fetchone()

@@ -290,7 +290,7 @@ async def test_sweeps_lost_with_their_directory_count_once_and_are_named_by_the_
 async def test_stopping_retries_the_write_and_counts_lost_sweeps(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_briefly(monkeypatch, 0.001)  # for each of the 50 tries in the last ten seconds
+    wait_briefly(monkeypatch, 0.001)  # for each of the 50 attempts in the last ten seconds
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(60.0)

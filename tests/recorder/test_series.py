@@ -137,7 +137,7 @@ def instants(case: Case) -> range:
 
 
 def by_brute_force(case: Case) -> list[Point]:
-    """The rows by the rule, with a loop over everything for each instant."""
+    """Compute the rows by the rule, with a loop over all rows for each instant."""
     found: list[Point] = []
     for at in instants(case):
         near = [each for time, each in case.samples.items() if at - case.step <= time <= at]
@@ -156,7 +156,7 @@ def by_brute_force(case: Case) -> list[Point]:
 
 
 def by_polars(case: Case) -> list[Point]:
-    """The rows by the rule, with a join by time."""
+    """Compute the rows by the rule, with a join by time."""
     pl: Any = import_module("polars")
     grid = pl.DataFrame({"time": list(instants(case))}, schema={"time": pl.Int64})
     texts = {"value": pl.String, "amount": pl.String}

@@ -562,7 +562,7 @@ def test_a_second_sweep_of_a_slot_only_adds_its_observations(
         assert opened.save(second, [], PERIOD) == 1
         assert list(recording.sweeps()) == before
         assert len(list(recording.samples())) == 4
-        assert list(recording.failures()) == []  # BTCUSDT failed in the second one
+        assert list(recording.failures()) == []  # BTCUSDT failed in the second sweep
 
 
 def test_a_gap_is_written_only_for_slots_without_a_sweep(path: Path) -> None:

@@ -103,7 +103,7 @@ async def sweep(client: OpenInterestClient, exchange: Balancer, count: int) -> i
     return sent
 
 
-# -- all at once ---------------------------------------------------------------------------------
+# -- all connections die at once -----------------------------------------------------------------
 
 
 @ours_first
@@ -348,7 +348,7 @@ async def test_an_exchange_that_turns_slow_doubles_requests_only_once(session: s
         exchange.latency = 3.0
         assert await sweep(client, exchange, 300) <= 300 + 100
         for _ in range(3):
-            await asyncio.sleep(3600.0)  # each sweep does not learn the delay again
+            await asyncio.sleep(3600.0)  # the client must not learn the delay again
             assert await sweep(client, exchange, 300) == 300
         exchange.latency = 0.02
         assert await sweep(client, exchange, 300) == 300
@@ -438,7 +438,7 @@ async def test_without_retries_no_request_is_abandoned_or_sent_again(session: st
 async def test_a_late_answer_on_an_abandoned_connection_reaches_no_call(session: str) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 3)
-        exchange.late = PATIENCE + 0.02  # just afterwards
+        exchange.late = PATIENCE + 0.02  # just after the client's patience
         exchange.forget(Forgets.SILENTLY)
         for name in names(20):
             assert (await client.get_open_interest(name)).symbol == name

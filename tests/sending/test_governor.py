@@ -265,7 +265,7 @@ async def test_the_dispatcher_skips_a_cancelled_waiter_that_has_not_run_yet() ->
     permit = await governor.admit()
     first, second = (asyncio.create_task(governor.admit()) for _ in range(2))
     await until_waiting(governor, 2)
-    permit.release()  # wakes the dispatcher, which has not run when:
+    permit.release()  # wakes the dispatcher, which runs only after the next line
     first.cancel()
     (await second).release()
     assert first.cancelled()

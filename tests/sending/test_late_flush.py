@@ -1,4 +1,4 @@
-"""When a governor lets its pool write pending settlements.
+"""A governor lets its pool write pending settlements soon after its last call.
 
 Rule of this file: time is that of the virtual loop.
 """

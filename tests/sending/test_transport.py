@@ -77,7 +77,7 @@ async def test_a_request_has_only_our_headers_and_ignores_the_environment(
         name, _, encodings = sent.pop().partition(": ")
         assert [*sent, f"{name}: ENCODINGS"] == lines
         accepted.append(encodings)
-    assert accepted[0].startswith("gzip, deflate")  # more if aiohttp can decode more
+    assert accepted[0].startswith("gzip, deflate")  # and further codings if aiohttp can decode them
     second = "identity" if direct else accepted[0]  # the second request does not use the session
     assert accepted[1] == second
     assert exchange.connections == 1

@@ -39,7 +39,7 @@ class WatchedPool:
 
 
 def room(pool: Pool, ask: Callable[[int], Receipt | None]) -> int:
-    """Find the largest weight that may go now, by bisection; receipts of `ask` are refunded."""
+    """Find the largest weight that may be sent now, by bisection; refund the receipts of `ask`."""
     fits, too_much = 0, pool.usage.limit + 1
     while too_much - fits > 1:
         weight = (fits + too_much) // 2
@@ -56,14 +56,14 @@ class Desk:
     """One pool, a clock that the script advances, and an exchange that answers after `latency` s.
 
     Args:
-        note: Takes each decision.
+        note: Gets each decision.
         limit: Weight a minute.
         reserve: See `ProcessBudget`.
         share: See `ProcessBudget`.
         at: Seconds after `NOON` at which the script begins.
         wall_error: Our wall clock less the exchange's, s.
         latency: Seconds from sending to the answer.
-        others: Weight that others have used of a minute (the first argument) after some seconds.
+        others: The weight that others have used in a minute (first argument) after some seconds.
         headers: Whether an answer has the count, and a `Date`.
     """
 
@@ -299,7 +299,7 @@ def a_share_and_a_reserve_of_weight(note: Note) -> None:
     desk = Desk(note, at=2.0, share=0.4, reserve=600, others=steady(3.0))
     desk.go_on(130.0, every=0.5)
     desk.ask(961)  # above our share
-    desk.ask(1_801)  # more than the budget
+    desk.ask(1_801)  # above the budget
 
 
 @script
@@ -381,7 +381,7 @@ def refused_twice_in_a_row(note: Note) -> None:
 
 @script
 def others_of_negligible_weight(note: Note) -> None:
-    """NEGLIGIBLE_WEIGHT, NEGLIGIBLE_SHARE: from how much weight on we expect others."""
+    """NEGLIGIBLE_WEIGHT, NEGLIGIBLE_SHARE: how much weight of others makes us expect them."""
     for limit, weight in ((1_000, 2), (2_400, 2), (2_400, 3), (3_990, 4), (4_000, 4)):
         desk = Desk(note, limit=limit, at=5.0, others=bursts(weight, 20.0))
         for second in (30.0, 65.0, 75.0):
@@ -410,7 +410,7 @@ def a_count_that_is_nearly_as_high_in_the_next_minute(note: Note) -> None:
 
 @script
 def a_wait_of_less_than_a_millisecond(note: Note) -> None:
-    """LEAST_WAIT: the wait just before the last probe of a full minute is due."""
+    """LEAST_WAIT: how long a caller waits just before the last probe of a full minute is due."""
     desk = Desk(note, limit=50, at=5.0)
     desk.go_on(59.0, every=0.5, most=3)
     for second in every(0.0007, 59.2, 61.0):
@@ -435,7 +435,7 @@ def heavy_probes_of_a_full_minute(note: Note) -> None:
 
 @script
 def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
-    """UNSEEN: how long in the next minute we keep room for such use."""
+    """UNSEEN: for how long in the next minute we expect such use to come late."""
     for at in every(0.03, 33.0, 33.4):
         desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))
         desk.go_on(59.0, every=1.0, most=5)

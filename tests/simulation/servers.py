@@ -236,7 +236,7 @@ def promoted(stage: Stage) -> None:
 
 
 def sentinel(stage: Stage) -> None:
-    """Sentinel makes a replica the primary."""
+    """Sentinel promotes a replica to primary."""
     first = stage.server()
     second = stage.server("replica", replicaof=f"127.0.0.1 {first.port}")
     port = free_port()
@@ -268,7 +268,7 @@ def _sentinel_says(port: int) -> str:
 
 
 def shards(stage: Stage) -> None:
-    """A cluster of three."""
+    """The server is a cluster of three nodes."""
     servers = [stage.server(f"shard{n}", cluster_enabled="yes") for n in range(3)]
     for number, server in enumerate(servers):
         first, last = 5461 * number, 16383 if number == 2 else 5461 * (number + 1) - 1

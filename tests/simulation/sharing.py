@@ -45,7 +45,7 @@ class _Desks:
     """Two processes, `one` and `other`, at 20 s of a minute.
 
     Args:
-        note: Takes each decision of both.
+        note: Gets each decision of both.
         place: The directory of their file.
         limit: Weight a minute.
         together: Whether `one` can use the file from the start.

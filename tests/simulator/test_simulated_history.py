@@ -113,7 +113,7 @@ def test_a_history_row_equals_the_value_that_a_caller_would_have_read_then() -> 
     )
 
 
-def test_a_row_appears_6_seconds_late() -> None:
+def test_a_history_row_appears_6_seconds_late() -> None:
     clock = [NEWEST / 1000 + 6.0]
     made = LocalExchange(clock=lambda: clock[0])
     assert made.history("BTCUSDT", "5m", NEWEST, NEWEST) == []

@@ -76,7 +76,7 @@ class Value(NamedTuple):
     real: bool
     """Whether the value comes from a clock of the operating system, not of a loop."""
     seconds: float | None = None
-    """How far ahead a deadline is, in seconds; None if the source does not say."""
+    """The distance of a deadline, in seconds; None if the source does not show it."""
 
 
 Env = dict[str, Value]
@@ -194,7 +194,7 @@ class _Module:
         self._learn_returns()
 
     def _note_numbers(self, targets: list[ast.expr], value: ast.expr) -> None:
-        """`A = 1.0`, and `A, B = 0.3, 0.75`."""
+        """Note the numbers of assignments such as `A = 1.0` and `A, B = 0.3, 0.75`."""
         for target in targets:
             pairs = (
                 zip(target.elts, value.elts, strict=False)

@@ -97,7 +97,7 @@ async def running(kind: str) -> AsyncIterator[Running]:
 
 
 def codes(kind: str, number: signal.Signals) -> Sequence[int]:
-    """How a server may end: uvicorn sends itself the signal again."""
+    """The possible exit codes of a server; uvicorn sends itself the signal again."""
     return (0,) if kind in ("serve", "aiohttp") else (-number, 0)
 
 
