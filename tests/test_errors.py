@@ -82,7 +82,7 @@ every_example = pytest.mark.parametrize(
 
 
 def classes(top: type[BinanceOIError] = BinanceOIError) -> Iterator[type[BinanceOIError]]:
-    """Every exception of the package, without those of tests."""
+    """Every exception of the package, except those that tests define."""
     yield top
     for below in top.__subclasses__():
         if below.__module__.startswith("binance_oi"):

@@ -198,7 +198,7 @@ def code_lines(file: Path) -> set[int]:
 
 
 def span(node: ast.stmt) -> set[int]:
-    """The lines of a statement."""
+    """The line numbers of a statement."""
     return set(range(node.lineno, (node.end_lineno or 0) + 1))
 
 

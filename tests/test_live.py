@@ -1,4 +1,4 @@
-"""The live checks of the real exchange, run against the local one: their cost and their result."""
+"""The live checks, which normally ask the real exchange, run against the local one."""
 
 from binance_oi import ProcessBudget
 from binance_oi.simulator import LocalExchange

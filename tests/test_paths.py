@@ -16,7 +16,7 @@ from support.recorded import write_recording
 
 
 class Named:
-    """A path of another library, such as `os.DirEntry`."""
+    """A path object of another library, similar to `os.DirEntry`."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)

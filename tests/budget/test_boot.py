@@ -9,7 +9,7 @@ import pytest
 from binance_oi.budget import boot
 from binance_oi.budget.boot import SAME_BOOT_S, boot_identity, is_same_boot
 
-MOMENT = 1_795_400_000.4  # of a boot, Unix s
+MOMENT = 1_795_400_000.4  # the time of a boot, Unix s
 ID = "5fca2a85-97f4-4f53-9a93-2a1ba5b3d8cd"
 
 
@@ -44,7 +44,7 @@ def timeval(seconds: int) -> bytes:
 def test_linux_identifies_a_boot_by_its_boot_id() -> None:
     assert boot_identity(MOMENT, reader(boot_id=ID)) == ID
     named = boot_identity(MOMENT)
-    assert named == boot_identity(0.0)  # the real kernel, and a clock does not matter
+    assert named == boot_identity(0.0)  # the real kernel, whose answer does not depend on the time
     assert is_same_boot(named, named)
 
 
@@ -86,7 +86,7 @@ def test_other_systems_identify_a_boot_by_its_time(
     values: Callable[[str], bytes],
 ) -> None:
     named = boot_identity(MOMENT, reader(), values)
-    again = boot_identity(MOMENT + 1.0, reader(), values)  # a slewed clock
+    again = boot_identity(MOMENT + 1.0, reader(), values)  # as if the clock was slewed
     after = boot_identity(MOMENT + 90.0, reader(), kernel(boottime=timeval(int(MOMENT) + 90)))
     assert is_same_boot(named, again)
     assert not is_same_boot(named, after)

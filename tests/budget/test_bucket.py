@@ -410,7 +410,7 @@ def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
     """Charge four times a second, while others use `rate` weight/s.
 
     Returns:
-        How often the limit was exceeded after the first minute, in which we do not know the others.
+        How often the limit was exceeded after the first minute, in which others are not yet known.
     """
     ours: Counter[int] = Counter()
     over = 0

@@ -327,7 +327,7 @@ def test_all_processes_obey_a_limit_that_one_of_them_has_read(make: Make, clock:
     use(one, clock)
     one.set_limits(None, [Limit(10, 20, False)])
     use(one, clock, 12)
-    assert other.usage.remaining == 7  # 1 more was used before
+    assert other.usage.remaining == 7  # a weight of 1 was used before
     use(other, clock, 7)
     assert not isinstance(one.charge(1), Receipt)
     assert one.room_in(1) == pytest.approx(10.0, abs=1.0)

@@ -152,7 +152,7 @@ def test_probes_that_get_no_count_leave_half_of_the_reserve_to_the_last_probe() 
 
 
 def rolling() -> Bucket:
-    """A bucket that used 2,000 at 5 s of the minute before; this minute began at 2,001."""
+    """A bucket that used 2,000 at 5 s of the last minute; this minute's first count is 2,001."""
     made = bucket()
     use(made, 5.0, 2000, 2000)
     use(made, 61.0, 1, 2001)
@@ -175,7 +175,7 @@ def test_a_count_that_falls_within_a_minute_shows_a_rolling_window() -> None:
 @pytest.mark.parametrize(
     "later, count",
     [
-        (75.0, 1990),  # nodes differ by as much
+        (75.0, 1990),  # the counts of two nodes may differ by as much
         (61.0 + FLIGHT - 0.1, 2),  # this request may have been counted before the previous one
         (115.0, 2),  # the next minute may have begun
     ],

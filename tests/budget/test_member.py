@@ -791,7 +791,7 @@ def test_a_member_that_returns_settles_the_weight_that_it_had_under_way(
     receipt = machines.take(silent, 100)
     machines.time.move(SETTLED + 1.0)
     machines.use(one, 10)
-    if is_counted:  # before it comes back
+    if is_counted:  # before the silent member returns
         machines.use(one, 1)
     assert machines.record().lines[silent.member].released
     machines.talk(silent)

@@ -368,9 +368,9 @@ def test_a_process_suspended_with_the_lock_does_not_block_others_for_long(
     for _ in range(STUCK_TRIES):
         assert not one.lock()
     later(STUCK_S + 0.1)
-    assert not one.lock()  # this attempt makes the copy
+    assert not one.lock()  # this attempt copies the file
     assert exchange(one, b"newer") is None  # the copy has nothing new
-    assert not other.lock()  # this attempt finds the copy
+    assert not other.lock()  # this attempt finds the copied file
     assert exchange(other) == b"newer"
     suspended.write(b"stale")  # the suspended process resumes
     suspended.unlock()

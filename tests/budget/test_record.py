@@ -495,12 +495,12 @@ def test_a_trusted_record_can_be_written_again(found: Known) -> None:
         assert msgspec.msgpack.encode(again.state) == msgspec.msgpack.encode(found)
 
 
-weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # a hundred of them are below MAX_WEIGHT
+weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # the sum of a hundred is below MAX_WEIGHT
 
 
 @st.composite
 def believed(draw: st.DrawFn) -> Known:
-    """The largest trusted states."""
+    """Return the states with the largest trusted values."""
     width = draw(st.sampled_from([0.0, 4.0, 60.0, MAX_WIDTH_S]))
     found = Known(2400, clock(0.0, width), cooldown_until=NOON + NOW + 300, counted_at=NOW)
     first, last = record._live_minutes(found, NOW)

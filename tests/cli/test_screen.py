@@ -98,7 +98,7 @@ def test_a_snapshot_fits_the_terminal_and_counts_the_omitted_rows(
     code, seen = seen_on_a_terminal("snapshot", "--simulated", *options, *PATIENT)
     assert code == 0
     lines = left_on_screen(seen)
-    assert len(lines) <= 24  # the last one is the shell's prompt
+    assert len(lines) <= 24  # the last line is the shell's prompt
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines[3:] if re.match(r"  \w*USD\w* +[\d,.]+", line)]
     assert rows[0][0] == first

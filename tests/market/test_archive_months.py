@@ -1,6 +1,6 @@
 """Months of 5-minute rows, cut into archive days with every known fault, are read unchanged.
 
-Rule of this file: the faults and the expected holes are drawn here, apart from the code that reads.
+Rule of this file: it draws the faults and the expected holes, independent of the code that reads.
 BINANCE_OI_MONTHS names a CSV of real rows (gzip): `timestamp,sum_open_interest,
 sum_open_interest_value,...`. Without it, the rows are made up.
 """
@@ -179,4 +179,4 @@ async def test_all_rows_of_the_archive_are_read_exactly_and_each_hole_has_its_re
                 assert times == sorted(times)
                 assert {"no_row", "no_value", "no_file"} == set(reasons.values())
                 outcomes.append((rows, reasons))
-    assert all(outcome == outcomes[0] for outcome in outcomes)  # nothing depends on the symbol
+    assert all(outcome == outcomes[0] for outcome in outcomes)  # no outcome depends on the symbol

@@ -92,7 +92,7 @@ async def test_the_last_30_days_take_18_requests_and_return_every_row() -> None:
     assert len(found) > 8_500
     assert {hole.reason for hole in found.holes} == {"no_row"}
     missing = sum((hole.last - hole.first) // STEP + 1 for hole in found.holes)
-    assert len(found) + missing == 8_639  # the row of now is not there yet, and is no hole
+    assert len(found) + missing == 8_639  # the row of the current instant does not exist yet
     assert isinstance(found[0], HistoryRow)
     assert found[-2:] == found.rows[-2:]
     assert list(found) == list(found.rows)
@@ -247,7 +247,7 @@ async def test_a_wall_clock_that_is_hours_wrong_moves_no_bound(hours: float) -> 
 
 
 async def client_again(exchange: LocalExchange, hours: float) -> History:
-    """Bounds that do not depend on a clock, and a clock that is off."""
+    """Read fixed bounds with a client whose clock is wrong by `hours`."""
     async with client_of(exchange, wall_error=3600 * hours) as client:
         return await client.history("BTCUSDT", since=NOON_MS - 86_400_000, until=NOON_MS + 1_000)
 
@@ -263,7 +263,7 @@ async def test_an_end_in_the_future_costs_no_extra_request() -> None:
 async def test_a_row_that_may_still_appear_is_not_reported_as_a_hole() -> None:
     async with local() as exchange, client_of(exchange) as client:
         found = await client.history("BTCUSDT", since=timedelta(minutes=10))
-    assert found[-1].time == NOON_MS - STEP  # that of noon appears 6 s later
+    assert found[-1].time == NOON_MS - STEP  # the row of noon appears 6 s later
     assert found.holes == ()
     assert found.complete_until <= NOON_MS - SETTLED_MS + 1000
 
@@ -491,7 +491,7 @@ async def test_received_rows_are_not_requested_again() -> None:
         (more,) = [e async for e in client.histories(["BTCUSDT"], since=4 * DAY, received=received)]
         assert exchange.history_counter.total == 4
     assert more[0].time == first[-1].time + STEP
-    assert len(more) == 13  # the row of 13:00 is not there yet
+    assert len(more) == 13  # the row of 13:00 does not exist yet
 
 
 async def test_a_caller_that_stops_iterating_leaves_no_task_and_no_request() -> None:

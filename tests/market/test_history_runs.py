@@ -55,7 +55,7 @@ MARKET = 789
 PAGES = 18  # of 30 days of 5m
 LEAST = 0.97  # of the limit
 CALLS = 100  # single calls
-PARTS = 20  # of a run, after each of which its memory is measured
+PARTS = 20  # parts of a run, after each of which memory is measured
 
 
 class World:
@@ -82,7 +82,7 @@ class World:
         return list(self.exchange.universe.trading[:count])
 
     def check_spared(self) -> None:
-        """No request was refused, and no window held more than the limit."""
+        """Check that no request was refused, and that no window had more than the limit."""
         assert self.exchange.answers.keys() == {200}
         assert self.exchange.history_counter.most <= 1000
         assert max(self.exchange.weights.values(), default=0) <= 2400
@@ -176,7 +176,7 @@ async def test_the_newest_41_hours_take_one_request_for_each_symbol(tmp_path: Pa
         await read_all(client, names, since=timedelta(hours=41))
         took = world.loop.time() - began
         assert world.exchange.history_counter.total == count
-    assert took / count * MARKET <= 4.2 * 60 or count < 60  # a few go at once
+    assert took / count * MARKET <= 4.2 * 60 or count < 60  # a few requests are sent at once
     world.check_spared()
 
 
@@ -226,17 +226,17 @@ async def test_memory_does_not_grow_with_the_number_of_pages(tmp_path: Path) -> 
 
 
 class Memory(NamedTuple):
-    """Of this process, in MiB: client, exchange and sockets."""
+    """The memory of this process in MiB, for client, exchange and sockets."""
 
     pages: int
     now: float
     peak: float
-    """Since the sample before."""
+    """The peak since the previous sample."""
     resident: float
 
     @classmethod
     def now_after(cls, pages: int) -> "Memory":
-        """A sample."""
+        """Take a sample."""
         now, peak = tracemalloc.get_traced_memory()
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
         return cls(pages, now / 2**20, peak / 2**20, resident / 2**20)

@@ -210,7 +210,7 @@ async def test_a_symbol_of_a_new_form_can_be_read_polled_and_recorded(
         exchange.symbols = [GOOD, GOOD | {"symbol": name}]
         assert list(await client.snapshot()) == ["BTCUSDT", name]
         assert list(await client.snapshot([name])) == [name]
-        exchange.listing_status = 500  # no new list: the client's list becomes old
+        exchange.listing_status = 500  # without a new list, the client's list becomes old
         client._listing._known = None
         assert list(await client.snapshot([name])) == [name]
         exchange.listing_status = 200
@@ -235,7 +235,7 @@ async def test_a_poll_omits_a_row_that_becomes_invalid_and_warns_once(
                 if len(names) == 2:
                     exchange.symbols = [GOOD, ODD | {"status": None}]
                 if len(names) == 8:
-                    exchange.symbols = None  # the list cannot be read: the old one is used
+                    exchange.symbols = None  # an unreadable list, so the old one is used
                 if len(names) == 16:
                     break
     assert names[:2] == [["BTCUSDT", "ODDUSDT"]] * 2

@@ -1,6 +1,6 @@
 """A plan fits into its budget, and a slower one accounts for each requested slot.
 
-Rule of this file: numbers in, numbers out.
+Rule of this file: tests pass numbers, and check numbers.
 """
 
 import pickle

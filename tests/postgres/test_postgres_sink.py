@@ -532,7 +532,7 @@ def test_two_schemas_of_one_database_are_copied_into_each_other(url: str) -> Non
 
 
 def test_a_missing_schema_is_an_error_at_once(url: str) -> None:
-    """A standby raises it too. Otherwise it would wait endlessly."""
+    """A standby raises the error too. Otherwise it would wait endlessly."""
     nowhere = f"{url}&options={quote('-csearch_path=nowhere')}"
     for place in (lambda: opened(nowhere), lambda: Recording.open(nowhere)):
         with pytest.raises(RecordingError, match="has no schema for this user") as refused, place():

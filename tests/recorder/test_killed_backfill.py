@@ -20,7 +20,7 @@ from support import SUPPORT, TESTS
 from support.recorded import write_recording
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "2"))
-HANGS = 3600.0 * max(1, KILLS / 10)  # s after which the test hangs
+HANGS = 3600.0 * max(1, KILLS / 10)  # s after which a run counts as hung
 NAMES = ("BTCUSDT", "ETHUSDT", "1000SHIBUSDT")
 FAULTY = Files(missing_day=0.1, doubled=0.2, shuffled=0.2, missing_row=0.01, no_value=0.01)
 

@@ -533,7 +533,7 @@ def test_tokens_write_nothing_when_idle_and_a_few_pages_a_minute_when_busy(
     for number in range(1, 21):
         opened.save(sweep(number), [], PERIOD)
     tokens = list(log._tokens(path.with_name("oi.db-wal")))
-    assert len(tokens) <= 1 + 20  # the first page holds the size of the file anyway
+    assert len(tokens) <= 1 + 20  # each commit writes the first page anyway, for the file's size
     assert len(set(tokens)) == 2
     opened.close()
     before = path.read_bytes()
@@ -694,7 +694,7 @@ class Acting:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sweeps = self.before = 0  # their number now, and before the latest steps
+        self.sweeps = self.before = 0  # numbers of sweeps now, and before the latest steps
         self._now = 0.0
         self._stores: list[Store] = []
 

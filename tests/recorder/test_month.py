@@ -114,7 +114,7 @@ def resident_kib() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts files and memory as Linux shows them")
 async def test_every_slot_is_a_sweep_or_a_gap_with_its_reason(tmp_path: Path) -> None:
-    bans = Bans(longest_s=7200.0)  # bans of three days would fill a month
+    bans = Bans(longest_s=7200.0)  # because bans of three days would fill a month
     async with LocalExchange(clock=wall_time, port=free_port(), bans=bans) as exchange:
         for name in exchange.universe.trading[SYMBOLS:]:
             exchange.set_status(name, "SETTLING")

@@ -27,7 +27,7 @@ def gap(number: int, reason: str) -> Gap:
 
 
 def drained(kept: Pending) -> list[str]:
-    """Everything pending, in order: "3" for a sweep, "4-5 banned" for a gap."""
+    """All pending outcomes in order, such as "3" for a sweep and "4-5 banned" for a gap."""
     found: list[str] = []
     while (unit := kept.take()) is not None:
         for each in unit.gaps:

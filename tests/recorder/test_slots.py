@@ -66,7 +66,7 @@ def slots(pairs: set[tuple[int, str]]) -> set[int]:
 
 
 def rows() -> st.SearchStrategy[Row]:
-    """Nested gaps, equal ends, several periods, and an empty gap of a clock that was set back."""
+    """Draw nested gaps, equal ends, several periods, and an empty gap of a clock set back."""
 
     def row(period: int, begin: int, count: int, why: str) -> Row:
         last = begin * period + (count - 1) * period

@@ -133,7 +133,7 @@ async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_the_pa
         if found is not None:
             taken += 1
             assert found == theirs(text, loop), text
-    assert taken > 50  # changes in the body and in headers that we do not read
+    assert taken > 50  # those with a change in the body or in a header that we do not read
 
 
 @FORMS

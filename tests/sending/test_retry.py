@@ -107,7 +107,7 @@ def test_replacing_a_dead_kept_connection_is_immediate_and_costs_no_retry() -> N
     assert [retries.wait(dead, 1, NO_END) for _ in range(600)] == [0.0] * 600
     assert retries.left == 0.0
     assert retries.wait(dead, 1, 0.0) is None  # the call's time is over
-    assert retries.wait(dead, 3, NO_END) is None  # and so are its attempts
+    assert retries.wait(dead, 3, NO_END) is None  # the call's attempts are used up
     assert retries.wait(RESET, 1, NO_END) is None
 
 

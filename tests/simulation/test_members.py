@@ -1,6 +1,6 @@
 """Short runs of a few failures of members on several machines, in virtual time.
 
-`python -m tests.simulation.members` plays all of them, over many seeds.
+`python -m tests.simulation.members` plays all failures with many seeds.
 """
 
 import pytest

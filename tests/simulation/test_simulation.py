@@ -46,6 +46,6 @@ def test_the_same_seed_gives_the_same_trace() -> None:
 def test_after_a_refusal_we_wait_and_the_expected_surge_fades() -> None:
     situation = Situation(minutes=5, limit=600, used=600, processes=2, start=10.0)
     outcome = run(situation, seed=1)
-    assert outcome.statuses[429] + outcome.statuses[418] == 1  # only the first request
+    assert outcome.statuses[429] + outcome.statuses[418] == 1  # only the first request is refused
     assert outcome.sent_in_hold == 0
     assert outcome.used(1) < outcome.used(4) > 0.9

@@ -1,4 +1,4 @@
-"""A few minutes of each situation of `unknowns`; its command runs several seeds of all of them.
+"""A few minutes of each situation of `unknowns`, whose command runs several seeds of each.
 
 Rule of this file: its bounds are no stricter than those of the table.
 """

@@ -23,7 +23,7 @@ def now() -> float:
 
 
 def steps() -> int:
-    """Iterations of the running loop: the cost of waiting on any machine."""
+    """The iterations of the running loop, a cost of waiting that is the same on any machine."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, virtual_clock.VirtualLoop)
     return loop.steps

@@ -128,7 +128,7 @@ async def test_a_signal_ends_streams_even_if_the_server_sets_its_handler_later()
             while not app.service.hub.listeners:  # noqa: ASYNC110 - nobody sets an event
                 await asyncio.sleep(0.01)
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.wait_for(running, 3600.0)  # virtual
+            await asyncio.wait_for(running, 3600.0)  # virtual seconds
             assert heard == [signal.SIGTERM]
             signal.signal(signal.SIGTERM, of_lifespan)  # the server has ended
         assert signal.getsignal(signal.SIGTERM) is of_server
