@@ -677,7 +677,7 @@ def banned_for(made: Bucket, now: float) -> float:
 @pytest.mark.parametrize("off", some(WRONG, always=3))
 @pytest.mark.parametrize("dates", [1, CONTRADICTIONS, 2 * CONTRADICTIONS])
 @pytest.mark.parametrize("is_guess", [False, True])
-def test_no_date_moves_the_end_of_a_ban(off: float, dates: int, is_guess: bool) -> None:
+def test_no_date_changes_the_end_of_a_ban(off: float, dates: int, is_guess: bool) -> None:
     made = guessed() if is_guess else bucket(off=1.0)
     flying = [made._book(made.question(2.0, 1), False) for _ in range(dates)]
     made.refused(3.0, 600.0, ban=True)
@@ -698,7 +698,7 @@ def test_no_later_date_revives_a_ban_that_is_over(off: float) -> None:
 
 
 @pytest.mark.parametrize("off", WRONG)
-def test_the_first_date_moves_no_ban_that_began_by_a_wrong_wall_clock(off: float) -> None:
+def test_the_first_date_does_not_move_a_ban_that_began_under_a_wrong_wall_clock(off: float) -> None:
     made = guessed(off)
     flying = take(made, 1)
     made.hold(1.5, 600.0, ban=True)
@@ -729,7 +729,9 @@ def test_sending_resumes_within_two_minutes_after_trusted_dates_proved_wrong(off
 
 @pytest.mark.parametrize("ending", ["lose", "refund"])
 @pytest.mark.parametrize("off", WRONG)
-def test_a_charge_by_a_wrong_clock_leaves_no_minute_in_the_books(ending: str, off: float) -> None:
+def test_a_charge_under_a_wrong_clock_leaves_no_minute_in_the_books(
+    ending: str, off: float
+) -> None:
     made = guessed(off)
     flying = [made._book(made.question(1.0, 1), False) for _ in range(9)]
     made.settle(flying.pop(), 1.5, 9, NOON + 1)

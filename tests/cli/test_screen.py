@@ -158,7 +158,7 @@ def test_a_pipe_gets_every_row_sorted_by_notional() -> None:
     assert worth == sorted(worth, reverse=True)
 
 
-def test_symbols_with_the_same_error_share_one_line() -> None:
+def test_symbols_with_the_same_error_share_a_line_and_few_lines_are_shown() -> None:
     assert grouped({}) == []
     assert grouped({"A": "late", "B": "odd", "C": "late"}) == ["A, C: late", "B: odd"]
     assert grouped(dict.fromkeys("ABCDE", "late")) == ["A, B, C and 2 more: late"]

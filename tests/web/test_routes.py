@@ -142,7 +142,7 @@ async def test_the_snapshot_route_serves_the_latest_sweep_without_a_request(serv
     assert later.json["slot"] > got.json["slot"]
 
 
-async def test_a_refused_snapshot_may_be_requested_again_after_the_next_sweep() -> None:
+async def test_the_retry_time_of_a_snapshot_too_heavy_to_renew_is_after_the_next_sweep() -> None:
     async with visiting("aiohttp", limits=Limits(weight=2), every=600.0) as (visitor, reads):
         await visitor.get("/snapshot")
         await asyncio.sleep(30.0)
