@@ -433,7 +433,7 @@ def faults(session: nox.Session) -> None:
     """Every fault, three times, on each loop and on the newest and the oldest aiohttp."""
     install(session, "test", "-e", ".[cli]")
     tests = ("-p", "no:cacheprovider", "-q", "-m", "not wallclock", "tests/faults")
-    for release in ("aiohttp>=3.14.3,<4", "aiohttp==3.14.3"):
+    for release in ("aiohttp>=3.14.4,<4", "aiohttp==3.14.4"):
         session.install("--upgrade", release)
         for loop in ("asyncio", "uvloop"):
             for _ in range(3):

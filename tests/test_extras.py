@@ -13,7 +13,7 @@ def test_the_install_command_names_the_libraries_of_the_extra_and_not_our_packag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = [
-        "aiohttp<4,>=3.14.3",
+        "aiohttp<4,>=3.14.4",
         "cyclopts>=5; extra == 'cli'",
         'rich>=14; python_version < "4" and extra == "cli"',
         "pyarrow>=18; extra == 'parquet'",

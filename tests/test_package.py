@@ -83,7 +83,7 @@ def test_the_metadata_states_licence_versions_and_dependencies(metadata: Message
     assert (metadata["License-Expression"], metadata["License-File"]) == ("MIT", "LICENSE")
     assert (metadata["Version"], metadata["Requires-Python"]) == (VERSION, ">=3.11")
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
-    assert sorted(required) == ["aiohttp<4,>=3.14.3", "aiolimiter>=1.2", "msgspec>=0.20"]
+    assert sorted(required) == ["aiohttp<4,>=3.14.4", "aiolimiter>=1.2", "msgspec>=0.20"]
     assert {"cli", "parquet"} <= set(metadata.get_all("Provides-Extra", []))
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 

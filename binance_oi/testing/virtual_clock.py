@@ -28,6 +28,7 @@ _Events = list[tuple[selectors.SelectorKey, int]]
 
 START_S = 1_000.0  # not 0, because some code means "never" by 0
 EPOCH_S = 1_795_434_200.0  # 2026-11-23T12:00:00Z less START_S: `wall_time` at a loop time of 0
+_RESOLUTION_S = 1e-7  # less than a step, and more than the distance of two floats for 17 years
 STEP_S = 1e-6  # the smallest step; without it, a timer re-armed for "now" would spin for ever
 
 # Linux delivers over the loopback before `send` returns (no miss in 13,000 sends and connects, with
@@ -104,6 +105,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
+        # asyncio runs a timer when `time() + resolution` exceeds it. After half a year of virtual
+        # time, a nanosecond more is the same float, and a timer that is due would never run.
+        self._clock_resolution = _RESOLUTION_S
 
     def time(self) -> float:
         """Seconds of virtual time."""

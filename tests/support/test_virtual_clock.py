@@ -97,6 +97,26 @@ async def test_a_timer_rearmed_for_now_still_advances_the_clock() -> None:
     assert now() - start < 1e-3
 
 
+def test_timers_run_after_a_year_of_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    select = virtual_clock._JumpingSelector.select
+
+    def counted(
+        selector: virtual_clock._JumpingSelector, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        assert selector.steps < 1000, "the loop spins"
+        return select(selector, timeout)
+
+    monkeypatch.setattr(virtual_clock._JumpingSelector, "select", counted)
+
+    async def sleep() -> float:
+        await asyncio.sleep(366 * 24 * HOUR_S)
+        began = now()
+        await asyncio.sleep(0.3)
+        return now() - began
+
+    assert virtual_clock.run(sleep()) == pytest.approx(0.3, abs=1e-6)
+
+
 async def test_aiolimiter_releases_each_waiter_in_time_without_spinning() -> None:
     limiter, start, before = AsyncLimiter(10, 1.0), now(), steps()
     for _ in range(1010):
