@@ -28,9 +28,9 @@ class Allowance:
         """Take tokens.
 
         Returns:
-            0 if the bucket had so many tokens. Otherwise it takes none, and returns the seconds
-            until it will have them. For more tokens than a full bucket has, these are the seconds
-            until it is full.
+            0 if the bucket had so many tokens. Otherwise the call takes none, and returns the
+            seconds until the bucket will have them. For more tokens than a full bucket has, it
+            returns the seconds until the bucket is full.
         """
         used = self.used(now)
         if used + tokens <= self._most:

@@ -59,7 +59,7 @@ class OIAsgi:
                 await _answer(result, send)
                 return
             if self.draining is not None:
-                self.draining.heed()  # the server may have set its own handlers meanwhile
+                self.draining.install()  # the server may have set its own handlers meanwhile
             try:
                 await _stream(result, receive, send)
             except FullError:
@@ -72,8 +72,8 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
         app.mount("/oi", oi_asgi(client))
 
     The first request that needs the market starts the poll. If a server runs this application
-    alone, it also ends it. But frameworks do not tell a mounted application when they end. So run
-    `oi_lifespan` in the lifespan of your own application.
+    alone, the poll ends with the server. But frameworks do not tell a mounted application when they
+    end. So run `oi_lifespan` in the lifespan of your own application.
 
     Args:
         client: Sends the requests to the exchange. None sends no request, and serves only the
@@ -98,7 +98,7 @@ async def oi_lifespan(app: OIAsgi) -> AsyncGenerator[None, None]:
     service = app.service
     service.open()
     app.draining = draining = Draining(service.drain)
-    draining.heed()
+    draining.install()
     try:
         yield
     finally:
@@ -134,7 +134,7 @@ async def _answer(answer: Answer, send: Send) -> None:
 
 
 async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
-    """Send the events until the visitor leaves, the hub closes or nobody reads.
+    """Send the events until the visitor leaves or stops reading, or the hub closes.
 
     Raises:
         FullError: There are too many listeners; nothing was sent.

@@ -30,9 +30,9 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 PARAMETERS: Final = ("symbols", "window", "sort", "top", "decimal", "trend")
 ORDERS: Final = ("symbol", "percent", "usd", "z_score")
-SLICE: Final = 50  # symbols whose changes are computed before other work runs
+SYMBOLS_PER_STEP: Final = 50  # symbols whose changes are computed before other work runs
 TREND_STEP: Final = 3_600_000  # ms between the values of a trend
-TREND_VALUES: Final = 25  # a day
+TREND_VALUES: Final = 25  # values of a trend: one day, with both ends
 KEPT_BODIES: Final = 64  # answers that we keep until the next event
 USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for w in WINDOWS))
 
@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
     top: int | None
     decimals: Decimals
     trend: bool = False
-    """Whether the answer has the values of the last day as well."""
+    """Whether the answer also has the values of the last day."""
 
 
 def wanted(query: Query, limits: Limits) -> Wanted:
@@ -71,7 +71,8 @@ class Changes:
     """Follows a hub, and computes changes of its values.
 
     Args:
-        recording: The recording that covers the time before this server started; None if none.
+        recording: The recording that covers the time before this server started; None if there is
+            none.
     """
 
     def __init__(self, recording: Path | None) -> None:
@@ -112,7 +113,7 @@ class Changes:
         return body
 
     async def aclose(self) -> None:
-        """Stop reading the past. It may be called again."""
+        """Stop reading the past. A second call does nothing."""
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.wait([self._filling])
@@ -146,7 +147,7 @@ class Changes:
         encoded = list[str]()
         for count, change in enumerate(found[: question.top], 1):
             encoded.append(change.to_json(decimals=question.decimals))
-            if not count % SLICE:
+            if not count % SYMBOLS_PER_STEP:
                 await asyncio.sleep(0)
         rest = "".join(f',"{why}":{json_text(names)}' for why, names in without.items() if names)
         head = f'{{"window":"{question.window}","filling":{str(self.is_filling).lower()}'
@@ -158,7 +159,7 @@ class Changes:
     async def _found(
         self, hub: Hub, question: Wanted
     ) -> tuple[list[Change], Mapping[str, Sequence[str]]]:
-        """The changes, and why symbols that the visitor named have none."""
+        """Return the changes, and the named symbols without a change, by the reason."""
         tracker, found = self._tracker, list[Change]()
         absent, short = list[str](), list[str]()
         assert tracker is not None
@@ -168,7 +169,7 @@ class Changes:
                 found.append(change)
             elif question.names is not None and not self.is_filling:
                 (short if name in hub.cells else absent).append(name)
-            if not count % SLICE:
+            if not count % SYMBOLS_PER_STEP:
                 await asyncio.sleep(0)
         return found, {"absent": absent, "short": short}
 
@@ -182,7 +183,7 @@ class Changes:
             found = [tracker.open_interest_at(name, time) for time in times]
             # Six significant digits are enough to draw a picture.
             trends[name] = [None if value is None else float(f"{value:.6g}") for value in found]
-            if not count % SLICE:
+            if not count % SYMBOLS_PER_STEP:
                 await asyncio.sleep(0)
         return json_text({"first": first, "step": TREND_STEP, "values": trends})
 

@@ -129,10 +129,10 @@ class Event:
     """One event: new values, a gap, or the state of the market.
 
     Args:
-        number: Its number; each event has a higher one than the event before.
-        kind: Its name in the stream: ``state``, ``sweep`` or ``gap``.
+        number: The number of the event; each event has a higher number than the one before.
+        kind: The name of the event in the stream: ``state``, ``sweep`` or ``gap``.
         fields: The fields that are the same in every view.
-        identity: Its id in the stream.
+        identity: The id of the event in the stream.
         head: The JSON of the source, the schedule and the budget.
         cells: Values by symbol; None for a gap.
         errors: For each symbol without a value, the reason.

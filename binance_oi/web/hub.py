@@ -22,7 +22,7 @@ from binance_oi.market.gap import Gap, add_gap
 from binance_oi.web.events import KEEP_ALIVE, Cell, Event, Observation, Reading, View, lost, pick_of
 from binance_oi.web.limits import Limits
 
-SLICE = 250  # listeners that the hub wakes before other tasks may run
+LISTENERS_PER_STEP = 250  # listeners that the hub wakes before other tasks may run
 TICK = 2.0  # s between two checks for idle and dead listeners
 KEPT_GAPS = 32
 UNKNOWN_S = 5.0  # s: our guess of the time until the first sweep
@@ -92,14 +92,14 @@ class Hub:
         self.period: int | None = None
         """From slot to slot, ms; None before the first sweep."""
         self._limits, self._wall, self._on_values = limits, wall, on_values
-        self._epoch = ""  # of the ids; made with the first event, so each fork has its own
+        self._epoch = ""  # part of the ids; made with the first event, so each fork has its own
         self._kept: deque[Event] = deque(maxlen=limits.kept_events)
         self._latest: Reading | None = None
         self._state: Event | None = None  # the state after event `number`; None until needed
         self._listeners: dict[Listener, None] = {}
         self._subscriptions: dict[View, _Subscription] = {}
         self._news = asyncio.Event()
-        self._caring: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     # -- the source ------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class Hub:
         Listeners may still take the remaining events, and have `Limits.stalled` seconds for each.
         If the source raises an error, this call raises it.
         """
-        self._caring = asyncio.create_task(self._care())
+        self._checking = asyncio.create_task(self._check_listeners())
         try:
             async with aclosing(self.source.outcomes()) as outcomes:
                 async for outcome in outcomes:
@@ -118,7 +118,7 @@ class Hub:
         finally:
             self.close()
             if not self._listeners:
-                await asyncio.wait([self._caring])
+                await asyncio.wait([self._checking])
 
     def publish(self, outcome: Reading | Gap) -> None:
         """Make the next event. The listeners get it after `wake`."""
@@ -140,7 +140,7 @@ class Hub:
         """Wake the waiting listeners, and let other tasks run in between."""
         for count, listener in enumerate(tuple(self._listeners), 1):
             listener.wake()
-            if not count % SLICE:
+            if not count % LISTENERS_PER_STEP:
                 await asyncio.sleep(0)
 
     def _swept(self, reading: Reading) -> Event:
@@ -263,14 +263,14 @@ class Hub:
         cut: Callable[[], object] | None = None,
         is_gone: Callable[[], bool] | None = None,
     ) -> "Listener":
-        """Add a listener. It first gets the state, or the events after its last one.
+        """Add a listener. Its stream begins with the state, or with the events after its last one.
 
         Args:
-            view: The part of the market that it sees.
-            last_event_id: The id of the last event that it has; empty if it has none.
-            cut: Ends its connection at once. The hub calls it if the listener takes nothing for
-                `Limits.stalled` seconds.
-            is_gone: Returns whether its connection has ended.
+            view: The part of the market that the listener sees.
+            last_event_id: The id of the last event that the listener has; empty if it has none.
+            cut: Ends the listener's connection at once. The hub calls it if the listener takes
+                nothing for `Limits.stalled` seconds.
+            is_gone: Returns whether the listener's connection has ended.
 
         Raises:
             FullError: There are too many listeners, or the hub is closed.
@@ -292,12 +292,12 @@ class Hub:
             subscription.listeners -= 1
             if not subscription.listeners:
                 del self._subscriptions[subscription.view]
-        self._end_care()
+        self._end_checks()
 
-    def _end_care(self) -> None:
+    def _end_checks(self) -> None:
         """Stop checking listeners when the hub is closed and the last one has left."""
-        if self.is_closed and not self._listeners and self._caring is not None:
-            self._caring.cancel()
+        if self.is_closed and not self._listeners and self._checking is not None:
+            self._checking.cancel()
 
     def close(self) -> None:
         """End every stream, after each listener has taken its remaining events."""
@@ -305,7 +305,7 @@ class Hub:
         self._news.set()
         for listener in tuple(self._listeners):
             listener.wake()
-        self._end_care()
+        self._end_checks()
 
     def after(self, number: int) -> Event | None:
         """Return the event after event `number`; None if the hub no longer has it."""
@@ -329,16 +329,16 @@ class Hub:
             return None
         return int(number) if 0 < len(number) < 16 and 0 < int(number) <= self.number else None
 
-    async def _care(self) -> None:
+    async def _check_listeners(self) -> None:
         """Keep idle streams open; end those whose listener has gone or takes nothing."""
         while True:
             await asyncio.sleep(min(TICK, self._limits.keep_alive, self._limits.stalled))
-            await self._care_for_each(self.now)
+            await self._check_each(self.now)
 
-    async def _care_for_each(self, now: float) -> None:
+    async def _check_each(self, now: float) -> None:
         for count, listener in enumerate(tuple(self._listeners), 1):
-            listener.care(now, self._limits)
-            if not count % SLICE:
+            listener.check(now, self._limits)
+            if not count % LISTENERS_PER_STEP:
                 await asyncio.sleep(0)
 
 
@@ -369,7 +369,8 @@ class Listener:
     Args:
         hub: Its hub.
         subscription: The listeners with the same view.
-        place: The number of the last event that it has; None if another run of the service made it.
+        place: The number of the last event that the listener has; None if that event is from
+            another run of the service.
         cut: See `Hub.listen`.
         is_gone: See `Hub.listen`.
     """
@@ -430,7 +431,7 @@ class Listener:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(is_idle)
 
-    def care(self, now: float, limits: Limits) -> None:
+    def check(self, now: float, limits: Limits) -> None:
         """End the stream if its listener reads nothing; keep it open if there are no events."""
         idle = now - self.taken_at
         if self._is_gone is not None and self._is_gone():

@@ -56,7 +56,7 @@ class Body:
 
     @property
     def tag(self) -> str:
-        """Its entity tag. It is a weak one, because the compressed form has the same tag."""
+        """The entity tag of the body. It is weak, because the compressed form has the same tag."""
         if self._tag is None:
             digest = hashlib.blake2b(self.data, digest_size=12).hexdigest()
             self._tag = f'W/"{digest}"'

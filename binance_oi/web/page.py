@@ -54,8 +54,8 @@ class Page:
         """Read the files of a directory; ``index.html`` is the page itself.
 
         Args:
-            directory: The directory; None uses the page of this package. If it has no file, the
-                service has no page.
+            directory: The directory; None uses the page of this package. If the directory has no
+                file, the service has no page.
         """
         home = HOME if directory is None else check_path("page", directory)
         files: dict[str, Body] = {}

@@ -192,7 +192,7 @@ class Past:
         """Answer from the exchange, if visitors have requests left."""
         now = asyncio.get_running_loop().time()
         if wait := self._requests.take(-(-wanted.rows // MAX_ROWS), now):
-            raise ProblemError(_BUDGET, "Visitors have used what they may ask.", after=wait)
+            raise ProblemError(_BUDGET, "Visitors have used up their requests.", after=wait)
         found = await client.history(
             wanted.symbol,
             period=wanted.period,
@@ -224,7 +224,7 @@ class Past:
 
 
 def _covers(rows: Sequence[_Row], wanted: Asked, now: int) -> bool:
-    """Whether a recording has as much as what the exchange keeps of the range."""
+    """Whether a recording has all rows of the range that the exchange still keeps."""
     kept = now - KEPT_MS
     if not rows or rows[0].time > max(wanted.first, kept) + wanted.step:
         return False
@@ -243,7 +243,7 @@ def _end(wanted: Asked, now: int) -> int:
 def _unrecorded(
     rows: Sequence[_Row], holes: Sequence[Gap], wanted: Asked, now: int
 ) -> Iterator[Gap]:
-    """The instants after everything that a recording has of the range."""
+    """Yield a gap of the instants after all that a recording has of the range."""
     if _reaches_end(rows, wanted, now):
         return
     known = [*(row.time for row in rows[-1:]), *(hole.last for hole in holes)]

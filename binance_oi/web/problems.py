@@ -1,9 +1,9 @@
 """Errors as problem details.
 
 The rule of this file: an error shows a visitor what to do next, and nothing about this machine. It
-does not contain the exchange's text, which may name our IP address, or a recording's, which names
-its path. If the exchange refuses us, the visitor does not get the same status, but a 503 with the
-time to try again.
+does not contain the exchange's text, which may name our IP address, or the text of a
+`RecordingError`, which names a path. If the exchange refuses us, the visitor does not get the same
+status, but a 503 with the time to try again.
 
 Source: RFC 9457.
 """

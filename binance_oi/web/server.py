@@ -33,7 +33,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether an error is not about a bad request. Visitors could fill the log with those."""
+    """Whether to log an error. Visitors could fill the log with errors about bad requests."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, OF_VISITORS)
 
@@ -71,7 +71,7 @@ class Server:
         self._busy: set[RequestHandler] = set()  # connections with a request under way
         # For each connection with unread bytes: the loop time since which it has had some.
         self._unread: dict[RequestHandler, float] = {}
-        self._care: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._listening: asyncio.Server | None = None
 
     @property
@@ -97,7 +97,7 @@ class Server:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            # asyncio accepts as many in one step as wait at most, and closes none in between.
+            # asyncio accepts up to `backlog` connections in one step, and closes none in between.
             self._listening = await loop.create_server(
                 self._protocol, self._host, self._port, backlog=AT_ONCE
             )
@@ -107,13 +107,13 @@ class Server:
         for each in self._listening.sockets:
             with socket.fromfd(each.fileno(), each.family, each.type) as same:
                 same.listen(BACKLOG)
-        self._care = asyncio.create_task(self._end_unread())
+        self._checking = asyncio.create_task(self._end_unread())
 
     async def stop(self) -> None:
         """End the streams, let current answers finish, and close every connection."""
-        if self._care is not None:
-            self._care.cancel()
-            await asyncio.wait([self._care])
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait([self._checking])
         if self._listening is not None:
             self._listening.close()
         await self._runner.cleanup()
@@ -128,7 +128,7 @@ class Server:
             self._busy.discard(connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        """What reads a new connection."""
+        """Return the protocol of a new connection."""
         server = self._runner.server
         if server is None:  # it has just stopped
             return _Refused()

@@ -158,7 +158,7 @@ class Service:
         self.hub.close()
 
     async def aclose(self) -> None:
-        """End the streams and the hub. It may be called again."""
+        """End the streams and the hub. A second call does nothing."""
         self.drain()
         await self.changes.aclose()
         if self._running is not None:

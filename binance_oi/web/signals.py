@@ -29,7 +29,7 @@ class Draining:
     def __init__(self, drain: Callable[[], object]) -> None:
         self._drain, self._loop = drain, asyncio.get_running_loop()
 
-    def heed(self) -> None:
+    def install(self) -> None:
         """Install our handler for each signal that already has a handler in Python.
 
         Call this again for each new stream: the server may have replaced our handler meanwhile. A

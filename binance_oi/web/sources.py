@@ -33,7 +33,7 @@ from binance_oi.web.events import Observation, Reading
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 WORTH_A_READING = 3.0  # s until the first slot; if there is less time, we wait for the slot
-LOOK_EVERY = 1.0  # s between two checks of a recording for new sweeps
+CHECK_EVERY_S = 1.0  # s between two checks of a recording for new sweeps
 LATEST_MS = 3_600_000  # the greatest age of a value at a sweep of a recording
 LATEST_PERIODS = 3  # the same in periods; the longer of the two applies
 END = 1 << 62  # Unix ms
@@ -177,12 +177,12 @@ class RecordingSource:
     async def outcomes(self) -> AsyncGenerator[Reading | Gap, None]:
         """See `Source`."""
         while True:
-            for outcome in await asyncio.to_thread(self._look):
+            for outcome in await asyncio.to_thread(self._read_news):
                 yield outcome
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_EVERY_S)
 
-    def _look(self) -> list[Reading | Gap]:
-        """Return what is new in the file; empty while it cannot be read."""
+    def _read_news(self) -> list[Reading | Gap]:
+        """Return the new sweeps and gaps in the file; empty while the file cannot be read."""
         try:
             with Recording(self.path) as recording:
                 found = self._news(recording)

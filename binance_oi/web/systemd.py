@@ -65,7 +65,7 @@ def watchdog_pause(environment: Mapping[str, str] = os.environ) -> float | None:
 
 
 async def keep_watchdog_quiet() -> None:
-    """Send signs of life to systemd while the loop runs; return at once if it expects none."""
+    """Send signs of life to systemd while the loop runs; return at once if systemd expects none."""
     pause = watchdog_pause()
     while pause is not None:
         notify("WATCHDOG=1")

@@ -133,7 +133,7 @@ class Values:
         if symbol not in self._read:
             await self._check_listed(client, symbol)
         if wait := self._weight.take(1, _now()):
-            raise ProblemError(_BUDGET, "Visitors have used what they may ask.", after=wait)
+            raise ProblemError(_BUDGET, "Visitors have used up their requests.", after=wait)
         value = await client.get_open_interest(symbol, max_wait=self._limits.max_wait)
         return self._keep(value)
 
@@ -173,7 +173,7 @@ def _absent(hub: Hub, latest: Cell | None, max_age: float | None) -> ProblemErro
 
 
 def _too_old(age: float, max_age: float, after: float) -> ProblemError:
-    seen = math.ceil(age * 10) / 10  # not below the limit that it exceeds
+    seen = math.ceil(age * 10) / 10  # round up, so that the text shows more than `max_age`
     text = f"The latest value is {seen:g} s old, and max_age allows {max_age:g} s."
     return ProblemError(TOO_OLD, text, after=after)
 

@@ -2,9 +2,9 @@
 
 The rule of this file: pure. It trusts `X-Forwarded-For` only from a proxy that the owner named.
 
-Without the check of `Host`, a page of another site could read a service on loopback. After
-a browser has loaded that page, its owner changes the address of its name to 127.0.0.1 (DNS
-rebinding).
+Without the check of `Host`, a page of another site could read a service on loopback. After a
+browser has loaded that page, the owner of the page changes the address of its host name to
+127.0.0.1 (DNS rebinding).
 """
 
 from collections.abc import Collection, Mapping

@@ -11,7 +11,7 @@ import pytest
 from binance_oi import Gap
 from binance_oi.web import Hub, Limits, Listener, View
 from binance_oi.web.events import KEEP_ALIVE, Cell, Event
-from binance_oi.web.hub import SLICE, FullError
+from binance_oi.web.hub import LISTENERS_PER_STEP, FullError
 from support.market_source import BEGIN, PERIOD, FedSource, reading
 from support.sse import Parser, Seen
 
@@ -314,8 +314,8 @@ async def test_a_listener_that_does_not_read_neither_delays_others_nor_holds_eve
 
 
 async def test_other_tasks_run_while_many_listeners_are_woken() -> None:
-    async with running(Limits(listeners=4 * SLICE)) as (hub, source):
-        listeners = [hub.listen() for _ in range(4 * SLICE)]
+    async with running(Limits(listeners=4 * LISTENERS_PER_STEP)) as (hub, source):
+        listeners = [hub.listen() for _ in range(4 * LISTENERS_PER_STEP)]
         waiting = [asyncio.create_task(each.next()) for each in listeners]
         await asyncio.sleep(0)
         source.feed(reading(0, FIRST))

@@ -154,7 +154,7 @@ async def test_services_of_one_process_may_end_in_any_order_and_restore_the_sign
             await life.__aenter__()
         for app in apps * 100:  # each stream checks the signal handlers again
             assert app.draining is not None
-            app.draining.heed()
+            app.draining.install()
         await lives[first].__aexit__(None, None, None)
         left = apps[1 - first].service
         assert not left.is_closed
