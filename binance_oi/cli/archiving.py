@@ -68,7 +68,7 @@ async def _write_symbols(
     failed: dict[str, BinanceOIError] = {}
     rows = holes = days = cached = 0
     async with archived:
-        with _going_on(), _progress("days") as draw:
+        with _resumable(), _progress("days") as draw:
             for number, name in enumerate(names):
                 drawn = _drawing(draw, rows, number, len(names))
                 found = archived.days([name], **stretch._asdict(), on_progress=drawn)
@@ -115,7 +115,7 @@ class FromArchive(NamedTuple):
     url: str | None
     """The URL of the archive; None for the exchange's own."""
     cache: Path | None
-    """The directory of its files; None for the user's cache directory."""
+    """The directory of the archive's files; None for the user's cache directory."""
 
     @property
     def files(self) -> Path:
@@ -162,7 +162,7 @@ async def _fill(
     stretch: Stretch,
     archived: Archive | None,
 ) -> int:
-    with _going_on(), _progress("") as draw:
+    with _resumable(), _progress("") as draw:
 
         def seen(done: BackfillProgress) -> None:
             draw(f"{done.source} {done.symbol}", done.done, done.of, done.rows)
@@ -204,7 +204,7 @@ def _code(failed: Mapping[str, BinanceOIError], *, has_rows: bool) -> int:
 
 
 @contextmanager
-def _going_on() -> Generator[None]:
+def _resumable() -> Generator[None]:
     """After an interruption, print that the command can continue."""
     try:
         yield

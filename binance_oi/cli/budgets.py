@@ -80,7 +80,7 @@ def forget(name: str, output: Output, *, is_agreed: bool) -> int:
 
 
 def _names(pools: Mapping[str, Usage]) -> str:
-    """Name the existing budgets, for an error; those of local exchanges last, they may be many."""
+    """Name the existing budgets, for an error; those of local exchanges come last."""
     names = sorted(pools, key=lambda name: (local_place(name) is not None, name))
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"; there are {', '.join(map(printable, names[:MAX_NAMED]))}{more}" if names else ""
@@ -110,7 +110,7 @@ def _is_leftover(name: str, usage: Usage) -> bool:
 def _is_free(place: tuple[str, int]) -> bool:
     """Whether no program listens on a local port; False if the system forbids the check.
 
-    The check binds the port for a moment. To connect instead would disturb a listening program.
+    The check binds the port for a moment. A connection instead would disturb a listening program.
     """
     family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     try:

@@ -29,9 +29,9 @@ from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
 DAY_MS = 86_400_000
-FEW = 50  # for up to so many symbols we read 7 days of history: 5 requests for each
+FULL_HISTORY_SYMBOLS = 50  # symbols for which we read 7 days of history, with 5 requests for each
 PAGE_ROWS = 499  # rows that one request returns at least, whenever we send it
-AHEAD_MS = 3_600_000  # by which a clock may be behind that of a recorder
+AHEAD_MS = 3_600_000  # ms by which our clock may be behind that of a recorder
 FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
 
 
@@ -57,7 +57,7 @@ def history_span(symbols: int, window: str) -> timedelta:
     ms = length_ms("window", window)
     if ms + 2 * ROW_MS > KEPT_MS:
         raise ValueError(f"the exchange keeps 30 days, so there is no change over {window}")
-    if symbols <= FEW:
+    if symbols <= FULL_HISTORY_SYMBOLS:
         rows = (USUAL_MS + max(ms, DAY_MS)) // ROW_MS + 2
     else:
         rows = max(PAGE_ROWS, ms // ROW_MS + LEAST + 8)

@@ -97,7 +97,7 @@ def exit_code(error: BinanceOIError) -> int:
 
 
 def snapshot_code(snapshot: "Snapshot") -> int:
-    """Return the exit code of a snapshot: that of an error if all symbols failed by its kind."""
+    """Return the exit code of a snapshot; if all symbols failed with one code, that code."""
     codes = {exit_code(error) for error in snapshot.errors.values()}
     if not codes:
         return OK if snapshot.notional_error is None else SOME_FAILED
@@ -120,5 +120,5 @@ def explain(error: BinanceOIError) -> str:
 
 
 def _is_unlisted(error: InvalidSymbolError) -> bool:
-    """Whether it could be a symbol, but the exchange does not list it."""
+    """Whether the name could be a symbol, but the exchange does not list it."""
     return error.reason.startswith(NOT_LISTED)

@@ -216,7 +216,7 @@ _log = Group("Log", sort_key=6)
 
 
 ArchiveUrl = Annotated[str | None, Parameter(group=_archive, validator=_check_base_url)]
-"""The URL of the public archive, for a command that has one of the exchange too."""
+"""The URL of the public archive, for a command that also has a URL of the exchange."""
 ArchiveFiles = Annotated[Path | None, Parameter(group=_archive, converter=_place)]
 """The directory of the archive's files."""
 FromArchive = Annotated[Flag, Parameter(group=_archive)]

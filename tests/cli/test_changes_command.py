@@ -20,7 +20,7 @@ import pytest
 
 from binance_oi import Change, HistoryRow, changes_of
 from binance_oi.cli import main
-from binance_oi.cli.comparing import FEW, history_span, ranked
+from binance_oi.cli.comparing import FULL_HISTORY_SYMBOLS, history_span, ranked
 from binance_oi.cli.options import Ranking
 from binance_oi.cli.render import align
 from binance_oi.recorder import Recording
@@ -262,9 +262,9 @@ def test_changes_are_sorted_by_size_in_either_direction_and_unknown_ones_last(
 
 
 def test_a_few_symbols_are_read_for_7_days_and_a_market_as_far_as_one_request_reaches() -> None:
-    assert history_span(FEW, "1h") == timedelta(days=8, minutes=10)
+    assert history_span(FULL_HISTORY_SYMBOLS, "1h") == timedelta(days=8, minutes=10)
     for window in ("5m", "1h", "24h"):
-        assert history_span(FEW + 1, window) == timedelta(minutes=5 * 499)
+        assert history_span(FULL_HISTORY_SYMBOLS + 1, window) == timedelta(minutes=5 * 499)
     assert history_span(789, "48h") > timedelta(hours=48 + 200 / 12)
     assert history_span(1, "29d") < timedelta(days=30)
     with pytest.raises(ValueError, match="no change over 30d"):

@@ -25,7 +25,7 @@ from binance_oi.cli.options import (
     Window,
 )
 
-MONTH = timedelta(days=30)  # so long the exchange keeps rows of the past
+MONTH = timedelta(days=30)  # the exchange keeps rows of the past for so long
 
 
 @command
@@ -119,9 +119,9 @@ def changes(
     """Show how open interest has changed over a window, the largest changes first.
 
     The command compares each change with the changes of the same symbol over windows of the same
-    length in the 7 days before. The z-score is its distance from their mean, in standard
-    deviations. The percentile is the percentage of them that are smaller. Both need at least 200
-    changes to compare with.
+    length in the 7 days before. The z-score is the distance of a change from the mean of these
+    changes, in standard deviations. The percentile is the percentage of these changes that are
+    smaller. Both need at least 200 changes to compare with.
 
     The rows come from the exchange's history. The command caches them, and the next time requests
     only new rows. The first time, it reads 7 days for up to 50 symbols. For more symbols it reads

@@ -27,7 +27,7 @@ from binance_oi.cli.options import (
     Window,
 )
 
-MONTH = timedelta(days=30)  # so long the exchange keeps rows of the past
+MONTH = timedelta(days=30)  # the exchange keeps rows of the past for so long
 
 
 @command
@@ -86,10 +86,11 @@ def backfill(
 ) -> int:
     """Store 5-minute instants of the past in a recording, beside its samples.
 
-    They come from the exchange's history, which has the last 30 days. With --archive they also come
-    from its public archive, which has 2020 to yesterday. The command requests only instants that
-    the recording lacks, so run the same command again to continue after an interruption. It cannot
-    run while a recorder writes the recording; for that, use record --backfill.
+    These rows come from the exchange's history, which has the last 30 days. With --archive they
+    also come from its public archive, which has 2020 to yesterday. The command requests only
+    instants that the recording lacks, so run the same command again to continue after an
+    interruption. It cannot run while a recorder writes the recording; for that, use record
+    --backfill.
 
     Args:
         recording: The recording: a file, or the URL of a database. It is created if missing.
@@ -132,7 +133,7 @@ def export(
         to: A name that ends in .parquet, .csv or .jsonl; or a directory for one Parquet file a day.
         replace: Replace all rows of each file that the command writes.
         new: Export only days that the files lack, or that have new rows. It is no error if there
-            are none.
+            are no such days.
         csv_safe: In CSV, put an apostrophe before cells that a spreadsheet would run as a formula.
         series: Write a series with this step, 5m or a multiple of it, instead of the samples.
     """
