@@ -56,7 +56,7 @@ class Form(NamedTuple):
     write: Callable[[Iterable[Batch], BinaryIO, Columns, OddRows], object]
     """Raises `TooNarrowError` for a row that does not fit the columns."""
     read: Callable[[Path], Iterator[Row]]
-    """Yields the rows in the order of the file; raises RecordingError for rows not of `write`."""
+    """Yields the rows in the order of the file; raises RecordingError for other rows."""
     check: Callable[[Path], object] = lambda _: None
     """Raises those errors of `read` that it finds without reading the rows."""
     takes: Callable[[Row], bool] = lambda _: True
@@ -268,7 +268,7 @@ def _write(
 
 
 class Merged:
-    """The rows of a file merged with those of a recording that it lacks, by symbol and time.
+    """The rows of a file and the rows of a recording that the file lacks, merged in order.
 
     Args:
         kept: The rows of the file, sorted. All of them stay.

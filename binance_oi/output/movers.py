@@ -3,7 +3,7 @@
 The rule of this file: it looks up a few instants of each symbol, so the cost does not grow with the
 length of the recording. It interpolates nothing: if a symbol has no value near the beginning of a
 window, it has no change over that window. An amount in USD is open interest times mark price. A
-symbol has one only if its quote asset is a dollar, such as USDT.
+symbol has such an amount only if its quote asset is a dollar, such as USDT.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 """The history of many symbols as one file, which may take several runs.
 
-The rule of this file: it stores each symbol as soon as it is complete, and the file gets its name
-when all of them are. Until then the symbols are beside it, in a file that ends in ``.part``, with
-one line for each. A killed process leaves complete lines and at most one incomplete line, which the
-next run removes.
+The rule of this file: it stores each symbol as soon as that symbol is complete, and the file gets
+its name when all symbols are complete. Until then the symbols are beside it, in a file that ends in
+``.part``, with one line for each. A killed process leaves complete lines and at most one incomplete
+line, which the next run removes.
 """
 
 import json
@@ -60,13 +60,13 @@ class PastFile:
             raise RecordingError(f"{target}: a file's name ends in {', '.join(ENDINGS)}")
         check_place(target)
         if target.exists() and not replace:
-            raise RecordingError(f"{target} is there already; replace it")
+            raise RecordingError(f"{target} exists already; replace it")
         self._target, self._asked, self._csv_safe = target, dict(asked), csv_safe
         self._path = target.with_name(target.name + PART)
         self.since: datetime | None = None
         """The first instant of the earlier run that this one continues; None if there is none."""
         self.until: datetime | None = None
-        """The last instant of that run."""
+        """The last instant of the earlier run."""
         self._places: list[tuple[str, int]] = []  # the offset of each symbol's line
         with translate_write_errors(self._path):
             self._file: BinaryIO = self._path.open("a+b")

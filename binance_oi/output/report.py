@@ -2,7 +2,7 @@
 
 The rule of this file: the page first shows the changes of the market, and then the completeness of
 the recording. Its size is bounded for every recording, because it has no more points and gaps than
-a screen can show. They include the lowest and highest values and the longest gaps. Its tables and
+a screen can show. These include the lowest and highest values and the longest gaps. Its tables and
 one chart need no script.
 """
 

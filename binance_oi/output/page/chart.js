@@ -337,7 +337,7 @@ class Chart {
     move();
   }
 
-  /** Move the crosshair to a time. If that time is outside the view, move the view as well. */
+  /** Move the crosshair to a time. If that time is outside the view, move the view too. */
   follow(time) {
     const at = Math.min(Math.max(time, this.whole[0]), this.whole[1]);
     const width = this.view[1] - this.view[0];

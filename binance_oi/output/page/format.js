@@ -12,7 +12,7 @@ function isKnown(value) {
   return value !== null && value !== undefined && !Number.isNaN(value);
 }
 
-/** All digits that matter: at least two decimals are kept, and seven digits of a small number. */
+/** All digits that matter: at least two decimals, and at least seven digits of a small number. */
 function full(value) {
   if (!isKnown(value)) return NONE;
   const whole = value ? Math.floor(Math.log10(Math.abs(value))) + 1 : 1;
@@ -29,7 +29,7 @@ function short(value) {
   return size && size < 1 ? grouped.format(Number(value.toPrecision(3))) : value.toFixed(2);
 }
 
-/** A change with its sign; what rounds to zero has none. */
+/** A change with its sign; a change that rounds to zero has no sign. */
 function signed(value) {
   if (!isKnown(value)) return NONE;
   const text = Math.abs(value).toFixed(2);

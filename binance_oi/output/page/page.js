@@ -10,7 +10,7 @@ const RANGES = { "1h": 36e5, "4h": 144e5, "1d": 864e5, "7d": 6048e5, "30d": 2592
 const FIRST_ROWS = 100; // the table shows more only after "Show all", because drawing many rows is slow
 const TREND_SPAN = 864e5; // ms; how much time a trend covers
 const TREND_POINTS = 60;
-const MOST_VALUES = 20e3; // of each symbol; the page drops older values
+const MOST_VALUES = 20e3; // values of each symbol; the page drops older ones
 const MOST_LISTED = 2000; // rows in each table below the chart
 const MOST_GAPS = 500;
 const DOLLARS = /(USDT|USDC|USD|FDUSD|BUSD|USD1)$/; // the quote assets that count as USD; as in movers.py
@@ -30,7 +30,7 @@ const HELD = ["overrun", "late", "limited", "budget", "clock"]; // gaps in which
 const DEFAULTS = {
   symbol: "", sort: "size", down: true, find: "", unit: "usd", range: "1d", pins: [], all: false,
   view: null, // the chart's visible span, [first, last] in ms; null for its whole range
-  open: [], // those of DETAILS that the user has opened
+  open: [], // the entries of DETAILS that the user has opened
 };
 
 const state = {
