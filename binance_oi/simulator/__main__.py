@@ -1,7 +1,8 @@
 """`python -m binance_oi.simulator`: the local exchange in a process of its own.
 
 The rule of this file: the first line on stdout is the URL of the exchange. SIGINT, SIGTERM and
-SIGHUP end the process without a traceback. Under `nohup`, which ignores SIGHUP, it goes on.
+SIGHUP end the process without a traceback. Under `nohup`, which ignores SIGHUP, the process
+continues.
 """
 
 import argparse

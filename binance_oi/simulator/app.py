@@ -1,8 +1,9 @@
 """Answers as the exchange does: routes, weights, headers and error texts, over aiohttp.web.
 
 The rule of this file: every request takes the same path: up leg, count, answer, down leg. The
-exchange counts it when it arrives, even if the sender has gone by then. The answer shows the state
-at that moment. Every request that arrives costs its weight, even if the exchange refuses it.
+exchange counts the request when it arrives, even if the sender has gone by then. The answer shows
+the state at that moment. Every request that arrives costs its weight, even if the exchange refuses
+it.
 """
 
 import asyncio
@@ -153,8 +154,8 @@ class Exchange:
         self.lock: AbstractContextManager[object] = threading.RLock()
         """Locks everything that a command may change, for readers and for the command."""
         self.place: str = _PLACE + secrets.token_hex(6)
-        """The path of the exchange's URL. Requests with another path prefix, or without one, are
-        answered as well."""
+        """The path of the exchange's URL. The exchange also answers requests with another path
+        prefix, or without one."""
         self._script = Script()
         self._info: bytes | None = None
         self._pages = pages or Pages()
@@ -294,7 +295,7 @@ class Exchange:
         return response, fate
 
     def _archived(self, target: str, now: float) -> tuple[web.Response, Fate]:
-        """A file of the archive: it costs nothing, and no ban reaches there."""
+        """Answer with a file of the archive, which has no weight and is open during a ban."""
         fate = _USUAL if self._script.is_empty else self._fate(target, Verdict(OK, 0, 0.0))
         if fate.status != OK:
             return web.Response(status=fate.status), fate
@@ -423,7 +424,8 @@ class Exchange:
         }
 
     def _exchange_info(self, _query: str, now: float) -> bytes:
-        # Like the real one, it ignores ?symbol=. The real one is rarely rebuilt: its time is old.
+        # Like the real one, it ignores ?symbol=. The real answer is rarely rebuilt, so its time is
+        # old.
         if self._info is None:
             self._info = exchange_info(
                 self.universe.symbols.values(), limit=self.counter.limit, now=now

@@ -24,7 +24,7 @@ ARCHIVE = "/data/futures/um/daily/metrics/"  # below the URL of an exchange
 CHECKSUM = ".CHECKSUM"
 STEP_MS = 300_000
 KEPT_FILES = 16  # per symbol, in memory: a client requests data and checksum one after the other
-# BTCUSDT is there from 2020-09-01, most others from 2021-12-01 (seen 2026-11).
+# The archive has BTCUSDT from 2020-09-01, most others from 2021-12-01 (seen 2026-11).
 _BEGINS = {"BTCUSDT": date(2020, 9, 1)}
 _OTHERS_BEGIN = date(2021, 12, 1)
 _HEADER = (
@@ -52,7 +52,7 @@ class Files:
     missing_day: float = 0.02
     """Days without a file."""
     missing_row: float = 0.003
-    """Rows that are not there."""
+    """Rows that are missing."""
     no_value: float = 0.003
     """Rows whose open interest is blank, 0 or negative."""
     blank_ratios: float = 0.01
@@ -60,7 +60,7 @@ class Files:
 
 
 class Published(NamedTuple):
-    """A file, and what it holds."""
+    """A file, and the rows that it contains."""
 
     data: bytes
     rows: list[Row]
@@ -79,7 +79,7 @@ class PublicArchive:
     Args:
         seed: the seed of all random choices.
         name: the symbol.
-        history: its past.
+        history: the past of the symbol.
         files: how reliable a file is.
     """
 
@@ -150,7 +150,7 @@ class Archives:
 
     Args:
         seed: the seed of all random choices.
-        history: gives the past of a symbol; raises `KeyError` when it is not listed.
+        history: returns the past of a symbol; raises `KeyError` if the symbol is not listed.
         files: how reliable a file is.
     """
 
@@ -162,7 +162,7 @@ class Archives:
         """The files of a symbol.
 
         Raises:
-            KeyError: it is not listed.
+            KeyError: the symbol is not listed.
         """
         if name not in self._made:
             history = self._history(name)

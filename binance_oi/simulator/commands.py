@@ -45,7 +45,8 @@ class Commands:
         self._do("set_mark_price", symbol=symbol, price=_digits("price", price))
 
     def jump(self, symbol: str, share: float) -> None:
-        """Change open interest by a share of itself, as one observation; later it moves from there.
+        """Change open interest by a share of itself, as one observation; then it moves on from
+        there.
 
         Args:
             symbol: A listed symbol.
@@ -56,7 +57,7 @@ class Commands:
     def fail(self, times: int = 1, *, status: int = 503, symbol: str | None = None) -> None:
         """Answer the next requests with an error. They cost their weight.
 
-        The client retries after a 5xx. It takes three failures in a row to reach its caller.
+        The client retries after a 5xx. Only three failures in a row reach the caller.
 
         Args:
             times: The number of requests.
@@ -95,7 +96,7 @@ class Commands:
         self._do("hide_headers", times=None if times is None else _count("times", times))
 
     def show_headers(self) -> None:
-        """End what `hide_headers` began."""
+        """Undo `hide_headers`."""
         self._do("show_headers")
 
     def list_symbol(self, symbol: str) -> None:
@@ -118,7 +119,7 @@ class Commands:
         """Publish a day of the archive again, with another checksum and faults in other rows.
 
         Args:
-            symbol: A listed one.
+            symbol: A listed symbol.
             day: Such as ``2026-11-25``. A day that was missing has a file from then on.
         """
         self._do("republish", symbol=symbol, day=_day("day", day))

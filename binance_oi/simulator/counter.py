@@ -207,9 +207,9 @@ class RollingCounter:
         self.limit = limit
         self.seconds = seconds
         self.total: int = 0
-        """Requests that were ever counted."""
+        """The number of requests counted so far."""
         self.most: int = 0
-        """The most that any window has held."""
+        """The largest number of requests that any window has contained."""
         self._address = address
         self._times: deque[float] = deque()
 
@@ -226,8 +226,8 @@ class RollingCounter:
     def count(self, now: float) -> Verdict:
         """Count a request that arrives at `now`, and decide whether it is served.
 
-        A refused request counts as well. The behaviour of the real exchange is unknown; counting
-        is the worse case for a client.
+        A refused request counts too. The behaviour of the real exchange is unknown; counting is the
+        worse case for a client.
         """
         used = self.used(now) + 1
         self._times.append(now)

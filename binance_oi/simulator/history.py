@@ -90,7 +90,7 @@ class Question(NamedTuple):
 
         Raises:
             BadParameterError: a parameter is missing or not valid, or `startTime` is earlier than
-                what the exchange keeps.
+                the rows that the exchange keeps.
         """
         try:
             sent = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
@@ -134,7 +134,7 @@ class History:
     Args:
         seed: the seed of everything random.
         symbol: the contract.
-        market: its live values.
+        market: the live values of the contract.
         pages: how reliable a page is.
     """
 
