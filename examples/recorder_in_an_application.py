@@ -1,4 +1,4 @@
-"""A recorder inside of an application, which uses the client for other things as well."""
+"""A recorder in an application that also uses the client for other calls."""
 
 import asyncio
 import tempfile

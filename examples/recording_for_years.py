@@ -1,4 +1,4 @@
-"""Old days leave a recording, and a check says what it lacks; a database's URL works as well."""
+"""Prune and check a recording. The URL of a database works in place of a file."""
 
 import asyncio
 import tempfile

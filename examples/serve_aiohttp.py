@@ -16,7 +16,7 @@ async def follow(base: str, name: str) -> None:
         async for line in stream.content:
             if line.startswith(b"data: "):
                 print(name, line.decode().strip()[:78])
-                break  # a program goes on
+                break  # a real program continues
 
 
 async def main() -> None:

@@ -25,7 +25,7 @@ async def main() -> None:
                     continue
                 mark = "!" if abs(change.z_score) > 2.0 else " "
                 print(f"{mark} {value.symbol}: {change.percent:+.2f} %, z {change.z_score:+.1f}")
-            break  # yours goes on
+            break  # yours continues
 
 
 asyncio.run(main())
