@@ -29,11 +29,19 @@ FAULTS = {
     "of before": "The file of before.",
     "is no slow one": "It hangs, and is no slow one.",
     "at the most": "Seconds to wait at the most.",
+    "is not there": "A row that is not\n    # there yet.",
+    "as well": "A slow exchange is silent as well.",
+    "may be repeated": "Close the file. May be repeated.",
+    "may be called again": "After that, it may be called again.",
+    "whichever is there": "In polars or pandas, whichever is there.",
+    "goes on from": "A record goes_on_from another one.",
+    "heed": "The governor heeds it.",
 }
 FINE = """
 A recommended amendment. Labelled bells_and_whistles. A vain hope in Vaino. There is for good reason
 no limit. It costs the caller itself nothing. At the most recent rollover, the count of before-tests
 is shown. Other clients are there. The retold story. Whoever logs in shares the pool.
+An unheeded call, as well as a write that may be repeated at once.
 """
 
 

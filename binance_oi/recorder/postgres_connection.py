@@ -191,7 +191,10 @@ class Connection:
             raise self._failure(f"{self._name}: {printable(_text(error))}") from error
 
     def close(self) -> None:
-        """Close the connection; the server rolls an open transaction back. May be repeated."""
+        """Close the connection; the server rolls back an open transaction.
+
+        A second call has no effect.
+        """
         with suppress(self._driver.Error, OSError):
             self._connection.close()
 

@@ -76,7 +76,7 @@ class PostgresKeeper:
         with connection.bounded(), connection.transaction():
             for month in schema.months(connection):
                 # An answer received on the day after a month may be dated in that month. Such a
-                # sample stays until that day is too old as well.
+                # sample stays until that day is also too old.
                 if schema.ends_of(month)[1] + DAY_MS <= before:
                     connection.execute(_BRIEFLY)
                     return connection.has_locked(f"DROP TABLE {schema.partition(month)}")

@@ -127,7 +127,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Let other recorders record here. After that, `claim` may be called again.
+        """Let other recorders record here. Afterwards, `claim` can claim again.
 
         The recorder may call it twice, or after a `claim` that raised.
         """

@@ -6,7 +6,7 @@ twice only if there is evidence that the first connection is dead.
 
 Theory of operation. A kept connection can be dead without a sign: a NAT or a VPN forgot it, or the
 laptop was suspended. The network then drops every request that we write to the connection, and no
-answer comes. The silence is the only symptom, but a slow exchange is silent as well. Three rules
+answer comes. The silence is the only symptom, but a slow exchange is also silent. Three rules
 tell a dead connection from a slow exchange:
 
 1. A request on a kept connection that gets no byte within `patience` is abandoned, and its caller

@@ -94,7 +94,7 @@ def without(switches: list[Switch]) -> Iterator[Path]:
             file = tree / "binance_oi" / switch.module
             text = file.read_text()
             if text.count(switch.old) != 1:
-                sys.exit(f"{switch.name}: its text is not there once in {switch.module}")
+                sys.exit(f"{switch.name}: its text does not occur exactly once in {switch.module}")
             file.write_text(text.replace(switch.old, switch.new))
         yield tree
 

@@ -41,6 +41,13 @@ FORBIDDEN = {
     "of before": r"of before(?=\s*[.,;:)\"'])",
     "is no slow one": "is no slow one",
     "at the most": "at the most(?! [a-z])",
+    "is not there": "(?:is|are) not there",
+    "as well": r"as well(?=\s*[.,;:)\"'])",
+    "may be repeated": r"may be repeated(?=\s*[.,;:)\"'])",
+    "may be called again": "may be called again",
+    "whichever is there": "whichever is there",
+    "goes on from": "(?:go|goes|went|going) on from",
+    "heed": "heed(?:s|ed|ing)?",
 }
 """The name of each fault, and its pattern; a space stands for any gap between two words."""
 
