@@ -93,8 +93,8 @@ def until_full_minute(ask: Ask, known: Known, k: int) -> float:
     A probe may find room in two cases: the minute is over, or a count decides undecided weight.
     While probes have used less than half of the reserve, we send one as soon as a count can decide
     undecided weight. We send another one when as much time is left as has passed since the last
-    count. For example, 40 s before the end comes a count, and 20 s before it the probe. The other
-    half of the reserve is for the last probe, just before the minute ends.
+    count. For example, if a count comes 40 s before the end, the probe goes 20 s before the end.
+    The other half of the reserve is for the last probe, just before the minute ends.
     """
     minute = known.ledger.minute(k)
     left, since = known.clock.left(ask.now, k), ask.now - known.counted_at
