@@ -5,32 +5,44 @@ only by free pages at its end. So we move the rows of the last pages to free pag
 pages at a time. Then PostgreSQL builds new indexes beside the old ones. If the process is killed,
 no row is lost. At most, an unfinished index stays, and the next run removes it.
 
+PostgreSQL chooses the page of a moved row, and may choose a free page near the end. So one pass may
+not be enough. A pass that finds no free page before the end stops, because more moves would make
+the table longer.
+
 Source: https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY and
 https://www.postgresql.org/docs/current/sql-reindex.html#SQL-REINDEX-CONCURRENTLY, 2026-11.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
-from binance_oi.errors import StorageError
+from binance_oi.errors import RecordingError, StorageError
 from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.postgres_connection import LOCK_TIMEOUT_MS, Connection
+from binance_oi.recorder.postgres_vacuum import Patience, shorten, vacuum
 
-# We compact a table if it is larger than twice the size that its rows need, plus this.
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+# We compact a table, or build its indexes anew, if it is larger than twice the size that its rows
+# need, plus this. An index needs less than the rows, because a row has all of its columns.
 WORTH_BYTES = 1 << 20
 PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved these pages
 # After a pass, some rows may still be near the end: the server may have moved a row to another page
-# there, or a recorder may have written new rows there meanwhile.
-PASSES = 3
+# there, or a recorder may have written new rows there meanwhile. The pages near the end become
+# fewer with each pass.
+PASSES = 10
 SPARE = 1.2  # the goal is a table of this many times the pages that its rows would fill
-# How long REINDEX waits for transactions that still use the old indexes. It blocks no other program
-# meanwhile.
-PATIENT_MS = 600_000
+# After so many steps that moved a row behind the former end, no page before it is free.
+MISSES = 3
+# How long we wait, in all, for transactions of other programs. We block no other program meanwhile.
+PATIENT_S = 600.0
 PAGE_SIZE = 8192  # bytes, PostgreSQL's default; with another page size, goals are too low or high
 
+_UNDIVIDED = ("sweeps", "gaps", "past")  # the tables without partitions
 _NAMES = f"""
 SELECT relname::text FROM pg_class WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r'
-    AND (relname IN ('sweeps', 'gaps', 'past') OR oid IN (
+    AND (relname IN {_UNDIVIDED} OR oid IN (
         SELECT inhrelid FROM pg_inherits JOIN pg_class AS parent ON parent.oid = inhparent
         WHERE parent.relname = 'samples' AND parent.relnamespace = ({schema.NAMESPACE})
     ))
@@ -41,20 +53,29 @@ _IS_OWNER = f"""
 SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), true) FROM pg_class
 WHERE relnamespace = ({schema.NAMESPACE}) AND relname = 'samples'
 """
-# How many bytes a table has, and how many bytes its rows would fill without free space.
+# How many bytes a table has, how many its rows would fill without free space, and how many its
+# indexes have.
 _SIZE = f"""
 SELECT pg_relation_size(oid), (coalesce((
     SELECT sum(avg_width) + 28 FROM pg_stats WHERE schemaname = current_schema()
         AND tablename = relname
-), 0) * greatest(reltuples, 0))::bigint
+), 0) * greatest(reltuples, 0))::bigint, pg_indexes_size(oid)
 FROM pg_class WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r' AND relname = ?1
 """
-_UNFINISHED = f"""
-SELECT index.relname::text FROM pg_index
+# How many rows a step moved, and the highest page to which it moved one.
+_MOVE = """
+WITH moved AS (DELETE FROM {0} WHERE ctid >= '({1},0)' AND ctid < '({2},0)' RETURNING *),
+    placed AS (INSERT INTO {0} SELECT * FROM moved RETURNING ctid)
+SELECT count(*), coalesce((max(ctid)::text::point)[0], 0)::bigint FROM placed
+"""
+# The indexes of a table, and whether each is finished.
+_INDEXES = f"""
+SELECT index.relname::text, indisvalid FROM pg_index
 JOIN pg_class AS index ON index.oid = indexrelid
 JOIN pg_class AS of_table ON of_table.oid = indrelid
 WHERE of_table.relnamespace = ({schema.NAMESPACE}) AND of_table.relname = ?1
-    AND NOT indisvalid AND index.relname ~ '_cc(new|old)[0-9]*$'
+    AND (indisvalid OR index.relname ~ '_cc(new|old)[0-9]*$')
+ORDER BY indisvalid
 """
 
 
@@ -62,10 +83,21 @@ class _Size(NamedTuple):
     bytes: int
     needed: int
     """How many bytes the rows would fill without free space."""
+    indexes: int
+    """Bytes of the indexes."""
 
     @property
     def is_wasteful(self) -> bool:
         return self.bytes > 2 * self.needed + WORTH_BYTES
+
+    @property
+    def has_wasteful_indexes(self) -> bool:
+        return self.indexes > 2 * self.needed + WORTH_BYTES
+
+    @property
+    def end(self) -> int:
+        """The number of pages."""
+        return self.bytes // PAGE_SIZE
 
     @property
     def goal(self) -> int:
@@ -93,40 +125,80 @@ def compacting(connected: Callable[[], Connection]) -> Iterator[None]:
         # VACUUM may take longer than a timeout that the user has set for ordinary statements.
         connected().execute("SET statement_timeout = 0")
         names = [name for (name,) in connected().execute(_NAMES).fetchall()]
+    patience = Patience(PATIENT_S)
     for name in names:
-        yield from _compacted(connected, name)
+        try:
+            yield from _compacted(connected, name, patience)
+        except RecordingError:
+            if _exists(connected(), name):  # otherwise a pruning has dropped the table
+                raise
+    if patience.is_over:
+        logger.warning("%s may keep free space: a transaction lasts too long", connected())
 
 
-def _compacted(connected: Callable[[], Connection], name: str) -> Iterator[None]:
-    has_moved = False
-    for _ in range(PASSES):
-        with connected().translated():
-            connected().execute(f"VACUUM (ANALYZE) {name}")
+def _exists(connection: Connection, name: str) -> bool:
+    with connection.bounded():
+        return bool(connection.execute("SELECT to_regclass(?1) IS NOT NULL", (name,)).fetchone()[0])
+
+
+def _compacted(
+    connected: Callable[[], Connection], name: str, patience: Patience
+) -> Iterator[None]:
+    vacuum(connected(), name)
+    yield
+    has_moved, size = False, _size(connected(), name)
+    if size.is_wasteful:
+        has_moved = yield from _shortened(connected, name, patience)
+    if has_moved or size.has_wasteful_indexes or not _are_finished(connected(), name):
+        _build_indexes(connected(), name, patience)
+        yield
+
+
+def _shortened(
+    connected: Callable[[], Connection], name: str, patience: Patience
+) -> Generator[None, None, bool]:
+    """Move rows and run VACUUM in turn, until the table is short; return whether rows moved."""
+    passes = 0
+    while True:
+        yield from patience.await_readers(connected())
+        shorten(connected(), name, None if name in _UNDIVIDED else "samples")
         yield
         size = _size(connected(), name)
-        if not size.is_wasteful:
-            break
-        for _ in _moved(connected, name, size):
-            has_moved = True
-            yield
-    if has_moved:
-        with connected().translated():
-            connected().execute(f"VACUUM (ANALYZE) {name}")
-        yield
-    if has_moved or _unfinished(connected(), name):
-        _build_indexes(connected(), name)
-        yield
+        if not size.is_wasteful or passes == PASSES:
+            return passes > 0
+        if _has_rows(connected(), name, size.goal):
+            is_full = yield from _moved(connected, name, size)
+            passes = PASSES if is_full else passes + 1
+        elif patience.is_over:
+            return passes > 0
+        else:  # programs used the table all the time
+            yield from patience.pause()
 
 
 def _size(connection: Connection, name: str) -> _Size:
     with connection.bounded():
         row = connection.execute(_SIZE, (name,)).fetchone()
-        return _Size(0, 0) if row is None else _Size(*row)  # a pruning may have dropped the table
+        return (
+            _Size(0, 0, 0) if row is None else _Size(*row)
+        )  # a pruning may have dropped the table
 
 
-def _moved(connected: Callable[[], Connection], name: str, size: _Size) -> Iterator[None]:
-    """Move the rows of the last pages to free pages before them, one step for each `next`."""
-    end = size.bytes // PAGE_SIZE
+def _has_rows(connection: Connection, name: str, begin: int) -> bool:
+    """Whether a page from `begin` on has rows. The server reads those pages."""
+    query = f"SELECT EXISTS (SELECT FROM {name} WHERE ctid >= '({begin},0)')"
+    with connection.translated():
+        return bool(connection.execute(query).fetchone()[0])
+
+
+def _moved(
+    connected: Callable[[], Connection], name: str, size: _Size
+) -> Generator[None, None, bool]:
+    """Move the rows of the last pages to free pages before them, one step for each `next`.
+
+    Returns:
+        Whether it has stopped early, because no page before the end was free.
+    """
+    end, misses = size.end, 0
     while end > size.goal:
         begin = max(size.goal, end - PAGES_PER_STEP)
         connection = connected()
@@ -134,28 +206,39 @@ def _moved(connected: Callable[[], Connection], name: str, size: _Size) -> Itera
             # We delete a row and insert it elsewhere. Without the lock, an UPDATE that another
             # program runs at this moment would find the row deleted, and would change nothing.
             connection.execute(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
-            connection.execute(
-                f"WITH moved AS (DELETE FROM {name} WHERE ctid >= '({begin},0)'"
-                f" AND ctid < '({end},0)' RETURNING *) INSERT INTO {name} SELECT * FROM moved"
-            )
+            rows, highest = connection.execute(_MOVE.format(name, begin, end)).fetchone()
+        misses += bool(rows and highest >= size.end)
+        if misses == MISSES:
+            return True
         end = begin
         yield
+    return False
 
 
-def _unfinished(connection: Connection, name: str) -> list[str]:
-    """Return the names of unfinished indexes, which a killed run left."""
+def _indexes(connection: Connection, name: str) -> list[tuple[str, bool]]:
+    """Return the indexes of a table, and whether each is finished; a killed run leaves others."""
     with connection.bounded():
-        return [index for (index,) in connection.execute(_UNFINISHED, (name,)).fetchall()]
+        return [(index, done) for index, done in connection.execute(_INDEXES, (name,)).fetchall()]
 
 
-def _build_indexes(connection: Connection, name: str) -> None:
-    """Build the indexes of a table anew. The old ones keep the pages of deleted rows."""
-    for index in _unfinished(connection, name):
-        with connection.translated():
-            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+def _are_finished(connection: Connection, name: str) -> bool:
+    return all(is_finished for _, is_finished in _indexes(connection, name))
+
+
+def _build_indexes(connection: Connection, name: str, patience: Patience) -> None:
+    """Build the indexes of a table anew. The old ones keep the pages of deleted rows.
+
+    ``REINDEX TABLE`` would also build that of the table's TOAST table, which has no rows. If it
+    were interrupted, an unfinished index would remain in a schema that belongs to the server.
+    """
     with connection.translated():
-        connection.execute(f"SET lock_timeout = {PATIENT_MS}")
+        # Both statements wait for transactions that use the old indexes.
+        connection.execute(f"SET lock_timeout = {max(1, round(patience.left * 1000))}")
         try:
-            connection.execute(f"REINDEX TABLE CONCURRENTLY {name}")
+            for index, is_finished in _indexes(connection, name):
+                what = "REINDEX INDEX CONCURRENTLY" if is_finished else "DROP INDEX CONCURRENTLY"
+                if not connection.runs(f"{what} {index}"):
+                    patience.left = 0.0
+                    return
         finally:
             connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")

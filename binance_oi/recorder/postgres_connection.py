@@ -79,6 +79,7 @@ class Connection:
 
     def __init__(self, url: str, name: str, failure: type[RecordingError] = RecordingError) -> None:
         self._name, self._failure = shown(url), failure
+        self._twin = partial(Connection, url, name, failure)
         self._driver = _library("psycopg")
         self._streams = 0
         with self.translated():
@@ -107,6 +108,17 @@ class Connection:
         connection.adapters.register_dumper(int, numbers.Int8Dumper)
         return connection
 
+    def __str__(self) -> str:
+        return self._name
+
+    def twin(self) -> "Connection":
+        """Open a second connection with the same arguments.
+
+        Raises:
+            RecordingError: The server is out of reach, or refuses. The exact class is `failure`.
+        """
+        return self._twin()
+
     @property
     def is_lost(self) -> bool:
         """Whether we closed the connection, or have noticed that the server did."""
@@ -116,6 +128,17 @@ class Connection:
         """Run one statement. It raises the driver's errors; `translated` turns them into ours."""
         found: Found = self._connection.execute(_native(query), values)
         return found
+
+    def runs(self, statement: str) -> bool:
+        """Run a statement outside a transaction; False if a lock that it needs is not free in time.
+
+        The setting `lock_timeout` is that time. The statement may have done a part of its work.
+        """
+        try:
+            self.execute(statement)
+        except self._driver.errors.LockNotAvailable:
+            return False
+        return True
 
     def has_locked(self, statement: str) -> bool:
         """Run a statement within a transaction; False if it needs a lock that is not free in time.
