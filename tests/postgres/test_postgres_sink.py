@@ -17,6 +17,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -33,6 +34,9 @@ from support.postgres_server import Server
 from support.recorded import BEGIN, EVERY, VALUES, sweep
 from support.recording_market import Market, tables
 from support.virtual_clock import wall_time
+
+pyarrow: Any = pytest.importorskip("pyarrow")
+parquet: Any = pytest.importorskip("pyarrow.parquet")
 
 PERIOD = 60_000
 ORIGIN = round(BEGIN.timestamp() * 1000)
@@ -122,13 +126,10 @@ def odd_numbers(count: int) -> list[Decimal]:
     return [Decimal(text) for text in texts]
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
-def test_ten_thousand_unusual_numbers_are_the_same_in_every_output(
-    store: str, url: str, tmp_path: Path
-) -> None:
-    place = url if store == "postgres" else str(tmp_path / "odd.db")
-    sink = PostgresSink(place, None) if store == "postgres" else SqliteSink(Path(place), None)
-    numbers = odd_numbers(10_000)
+def store_numbers(place: str, numbers: list[Decimal]) -> None:
+    """Record these numbers, a thousand in each sweep."""
+    is_database = place.startswith("postgresql:")
+    sink = PostgresSink(place, None) if is_database else SqliteSink(Path(place), None)
     with closing(sink):
         sink.claim(time.monotonic)
         sink.open()
@@ -148,6 +149,14 @@ def test_ten_thousand_unusual_numbers_are_the_same_in_every_output(
                 [],
                 PERIOD,
             )
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_ten_thousand_unusual_numbers_are_the_same_in_every_output(
+    store: str, url: str, tmp_path: Path
+) -> None:
+    place, numbers = url if store == "postgres" else str(tmp_path / "odd.db"), odd_numbers(10_000)
+    store_numbers(place, numbers)
     wrote = sorted(f"{number:f}" for number in numbers)
     with Recording.open(place) as recording:
         assert sorted(value for _, _, value, _, _ in recording.samples().rows()) == wrote
@@ -158,6 +167,41 @@ def test_ten_thousand_unusual_numbers_are_the_same_in_every_output(
     assert sorted(line.split(",")[2] for line in lines) == wrote
     texts = (tmp_path / "odd.jsonl").read_text().splitlines()
     assert sorted(json.loads(text)["open_interest"] for text in texts) == wrote
+
+
+def fits_decimals(number: Decimal) -> bool:
+    """Whether the widest column of Parquet holds a number: 20 digits before the point, 18 after."""
+    whole, _, part = f"{number:f}".partition(".")
+    return len(whole.lstrip("0")) <= 20 and len(part.rstrip("0")) <= 18
+
+
+@pytest.mark.parametrize("form", ["oi.parquet", "days", "stream"])
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_parquet_holds_each_of_ten_thousand_unusual_numbers_exactly_or_a_warning_counts_it(
+    store: str, form: str, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All values of a column have one scale, so a value equals its text as a number."""
+    place, numbers = url if store == "postgres" else str(tmp_path / "odd.db"), odd_numbers(10_000)
+    store_numbers(place, numbers)
+    exact = {
+        (f"S{n % 1000}USDT", ORIGIN + n // 1000 * 1000): number
+        for n, number in enumerate(numbers)
+        if fits_decimals(number)
+    }
+    with Recording.open(place) as recording:
+        if form == "stream":
+            table = pyarrow.table(recording.samples())
+        else:
+            assert export(recording, tmp_path / form) == len(exact)
+            target = tmp_path / form
+            files = [target] if target.is_file() else sorted(target.rglob("*.parquet"))
+            table = pyarrow.concat_tables([parquet.ParquetFile(file).read() for file in files])
+    keys = zip(table["symbol"].to_pylist(), table["time"].cast("int64").to_pylist(), strict=True)
+    assert dict(zip(keys, table["open_interest"].to_pylist(), strict=True)) == exact
+    (warning,) = {each.getMessage() for each in caplog.records if each.levelname == "WARNING"}
+    assert "odd rows are" in warning
+    assert warning.endswith(f", and {len(numbers) - len(exact) - 3:d} more")
+    assert len(exact) > 3000
 
 
 def test_storing_a_sweep_again_changes_nothing_and_returns_the_same_count(url: str) -> None:
