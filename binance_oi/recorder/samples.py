@@ -6,11 +6,12 @@ wrong type, and texts that are not numbers.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
+from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict, cast
 
 from binance_oi.arguments import StrPath
 from binance_oi.encoding import Encodable
@@ -166,7 +167,7 @@ class Samples:
         """The end of the span, Unix ms, excluded."""
 
     def __iter__(self) -> Iterator[Sample]:
-        return map(sample, self.rows())
+        return chain.from_iterable(map(_in_columns, self._chunks(ROWS_PER_CHECK)))
 
     def rows(self) -> Iterator[Row]:
         """Yield the samples as plain rows, with numbers as the text that the exchange wrote.
@@ -254,7 +255,7 @@ class Samples:
             columns["time"] += batch.time
             columns["open_interest"] += map(Decimal, batch.open_interest)
             columns["received"] += batch.received
-            columns["mark_price"] += (None if m is None else Decimal(m) for m in batch.mark_price)
+            columns["mark_price"] += numbers(batch.mark_price)
         return columns
 
     def columns(self) -> arrow.Columns:
@@ -289,3 +290,24 @@ def sample(row: Row) -> Sample:
     """Convert a plain row to a sample."""
     symbol, time, value, received, mark = row
     return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
+
+
+def _in_columns(rows: Sequence[Row]) -> Iterator[Sample]:
+    """Convert plain rows to samples, a column at a time; that takes a third of the time."""
+    symbols, times, values, received, marks = zip(*rows, strict=True)
+    amounts = map(Decimal, values)
+    return map(_SAMPLE, zip(symbols, times, amounts, received, numbers(marks), strict=True))
+
+
+# The constructor of a named tuple runs Python code for each of them; this one does not.
+_SAMPLE: Callable[[Iterable[Any]], Sample] = partial(cast("Any", tuple).__new__, Sample)
+
+
+def numbers(texts: Sequence[str | None]) -> Iterable[Decimal | None]:
+    """Convert texts to numbers. If all or none of them are None, that needs no loop in Python."""
+    without = texts.count(None)
+    if without == len(texts):
+        return cast("Sequence[None]", texts)
+    if not without:
+        return map(Decimal, cast("Sequence[str]", texts))
+    return (None if text is None else Decimal(text) for text in texts)

@@ -20,7 +20,7 @@ from binance_oi.market import arrow
 from binance_oi.market.changes import LATE_MS, ChangeTracker
 from binance_oi.market.past import Point
 from binance_oi.market.rows import SOURCES, PointRow, Row, digits, notional, notionals
-from binance_oi.recorder.samples import are_right, check_samples, damaged, odd_sample
+from binance_oi.recorder.samples import are_right, check_samples, damaged, numbers, odd_sample
 from binance_oi.recorder.schema import LATEST
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import BY_TIME, Tables
@@ -74,8 +74,8 @@ class _Chunk(NamedTuple):
     def points(self) -> Iterator[Point]:
         """The rows as values."""
         values = list(map(Decimal, self.open_interest))
-        numbers = values, self.notionals(values), _numbers(self.circulating_supply)
-        rows = zip(self.time, *numbers, self.source, strict=True)
+        amounts = values, self.notionals(values), numbers(self.circulating_supply)
+        rows = zip(self.time, *amounts, self.source, strict=True)
         return (Point(self.symbol, *row) for row in rows)
 
     def rows(self) -> list[PointRow]:
@@ -96,11 +96,11 @@ class _Chunk(NamedTuple):
         """
         without = self.mark_price.count(None)
         if without == len(values):
-            return _numbers(self.notional)
-        prices = _numbers(self.mark_price)
+            return numbers(self.notional)
+        prices = numbers(self.mark_price)
         if not without:  # nearly always, if the recorder reads prices
             return notionals(values, cast("Iterable[Decimal]", prices))
-        columns = values, _numbers(self.notional), prices
+        columns = values, numbers(self.notional), prices
         return (
             known if price is None else notional(value, price)
             for value, known, price in zip(*columns, strict=True)
@@ -188,7 +188,7 @@ class Series:
             values = list(map(Decimal, chunk.open_interest))
             columns["open_interest"] += values
             columns["notional"] += chunk.notionals(values)
-            columns["circulating_supply"] += _numbers(chunk.circulating_supply)
+            columns["circulating_supply"] += numbers(chunk.circulating_supply)
             columns["source"] += chunk.source
         return columns
 
@@ -398,13 +398,3 @@ class _Reader:
             times, values, prices = zip(*rows, strict=True)
             if not are_right([times], values, prices):
                 raise odd_sample(self._tables, symbol)
-
-
-def _numbers(texts: Sequence[str | None]) -> Iterable[Decimal | None]:
-    """Convert texts to numbers. If all or none of them are None, that needs no loop in Python."""
-    without = texts.count(None)
-    if without == len(texts):
-        return cast("Sequence[None]", texts)
-    if not without:
-        return map(Decimal, cast("Sequence[str]", texts))
-    return (None if text is None else Decimal(text) for text in texts)
