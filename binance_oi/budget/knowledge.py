@@ -73,7 +73,7 @@ class Known:
     lowered_until: int = 0
     """The last minute in which we obey the lower limit."""
     rolling_until: int = 0
-    """The last minute in which we assume that the exchange counts the last 60 s."""
+    """The last minute in which we assume that the exchange counts a rolling window of 60 s."""
 
     @property
     def is_blind(self) -> bool:
@@ -86,7 +86,7 @@ class Known:
         return max(NEGLIGIBLE_WEIGHT, int(NEGLIGIBLE_SHARE * self.limit))
 
     def is_rolling(self, k: int) -> bool:
-        """Whether we assume, in minute `k`, that the exchange counts the last 60 s."""
+        """Whether we assume, in minute `k`, that the exchange counts a rolling window of 60 s."""
         return k <= self.rolling_until
 
     def is_held(self, now: float) -> bool:
@@ -94,8 +94,7 @@ class Known:
         return not self.clock.is_over(self.cooldown_until, now)
 
     def announce(self, limit: int) -> None:
-        """Adopt the limit that the exchange announced. A lower limit that a refusal showed
-        stays."""
+        """Adopt the limit that the exchange announced; keep a lower one that a refusal showed."""
         if self.announced:
             self.announced, limit = limit, min(limit, self.limit)
         self.limit = limit
@@ -117,7 +116,7 @@ class Known:
             self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
 
     def end_caution(self, sent: float, now: float) -> None:
-        """Send evenly for 60 s more, because the first answer after a start or a ban came.
+        """Send evenly for 60 s more: we have the first answer since a start or a ban.
 
         Args:
             sent: When the request of that answer was sent, monotonic s; the 60 s begin there.
@@ -127,11 +126,14 @@ class Known:
             self.cautious_until = sent + MINUTE
 
     def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
-        """Return the most that we may have booked to minute `k` by now, and its growth in weight/s.
+        """Return the weight that even sending allows us in minute `k` up to now, and its growth.
 
         After a start we may send a part at once, and the rest evenly until the minute ends or until
         `cautious_until`. After a ban we may send nothing at once, and the pace uses up one budget
         in 60 s.
+
+        Returns:
+            Weight, and weight/s.
         """
         if now >= self.cautious_until:
             return math.inf, 0.0
@@ -146,8 +148,9 @@ class Known:
     def is_even(self, now: float, k: int, ours: int, budget: int) -> bool:
         """Whether our weight `ours` certainly stays within `evenly`, for the fast path.
 
-        It assumes that there is no room to keep for single calls. Before the first answer it is
-        False, and the rules decide.
+        It ignores the weight that bulk work leaves for single calls, because the fast path runs
+        only while that weight is 0. Before the first answer the result is False, and the rules
+        decide.
         """
         if now >= self.cautious_until:
             return True
@@ -163,8 +166,8 @@ class Known:
 
         We lose no weight and no cooldown. By the new clock we do not know which minute counted the
         weight of the old minutes, so we book all of it to each minute that may be the current one.
-        A cooldown keeps the seconds that are left of it. If it kept its instant, it would end at
-        once by the new clock, or hours late.
+        A cooldown keeps the seconds that are left of it. If it kept its end in Unix time, it would
+        end at once by the new clock, or hours late.
         """
         ledger, others = self.ledger, self.others
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
@@ -195,9 +198,9 @@ class Known:
     def of_copies(self, k: int) -> float:
         """Weight that possible copies of us used in the first `EARLY` seconds of minute `k`, or 0.
 
-        Others may be copies if they used more by then than the part of one copy, or if they and we
-        used the minute up. Copies never exceed the limit. So if a count of the last `MEMORY`
-        minutes exceeds it, others are not copies.
+        Others may be copies if they used more than `FAIR` of the limit by then, which is the most
+        that one copy uses beside another, or if they and we used the minute up. Copies never exceed
+        the limit. So if a count of the last `MEMORY` minutes exceeds it, others are not copies.
         """
         early = self.others.curve(k, self.limit).at(EARLY, 0.0)
         is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
@@ -207,7 +210,7 @@ class Known:
         return early if most <= self.limit else 0.0
 
     def is_in_a_crowd(self, k: int) -> bool:
-        """Whether several copies of us used minute `k`: more than the part of one copy."""
+        """Whether possible copies of us used so much of minute `k` that they are more than one."""
         return self.of_copies(k) > FAIR * self.limit
 
     def unseen(self, now: float, k: int) -> float:
@@ -217,14 +220,17 @@ class Known:
 
 
 class Parts(NamedTuple):
-    """The parts of the limit that the user gave a budget; see `Bucket`."""
+    """The parts of the limit, as the user set them for a budget; see `Bucket`."""
 
     reserve: float
     share: float
     interactive: float
 
     def of(self, limit: int) -> tuple[int, int, int]:
-        """Return the parts in weight, for this limit. Shares always leave a weight of 1 to use."""
+        """Return the parts in weight, for this limit.
+
+        If the reserve is a share, it leaves us a weight of at least 1. So does `share`.
+        """
         given = self.reserve
         reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
         return reserve, max(1, int(self.share * limit)), int(self.interactive * limit)

@@ -20,7 +20,8 @@ from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-# Tries to take the lock, and s between them. `PoolFile` gives up a stuck lock after 200 tries.
+# How many times to try to lock, and s between two tries. If the lock is stuck, `PoolFile` replaces
+# the file after 200 tries.
 LOCK_TRIES, LOCK_PAUSE = 1000, 0.01
 
 
@@ -37,17 +38,17 @@ class MachineBudget(ProcessBudget):
     used. `BINANCE_OI_BUDGET_DIR` names another directory, for containers that share one.
 
     If the file cannot be used, the process logs one warning and continues alone, like
-    `ProcessBudget`. With its charges it tries the file again, first after a second, later every
-    30 s. As soon as the file can be used, the process adds the weight that it charged alone. It
-    obeys the cooldowns of the others before its next charge.
+    `ProcessBudget`. When it charges, it tries the file again: at first after a second, then after
+    longer pauses, up to 30 s. As soon as the file can be used, the process adds the weight that it
+    charged alone. It obeys the cooldowns of the others before its next charge.
 
     Args:
         directory: The directory of the file, instead of the default one. A relative path starts at
             the directory that is current now; a later change of directory does not move the file.
         options: The arguments of `ProcessBudget`, with the same defaults. Processes may differ in
             them. Each process leaves its own `reserve` unused in the common count. `share` bounds
-            all processes together. Of `interactive`, the largest value applies among the processes
-            that sent a request in the last five minutes. `clock` must be the same in every process.
+            all processes together. The largest `interactive` of the processes that sent a request
+            in the last five minutes applies to all. `clock` must be the same in every process.
 
     Raises:
         TypeError: `directory` is not a path.

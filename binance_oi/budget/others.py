@@ -3,11 +3,11 @@
 Pure. The rule of this file: it does not model who the others are. A bot that polls every 20 s, a
 bot that wakes at second 30, a steady stream and a copy of this library all repeat within a minute
 or so. So each minute keeps a `Curve`: how much others had used at each second. To forecast the rest
-of a minute, we compare the minute with each of the last five, and keep the highest forecast. Each
-of these minutes lets us expect two things: the use that followed the same second, and earlier use
-that is missing in the current minute and may only be late. Before we have seen a whole minute, and
-when others use more than in any minute that we saw, we also expect them to continue at their mean
-rate so far.
+of a minute, we compare the minute with each of the last five, and keep the highest forecast. From
+each of these minutes, we expect two things to come again: the use after the same second, and the
+use before it that the current minute still lacks, because it may just be late. If we have not seen
+a whole minute yet, or if others use more than in any minute that we saw, we also expect them to
+continue at their mean rate so far.
 
 Example: in the last minute others used 300 by second 20, and 1000 by its end. Now it is second 20,
 and they have used 200. We expect the 700 that followed then, and 65 of the 100 that are missing:
@@ -153,12 +153,12 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
     before = curve.at(max(0.0, into - LATE), 0.0)
     if into > curve.since + UNSEEN * (MINUTE - curve.since):
-        # We do not know when others used the weight before our first count. After this much of the
-        # minute, we no longer expect that use to be late.
+        # We do not know when others used the weight before our first count. This late in the
+        # minute, we no longer expect any of that weight.
         before = max(before, curve.base)
     due = whole - now
     # Others are late by the weight that they lack compared with that minute, less the part that
-    # chance explains. But only use of the last `LATE` seconds may still come.
+    # chance explains. But we no longer expect use that is over `LATE` seconds late.
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
     rest = due + late
     if others < before and curve.since < into - LATE:  # they use less than in that minute
@@ -213,9 +213,9 @@ def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: in
     Example: 20 s of this minute are left. Then the result is the weight that others used in the
     busiest 20 s of the last minutes. Two limits keep the result small. In the last slot, the weight
     that we keep free is often lost, so there the result is the use that 90 % of all slots (`OFTEN`)
-    did not exceed. And once we have seen a whole minute, we expect others to use in all no more
-    than in the busiest 55 s (`NEARLY` slots). So we do not expect a client twice that comes once a
-    minute.
+    did not exceed. And once we have seen a whole minute, we expect that their use of all of this
+    minute does not exceed their use in the busiest 55 s (`NEARLY` slots). So if a client comes once
+    a minute, we do not expect it twice.
 
     The arguments are those of `expected`.
     """
@@ -229,7 +229,8 @@ def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: in
         most = sorted(rises)[math.ceil(OFTEN * (len(rises) - 1))]
     else:
         most = _in_busiest(rest, used)
-    need = most - current.calm * (rest * SLOT - (MINUTE - into))  # the span is longer
+    # The slots of `most` last longer than the rest of the minute.
+    need = most - current.calm * (rest * SLOT - (MINUTE - into))
     if any(curve.whole for curve in past):
         need = min(need, _in_busiest(NEARLY, used) - others)
     return need
@@ -254,7 +255,7 @@ def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
 
 
 def _is_new(past: Sequence[Sequence[int]], current: Sequence[int], much: float) -> bool:
-    """Whether others used over `much` more in a slot than any earlier minute explains.
+    """Whether the use in a slot exceeds what each earlier minute explains, by more than `much`.
 
     An earlier minute explains use in a slot by its own use in the next slot, in the same slot, and
     in the `LATE` seconds before it.
@@ -332,9 +333,9 @@ class Others:
             use varies by chance.
         """
         past, curve = self.past(k), self.curve(k, limit)
-        # A count may already contain our weight under way; then others have used as much more.
-        # Without an earlier minute, the forecast depends on their rate alone, so we add that
-        # weight.
+        # `minute.others` assumes that the count contains our weight under way. If it does not yet,
+        # others have used more, by that weight. Without an earlier minute, the forecast depends on
+        # their rate alone, so we add that weight.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:

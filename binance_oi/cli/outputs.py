@@ -91,7 +91,7 @@ def export_series(
 
 @contextmanager
 def bar(what: str, total: int | None) -> Generator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield a function to call with each number of rows."""
+    """Show a progress bar on a terminal; yield a function that adds a number of rows to it."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     screen = console(sys.stderr)
     with Progress(

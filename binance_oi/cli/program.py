@@ -201,5 +201,5 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Replace each word up to an ``@``: a URL has its password before it."""
+    """Replace the beginning of each word, up to its last ``@``: a URL has its password there."""
     return _BEFORE_AT.sub('"***@', text)

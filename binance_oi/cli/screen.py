@@ -17,7 +17,7 @@ class _Console(Console):
 
 
 def console(stream: TextIO | None) -> Console:
-    """Make rich's view of a stream; None follows stdout."""
+    """Make rich's view of a stream; with None, it uses the current stdout."""
     plain = bool(os.environ.get("NO_COLOR"))  # rich's own `no_color` would keep bold text
     return _Console(file=stream, color_system=None if plain else "auto", highlight=False)
 

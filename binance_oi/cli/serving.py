@@ -84,12 +84,12 @@ def raise_open_files() -> int:
 
 
 def limits_for(files: int) -> Limits:
-    """Return the limits of the service for a process that may open so many files."""
+    """Return the limits of the service for a process that may open `files` files."""
     return Limits(listeners=min(Limits().listeners, connections_for(files)))
 
 
 def connections_for(files: int) -> int:
-    """Return the number of connections to accept for a process that may open so many files."""
+    """Return the number of connections to accept for a process that may open `files` files."""
     return max(1, min(CONNECTIONS, files - SPARE_FILES))
 
 
@@ -140,7 +140,7 @@ def _recorder(wanted: Wanted, client: OpenInterestClient | None) -> Recorder | N
 async def _until_one_ends(
     server: Server, recorder: Recorder | None, ends: Iterable[Coroutine[Any, Any, object]]
 ) -> None:
-    """Serve and record until one of `ends` or the recorder ends; then stop everything.
+    """Serve and record until the recorder stops or one of `ends` finishes; then stop everything.
 
     If one of them has failed, raise its error.
     """

@@ -25,7 +25,7 @@ class Notes(logging.Handler):
 
 @contextmanager
 def warnings_to(keep: Callable[[str], object]) -> Generator[None]:
-    """Send log messages to `keep`, because on a full screen they have no place on stderr."""
+    """Send log messages to `keep`, not to stderr, while a command draws on the whole terminal."""
     global _write_log
     before, _write_log = _write_log, keep
     try:
@@ -35,7 +35,7 @@ def warnings_to(keep: Callable[[str], object]) -> Generator[None]:
 
 
 def prepare() -> None:
-    """Let the streams accept symbols in any script, and show the library's warnings."""
+    """Let the streams accept every Unicode character, and show the library's warnings."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
