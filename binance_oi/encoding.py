@@ -119,7 +119,7 @@ def check_decimals(decimals: object) -> None:
 
 
 def plain(value: object, decimals: Decimals) -> Any:
-    """Convert a value to a type of JSON. For any other object, return the name of its type."""
+    """Convert a value to a type of JSON. A value that fits none becomes the name of its type."""
     match value:
         case Enum():
             return plain(value.value, decimals)
@@ -172,5 +172,5 @@ def _dumped(value: object) -> str:
 
 
 def _would_be_rounded(number: Decimal) -> bool:
-    """Whether `number` changes, or is not finite, when a reader of JSON converts it to a double."""
+    """Whether `number` is not finite, or changes when a reader of JSON converts it to a double."""
     return not number.is_finite() or Decimal(repr(float(number))) != number

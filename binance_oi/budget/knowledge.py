@@ -37,7 +37,8 @@ class Known:
     """What we know about one IP address.
 
     Names that end with `_at` are monotonic seconds. Names that end with `_until` are Unix seconds
-    by the exchange's clock, or minutes of it if they are `int`.
+    by the exchange's clock, or minutes of it if they are `int`. The exception is `cautious_until`,
+    which is monotonic seconds.
     """
 
     limit: int
@@ -54,8 +55,8 @@ class Known:
     the start, or since the last cooldown began."""
     probe_ends_at: float = UNKNOWN
     """Monotonic s until which all requests wait for the answer to a probe. If the count in that
-    answer may belong to either of two minutes, they wait longer: until the count of another probe
-    can belong to only one."""
+    answer may belong to either of two minutes, they wait longer: until the older minute is
+    certainly over. Then another probe can show which minute it is."""
     silent: int = 0
     """How many answers in a row had no usable count."""
     windows: list[Window] = field(default_factory=list[Window])
@@ -260,4 +261,4 @@ class Ask(NamedTuple):
     bulk: bool = False
     """Whether the request is bulk work, which leaves single calls their part of the minute."""
     interactive: int = 0
-    """The most of a minute that bulk work leaves for single calls."""
+    """The most weight of a minute that bulk work leaves for single calls."""

@@ -40,7 +40,7 @@ class MachineBudget(ProcessBudget):
     If the file cannot be used, the process logs one warning and continues alone, like
     `ProcessBudget`. When it charges, it tries the file again: at first after a second, then after
     longer pauses, up to 30 s. As soon as the file can be used, the process adds the weight that it
-    charged alone. It obeys the cooldowns of the others before its next charge.
+    charged alone. Before its next charge, it adopts the cooldowns of the other processes.
 
     Args:
         directory: The directory of the file, instead of the default one. A relative path starts at

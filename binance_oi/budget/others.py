@@ -195,8 +195,8 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        # If our counts cover another minute from end to end, do not guess the use that we missed in
-        # this one.
+        # If our counts cover some earlier minute from end to end, we do not guess the use that we
+        # missed in an earlier minute that they cover in part.
         if whole and not curve.whole:
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
@@ -237,7 +237,7 @@ def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: in
 
 
 def _in_busiest(slots: int, used: Sequence[int]) -> int:
-    """Weight that others used in their busiest `slots`; `used` is their use before each slot."""
+    """Weight of others in their busiest run of `slots` slots; `used` is their total before each."""
     return max(map(sub, used[slots:], used), default=used[-1])
 
 
@@ -263,7 +263,7 @@ def _is_new(past: Sequence[Sequence[int]], current: Sequence[int], much: float) 
     Args:
         past: Their use in each slot of the earlier minutes.
         current: Their use in each slot of this minute.
-        much: Weight.
+        much: The weight by which the use must exceed the explained use.
     """
     late = round(LATE / SLOT)
     return any(

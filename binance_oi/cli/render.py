@@ -289,7 +289,7 @@ def grouped(reasons: Mapping[str, str]) -> list[str]:
     if len(lines) <= MAX_REASONS:
         return lines
     rest = sum(len(symbols) for symbols in [*names.values()][MAX_REASONS:])
-    return [*lines[:MAX_REASONS], f"{counted(rest, 'symbol')} more failed; a pipe gets each"]
+    return [*lines[:MAX_REASONS], f"{counted(rest, 'symbol')} failed too; a pipe gets all of them"]
 
 
 def _first_names(symbols: Sequence[str]) -> str:
@@ -298,7 +298,7 @@ def _first_names(symbols: Sequence[str]) -> str:
 
 
 def stretches(number: int) -> str:
-    """Return a number of stretches without rows as text."""
+    """Write how many stretches of time have no rows."""
     return f"{counted(number, 'stretch', 'stretches')} without rows"
 
 
@@ -321,7 +321,7 @@ def summary(snapshot: Snapshot, usage: Usage) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    """Write seconds with three digits, or with all digits before the point."""
+    """Write seconds with three digits; from 1000 s on, write whole seconds."""
     return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f} s"
 
 

@@ -36,7 +36,8 @@ def stopped_by_signals(stop: Callable[[], object] = lambda: None) -> Generator[S
     if SIGHUP is not None and signal.getsignal(SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         numbers.append(SIGHUP)
     for number in numbers:
-        with suppress(NotImplementedError):  # on Windows, Ctrl-C interrupts; files stay valid
+        # Windows has no such handlers: there, Ctrl-C interrupts the code, but files stay valid.
+        with suppress(NotImplementedError):
             loop.add_signal_handler(number, receive, number)
     try:
         yield state

@@ -44,7 +44,7 @@ GAUGE_WIDTH = 20  # characters
 MAX_WARNINGS = 3  # lines below the table
 FRAME_LINES = 7  # lines of the screen that are neither rows of the table nor warnings
 WINDOW = "window"
-REDRAW_S = 1.0  # s between two pictures; ages, minutes and the size of the window change
+REDRAW_S = 1.0  # s between two pictures: ages, gauge and screen size change between sweeps
 
 # The names of the columns. The title of the column `WINDOW` is the length of the window.
 COLUMNS = ("symbol", "open interest", "change", "since start", WINDOW, "z", "age", "trend")
@@ -122,7 +122,7 @@ class Board:
             self.changes[symbol] = change
 
     def top(self, order: Movement, count: int) -> list[tuple[str, Line]]:
-        """Return the first lines in this order; by change, the largest in percent first."""
+        """Return the first lines; any order but `symbol` begins with the largest change."""
         lines = self.lines.items()
         if order == "symbol":
             return sorted(lines)[:count]
@@ -142,7 +142,7 @@ def _percent(before: Decimal, after: Decimal) -> float:
 
 
 def sparkline(values: Iterable[Decimal]) -> str:
-    """Draw values as bars, from the lowest to the highest."""
+    """Draw one bar for each value: the lowest value has the lowest bar, and so on."""
     numbers = list(values)
     low, high = min(numbers), max(numbers)
     steps = (int((n - low) / (high - low) * 7) if high > low else 0 for n in numbers)
