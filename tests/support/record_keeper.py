@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 
 from binance_oi.budget.member_record import FORMAT, ID, VERSION
@@ -99,7 +100,7 @@ class Keeper:
             if lost is not None and at <= now - lost
         }
         for pool, place in self.places.items():
-            place.record, place.until = kept.get(pool, b""), NEVER
+            place.record, place.until = kept.get(pool, b""), inf
             place.queue = b""
 
     @property
