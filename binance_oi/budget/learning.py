@@ -68,13 +68,15 @@ def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) ->
 
     The lower count must certainly be later than the higher one, and the difference must be larger
     than that between two nodes of the exchange. A higher count far above the limit proves nothing,
-    because it cannot have been right.
+    because it cannot have been right. While `counted_at` is unknown, the lower count may be the
+    earlier one: a late answer to a request from before a cooldown, or from before a loss of the
+    shared record.
     """
     clock, sent, limit = known.clock, receipt.sent, known.limit
     if not used + SLACK * limit < minute.reported <= (1 + HIDING) * limit:
         return False
     is_inside = clock.earliest(sent - LAG) == k == clock.latest(sent + FLIGHT)
-    return is_inside and sent > known.counted_at + FLIGHT
+    return is_inside and UNKNOWN < known.counted_at < sent - FLIGHT
 
 
 def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:

@@ -190,6 +190,17 @@ def test_a_lower_count_that_has_another_explanation_does_not_show_a_rolling_wind
     assert not made.known.rolling_until
 
 
+@pytest.mark.parametrize("ban", [False, True])
+def test_a_late_answer_from_before_a_cooldown_shows_no_rolling_window(ban: bool) -> None:
+    made = bucket()
+    use(made, 5.0, 1, 1)
+    early, late = take(made, 10.0), take(made, 10.0, 1999)
+    made.settle(late, 10.1, 2001, NOON + 10)
+    made.hold(10.2, 5.0, ban=ban)
+    made.settle(early, 10.3, 2, NOON + 10)
+    assert not made.known.rolling_until
+
+
 def test_while_the_window_rolls_we_never_exceed_the_limit_in_any_60_s() -> None:
     made = rolling()
     use(made, 75.0, 1, 2)
