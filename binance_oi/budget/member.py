@@ -273,6 +273,7 @@ class MemberPool(ApartPool):
 
         Perhaps the server is another one, or has lost our writes.
         """
+        self._doubted_at = self._steady()
         if len(self._journal) or self._is_apart:
             self._found = None
             self.nudge()

@@ -31,6 +31,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 BEAT = 1.0  # s for which a change may wait for the next write
 GRACE = 2.0  # s in which members restore lost writes; longer than `BEAT` and one call
+RESTORED = 0.3  # s after trouble with the server in which members notice what it lost
 NEVER = 2**62  # a minute that does not come
 TRUSTED = -10  # a count of contradictions so low that no answer replaces a copy of our clock
 
@@ -129,6 +130,7 @@ class RecordPool(DeferredPool):
         self._is_urgent = False
         self._is_probe_late = False
         self._failures, self._failing_since, self._retry_at = 0, math.inf, -math.inf
+        self._doubted_at = -math.inf  # steady s of the latest failed call or new connection
         self._is_reading = False  # the next call must read, because the record may have changed
         self._is_unseen = False  # we have read a record, and not yet compared it with the journal
         self._is_write_failing = False
@@ -153,8 +155,6 @@ class RecordPool(DeferredPool):
         shared = shared or Shared(0.0, 0.0, {}, self._make_state(self._now))
         shared.shift = self._time.shift
         self._take_clock(shared.state)
-        if self._time.joined_for(self._steady()) > SETTLED:  # earlier, our time may be wrong
-            shared.release(self.member, now)
         shared.restore(self.member)
         line, rebooked = shared.lines.get(self.member), None
         after = -1 if line is None else line.serial
@@ -166,7 +166,29 @@ class RecordPool(DeferredPool):
             shared.quiet_until = now + GRACE
             shared.state.counted_at = UNKNOWN
         shared.quiet_until = min(shared.quiet_until, now + GRACE)
+        if self._may_release(shared, now):
+            shared.release(self.member, now)
         return shared, rebooked
+
+    def _may_release(self, shared: Shared, now: float) -> bool:
+        """Whether an old line in `shared` certainly belongs to a silent member.
+
+        Until we have joined for a while, our time may be wrong. After a failed call or on a new
+        connection, the record may be an older copy. Then the lines of all members are old until
+        they have restored what the server lost. To release their weight would book it twice.
+        """
+        steady = self._steady()
+        is_settled = self._time.joined_for(steady) > SETTLED
+        return is_settled and now >= shared.quiet_until and steady - self._doubted_at > GRACE
+
+    def _until_restored(self) -> float:
+        """Seconds until the other members have restored what the server may have lost, or 0.0.
+
+        A member whose own writes are all there cannot see that the server lost those of others.
+        """
+        steady = self._steady()
+        is_settled = self._time.joined_for(steady) > SETTLED  # a new member sees no trouble
+        return max(0.0, self._doubted_at + RESTORED - steady) if is_settled else 0.0
 
     def _may_others_miss(self, shared: Shared, now: float) -> bool:
         """Whether other members may have to restore changes too; False if only we were apart."""

@@ -176,8 +176,9 @@ class TurnPool(RecordPool):
 
     def _too_early(self, shared: Shared, now: float) -> Wait | None:
         """The wait before we may charge, even if the bucket has room; None if we may charge."""
-        if now < shared.quiet_until:
-            return Wait(shared.quiet_until - now, Reason.LEASE)
+        restored = max(shared.quiet_until - now, self._until_restored())
+        if restored > 0.0:
+            return Wait(restored, Reason.LEASE)
         if self._out and not self._bucket.known.clock.dated:
             return Wait(SOON, Reason.PROBE_PENDING)  # the answer brings the exchange's time
         return None
@@ -266,6 +267,7 @@ class TurnPool(RecordPool):
             self._unsure.append(turn)
             self._is_write_failing = True
         self._is_joining, self._is_reading = False, True
+        self._doubted_at = self._steady()
         self._failures += 1
         self._failing_since = min(self._failing_since, sent)
         is_lost = self._failures >= TRIES and self._steady() - self._failing_since > LOST

@@ -310,6 +310,82 @@ def test_members_book_again_exactly_what_a_restored_older_record_lacks(
     assert machines.booked() == 120
 
 
+@pytest.mark.parametrize("lost", [1.5, *thorough(0.5, 4.5)])
+def test_an_answer_from_before_an_older_copy_shows_no_rolling_window(
+    machines: Machines, lost: float
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 10)
+    receipt = machines.take(one)
+    for _ in range(4):
+        machines.use(other, 100)
+    machines.keeper.restart(lost=lost)
+    for pool in (other, one):
+        read(machines, pool)
+    one.settle(receipt, 11, NOON + int(machines.time.now))
+    machines.tell(one)
+    assert machines.booked() == 411
+    assert not machines.record().state.rolling_until
+
+
+@pytest.mark.parametrize("is_idle", [False, True])
+@pytest.mark.parametrize("is_noticed", ["by a new connection", "by a failed call"])
+def test_an_older_copy_makes_no_member_look_silent(
+    machines: Machines, is_idle: bool, is_noticed: str
+) -> None:
+    one, *others = (machines.member() for _ in range(4))
+    machines.use(one)
+    receipts = [(each, machines.take(each, 100)) for each in others]
+    taken = machines.time.now
+    for pool, receipt in receipts:
+        pool.settle(receipt, 301, NOON + int(machines.time.now))
+        machines.tell(pool)
+    machines.time.move(SETTLED)
+    if not is_idle:
+        machines.use(one)
+    booked = 301 if is_idle else 302
+    machines.keeper.restart(lost=machines.time.now - taken - BEAT / 2)
+    for pool in (one, *others):
+        if is_noticed == "by a failed call":
+            while (turn := pool.begin()) is None:
+                pool.charge(1)
+            pool.failed(turn, "the connection was closed", pool._steady())
+        read(machines, pool)
+    assert machines.booked() == booked
+
+
+def test_a_member_that_lost_nothing_waits_until_others_have_restored_an_older_copy(
+    machines: Machines,
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.time.move(SETTLED)
+    machines.use(other, LIMIT - 300)
+    machines.keeper.restart(lost=2 * BEAT)
+    while (turn := one.begin()) is None:
+        one.charge(300)
+    one.failed(turn, "the connection was closed", one._steady())
+    assert isinstance(machines.want(one, 300), Wait)
+    read(machines, other)
+    machines.time.move(GRACE + 0.01)
+    assert isinstance(machines.want(one, 300), Wait)
+    assert machines.booked() == LIMIT - 299
+
+
+def test_a_member_that_stays_silent_after_an_older_copy_is_released(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    machines.take(other, 100)
+    machines.use(one)
+    machines.keeper.restart(lost=0.5)
+    read(machines, one)
+    machines.time.move(SETTLED)
+    machines.take(one)
+    minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
+    assert sum(weight for _, weight in minute.undecided) == 100
+
+
 def test_weight_that_members_book_again_no_longer_counts_as_that_of_others(
     machines: Machines,
 ) -> None:

@@ -113,7 +113,7 @@ UNNOTICED = {
             *(f"budget.member_record.{name}" for name in ("MOST_MEMBERS", "WAITED")),
             *(f"budget.member_record.{name}" for name in ("SETTLED", "LOOK")),
             "budget.member_record.LONGEST_SHIFT",
-            *(f"budget.record_pool.{name}" for name in ("BEAT", "GRACE", "TRUSTED")),
+            *(f"budget.record_pool.{name}" for name in ("BEAT", "GRACE", "RESTORED", "TRUSTED")),
             *(f"budget.turns.{name}" for name in ("LOT", "LEAST_LOT", "LEASE", "SOON", "PATIENCE")),
             *(f"budget.turns.{name}" for name in ("LOST", "TRIES", "AGAIN", "RETRY", "ASKED")),
             *(f"budget.turns.{name}" for name in ("TURN", "KEPT", "CROWD", "CROWD_BEAT")),
