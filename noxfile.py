@@ -60,8 +60,12 @@ QUICK = (
 )
 SERVERS = ("fastapi>=0.115; python_version < '3.15'", "uvicorn>=0.30")  # of an example
 ON_BOTH_STORES = tuple(
-    f"tests/recorder/test_{name}.py"
-    for name in ("recorder", "recorder_clock", "recording", "care", "backfill", "gap_filler")
+    f"tests/{name}.py"
+    for name in (
+        *("recorder/test_recorder", "recorder/test_recorder_clock", "recorder/test_recording"),
+        *("recorder/test_care", "recorder/test_backfill", "recorder/test_gap_filler"),
+        "cli/test_serving",
+    )
 )
 POSTGRES = {  # parts of the session: tests, and how many kills
     "stores": ((*ON_BOTH_STORES, "tests/postgres/test_postgres_sink.py"), 3),

@@ -10,9 +10,9 @@ import os
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from binance_oi.arguments import StrPath
 from binance_oi.cli.endings import HUNG_UP, LOST, OK, SIGHUP, USAGE, UsageError, as_usage_errors
 from binance_oi.cli.options import Source
 from binance_oi.cli.render import json_line
@@ -37,8 +37,8 @@ class Wanted:
     symbols: Sequence[str] | None
     every: float | None
     notional: bool
-    record_to: Path | None
-    recording: Path | None
+    record_to: StrPath | None
+    recording: StrPath | None
     host: str
     port: int
     hosts: Sequence[str]

@@ -7,12 +7,28 @@ import os
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
+from binance_oi.arguments import StrPath, check_path
+
 SCHEMES = ("postgresql://", "postgres://")
 
 
 def is_database(place: object) -> TypeGuard[str]:
     """Whether a name is the URL of a PostgreSQL database. A `Path` never is."""
     return isinstance(place, str) and place.lower().startswith(SCHEMES)
+
+
+def check_recording(name: str, place: StrPath) -> StrPath:
+    """Return the place of a recording: the URL of a database, or a path.
+
+    Args:
+        name: The name of the argument.
+        place: The caller's value.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is empty.
+    """
+    return place if is_database(place) else check_path(name, place)
 
 
 def shown(url: str) -> str:

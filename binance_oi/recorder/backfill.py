@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from binance_oi.arguments import StrPath, check_path
+from binance_oi.arguments import StrPath
 from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError, RecordingError, StorageError
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS
@@ -26,7 +26,7 @@ from binance_oi.market.history import MARGINS_MS, SETTLED_MS
 from binance_oi.market.moments import Moment, check_moment, moment_ms
 from binance_oi.market.past import History
 from binance_oi.market.rows import HISTORY, InstantRow, instant_row
-from binance_oi.recorder.address import is_database
+from binance_oi.recorder.address import check_recording, is_database
 from binance_oi.recorder.recording import Recording
 from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.stored import Storing, stored
@@ -342,7 +342,7 @@ def _sink_of(to: StrPath | Sink, source: str, clock: Callable[[], float]) -> Sin
         TypeError: `to` is neither a path, nor a URL, nor a sink.
     """
     if isinstance(to, str | os.PathLike):
-        place = to if is_database(to) else check_path("to", to)
+        place = check_recording("to", to)
         return stored(place, Storing(source, None, None, clock))[1]
     if not hasattr(to, "save_past"):
         raise TypeError(f"to must be a path or a Sink: {to!r}")

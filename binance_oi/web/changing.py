@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 from typing import Final, NamedTuple
 
+from binance_oi.arguments import StrPath
 from binance_oi.encoding import Decimals, json_text
 from binance_oi.errors import RecordingError
 from binance_oi.market.changes import USUAL_MS, Change, ChangeTracker
@@ -75,7 +75,7 @@ class Changes:
             none.
     """
 
-    def __init__(self, recording: Path | None) -> None:
+    def __init__(self, recording: StrPath | None) -> None:
         self._recording = recording
         self._tracker: ChangeTracker | None = None
         self._filling: asyncio.Task[None] | None = None
@@ -126,10 +126,10 @@ class Changes:
                 self._meanwhile = [dict(hub.cells)]
                 self._filling = asyncio.create_task(self._fill(self._recording))
 
-    async def _fill(self, path: Path) -> None:
+    async def _fill(self, place: StrPath) -> None:
         """Replace the tracker by one with the past of the recording."""
         try:
-            tracker = await asyncio.to_thread(_filled, path)
+            tracker = await asyncio.to_thread(_filled, place)
         except (RecordingError, OverflowError, ValueError) as error:
             logger.warning("changes do not have the past of the recording: %s", error)
         else:
@@ -210,10 +210,10 @@ def _feed(tracker: ChangeTracker, cells: Mapping[str, Cell]) -> None:
         tracker.observe(name, value.time, value.open_interest, notional=usd)
 
 
-def _filled(path: Path) -> ChangeTracker:
+def _filled(place: StrPath) -> ChangeTracker:
     """A tracker with the past of a recording, as far as changes need it."""
     tracker = ChangeTracker()
-    with Recording(path) as recording:
+    with Recording(place) as recording:
         span = recording.span()  # None if a backfill wrote rows, but no sweep yet
         newest = datetime.now(UTC) if span is None else span[1]
         since = newest - min(USUAL, newest - EARLIEST)

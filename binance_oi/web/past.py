@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Final, NamedTuple
 
+from binance_oi.arguments import StrPath
 from binance_oi.client import OpenInterestClient
 from binance_oi.encoding import Decimals, json_text
 from binance_oi.errors import (
@@ -122,7 +122,7 @@ class Past:
     def __init__(
         self,
         client: OpenInterestClient | None,
-        recording: Path | None,
+        recording: StrPath | None,
         limits: Limits,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -132,7 +132,7 @@ class Past:
         self._bytes = 0
         self._running: SharedCalls[Body] = SharedCalls()
         self._requests = Allowance(limits.history_requests, HISTORY_SPAN)
-        self._reading = asyncio.Semaphore(1)  # one reader of the file at a time
+        self._reading = asyncio.Semaphore(1)  # one reader of the recording at a time
 
     async def read(self, wanted: Asked) -> Body:
         """Answer a question. Equal questions at the same time share the answer.
@@ -166,13 +166,13 @@ class Past:
         """Answer from the recording; None if it has no row of the symbol."""
         async with self._reading:
             try:
-                return await asyncio.to_thread(self._read_file, wanted, self.now())
+                return await asyncio.to_thread(self._read_recording, wanted, self.now())
             except RecordingError:  # for example, the recorder has not created the file yet
                 if self._client is None:
                     raise
                 return None
 
-    def _read_file(self, wanted: Asked, now: int) -> _Recorded | None:
+    def _read_recording(self, wanted: Asked, now: int) -> _Recorded | None:
         assert self._recording is not None
         since, until = instant(wanted.first), instant(wanted.last + 1)
         with Recording(self._recording) as recording:

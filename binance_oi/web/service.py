@@ -9,12 +9,12 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, TypedDict
 
-from binance_oi.arguments import StrPath, check_path, check_type
+from binance_oi.arguments import StrPath, check_type
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import BinanceOIError
+from binance_oi.recorder.address import check_recording
 from binance_oi.web.allowances import Allowances
 from binance_oi.web.changing import Changes
 from binance_oi.web.hub import Hub, Source
@@ -37,8 +37,8 @@ class Options(TypedDict, total=False):
     """The options of `oi_app` and `oi_asgi`."""
 
     recording: StrPath | None
-    """A recording, which answers requests for the past. Without a client, the present values come
-    from it too; another process records into it."""
+    """A recording, which answers requests for the past: a file, or the URL of a database. Without a
+    client, the present values come from it too; another process records into it."""
     symbols: Iterable[str] | None
     """The symbols to poll; None follows the exchange's list."""
     every: float | None
@@ -75,17 +75,17 @@ class Service:
     def __init__(self, client: OpenInterestClient | None, options: Options) -> None:
         _check_options(client, options)
         recording = options.get("recording")
-        path = None if recording is None else check_path("recording", recording)
+        place = None if recording is None else check_recording("recording", recording)
         self.limits: Limits = options.get("limits", Limits())
         self.hosts: Collection[str] | None = _lower(options.get("hosts"))
         self.origins: Collection[str] = frozenset(options.get("origins", ()))
         self.proxies: Collection[str] = frozenset(options.get("proxies", ()))
         self.page: Page = Page.of(options.get("page"))
-        self._source = _source(client, path, options)
-        self.changes: Changes = Changes(path)
+        self._source = _source(client, place, options)
+        self.changes: Changes = Changes(place)
         self.hub: Hub = self._new_hub()
         self.values: Values = Values(client, self.limits)
-        self.past: Past = Past(client, path, self.limits)
+        self.past: Past = Past(client, place, self.limits)
         limits = self.limits
         self.visitors: Allowances = Allowances(limits.past_requests, MINUTE, limits.addresses)
         self._running: asyncio.Task[None] | None = None
@@ -193,14 +193,14 @@ def _check_options(client: OpenInterestClient | None, options: Options) -> None:
             raise TypeError(f"{name} must be a list, such as [{value!r}]")
 
 
-def _source(client: OpenInterestClient | None, path: Path | None, options: Options) -> Source:
+def _source(client: OpenInterestClient | None, place: StrPath | None, options: Options) -> Source:
     if client is not None:
         every, symbols = options.get("every"), options.get("symbols")
         notional = options.get("notional", False)
         return ClientSource(client, symbols, every=every, notional=notional)
-    if path is None:
+    if place is None:
         raise TypeError("a service needs a client or a recording")
-    return RecordingSource(path)
+    return RecordingSource(place)
 
 
 def _lower(hosts: Collection[str] | None) -> Collection[str] | None:

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 
-from binance_oi.arguments import StrPath, check_path
+from binance_oi.arguments import StrPath
 from binance_oi.budget.usage import Usage
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import BinanceOIError, ClientClosedError, RecordingError
@@ -25,6 +24,7 @@ from binance_oi.market.listing import LISTING_AGE
 from binance_oi.market.polling import begin_plan, sweeps
 from binance_oi.market.schedule import next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder.address import check_recording
 from binance_oi.recorder.recording import Recording, Sweep
 from binance_oi.recorder.samples import Sample
 from binance_oi.times import instant, unix_ms
@@ -155,18 +155,18 @@ class RecordingSource:
     """Follows a recording that another process writes. It sends nothing to the exchange.
 
     Args:
-        path: The recording.
+        place: The recording: a file, or the URL of a database.
     """
 
-    def __init__(self, path: StrPath) -> None:
-        self.path: Path = check_path("path", path)
+    def __init__(self, place: StrPath) -> None:
+        self.place: StrPath = check_recording("place", place)
         self._source = ""
         self._last = -END  # the last slot that the source has yielded
         self._is_unreadable = False
 
     @property
     def name(self) -> str:
-        """See `Source`; empty until the file has been read."""
+        """See `Source`; empty until the recording has been read."""
         return self._source
 
     @property
@@ -182,9 +182,9 @@ class RecordingSource:
             await asyncio.sleep(CHECK_EVERY_S)
 
     def _read_news(self) -> list[Reading | Gap]:
-        """Return the new sweeps and gaps in the file; empty while the file cannot be read."""
+        """Return the new sweeps and gaps; empty while the recording cannot be read."""
         try:
-            with Recording(self.path) as recording:
+            with Recording(self.place) as recording:
                 found = self._news(recording)
         except RecordingError as error:
             if not self._is_unreadable:

@@ -18,8 +18,9 @@ import pytest
 
 from binance_oi.cli import main, serving
 from binance_oi.recorder import Recording
+from support.filled import sink_at
 from support.lanes import thorough
-from support.recorded import VALUES, write_recording
+from support.recorded import VALUES, sweep
 
 Captured = pytest.CaptureFixture[str]
 SERVE = ("-m", "binance_oi", "serve")
@@ -80,10 +81,9 @@ def read_stream(url: str) -> "tuple[threading.Thread, list[bytes]]":
     [(signal.SIGTERM, 0), *thorough((signal.SIGINT, 0), (signal.SIGHUP, 129))],
 )
 def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording(
-    tmp_path: Path, number: signal.Signals, code: int
+    place: str, number: signal.Signals, code: int
 ) -> None:
-    path = tmp_path / "oi.db"
-    with serve(*FEW, "--record-to", str(path)) as (url, process):
+    with serve(*FEW, "--record-to", place) as (url, process):
         market = until_live(url)
         thread, pieces = read_stream(f"{url}events")
         while not pieces:
@@ -99,15 +99,17 @@ def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording
     assert pieces[0].startswith(b"retry: ")
     assert pieces[-1] == b""
     assert status == 421
-    with Recording(path) as recording:
+    with Recording(place) as recording:
         assert set(recording.symbols()) <= {"BTCUSDT", "ETHUSDT"}
 
 
 def test_a_recording_of_another_process_is_served_without_requests_to_the_exchange(
-    tmp_path: Path,
+    place: str,
 ) -> None:
-    path = write_recording(tmp_path / "oi.db")
-    with serve("--recording", str(path), "--port", "0", "--json") as (line, process):
+    with sink_at(place) as sink:
+        for number in (0, 1, 4):
+            sink.save(sweep(number), [], 60_000)
+    with serve("--recording", place, "--port", "0", "--json") as (line, process):
         url = json.loads(line)["url"]
         market = until_live(url)
         until = max(value["time"] for value in market["values"]) + 60_000

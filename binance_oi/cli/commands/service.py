@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from binance_oi.cli.app import command
-from binance_oi.cli.options import Flag, Place, Schedule, Source, Symbols
+from binance_oi.cli.options import Flag, Schedule, Source, Store, Symbols
 
 Names = Annotated[list[str] | None, Parameter(negative=())]
 
@@ -16,8 +16,8 @@ Names = Annotated[list[str] | None, Parameter(negative=())]
 def serve(
     symbols: Symbols = None,
     *,
-    record_to: Place | None = None,
-    recording: Place | None = None,
+    record_to: Store | None = None,
+    recording: Store | None = None,
     host: str = "127.0.0.1",
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 8787,
     every: Schedule = None,
@@ -35,8 +35,10 @@ def serve(
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
-        record_to: Record into this file too. The service then answers requests for the past.
-        recording: Do not read the exchange; serve this file, into which another process records.
+        record_to: Record into this file or database too. The service then answers requests for the
+            past.
+        recording: Do not read the exchange; serve this file or database, into which another process
+            records.
         host: The address to listen on.
         port: The port; 0 for any free port.
         every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest time from 5s to
