@@ -35,6 +35,7 @@ PAUSE_S = 0.02  # s between two steps
 # lets it get the lock.
 TURN_S = 0.12
 TURN_AFTER_S = 0.2  # s of work after which `rest` makes the longer pause
+LAST_WAIT_MS = 200  # the longest wait for readers at the end
 BUSY_FOR_MS = 600_000  # the longest wait for other programs that write
 
 # A copy reads rows in the order of the table `settled`. So it need not write them into `recent`
@@ -234,16 +235,21 @@ class _CaredFile:
 
     def rest(self) -> None:
         self._store.tidy()
-        if time.monotonic() - self._since < TURN_AFTER_S:
+        worked = time.monotonic() - self._since
+        if worked < TURN_AFTER_S:
             time.sleep(PAUSE_S)
             return
-        time.sleep(TURN_S)
+        # Each transaction of a recorder waits for its turn. On a busy machine, a step takes longer,
+        # and a pause of constant length would leave too few turns for a recorder to keep up.
+        time.sleep(max(TURN_S, worked))
         self._since = time.monotonic()
 
     def size(self) -> int:
         return os.stat(self._path).st_size
 
     def close(self) -> None:
+        # The last checkpoint waits for readers, and a recorder waits for that checkpoint.
+        self._store.connection.execute(f"PRAGMA busy_timeout = {LAST_WAIT_MS}")
         self._store.close()
 
 

@@ -18,7 +18,7 @@ from binance_oi.recorder import Recorder, Recording, care, copying, retention
 from binance_oi.recorder.check import check
 from binance_oi.recorder.retention import Pruned
 from binance_oi.recorder.sqlite_keeper import SqliteKeeper
-from binance_oi.recorder.store import Store
+from binance_oi.recorder.store import Kept, Store
 from binance_oi.times import instant, unix_ms
 from support.filled import BEFORE, DAY, HOUR, START, fill, sink_at, sweep_of
 from support.recording_market import Market, tables
@@ -210,30 +210,57 @@ def test_pruning_shrinks_the_file(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.parametrize("of_step", [0.06, 1.5])
 def test_pruning_pauses_often_enough_for_a_waiting_recorder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_step: float
 ) -> None:
-    """A waiting SQLite tries every 100 ms, so each quarter of a second has a pause of 100 ms."""
+    """A waiting SQLite tries every 100 ms, so each quarter of a second has a pause of 100 ms.
+
+    However long a step takes, a recorder has as much time as the pruning.
+    """
     fill(str(tmp_path / "oi.db"), SLOTS)
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.STEP_ROWS", 7)
-    now, worked, longest = 0.0, 0.0, 0.0
+    now, worked, longest, slept = 0.0, 0.0, 0.0, 0.0
     step = SqliteKeeper.drop_samples
 
     def slow(keeper: SqliteKeeper, before: int) -> bool:
         nonlocal now, worked, longest
-        now, worked = now + 0.06, worked + 0.06
+        now, worked = now + of_step, worked + of_step
         longest = max(longest, worked)
         return step(keeper, before)
 
     def sleep(seconds: float) -> None:
-        nonlocal now, worked
+        nonlocal now, worked, slept
         now += seconds
-        worked = 0.0 if seconds > 0.1 else worked
+        if seconds > 0.1:
+            slept += seconds
+            assert seconds >= worked
+            worked = 0.0
 
     monkeypatch.setattr(SqliteKeeper, "drop_samples", slow)
     monkeypatch.setattr(care, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     assert care.prune(tmp_path / "oi.db", 2, now=at(END - 1)) > 0
-    assert 0.0 < longest < 0.25
+    assert 0.0 < longest < max(0.25, of_step + 0.01)
+    assert slept > 0.0
+
+
+def test_the_end_of_maintenance_waits_for_readers_for_a_moment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the last checkpoint waits for a reader, no recorder can write."""
+    path, waits = tmp_path / "oi.db", list[int]()
+    fill(str(path), SLOTS)
+    close = Store.close
+
+    def close_with(store: Store) -> list[Kept]:
+        waits.append(store.connection.execute("PRAGMA busy_timeout").fetchone()[0])
+        return close(store)
+
+    monkeypatch.setattr(Store, "close", close_with)
+    care.compact(path)
+    care.prune(path, 2, now=at(END - 1))
+    assert waits
+    assert max(waits) <= 1000
 
 
 def test_compacting_frees_many_pages_in_each_step(
