@@ -177,18 +177,20 @@ class RecordPool(DeferredPool):
         connection, the record may be an older copy. Then the lines of all members are old until
         they have restored what the server lost. To release their weight would book it twice.
         """
-        steady = self._steady()
-        is_settled = self._time.joined_for(steady) > SETTLED
-        return is_settled and now >= shared.quiet_until and steady - self._doubted_at > GRACE
+        is_trusted = self._steady() - self._doubted_at > GRACE
+        return self._is_settled() and now >= shared.quiet_until and is_trusted
 
     def _until_restored(self) -> float:
         """Seconds until the other members have restored what the server may have lost, or 0.0.
 
         A member whose own writes are all there cannot see that the server lost those of others.
         """
-        steady = self._steady()
-        is_settled = self._time.joined_for(steady) > SETTLED  # a new member sees no trouble
-        return max(0.0, self._doubted_at + RESTORED - steady) if is_settled else 0.0
+        if not self._is_settled():  # a new member sees no trouble
+            return 0.0
+        return max(0.0, self._doubted_at + RESTORED - self._steady())
+
+    def _is_settled(self) -> bool:
+        return self._time.joined_for(self._steady()) > SETTLED
 
     def _may_others_miss(self, shared: Shared, now: float) -> bool:
         """Whether other members may have to restore changes too; False if only we were apart."""
