@@ -1,8 +1,8 @@
 """Maintains a recording over years: removes old days, returns space, and copies.
 
 The rule of this file: it works in short steps. So a recorder can continue between them, and a
-killed process leaves a valid recording. A recorder must not write the target of
-a copy; it may write any other recording.
+killed process leaves a valid recording. A recorder must not write the target of a copy; it may
+write any other recording.
 """
 
 import os
@@ -79,8 +79,8 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
     Raises:
         ValueError: `keep_days` is not positive.
         RecordingError: There is no recording.
-        StorageError: The recording cannot be written now. Days that it removed before
-            the error stay removed.
+        StorageError: The recording cannot be written now. Days that it removed before the error
+            stay removed.
     """
     days = check_count("keep_days", keep_days)
     with Recording(place) as recording:
@@ -105,8 +105,8 @@ def compact(place: StrPath) -> tuple[int, int]:
         place: The recording: a file, or the URL of a database.
 
     Returns:
-        The size before and after, in bytes. While a recorder writes, a file may become
-        shorter only later, within a minute.
+        The size before and after, in bytes. While a recorder writes, a file may become shorter
+        only later, within a minute.
 
     Raises:
         RecordingError: There is no recording.
@@ -126,9 +126,8 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
     """Add all rows of one recording to another one, which is created if missing.
 
     Two samples are the same if they have the same symbol and time; two sweeps, if they have the
-    same slot. Existing rows of the target stay. A gap
-    remains only where neither recording has a sweep. After an interruption, the same call
-    continues.
+    same slot. Existing rows of the target stay. A gap remains only where neither recording has a
+    sweep. After an interruption, the same call continues.
 
     Args:
         source: A file, or the URL of a database. A recorder may write it.

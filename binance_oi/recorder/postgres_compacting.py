@@ -178,9 +178,9 @@ def _shortened(
 def _size(connection: Connection, name: str) -> _Size:
     with connection.bounded():
         row = connection.execute(_SIZE, (name,)).fetchone()
-        return (
-            _Size(0, 0, 0) if row is None else _Size(*row)
-        )  # a pruning may have dropped the table
+    if row is None:  # a pruning has dropped the table
+        return _Size(0, 0, 0)
+    return _Size(*row)
 
 
 def _has_rows(connection: Connection, name: str, begin: int) -> bool:

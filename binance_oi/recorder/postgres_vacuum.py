@@ -4,9 +4,8 @@ The rule of this file: no other program waits longer than `QUEUE_MS` and `HOLD_S
 
 Two things keep VACUUM from shortening a table. First, it must not remove a row as long as a
 transaction may still see it. So `Patience.await_readers` waits until all earlier transactions have
-ended.
-Second, it shortens a table only at a moment when no transaction uses it. It looks for such a moment
-every 50 ms, for 5 s, and does not queue. If there are many readers, it never finds one. So
+ended. Second, it shortens a table only at a moment when no transaction uses it. It looks for such a
+moment every 50 ms, for 5 s, and does not queue. If there are many readers, it never finds one. So
 `shorten` makes one: a second connection queues for a lock of the parent table. Readers that come
 later wait behind it, and the earlier ones end.
 
