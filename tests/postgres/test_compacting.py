@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from binance_oi.errors import StorageError
+from binance_oi.market.rows import Row
 from binance_oi.recorder import Recording, care, postgres_compacting
 from binance_oi.recorder.postgres_compacting import PAGES_PER_STEP, compacting
 from binance_oi.recorder.postgres_connection import Connection
@@ -90,7 +91,7 @@ def pages(run: Run, name: str) -> tuple[int, int]:
     return int(str(found[0])), int(str(found[1]))
 
 
-def rows(url: str) -> list[object]:
+def rows(url: str) -> list[Row]:
     with Recording.open(url) as recording:
         return list(recording.samples().rows())
 
@@ -121,7 +122,7 @@ def test_while_another_program_writes_no_row_is_lost_and_the_table_becomes_short
             write(f"INSERT INTO samples VALUES ('NEW', {NOVEMBER + written}, 1, {NOVEMBER}, NULL)")
         job.result()
     found = rows(url)
-    assert [row for row in found if row[0] != "NEW"] == kept  # type: ignore[index]
+    assert [row for row in found if row[0] != "NEW"] == kept
     assert len(found) == len(kept) + written
     care.compact(url)
     assert pages(run, "samples_2026_11")[0] < PLENTY + written // 50

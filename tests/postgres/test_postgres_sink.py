@@ -30,6 +30,7 @@ from binance_oi.recorder import Recorder, Recording, care, postgres_connection
 from binance_oi.recorder.check import check
 from binance_oi.recorder.postgres import YIELD_S, PostgresSink
 from binance_oi.recorder.sqlite import SqliteSink
+from support.filled import sink_at
 from support.postgres_server import Server
 from support.recorded import BEGIN, EVERY, VALUES, sweep
 from support.recording_market import Market, tables
@@ -128,11 +129,7 @@ def odd_numbers(count: int) -> list[Decimal]:
 
 def store_numbers(place: str, numbers: list[Decimal]) -> None:
     """Record these numbers, a thousand in each sweep."""
-    is_database = place.startswith("postgresql:")
-    sink = PostgresSink(place, None) if is_database else SqliteSink(Path(place), None)
-    with closing(sink):
-        sink.claim(time.monotonic)
-        sink.open()
+    with sink_at(place, None) as sink:
         for minute in range(0, len(numbers), 1000):
             part = {f"S{n}USDT": number for n, number in enumerate(numbers[minute : minute + 1000])}
             values = {n: OpenInterest(n, value, ORIGIN + minute) for n, value in part.items()}
