@@ -127,7 +127,8 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
 
     Two samples are the same if they have the same symbol and time; two sweeps, if they have the
     same slot. Existing rows of the target stay. A gap remains only where neither recording has a
-    sweep. After an interruption, the same call continues.
+    sweep, and the summary of a pruned day only if neither has its slots. After an interruption, the
+    same call continues.
 
     Args:
         source: A file, or the URL of a database. A recorder may write it.

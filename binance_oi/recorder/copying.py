@@ -1,10 +1,11 @@
 """Copies one recording into another, which may have rows already.
 
 The rule of this file: existing rows of the target stay; a row of the source with the same key is
-not copied. A gap remains only where neither recording has a sweep. Samples are copied first, then
-sweeps, then gaps. So a killed copy leaves no sweep without its samples. Each transaction also
-writes the progress of the copy, and the next run continues there. Memory does not grow with the
-recording.
+not copied. A gap remains only where neither recording has a sweep. The summary of a pruned day
+remains only if neither recording has the slots of that day, so no slot counts twice. Samples are
+copied first, then sweeps, then gaps. So a killed copy leaves no sweep without its samples. Each
+transaction also writes the progress of the copy, and the next run continues there. Memory does not
+grow with the recording.
 """
 
 import json
@@ -17,6 +18,7 @@ from binance_oi.market.gap import Gap
 from binance_oi.market.rows import InstantRow, Row
 from binance_oi.recorder import coverage
 from binance_oi.recorder.recording import Recording, Sweep
+from binance_oi.recorder.retention import DAY_MS
 from binance_oi.recorder.slots import cover, uncover, write_empty, write_missed
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
@@ -46,6 +48,16 @@ _ANY_SWEEP = "SELECT 1 FROM sweeps LIMIT 1"
 _PRUNED = """
 INSERT INTO pruned (day, reason, slots, last, rows) VALUES (?1, ?2, ?3, ?4, ?5)
 ON CONFLICT DO NOTHING
+"""
+# One recording may have the slots of a day that the other has pruned. The second part is for a day
+# without any sweep.
+_COUNTED_TWICE = f"""
+DELETE FROM pruned WHERE EXISTS (
+    SELECT 1 FROM sweeps WHERE slot >= day AND slot < day + {DAY_MS}
+) OR EXISTS (
+    SELECT 1 FROM gaps WHERE symbol = '' AND gaps.reason = pruned.reason
+        AND first < day + {DAY_MS} AND last >= day AND last >= first
+)
 """
 
 _T = TypeVar("_T")
@@ -107,6 +119,7 @@ class _Copy:
         with self._target.writing() as run:
             for each in self._source.pruned():
                 run.execute(_PRUNED, tuple(each))
+            run.execute(_COUNTED_TWICE)
             run.execute(_FORGET)
         return added
 

@@ -3,7 +3,9 @@
 The rule of this file: a slot belongs to the file of its own day or month, even if it is stored
 later. Each file is a complete recording that any reader can open. `binance-oi copy` joins several.
 A call that stores in several files starts with the oldest. If the call fails midway, the caller may
-repeat it.
+repeat it. If the process is killed while it removes the oldest file, the summaries of that file's
+days may already be in the newest file. The next process removes the file, and until then a copy of
+both files counts these days once.
 """
 
 import re
@@ -31,8 +33,7 @@ Rotation = Literal["day", "month"]
 """How much time one file covers: one UTC day, or one UTC month."""
 _FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m"}
 _PATTERNS = {"day": r"\d{4}-\d\d-\d\d", "month": r"\d{4}-\d\d"}
-# If the process was killed while it removed a file, the next process removes that file again. The
-# summary of its days may be stored already.
+# After a kill during a removal, the summaries may be stored already.
 _SUMMARY = """
 INSERT INTO pruned (day, reason, slots, last, rows) VALUES (?1, ?2, ?3, ?4, ?5)
 ON CONFLICT DO NOTHING

@@ -27,6 +27,8 @@ from support.virtual_clock import wall_time
 
 END = START + 5 * DAY
 SLOTS = range(START, END, HOUR)
+RARE = 6 * HOUR
+RARE_SLOTS = range(START, END, RARE)
 
 
 def thread_clock() -> Callable[[], float]:
@@ -449,6 +451,27 @@ def test_copying_into_a_recording_that_does_not_adjoin_adds_a_gap(place: str, ot
         assert check(recording).unaccounted == 0
 
 
+@pytest.mark.parametrize("pruned_first", [True, False])
+def test_a_copy_has_each_day_as_slots_or_as_a_summary(
+    place: str, other: str, pruned_first: bool
+) -> None:
+    for target in (place, other):
+        with sink_at(target) as sink:
+            stopped = Gap(START, START + DAY - RARE, "stopped")  # a day without any sweep
+            sink.save(sweep_of(START + DAY), [stopped], RARE)
+        fill(target, range(START + DAY + RARE, END, RARE))
+    care.prune(place, 2, now=at(END - 1))
+    summaries = content(place)[4]
+    source, target = (place, other) if pruned_first else (other, place)
+    assert care.copy(source, target) == (0 if pruned_first else 12)
+    with Recording.open(target) as recording:
+        assert [sweep.slot for sweep in recording.sweeps()] == list(RARE_SLOTS[4:])
+        assert (recording.missed(), list(recording.pruned())) == (4, [])
+        assert check(recording).pruned == 0
+    assert care.prune(target, 2, now=at(END - 1)) == 2
+    assert content(target)[4] == summaries
+
+
 @pytest.mark.parametrize("fails_at", range(1, 9))
 def test_an_interrupted_copy_is_continued_by_the_next_one(
     place: str, other: str, fails_at: int, monkeypatch: pytest.MonkeyPatch
@@ -611,6 +634,63 @@ def test_a_rotating_sink_stores_each_slot_in_the_file_of_its_day(tmp_path: Path)
     slots, gaps, _ = tables(tmp_path / "oi.2026-11-24.db")
     assert slots == [START + DAY]
     assert [(gap[1] - START) // HOUR for gap in gaps] == [24, 25]
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oldest_first: bool
+) -> None:
+    from binance_oi.recorder.rotating import RotatingSink
+
+    def kill(*_: object, **__: object) -> None:
+        raise KilledError
+
+    def recorded(slots: range) -> None:
+        """Record, remove at most one file at the end, and check that each file is whole."""
+        with closing(RotatingSink(tmp_path / "oi.db", None, "day", keep_days=2, now=at(END))) as s:
+            s.claim(time.monotonic)
+            s.open()
+            for slot in slots:
+                s.save(sweep_of(slot), [], RARE)
+            with monkeypatch.context() as patched:
+                if slots is first:
+                    patched.setattr(Path, "unlink", kill)
+                s.tidy()
+
+    def found() -> tuple[list[int], list[int]]:
+        """The days of the files, and the days of the summaries."""
+        days, summaries = list[int](), list[int]()
+        for file in sorted(tmp_path.glob("oi.*.db")):
+            with Recording(file) as recording:
+                assert check(recording).is_whole
+                days += sorted({(sweep.slot - START) // DAY for sweep in recording.sweeps()})
+                summaries += [(each.day - START) // DAY for each in recording.pruned()]
+        return days, summaries
+
+    first = RARE_SLOTS[:16]
+    with pytest.raises(KilledError):
+        recorded(first)
+    assert found() == ([0, 1, 2, 3], [0])
+    whole = str(tmp_path / "whole.db")
+    for file in sorted(tmp_path.glob("oi.*.db"), reverse=not oldest_first):
+        care.copy(str(file), whole)
+    with Recording(whole) as recording:
+        assert [sweep.slot for sweep in recording.sweeps()] == list(first)
+        assert check(recording).pruned == 0
+    care.prune(whole, 2, now=at(first[-1]))
+    with Recording(whole) as recording:
+        assert [each.slots for each in recording.pruned()] == [4]
+    recorded(RARE_SLOTS[16:17])  # the next process
+    assert found() == ([1, 2, 3, 4], [0, 0])  # as summaries of one file and of the next one
+    for file in sorted(tmp_path.glob("oi.*.db"), reverse=not oldest_first):
+        care.copy(str(file), whole)
+    with Recording(whole) as recording:
+        assert [each.slots for each in recording.pruned()] == [4]
+        assert [sweep.slot for sweep in recording.sweeps()] == list(RARE_SLOTS[4:17])
 
 
 @pytest.mark.parametrize("rotate", ["week", 1, ""])
