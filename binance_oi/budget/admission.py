@@ -1,6 +1,7 @@
 """May a request be sent now? A list of rules decides; the first rule that answers wins.
 
-Pure. The rule of this file: the rules only read; they change nothing.
+Pure. The rule of this file: the rules only read. They change nothing but `Ask.forecast`, which
+stores the latest forecast.
 """
 
 import math
@@ -129,7 +130,7 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
 
     An answer makes room in two cases. It shows that another minute counted the request, or that the
     reported count already contained the request's weight. Neither helps if only this minute can
-    count our request, and the weight booked to it already fills it.
+    count our request, and booked weight alone already fills this minute.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight
@@ -187,10 +188,10 @@ def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
 
 
 def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
-    """Send little before a minute's first count, if it and the last minute may exceed the budget.
+    """Send little before a minute's first count if it and the minute before may exceed the budget.
 
-    The first count shows whether the exchange began to count from 0 again. If it counts the last
-    60 s instead, this minute and the one before it draw on the same limit.
+    The first count shows whether the exchange began to count from 0 again. If instead the exchange
+    counts the last 60 s, this minute and the one before it draw on the same limit.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     if minute.reported or known.is_blind or before.used + minute.used + ask.weight <= ask.budget:
@@ -248,7 +249,7 @@ def _keeps_room(known: Known, k: int) -> bool:
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
     """Whether too much of our weight is under way.
 
-    A count may or may not contain that weight, so as much use by others stays hidden.
+    A count may or may not contain that weight, so the same amount of use by others may stay hidden.
     """
     minute = known.ledger.minute(k)
     hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING

@@ -67,8 +67,9 @@ def _by_count(receipt: Receipt, used: int, k: int, ledger: Ledger, slack: int) -
     """Return which minute a count belongs to: `k` or the next; None if the count does not show it.
 
     Counts only rise within a minute. So a count clearly below an earlier count of minute `k`
-    belongs to the next minute. A count belongs to minute `k` if no answer has proved the next
-    minute yet, and if our own weight in the next minute cannot explain so high a count.
+    belongs to the next minute. A count that is no lower belongs to minute `k` on two conditions: no
+    answer has proved the next minute yet, and even twice our own weight in the next minute is too
+    little to explain so high a count.
     """
     before = receipt.reported if receipt.first == k else 0
     if used < before - slack:

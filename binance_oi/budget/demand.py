@@ -19,7 +19,7 @@ from binance_oi import fork
 DEMAND_LIFE_S = 180.0  # s from a renewal to the end: a busy machine may miss two renewals
 RENEWAL_S = 60.0  # s between two renewals, at least
 CLOCK_TOLERANCE_S = 1.0  # s by which two processes may read the monotonic clock differently
-MAX_DEMANDS = 32  # demands in one record, 2 of its 4 KB; of more, the record drops the oldest
+MAX_DEMANDS = 32  # demands in a record: half of its 4 KB; with more, it drops the oldest
 MAX_NEED = 1e12  # weight per minute; a higher demand comes from a damaged record
 
 

@@ -36,9 +36,9 @@ UNKNOWN = -math.inf
 class Known:
     """What we know about one IP address.
 
-    Names that end with `_at` are monotonic seconds. Names that end with `_until` are Unix seconds
-    by the exchange's clock, or minutes of it if they are `int`. The exception is `cautious_until`,
-    which is monotonic seconds.
+    A field whose name ends with `_at` is in monotonic seconds. One that ends with `_until` is in
+    Unix seconds by the exchange's clock, or is a minute of that clock if it is an `int`. Only
+    `cautious_until` is in monotonic seconds.
     """
 
     limit: int
@@ -64,8 +64,8 @@ class Known:
     demands: list[Demand] = field(default_factory=list[Demand])
     """The weight that pollers plan to use. No rule reads it."""
     cautious_until: float = math.inf
-    """Monotonic s until which we send evenly: 60 s after the first answer that follows a start, a
-    ban, or `IDLE` minutes without an answer. Infinite until that answer comes."""
+    """Monotonic s until which we send evenly. After a start, a ban, or `IDLE` minutes without an
+    answer it is infinite. The first answer sets it to 60 s after its request was sent."""
     after_ban: bool = False
     """Whether we send evenly because of a ban."""
     announced: int = 0
@@ -117,7 +117,7 @@ class Known:
             self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
 
     def end_caution(self, sent: float, now: float) -> None:
-        """Send evenly for 60 s more: we have the first answer since a start or a ban.
+        """Set the end of even sending, now that the first answer since a start or a ban is here.
 
         Args:
             sent: When the request of that answer was sent, monotonic s; the 60 s begin there.
@@ -165,10 +165,10 @@ class Known:
     def start_again(self, after: ServerClock, now: float) -> None:
         """Replace the estimate of the exchange's clock with `after`, which contradicts it.
 
-        We lose no weight and no cooldown. By the new clock we do not know which minute counted the
-        weight of the old minutes, so we book all of it to each minute that may be the current one.
-        A cooldown keeps the seconds that are left of it. If it kept its end in Unix time, it would
-        end at once by the new clock, or hours late.
+        We lose no weight and no cooldown. The new clock does not show which minute counted our
+        weight. So we book the weight of the fullest live minute to each minute that may be the
+        current one. A cooldown keeps the seconds that are left of it. If it kept its end in Unix
+        time, it would end at once by the new clock, or hours late.
         """
         ledger, others = self.ledger, self.others
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
@@ -199,9 +199,10 @@ class Known:
     def of_copies(self, k: int) -> float:
         """Weight that possible copies of us used in the first `EARLY` seconds of minute `k`, or 0.
 
-        Others may be copies if they used more than `FAIR` of the limit by then, which is the most
-        that one copy uses beside another, or if they and we used the minute up. Copies never exceed
-        the limit. So if a count of the last `MEMORY` minutes exceeds it, others are not copies.
+        Others may be copies in two cases. By then they used more than `FAIR` of the limit, which is
+        the most that one copy uses beside another. Or that use and all of ours in the minute reach
+        `WHOLE` of the limit together. But copies never exceed the limit. So others are not copies
+        if a count of the last `MEMORY` minutes exceeds it.
         """
         early = self.others.curve(k, self.limit).at(EARLY, 0.0)
         is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
@@ -230,7 +231,7 @@ class Parts(NamedTuple):
     def of(self, limit: int) -> tuple[int, int, int]:
         """Return the parts in weight, for this limit.
 
-        If the reserve is a share, it leaves us a weight of at least 1. So does `share`.
+        A reserve that is a share leaves a budget of at least 1. `share` is at least 1 too.
         """
         given = self.reserve
         reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
@@ -247,7 +248,7 @@ class Ask(NamedTuple):
     first: int
     """The earliest minute in which the exchange may count the request."""
     likeliest: int
-    """The current minute if the middle of our estimate of the exchange's clock is right."""
+    """The current minute by the middle of our estimate of the exchange's clock."""
     last: int
     """The latest minute in which the exchange may count the request."""
     reserve: int

@@ -45,7 +45,8 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
     if k > ledger.newest:
         _begin(known, k, before)
         if receipt.sent < known.cautious_until and before is not None and used > before.reported:
-            # We took a count near the rollover for one of the minute before; it was one of this.
+            # A count falls at the rollover. This one is above the count that we assigned to the
+            # minute before, so that count probably belonged to this minute too.
             before.others = 0
             others.curves.pop(k - 1, None)
     if _falls(known, receipt, minute, k, used):
@@ -109,7 +110,8 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 
 
 def _begin(known: Known, k: int, before: Minute | None) -> None:
-    """Begin minute `k`: halve the surge after a minute without a refusal, and end what expired."""
+    """Begin minute `k`: fade the surge after a whole minute without a refusal, and end what has
+    expired."""
     others = known.others
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and not before.refused and was_whole:
@@ -136,7 +138,7 @@ def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
         return
     into, curve = known.clock.into(sent, k), others.curve(k, limit)
     if not curve.heights and known.counted_at != UNKNOWN:
-        # Until our last count, others had used nothing.
+        # No earlier count of this minute showed use by others, so draw 0 at our last count.
         others.draw(k, limit, known.clock.into(known.counted_at, k), 0)
         curve = others.curve(k, limit)
     # Our weight under way, and weight that a lagging header omits, may hide as much use by others.

@@ -4,18 +4,18 @@ Pure. The rule of this file: it does not model who the others are. A bot that po
 bot that wakes at second 30, a steady stream and a copy of this library all repeat within a minute
 or so. So each minute keeps a `Curve`: how much others had used at each second. To forecast the rest
 of a minute, we compare the minute with each of the last five, and keep the highest forecast. From
-each of these minutes, we expect two things to come again: the use after the same second, and the
-use before it that the current minute still lacks, because it may just be late. If we have not seen
-a whole minute yet, or if others use more than in any minute that we saw, we also expect them to
+each of these minutes, we expect two kinds of use to come again: the use after the same second, and
+earlier use that the current minute still lacks, because it may only be late. If we have not seen a
+whole minute yet, or if others use more than in any minute that we saw, we also expect them to
 continue at their mean rate so far.
 
 Example: in the last minute others used 300 by second 20, and 1000 by its end. Now it is second 20,
-and they have used 200. We expect the 700 that followed then, and 65 of the 100 that are missing:
-these may be late, and chance explains the other 35.
+and they have used 200. We expect the 700 that followed second 20 in the last minute. Of the 100
+that this minute lacks, chance explains 35. We expect the other 65 too, because they may be late.
 
 A client with another rhythm, such as every 45 s, comes at other seconds in each minute. While
-others come at seconds at which no earlier minute had any use, we also keep room for a burst at any
-second.
+others use much weight at seconds at which earlier minutes show too little use, we also keep room
+for a burst at any second.
 """
 
 import math
@@ -109,8 +109,8 @@ class Curve:
         """Note that others had used `height` by second `into` of the minute.
 
         The curve rises evenly between two counts. It puts all use before our first count into the
-        slot of that count. A curve never falls: others cannot return weight, and `to_come` takes
-        the square root of its values.
+        slot of that count. A curve never falls, because others cannot return weight. So its values
+        are never negative, and `to_come` may take their square root.
         """
         into, height = min(max(into, self.until, FORECAST_AGE), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
@@ -195,8 +195,8 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        # If our counts cover some earlier minute from end to end, we do not guess the use that we
-        # missed in an earlier minute that they cover in part.
+        # If our counts cover one earlier minute from end to end, then of each minute that they
+        # cover only in part, we ignore the use before its first count.
         if whole and not curve.whole:
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
@@ -229,7 +229,8 @@ def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: in
         most = sorted(rises)[math.ceil(OFTEN * (len(rises) - 1))]
     else:
         most = _in_busiest(rest, used)
-    # The slots of `most` last longer than the rest of the minute.
+    # The slots of `most` may last longer than the rest of the minute. Subtract the usual use in the
+    # excess.
     need = most - current.calm * (rest * SLOT - (MINUTE - into))
     if any(curve.whole for curve in past):
         need = min(need, _in_busiest(NEARLY, used) - others)
@@ -242,7 +243,8 @@ def _in_busiest(slots: int, used: Sequence[int]) -> int:
 
 
 def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
-    """Whether others lately came at seconds at which no earlier minute had any use.
+    """Whether others lately used much more in a slot than each earlier minute explains; see
+    `_is_new`.
 
     "Lately" is in this minute, or in the `SURPRISED` - 1 minutes before it. Until we have seen
     `SURPRISED` whole minutes, the answer is True.
@@ -255,7 +257,7 @@ def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
 
 
 def _is_new(past: Sequence[Sequence[int]], current: Sequence[int], much: float) -> bool:
-    """Whether the use in a slot exceeds what each earlier minute explains, by more than `much`.
+    """Whether the use in some slot exceeds what each earlier minute explains, by more than `much`.
 
     An earlier minute explains use in a slot by its own use in the next slot, in the same slot, and
     in the `LATE` seconds before it.
@@ -334,8 +336,8 @@ class Others:
         """
         past, curve = self.past(k), self.curve(k, limit)
         # `minute.others` assumes that the count contains our weight under way. If it does not yet,
-        # others have used more, by that weight. Without an earlier minute, the forecast depends on
-        # their rate alone, so we add that weight.
+        # others have used that much more. Without an earlier minute, the forecast depends on their
+        # rate alone, so we add that weight.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
@@ -344,7 +346,7 @@ class Others:
                 need = max(need, at_any_second(past, curve, into, others))
             latest.question, latest.need = question, need
         need = latest.need
-        # If we saw a rate for a tenth of a minute only, its variance is ten times as high.
+        # A rate that we saw for only a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
         surge = self.expected_surge - minute.others
         return max(need, surge), SIGMA * math.sqrt(need * spread)

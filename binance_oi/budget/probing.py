@@ -44,8 +44,8 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
     """Whether to probe this minute, to see whether the exchange's count falls within it.
 
     The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
-    suspect that if the count did not fall at the rollover. Then, by our books, others seem to have
-    used in an instant as much of this minute as all clients used of the minute before.
+    suspect a window of 60 s if the count did not fall at the rollover. By our books, others then
+    seem to have used about as much of this minute at once as all clients used of the minute before.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     is_expected = ask.likeliest <= known.others.expected_until
@@ -90,11 +90,12 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
 def until_full_minute(ask: Ask, known: Known, k: int) -> float:
     """Seconds until the next probe of full minute `k`; 0 or less if it is due.
 
-    A probe may find room in two cases: the minute is over, or a count decides undecided weight.
-    While probes have used less than half of the reserve, we send one as soon as a count can decide
-    undecided weight. We send another one when as much time is left as has passed since the last
-    count. For example, if a count comes 40 s before the end, the probe goes 20 s before the end.
-    The other half of the reserve is for the last probe, just before the minute ends.
+    A probe may find room in two cases: the minute is over, or a count decides undecided weight. So
+    we send one as soon as a count can decide undecided weight. If the last answer had no count, we
+    do so only while probes have used less than half of the reserve. While they have used less than
+    half, we also send one when as much time is left as has passed since the last count. For
+    example, if a count comes 40 s before the end, the probe goes 20 s before the end. The last
+    probe goes just before the minute ends.
     """
     minute = known.ledger.minute(k)
     left, since = known.clock.left(ask.now, k), ask.now - known.counted_at
@@ -141,7 +142,8 @@ def until_last(now: float, known: Known, k: int) -> float:
     """Seconds until the last probe of minute `k`; 0 or less if it is due.
 
     We never see what others use after the last probe, and we do not know exactly when the minute
-    ends. So the last probe comes at another second in each of three minutes.
+    ends. So in each of three minutes in a row, we send the last probe at a different time before
+    the end.
     """
     clock = known.clock
     return clock.left(now, k) - CLOSING - clock.doubt * (k % 3) / 2
