@@ -87,7 +87,7 @@ class ApartPool(TurnPool):
         )
 
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
-        """Count weight that other members booked as weight of others: our part is for us alone.
+        """Keep only our own weight in `booked`, and count that of the other members in `others`.
 
         We may use an even part of the weight that is left, and at most an even part of the limit.
         Our first request is a probe: its used-weight header shows how much the others sent.

@@ -3,8 +3,8 @@
 A member is one process that takes part in the pool.
 
 Pure. The rule of this file: a record holds no reading of a single machine's clock. Its instants are
-in the time of the record, which is the server's clock plus `shift`. When somebody sets the server's
-clock, or another server takes over, the members change `shift`. So no instant moves.
+in the time of the record, which is the server's clock plus `shift`. When the server's clock is set,
+or another server takes over, the members change `shift`. So no instant moves.
 """
 
 import math

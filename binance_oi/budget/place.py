@@ -17,7 +17,7 @@ from pathlib import Path
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 VARIABLE = "BINANCE_OI_BUDGET_DIR"
-# We try them in this order. /dev/shm is first because it is in memory, so no write waits for a
+# We try these places in order. /dev/shm is first because it is in memory, so no write waits for a
 # disk. A service with `PrivateTmp=` has its own /tmp and /var/tmp, but the common /dev/shm.
 # /run/user/UID does not qualify: it appears at login and disappears at logout. With `RemoveIPC=`,
 # logind removes a user's files from /dev/shm at the last logout. Running processes then write the
@@ -64,7 +64,7 @@ def budget_directory() -> Path:
             reasons.append(str(error))
         else:
             return Path(directory)
-    raise OSError(f"there is no place for it: {'; '.join(reasons)} ({ADVICE})")
+    raise OSError(f"no directory is suitable for the shared file: {'; '.join(reasons)} ({ADVICE})")
 
 
 class _UnfitError(Exception):
@@ -100,7 +100,7 @@ def _check_place(place: str, directory: str) -> None:
     except FileNotFoundError:
         directory = place  # the caller makes it there later
     except NotPrivateError as error:
-        _warn_once(f"the budgets of this user are not kept there: {error}")
+        _warn_once(f"the budgets of this user are kept elsewhere: {error}")
         raise _UnfitError(str(error)) from None
     _check_access(directory, os.W_OK | os.X_OK)
 

@@ -81,10 +81,10 @@ class Pool(Protocol):
     def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` when an event may change the answer of `charge`.
 
-        Such events are a settlement, a loss, a refund, a cooldown or a new limit of any client in
-        this process, the listening client included. Another such event: this pool finds that
-        another process has written the shared record. Passing time is no such event. An event does
-        not promise room, so call `charge` again.
+        Such an event occurs when a client of this process settles, loses or refunds a receipt,
+        begins a cooldown or learns a limit, even if that is the listening client. It also occurs
+        when this pool finds that another process has written the shared record. Passing time is no
+        such event. An event does not promise room, so call `charge` again.
 
         The pool calls in the thread that called `listen`, after the change is complete. Changes in
         other threads cause no call, so a waiting request must also ask again after `Wait.seconds`.
@@ -485,7 +485,7 @@ class Options(TypedDict, total=False):
 
 
 class ProcessBudget:
-    """A budget for the clients of this process that get this object.
+    """A budget for those clients of this process that use this object.
 
     It treats other processes on this machine as *others*: it sees their weight in the header, and
     leaves them room.
@@ -498,8 +498,8 @@ class ProcessBudget:
         interactive: The largest share of the limit that bulk work (`snapshot`, `poll`, a recorder)
             leaves for single calls, 0 to 1. Bulk work leaves them twice the weight that they used
             in the busiest of the last five minutes, and at least 1 %. If there was no single call
-            in these minutes, it leaves them nothing. In the last five seconds of a minute, bulk
-            work may use all remaining weight.
+            in these minutes, it leaves them nothing. In the last five seconds of a minute, that
+            weight shrinks to nothing.
         limit: Weight per minute, 1 to 1,000,000,000, until the exchange announces its own limit.
         clock: Returns monotonic seconds.
         wall: Returns Unix seconds. The budget reads it once for each pool. Until the first answer,

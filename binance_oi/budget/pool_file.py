@@ -48,7 +48,8 @@ UNUSED_S = 86_400.0 + MAX_SPAN  # s since its last write, after which we delete 
 # one that expires first, which is a local one if there is any.
 UNUSED_LOCAL_S = 3600.0
 LOCK_TRIES = 4  # attempts to take the lock in one call; other processes run between them
-# If all attempts of so many seconds and so many calls fail, a suspended process has the lock.
+# If all attempts fail for `STUCK_S` seconds and in `STUCK_TRIES` calls, a suspended process has the
+# lock.
 STUCK_S = 1.0
 STUCK_TRIES = 200
 # Checksum of the rest, length, sequence, expiry (Unix s), end of the cooldown (Unix s), pool.
@@ -191,7 +192,7 @@ class PoolFile:
 
     def _replace(self) -> None:
         """Replace the file with a copy, because a suspended process has the lock of the file."""
-        logger.warning("a suspended process has locked %s; going on in a copy", self.path)
+        logger.warning("a suspended process has locked %s; continuing in a copy", self.path)
         fd, copy = tempfile.mkstemp(dir=self.path.parent)
         try:
             with open(fd, "wb") as file:

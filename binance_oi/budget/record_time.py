@@ -1,16 +1,16 @@
-"""The time of a shared record. It does not jump when somebody sets the server's clock.
+"""The time of a shared record. It does not jump when the server's clock is set.
 
 Pure. The rule of this file: the time of a record is our steady clock plus `ahead`. The first answer
 of the server sets `ahead`, and later answers correct it only for drift. `shift` is the time of the
-record minus the server's clock. When somebody sets the server's clock, or another server takes
-over, `shift` changes and `ahead` stays. So no instant in the record moves.
+record minus the server's clock. When the server's clock is set, or another server takes over,
+`shift` changes and `ahead` stays. So no instant in the record moves.
 """
 
 import math
 
 from binance_oi.budget.knowledge import Known
 
-JUMP = 0.1  # s on top of half a round trip; a larger difference means that somebody set the clock
+JUMP = 0.1  # s on top of half a round trip; a larger difference means that the clock was set
 FOLLOW = 0.02  # s; `learn` ignores a smaller difference, which is an error of measurement
 STEP = 0.0005  # s by which one answer corrects `ahead` for drift
 YOUNG = 60.0  # s after joining; if the record contradicts our time in this period, we correct ours

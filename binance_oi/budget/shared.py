@@ -62,15 +62,16 @@ class SharedPool(StoredPool):
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`.
 
-        It leases weight for the waiting calls, or `MAX_LEASED_CALLS` if calls come in quick
-        succession. A lease is for calls of weight 1, so a call of another weight takes none. A
-        lease serves only calls of one kind, single or bulk, like the call with which it was
-        charged. In a rolling window, bulk work is sent at an even pace, so it takes no lease.
+        It leases weight for the waiting calls. If calls come in quick succession, it leases weight
+        for `MAX_LEASED_CALLS` of them, or for up to `LARGEST_LEASE` while there is much room. A
+        lease serves only calls of weight 1, and only those of one kind: single or bulk, like the
+        call with which it was charged. In a rolling window, bulk work is sent at an even pace, so
+        it takes no lease.
         """
         if self._process is not fork.current:
             self._notice_fork()
         now = self._clock()
-        if now <= self._inherited_until:  # after a fork: ours must be later than our parent's
+        if now <= self._inherited_until:  # a child's receipts must be later than its parent's
             now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
         is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
@@ -155,9 +156,8 @@ class SharedPool(StoredPool):
             return
         self.has_news = True
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
-        if (
-            receipt.probe or len(self._late) >= MAX_LATE_SETTLEMENTS
-        ):  # other processes wait for a probe
+        # Other processes wait for the count of a probe.
+        if receipt.probe or len(self._late) >= MAX_LATE_SETTLEMENTS:
             self.flush()
 
     def lose(self, receipt: Receipt) -> None:
@@ -277,7 +277,7 @@ class SharedPool(StoredPool):
         if (self._late or self._leased or self._has_unwritten) and self._enter():
             self._leave(changed=True)
             self._warn_of_doubts()
-        self._charged_at = -math.inf  # nothing is under way: the next charge takes no lease
+        self._charged_at = -math.inf  # calls that come now are not in quick succession
 
 
 def apply_demand(own: Demand, now: float, bucket: Bucket) -> None:

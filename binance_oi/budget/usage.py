@@ -21,8 +21,8 @@ class _Wait(NamedTuple):
     reason: Reason
     """Why the request may not be sent now."""
     end: float | None = None
-    """Seconds after which there should be room; a caller that wants to ask only once more waits so
-    long. None if the number equals `seconds`."""
+    """Seconds after which there should be room. A caller that asks only once more waits that long.
+    None if the number equals `seconds`."""
 
 
 class Wait(_Wait, Encodable):

@@ -114,7 +114,8 @@ class Window:
         for slot in sorted(self.slots):
             if self.leaves(slot) > now and excess > 0:
                 excess -= self.slots[slot]
-                # Weight under way, if its answer comes now, leaves `seconds` from now.
+                # If the answer to weight under way came now, that weight would leave `seconds` from
+                # now.
                 leaves = min(self.leaves(slot), now + self.seconds)
         return max(leaves - now, MIN_WAIT_S)
 
