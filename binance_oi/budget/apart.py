@@ -87,10 +87,11 @@ class ApartPool(TurnPool):
         )
 
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
-        """Keep only our own weight in `booked`, and count that of the other members in `others`.
+        """Count the weight of the other members in `others`, so that our part is for us alone.
 
         We may use an even part of the weight that is left, and at most an even part of the limit.
-        Our first request is a probe: its used-weight header shows how much the others sent.
+        So an even part of all booked weight counts as ours, or all that we have booked if that is
+        more. Our first request is a probe: its used-weight header shows how much the others sent.
 
         Args:
             first: The first minute to change; earlier minutes are over.
@@ -152,7 +153,7 @@ class ApartPool(TurnPool):
             logger.warning("the budget is shared with other machines again")
 
     def _move(self, moved: float) -> None:
-        """Move all our instants by `moved` seconds, because our time has jumped by so much."""
+        """Move all our instants by `moved` seconds, because our time has jumped by that much."""
         slots = record_time.move(self._bucket.known, moved)
         self._journal.move(moved, slots)
         self._moved += moved

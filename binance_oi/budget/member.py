@@ -26,7 +26,7 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
 GROUP_MINUTES = 3  # minutes in a row in which others look like a second group, before we warn
-MANY = 256  # late changes; with so many, the pool writes them without delay
+MANY = 256  # late changes; with this many, the pool writes them without delay
 _HOLD = struct.Struct("<dd")  # the ends of a cooldown and of a ban, Unix s
 ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # on another machine; we cannot see its end
 

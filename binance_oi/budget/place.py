@@ -91,7 +91,7 @@ def _check_place(place: str, directory: str) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise _UnfitError(f"{place} is not a directory")
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
-        raise _UnfitError(f"{place}: anybody can replace what is in it")
+        raise _UnfitError(f"{place}: any user can replace the files in it")
     if _is_place_on_network(place, found.st_dev):
         raise _UnfitError(f"{place} is on a network file system")
     _check_access(place, os.X_OK)  # after this check, an EACCES below is a temporary error
