@@ -110,7 +110,7 @@ class OpenInterestClient:
         pace = check_number("pace", pace, above=0.0)
         if local_address is not None:
             if session is not None:
-                raise ValueError("a session binds its own connections; it takes no local_address")
+                raise ValueError("a session chooses its own address; leave out local_address")
             local_address = hosts.check_local_address(local_address, proxy or self.base_url)
         key = _pool_key(self.base_url, proxy, local_address)
         self._owns_budget = budget is None

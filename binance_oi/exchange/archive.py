@@ -98,7 +98,7 @@ def decode_checksum(body: bytes) -> str:
     match = _CHECKSUM.match(body)
     if match is None:
         raise DecodeError(
-            f"the checksum is none: {printable(body[:80].decode('ascii', 'replace'))}"
+            f"the file has no SHA-256: {printable(body[:80].decode('ascii', 'replace'))}"
         )
     return match[1].decode().lower()
 
@@ -231,7 +231,7 @@ class _Reader:
             if before == row:
                 found.repeated += 1
             elif before is not None:
-                self._leave_out(line, f"the same instant has {before[0]}, too")
+                self._leave_out(line, f"another row of this instant has {before[0]}")
             found.rows[time] = row
             return
         if value and _SIGNED.fullmatch(value) is None:

@@ -213,7 +213,7 @@ def _host_and_place(url: str) -> tuple[str, str]:
         parts = urlsplit(url)
         host = _one_spelling((parts.hostname or "").rstrip("."))
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # raise another one, because its text may contain a part of the password
+    except ValueError:  # its text may contain a part of the password, so raise another error
         host, port = "", 0
     if not host:
         raise ValueError(_NO_PROXY)

@@ -20,8 +20,8 @@ MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits that we keep whose span is not a minute; two are known [D] 2026-11
 MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
-# We choose these eight among the tightest 64 only. The choice compares every two limits, and no
-# answer of a server may make that slow.
+# We choose these eight among the tightest 64 only. The choice compares each pair of limits, and no
+# answer of a server may make it slow.
 MAX_COMPARED = 64
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
 OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limits on requests, not on orders [D] 2026-11
@@ -168,9 +168,9 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     def other_limits(self) -> tuple[Limit, ...]:
         """The lowest limit for each other span, of weight and of requests; the tightest first.
 
-        The result has at most eight. Of more, it first omits those that another limit implies: a
-        limit of 10 per second implies 600 per minute. `ignored_limits` has further ones that the
-        result omits.
+        The result has at most eight. If there are more, it first omits those that another limit
+        implies: a limit of 10 per second implies 600 per minute. `ignored_limits` has all others
+        that it omits.
         """
         return tuple(_kept(_least(self.rate_limits)))
 

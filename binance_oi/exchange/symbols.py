@@ -54,7 +54,7 @@ def check_symbols(
             which would be a list of one-letter symbols.
     """
     if isinstance(symbols, str | bytes):
-        raise InvalidSymbolError(symbols, "a list of them is needed, such as ['BTCUSDT']")
+        raise InvalidSymbolError(symbols, "symbols must be a list, such as ['BTCUSDT']")
     if not odd:
         return tuple(dict.fromkeys(map(check_symbol, symbols)))
     return tuple(dict.fromkeys(_known_or_checked(symbol, odd) for symbol in symbols))

@@ -39,7 +39,8 @@ from binance_oi.times import instant
 
 INVALID = -1130  # the code for a startTime older than the kept rows [O 2026-07 to 09]
 # The oldest kept row moves on while a request waits in the queue, and clocks differ. So we request
-# only rows that are newer by so many ms. If the exchange still refuses, we try the next margin.
+# only rows that are newer than the oldest one by this margin, in ms. If the exchange still refuses,
+# we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
 SETTLED_MS = 60_000  # from an instant until its row has appeared, or never will; 6 s [O 2026-09-12]
 WORKERS = 8  # symbols read at once: they use up the limit even if an answer takes 2 s

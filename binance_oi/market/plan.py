@@ -15,7 +15,7 @@ from binance_oi.market.listing import LISTING_AGE
 
 AUTOMATIC = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # s
 GROWTH = 0.1  # room for more symbols in a schedule that we choose, as a share of their number
-USUAL_SYMBOLS = 840  # symbols to plan for if we could not read the list; so many trade (2026-11)
+USUAL_SYMBOLS = 840  # symbols to plan for if we could not read the list: the number in 2026-11
 
 
 class MisfitError(ValueError):
@@ -77,7 +77,7 @@ class Room(NamedTuple):
         return int(min(usage.limit - usage.reserve, usage.share, usage.sustained))
 
     def fits(self, load: Load, every: float) -> bool:
-        """Whether a sweep of `load` every so many seconds fits into the budget."""
+        """Whether a sweep of `load` every `every` seconds fits into the budget."""
         return load.rate(every) <= self.budget - self.others
 
     def shortest(self, load: Load, above: float = 0.0) -> float | None:
@@ -91,7 +91,7 @@ class Room(NamedTuple):
         possible = math.ceil(load.weight * WEIGHT.seconds / left) if left > 0.0 else None
         rate = load.weight * WEIGHT.seconds / every
         others = f", other polls take {self.others:.0f}" if self.others else ""
-        advice = f"every {possible} s is possible" if possible else "that is too little for any"
+        advice = f"every {possible} s is possible" if possible else "no schedule fits"
         text = (
             f"{load.symbols} symbols every {every:g} s take {rate:.0f} weight a minute, and the "
             f"budget is {self.budget} (limit {usage.limit}, reserve {usage.reserve}, "

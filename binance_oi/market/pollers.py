@@ -20,7 +20,7 @@ from binance_oi.market.snapshot import Snapshot
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-SLOT_SLACK = 0.001  # s: a sweep may use an answer that came so shortly before its slot
+SLOT_SLACK = 0.001  # s before its slot, from which a sweep may use an answer
 
 
 class Sweep(Protocol):

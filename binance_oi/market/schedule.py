@@ -1,8 +1,8 @@
-"""Computes when each slot of a schedule is due, also after somebody sets the clock.
+"""Computes when each slot of a schedule is due, even after a user sets the clock.
 
 The rule of this file: slots are multiples of the period since 1970. The wall clock says when a slot
-is due; a steady clock says how much time has really passed. When the two disagree, somebody set the
-wall clock, and the schedule continues at the new time at once:
+is due; a steady clock says how much time has really passed. When the two disagree, a user has set
+the wall clock, and the schedule continues at the new time at once:
 
     set forward   slots that were never due in real time are a gap `clock`, not `late`
     set back      the schedule restarts at the new time, and slots come a second time; no slot is
@@ -10,8 +10,9 @@ wall clock, and the schedule continues at the new time at once:
     suspended     the steady clock runs while the machine sleeps, so the slots of that time were
                   due and are `late`; on macOS it stops, and they are `clock`
 
-A small step back is no set clock: NTP and a leap second cause one. As long as the next slot is at
-most a period and `TOLERATED_STEP` away, the schedule waits for it, and no slot comes twice.
+After a small step back, the schedule does not restart: NTP and a leap second cause such a step. As
+long as the next slot is at most a period and `TOLERATED_STEP` away, the schedule waits for it, and
+no slot comes twice.
 """
 
 import asyncio
@@ -128,7 +129,8 @@ class Schedule:
         return Gap(first, first - self.period, "clock", f"the clock was set back by {back:,.1f} s")
 
     def skipped(self, slot: int) -> list[Gap]:
-        """Return gaps for `slot` and later slots for which it is too late; empty if it is not."""
+        """Return gaps for `slot` and later slots for which it is too late; empty if there are
+        none."""
         wall, jump = self._wall_and_jump()
         end = self._in_time(slot, wall)
         due = self._in_time(slot, wall - self._forward_jump(jump))

@@ -83,7 +83,7 @@ def windows_ms(windows: Sequence[Length], step: int) -> tuple[int, ...]:
         raise ValueError("windows must name at least one window")
     for window in found:
         if window % step:
-            raise ValueError(f"window {label(window)} is no multiple of the step {label(step)}")
+            raise ValueError(f"window {label(window)} is not a multiple of the step {label(step)}")
     return found
 
 

@@ -130,7 +130,8 @@ class Connector(aiohttp.TCPConnector):
             local_addr=None if local is None else (local, 0),
             family=socket.AF_UNSPEC if local is None else family_of(local),
         )
-        # For each origin, a request that aiohttp made, with all that it needs to connect there.
+        # For each origin, a request that aiohttp made, with all that aiohttp needs to connect
+        # there.
         self._templates: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by `id` of the handler that the guard refers to
         self._kept = kept

@@ -1,8 +1,8 @@
 """Downloads files from a public server: few at a time, evenly spaced, and each of bounded size.
 
 The rule of this file: such a server announces no limit, so this file keeps a modest one of its own.
-Its requests have no weight, so it never touches a budget. After an error that may pass, it waits
-and tries again; any other error reaches the caller.
+Its requests have no weight, so it never touches a budget. After a temporary error, it waits and
+tries again; any other error reaches the caller.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from binance_oi.sending.wire import ready_url
 
 NOT_FOUND = 404
 PAUSES = (1.0, 5.0, 25.0)  # s before the second, third and fourth attempt at a file; then give up
-LONGEST_PAUSE = 120.0  # s; if a server asks for a longer wait, we wait only so long
+LONGEST_PAUSE = 120.0  # s; if a server asks for a longer wait, we wait only this long
 
 
 class FreePermit(Permit):
@@ -181,5 +181,5 @@ def _content(answer: Answer, max_bytes: int) -> bytes:
     if not answer.complete:
         raise DecodeError(f"the file is longer than {max_bytes:,} bytes, or has no end")
     if answer.status != 200:
-        raise DecodeError(f"status {answer.status} is no file")
+        raise DecodeError(f"status {answer.status} came instead of a file")
     return answer.body

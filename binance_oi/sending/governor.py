@@ -73,8 +73,8 @@ class Permit:
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
         self.refunded: bool = False
-        self.late: bool = False  # whether it was refunded because it could not be written in time
-        self.crowded: bool = False  # whether there was no file descriptor for its connection
+        self.late: bool = False  # whether the request could not be written in time
+        self.crowded: bool = False  # whether no file descriptor was free for a connection
         self.refusal: Refusal | None = None  # set by `settle` if the answer is one
         self._receipt: Receipt | None = receipt
 
@@ -164,7 +164,7 @@ class Waiter(asyncio.Future[Permit]):
             self.result().give_back()
 
 
-_Queue = OrderedDict[Waiter, int]  # with the weight; objects would slow the garbage collector
+_Queue = OrderedDict[Waiter, int]  # the weight of each; objects would slow the garbage collector
 
 
 class Governor:

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 PATIENCE = 2.0  # s without a byte; a real answer takes 0.1 s, and a call has 10 s for both attempts
 # The part of patience after which a call that ends without a byte makes its connection suspect.
 SUSPECT_AFTER = 0.25
-PATIENCE_FACTOR = 1.5  # patience is so many times the slowest recent answer; the next may be slower
+PATIENCE_FACTOR = 1.5  # times the slowest recent answer: the next one may be slower
 NEVER = -1  # the generation of a connection that must not be used again
 ANSWERS_REMEMBERED = 100  # patience depends on the slowest of the last 100 to 200 answers
 # Seconds from the end of patience until we abandon a connection. If the application has blocked the

@@ -25,8 +25,8 @@ def is_default(address: str, host: str) -> bool:
 
     Args:
         address: An IP address of this machine.
-        host: The host of the exchange. If it is a name instead of an IP address of the same
-            version, this function uses the default route.
+        host: The host of the exchange. If it is not an IP address of the same version, this
+            function uses the default route.
     """
     version = ip_address(address).version
     try:

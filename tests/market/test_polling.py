@@ -249,7 +249,7 @@ async def test_an_impossible_schedule_is_refused_at_once_with_the_numbers() -> N
     [
         ({"reserve": 600}, 1800, "every 27 s"),
         ({"share": 1200}, 1200, "every 40 s"),
-        ({"reserve": 2400}, 0, "too little for any"),
+        ({"reserve": 2400}, 0, "no schedule fits"),
         ({"sustained": 600.0}, 600, "every 79 s"),  # 100 in 10 s
         ({"sustained": 694.4}, 694, "every 69 s"),  # 1,000,000 in a day
     ],
