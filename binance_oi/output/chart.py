@@ -87,7 +87,7 @@ def plot(
     lines = [curve(dated(samples, recording)) for samples in chosen]
     for name, line in zip(names, lines, strict=True):
         if not line.times:
-            raise RecordingError(f"{recording} has nothing of {name} in that range")
+            raise RecordingError(f"{recording} has no sample of {name} in that range")
         if usd and all(map(math.isnan, line.prices)):
             raise RecordingError(f"{recording} has no mark price of {name} in that range")
     shown = [thinned(line.in_usd() if usd else line, COLUMNS) for line in lines]

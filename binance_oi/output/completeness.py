@@ -20,7 +20,7 @@ from binance_oi.times import instant, plain
 
 LONGEST = 20  # gaps in the list
 FAILURES = 20  # rows of the table of failed reads
-MOST_MARKS = 960  # marks of a picture, which is so many units wide
+MOST_MARKS = 960  # marks of a picture, which is this many units wide
 
 
 class Part(NamedTuple):

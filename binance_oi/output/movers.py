@@ -51,7 +51,8 @@ class Line:
 
     @property
     def usd(self) -> Decimal | None:
-        """Open interest in USD; None without a mark price, or if the quote asset is no dollar."""
+        """Open interest in USD; None without a mark price, or if the quote asset is not a
+        dollar."""
         return usd_of(self.last)
 
     @property
@@ -183,7 +184,8 @@ def with_z_scores(recording: Recording, market: Market) -> Market:
     found: dict[str, float | None] = {}
     # We need the z-score of the last change only. `changes_of` would compute one for each change.
     tracker = ChangeTracker([UNUSUAL_MS], step=STEP_MS)
-    # `Recording.series` would refuse a name that is no valid symbol. A file may contain such names.
+    # `Recording.series` would refuse names that are not valid symbols, and a file may contain such
+    # names.
     series = recording.points(names, STEP_MS, (since, last + 1))
     for symbol, rows in groupby(series, lambda point: point.symbol):
         tracker.fill(symbol, rows)

@@ -177,7 +177,7 @@ class PastFile:
         """Continue the run that wrote this first line."""
         if found.get("format") != FORMAT or found.get("asked") != self._asked:
             raise RecordingError(
-                f"{self._path} is of a run that asked for something else; remove it, or replace it"
+                f"{self._path} belongs to a run with another request; remove it, or replace it"
             )
         self.since, self.until = instant(found["since"]), instant(found["until"])
 

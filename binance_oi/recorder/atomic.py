@@ -68,7 +68,7 @@ def check_place(path: Path) -> None:
         special = False  # there is no such file; or the writer reports the error later
     directory = Path(os.path.realpath(path.parent))
     if special or directory == Path("/dev") or directory.is_relative_to("/proc"):
-        raise RecordingError(f"{path} is a device, a pipe or a socket, and no place for a file")
+        raise RecordingError(f"{path} is a device, a pipe or a socket, so no file can replace it")
 
 
 def version(path: Path) -> Version | None:

@@ -35,7 +35,7 @@ from binance_oi.times import instant
 
 STEP_MS = PERIODS["5m"]
 PAGE_MS = MAX_ROWS * STEP_MS  # the span of one request
-MONTH = timedelta(days=30)  # the exchange keeps rows of history for so long
+MONTH = timedelta(days=30)  # the exchange keeps rows of history for this long
 WORKERS = 8  # symbols at once, as in `histories`
 ROWS_PER_WRITE = 4096  # rows of the archive in one transaction: two weeks of a symbol
 

@@ -122,7 +122,7 @@ def _open_lock(path: Path) -> int:
         raise RecordingError(f"{path} leads to another file; the lock needs this name. Remove it")
     if not _is_lock(file):
         os.close(file)
-        raise RecordingError(f"{path} is no lock; a recorder would empty it. Move it away")
+        raise RecordingError(f"{path} is not a lock file; a recorder would empty it. Move it away")
     return file
 
 

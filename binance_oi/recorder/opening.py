@@ -26,7 +26,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
     Raises:
         RecordingError: The file is missing, is not a recording, or has an unknown version; or the
-            log beside it belongs to another recording; or a file beside it is no regular file.
+            log beside it belongs to another recording; or a file beside it is not a regular file.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} does not exist")

@@ -33,8 +33,7 @@ PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has mo
 # fewer with each pass.
 PASSES = 10
 SPARE = 1.2  # the goal is a table of this many times the pages that its rows would fill
-# After so many steps that moved a row behind the former end, no page before it is free.
-MISSES = 3
+MISSES = 3  # steps that moved a row behind the former end; then no page before it is free
 # How long we wait, in all, for transactions of other programs. We block no other program meanwhile.
 PATIENT_S = 600.0
 PAGE_SIZE = 8192  # bytes, PostgreSQL's default; with another page size, goals are too low or high

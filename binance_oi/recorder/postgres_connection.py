@@ -22,7 +22,7 @@ from binance_oi.extras import library
 from binance_oi.recorder.address import shown
 from binance_oi.recorder.statements import Found
 
-PATIENCE_S = 30.0  # one block of statements may take so long; then we cut the connection
+PATIENCE_S = 30.0  # s that one block of statements may take; then we cut the connection
 CONNECT_WITHIN_S = 5  # an attempt to connect fails after this time
 # After 5 s of silence, each side probes the other every 5 s, and gives up after two probes without
 # an answer: 15 s in all. So the server releases the lock of a host that vanished, and another
@@ -96,7 +96,7 @@ class Connection:
         try:
             given = driver.conninfo.conninfo_to_dict(url)
         except driver.ProgrammingError:  # we drop its text, which may quote a part of the password
-            raise RecordingError(f"{self._name} is no URL that PostgreSQL understands") from None
+            raise RecordingError(f"{self._name} is not a URL that PostgreSQL understands") from None
         connection = driver.connect(
             **{"application_name": name, **_OURS, **given},
             autocommit=True,

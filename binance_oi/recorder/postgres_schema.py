@@ -144,7 +144,9 @@ def check_version(run: Statements, name: str) -> int:
         return 0
     if "recording" not in found:
         tables = ", ".join(sorted(found))
-        raise RecordingError(f"{name} is no recording: it has tables of that name: {tables}")
+        raise RecordingError(
+            f"{name} is not a recording: it has other tables of these names: {tables}"
+        )
     versions = [version for (version,) in run.execute("SELECT version FROM recording").fetchall()]
     if versions != [VERSION]:
         what = ", ".join(map(str, versions)) or "no version"

@@ -251,7 +251,7 @@ class Recording:
         """Return the stored rows of the past, sorted by symbol, time and source.
 
         They come from the exchange's history or from its archive, not from sweeps. A symbol without
-        such rows is no error.
+        such rows is not an error.
 
         Args:
             symbols: The symbols to read; None for all.

@@ -202,7 +202,7 @@ class RotatingSink:
             last = min(gap.last, first + (end - 1 - first) // period * period)
             yield gap._replace(first=first, last=last)
             first = last + period
-        if gap.last < gap.first:  # a gap without slots: somebody set the clock back
+        if gap.last < gap.first:  # a gap without slots: a user set the clock back
             yield gap
 
     def _at(self, begin: int) -> SqliteSink:

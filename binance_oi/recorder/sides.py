@@ -25,7 +25,9 @@ def check_sides(path: Path) -> None:
     for side in (beside(path, ending) for ending in SIDES):
         with suppress(OSError):  # SQLite may remove it at any moment
             if not stat.S_ISREG(side.stat().st_mode):
-                raise RecordingError(f"{side} is no regular file, as SQLite needs it; remove it")
+                raise RecordingError(
+                    f"{side} is not a regular file, and SQLite needs this name; remove it"
+                )
 
 
 def has_side_name(path: Path) -> bool:

@@ -147,7 +147,7 @@ class Store:
             self._idle = self._second_connection()
         except BaseException:
             self._connection.close()
-            if new:  # a full disk has room for an empty file, but that is no recording
+            if new:  # a full disk has room for an empty file, but that is not a recording
                 remove_all(path)
             raise
         self._behind_since: float | None = clock()  # when the log got what the file lacks, or None

@@ -127,7 +127,7 @@ def test_a_run_with_other_arguments_is_refused_unless_it_replaces(tmp_path: Path
     with closing(PastFile(path, ASKED)) as file:
         file.add(B)
     other = ASKED | {"period": "1h"}
-    with pytest.raises(RecordingError, match="asked for something else"):
+    with pytest.raises(RecordingError, match="belongs to a run with another request"):
         PastFile(path, other)
     with closing(PastFile(path, other, replace=True)) as file:
         assert file.symbols == frozenset()

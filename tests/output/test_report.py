@@ -598,7 +598,7 @@ def test_charts_and_the_page_omit_samples_of_impossible_dates(
     with Recording(file) as recording:
         plot(recording, tmp_path / "oi.svg", ["BTCUSDT"])
         assert report(recording, made=BEGIN) == before
-        with pytest.raises(RecordingError, match="has nothing of ONLYUSDT in that range"):
+        with pytest.raises(RecordingError, match="has no sample of ONLYUSDT in that range"):
             plot(recording, tmp_path / "only.svg", ["ONLYUSDT"])
     drawn = (tmp_path / "oi.svg").read_text()
     assert "1970" not in drawn

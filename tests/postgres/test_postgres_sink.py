@@ -287,9 +287,9 @@ def test_two_schemas_of_one_database_are_two_recordings(url: str) -> None:
 def test_tables_of_another_program_are_refused_and_unchanged(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE samples (mine int)")
-    with pytest.raises(RecordingError, match="is no recording: it has tables of that name: sampl"):
+    with pytest.raises(RecordingError, match="it has other tables of these names: sampl"):
         Recording.open(url)
-    with pytest.raises(RecordingError, match="is no recording"), opened(url):
+    with pytest.raises(RecordingError, match="is not a recording"), opened(url):
         pass
 
 

@@ -365,7 +365,7 @@ def test_devices_pipes_and_sockets_are_refused_as_targets(tmp_path: Path) -> Non
     (tmp_path / "devices").symlink_to("/dev")
     places = [tmp_path / "pipe.html", tmp_path / "null.html", tmp_path / "devices" / "new.html"]
     for path in (*places, *map(Path, ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"))):
-        with pytest.raises(RecordingError, match="no place for a file"):
+        with pytest.raises(RecordingError, match="so no file can replace it"):
             check_place(path)
     check_place(tmp_path / "file")
     check_place(tmp_path)

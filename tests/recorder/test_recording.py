@@ -166,7 +166,7 @@ def test_a_pipe_beside_a_recording_is_refused_without_blocking(
     before = path.read_bytes()
     command = [sys.executable, "-c", MEETS_A_PIPE, str(path), str(copy), way]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=True)
-    assert f"oi.db{ending} is no regular file" in done.stdout
+    assert f"oi.db{ending} is not a regular file" in done.stdout
     assert pipe.is_fifo()
     assert path.read_bytes() == before
 

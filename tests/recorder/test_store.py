@@ -363,7 +363,7 @@ def test_a_lock_never_empties_a_file_that_holds_more_than_a_process_id(
     else:
         lock.write_text({"notes": "precious" * 9, "short": "precious", "number": "1" * 21}[held])
     before = lock.read_bytes()
-    with pytest.raises(RecordingError, match=r"oi\.db-lock is no lock.* Move it away"):
+    with pytest.raises(RecordingError, match=r"oi\.db-lock is not a lock file.* Move it away"):
         RecorderLock(path)
     assert lock.read_bytes() == before
 
