@@ -55,7 +55,7 @@ def shared(server: str, egress: str, output: Output) -> int:
         output.show(pools_sheet({name: found.usage for name, found in pools.items()}))
     for name, found in sorted(pools.items()):
         count = counted(found.members, "process", "processes")
-        write_note(f"{printable(name)}: {count} took part in the last minutes")
+        write_note(f"{printable(name)}: {count} took part in the last two minutes")
     if not pools:
         write_note(f"no budget has been used behind {egress} yet")
     return OK
@@ -70,7 +70,7 @@ def forget(name: str, output: Output, *, is_agreed: bool) -> int:
     write_note(f"{printable(name)}: {_loss(known[name])}")
     if not is_agreed:
         if not (sys.stdin and sys.stdin.isatty()):
-            raise UsageError("stdin is no terminal to ask for consent on; --yes forgets it")
+            raise UsageError("stdin is not a terminal, so no user can confirm; add --yes")
         if prompt("forget this budget? [y/N] ").strip().lower() not in ("y", "yes"):
             write_note("budget kept")
             return OK

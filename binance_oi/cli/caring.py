@@ -66,7 +66,7 @@ def lines(found: Check) -> list[str]:
     said += [f"DAMAGED: {printable(what, 500)}" for what in found.damage]
     said += [f"missing: {counted(slots, 'slot')}: {printable(why)}" for why, slots in found.missed]
     if found.unaccounted:
-        said.append(f"missing: {counted(found.unaccounted, 'slot')}: no gap says why")
+        said.append(f"missing: {counted(found.unaccounted, 'slot')}, and no gap gives the reason")
         said += [
             f"  from {plain(instant(first))} to {plain(instant(last))} UTC"
             for first, last in found.stretches

@@ -29,7 +29,7 @@ from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
 DAY_MS = 86_400_000
-FULL_HISTORY_SYMBOLS = 50  # symbols for which we read 7 days of history, with 5 requests for each
+FULL_HISTORY_SYMBOLS = 50  # symbols for which we read 8 days of history, with 5 requests for each
 PAGE_ROWS = 499  # rows that one request returns at least, whenever we send it
 AHEAD_MS = 3_600_000  # ms by which our clock may be behind that of a recorder
 FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
@@ -45,7 +45,7 @@ class Wanted(NamedTuple):
 
 
 def history_span(symbols: int, window: str) -> timedelta:
-    """Return how far back to read the history of so many symbols.
+    """Return how far back to read the history of this many symbols.
 
     For few symbols, it is as far as the statistics of this window and of 24 hours need. So the
     cache is enough for the next command too, with any usual window. For many symbols, it is the

@@ -150,7 +150,7 @@ def _command(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         text = str(error)
         if isinstance(error, UnusedCliTokensError):
-            text = f"no place for {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
+            text = f"unexpected: {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
         elif isinstance(error, MissingArgumentError) and "--symbol" in text:
             text = f"{arguments[0]} needs a symbol, such as BTCUSDT"
         raise UsageError(f"{without_secrets(text)} (see {PROGRAM} --help)") from None
@@ -188,7 +188,7 @@ def fitting_command(arguments: Sequence[str], possible: int | None) -> str:
 def _hint(arguments: Sequence[str]) -> str:
     """Return how to pass symbols, if the unused words are probably symbols; otherwise empty."""
     is_named = any(each == "--symbol" or each.startswith("--symbol=") for each in arguments)
-    return ": put symbols after the command, or each after --symbol" if is_named else ""
+    return "; put symbols after the command, or each after --symbol" if is_named else ""
 
 
 def _is_cancelled(error: BaseException) -> bool:

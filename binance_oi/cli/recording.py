@@ -1,6 +1,6 @@
 """The command `record`.
 
-The rule of this file: a stop signal ends the recorder, and is no error. The command checks
+The rule of this file: a stop signal ends the recorder, and is not an error. The command checks
 everything that it can before it touches a file, and reports an error in one line.
 """
 

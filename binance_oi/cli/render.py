@@ -289,7 +289,10 @@ def grouped(reasons: Mapping[str, str]) -> list[str]:
     if len(lines) <= MAX_REASONS:
         return lines
     rest = sum(len(symbols) for symbols in [*names.values()][MAX_REASONS:])
-    return [*lines[:MAX_REASONS], f"{counted(rest, 'symbol')} failed too; a pipe gets all of them"]
+    return [
+        *lines[:MAX_REASONS],
+        f"{counted(rest, 'symbol')} failed too; redirect stderr to see them",
+    ]
 
 
 def _first_names(symbols: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Writes lines and text to the streams of the process.
 
-The rule of this file: results go to stdout, and everything else to stderr. It is no error if the
-reader of a pipe closes it early. Every command imports this file, so it imports only the standard
-library.
+The rule of this file: results go to stdout, and everything else to stderr. It is not an error if
+the reader of a pipe closes it early. Every command imports this file, so it imports only the
+standard library.
 """
 
 import io

@@ -53,7 +53,7 @@ PING = "/fapi/v1/ping"
 ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all others here cost 1
 
 FUNDING_S = 8 * 3600
-HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests in so many seconds; documented 2026-11
+HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests, and seconds; documented 2026-11
 
 # Each exchange has a path of its own below its port. The next exchange on the same port is another
 # one, and a client must not take a ban of the first for a ban of the second.

@@ -73,7 +73,8 @@ class Commands:
         self._do("drop", times=_count("times", times), symbol=symbol)
 
     def delay(self, seconds: float, times: int = 1, *, symbol: str | None = None) -> None:
-        """Delay the next answers by so many seconds. Their requests are counted without a delay."""
+        """Delay the next answers by `seconds`. The exchange counts their requests without a
+        delay."""
         seconds = _number("seconds", seconds, above=0.0)
         self._do("delay", seconds=seconds, times=_count("times", times), symbol=symbol)
 

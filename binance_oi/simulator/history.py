@@ -33,7 +33,7 @@ MOST, DEFAULT = 500, 30  # rows of a page, documented 2026-11
 KEPT_MS = 30 * DAY_MS  # 30 days back are served, 35 are not (seen 2026-07 to 09)
 LATE_MS = 6_200  # from a row's instant to its appearance (seen 2026-09-12)
 WEEK_MS, MONDAY_MS = 7 * DAY_MS, 4 * DAY_MS  # the first Monday after 1970
-QUIET_ONE_IN = 400  # of so many half hours, one has no trade, and so no row
+QUIET_ONE_IN = 400  # one of this many half hours has no trade, and so no row
 STRETCH_MS = 1_800_000
 _DIGITS = re.compile("[0-9]{1,15}", re.ASCII)
 

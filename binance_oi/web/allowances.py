@@ -28,7 +28,7 @@ class Allowance:
         """Take tokens.
 
         Returns:
-            0 if the bucket had so many tokens. Otherwise the call takes none, and returns the
+            0 if the bucket had enough tokens. Otherwise the call takes none, and returns the
             seconds until the bucket will have them. For more tokens than a full bucket has, it
             returns the seconds until the bucket is full.
         """

@@ -113,7 +113,7 @@ def _request(scope: Message) -> Request:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
-    # Servers and frameworks differ in whether the path has the place of a mounted application.
+    # Servers and frameworks differ in whether `path` includes the mount point, `root_path`.
     if root and (path == root or path.startswith(f"{root}/")):
         path = path[len(root) :] or "/"
     peer = scope.get("client") or ("",)

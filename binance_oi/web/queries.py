@@ -43,7 +43,9 @@ class Query:
         for part in filter(None, text.split("&")):
             name, equals, value = part.partition("=")
             if name not in names or not equals:
-                raise ProblemError(MALFORMED, f"This route knows: {', '.join(names) or 'none'}.")
+                raise ProblemError(
+                    MALFORMED, f"The parameters of this route: {', '.join(names) or 'none'}."
+                )
             if name in self._values:
                 raise ProblemError(MALFORMED, f"{name} is given twice.")
             self._values[name] = _decoded(name, value)
@@ -103,7 +105,7 @@ class Query:
         if value is None:
             return None
         if value.count(",") >= most:
-            raise ProblemError(MALFORMED, f"symbols are at most {most}.")
+            raise ProblemError(MALFORMED, f"A request may name at most {most} symbols.")
         return tuple(dict.fromkeys(map(symbol_of, value.split(","))))
 
 

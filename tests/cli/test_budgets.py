@@ -122,7 +122,7 @@ def test_without_a_terminal_nothing_is_forgotten_unless_yes_is_given(
     use(NAME, banned=banned)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert main(["budget", "--forget", NAME]) == 2
-    assert "stdin is no terminal to ask for consent on; --yes" in shown(capsys)[1]
+    assert "stdin is not a terminal, so no user can confirm; add --yes" in shown(capsys)[1]
     assert list(machine_pools()) == [NAME]
 
 

@@ -164,7 +164,7 @@ def test_symbols_with_the_same_error_share_a_line_and_few_lines_are_shown() -> N
     assert grouped(dict.fromkeys("ABCDE", "late")) == ["A, B, C and 2 more: late"]
     many = grouped({f"S{n}": f"reason {n}" for n in range(700)})
     assert many[:5] == [f"S{n}: reason {n}" for n in range(5)]
-    assert many[5:] == ["695 symbols failed too; a pipe gets all of them"]
+    assert many[5:] == ["695 symbols failed too; redirect stderr to see them"]
 
 
 def test_a_table_stays_on_the_screen_when_most_symbols_fail() -> None:

@@ -25,7 +25,7 @@ from binance_oi.cli.options import (
     Window,
 )
 
-MONTH = timedelta(days=30)  # the exchange keeps rows of the past for so long
+MONTH = timedelta(days=30)  # the exchange keeps rows of the past for this long
 
 
 @command
@@ -124,7 +124,7 @@ def changes(
     smaller. Both need at least 200 changes to compare with.
 
     The rows come from the exchange's history. The command caches them, and the next time requests
-    only new rows. The first time, it reads 7 days for up to 50 symbols. For more symbols it reads
+    only new rows. The first time, it reads 8 days for up to 50 symbols. For more symbols it reads
     41 hours, with one request for each: the whole market takes 4 minutes.
 
     Args:

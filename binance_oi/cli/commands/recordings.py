@@ -27,7 +27,7 @@ from binance_oi.cli.options import (
     Window,
 )
 
-MONTH = timedelta(days=30)  # the exchange keeps rows of the past for so long
+MONTH = timedelta(days=30)  # the exchange keeps rows of the past for this long
 
 
 @command
@@ -132,8 +132,8 @@ def export(
         symbols: Only these symbols.
         to: A name that ends in .parquet, .csv or .jsonl; or a directory for one Parquet file a day.
         replace: Replace all rows of each file that the command writes.
-        new: Export only days that the files lack, or that have new rows. It is no error if there
-            are no such days.
+        new: Export only days that the files lack, or that have new rows. It is not an error if
+            there are none.
         csv_safe: In CSV, put an apostrophe before cells that a spreadsheet would run as a formula.
         series: Write a series with this step, 5m or a multiple of it, instead of the samples.
     """
