@@ -455,7 +455,7 @@ def test_a_chart_that_cannot_be_drawn_raises_recording_error(
 ) -> None:
     with pytest.raises(RecordingError, match=r"ends in \.svg or \.png"):
         plot(recording, tmp_path / "oi.gif", ["BTCUSDT"])
-    with pytest.raises(RecordingError, match="nothing of BTCUSDT in that range"):
+    with pytest.raises(RecordingError, match="has no sample of BTCUSDT in that range"):
         plot(recording, tmp_path / "oi.svg", ["BTCUSDT"], since=BEGIN + timedelta(days=1))
     pytest.importorskip("matplotlib")
     with pytest.raises(RecordingError, match="cannot be written"):
