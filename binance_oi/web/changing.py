@@ -39,7 +39,7 @@ USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for 
 EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 
-class Wanted(NamedTuple):
+class ChangesQuestion(NamedTuple):
     """A question about changes."""
 
     names: tuple[str, ...] | None
@@ -51,13 +51,13 @@ class Wanted(NamedTuple):
     """Whether the answer also has the values of the last day."""
 
 
-def wanted(query: Query, limits: Limits) -> Wanted:
+def changes_question(query: Query, limits: Limits) -> ChangesQuestion:
     """Read the question of a visitor.
 
     Raises:
         ProblemError: A parameter is wrong.
     """
-    return Wanted(
+    return ChangesQuestion(
         query.symbols(limits.symbols),
         query.one_of("window", WINDOWS, "1h"),
         query.one_of("sort", ORDERS, "symbol"),
@@ -81,7 +81,7 @@ class Changes:
         self._filling: asyncio.Task[None] | None = None
         # New values that came while we read the past; None if we do not read it now.
         self._meanwhile: list[Mapping[str, Cell]] | None = None
-        self._bodies: dict[Wanted, Body] = {}
+        self._bodies: dict[ChangesQuestion, Body] = {}
         self._bodies_of: object = None
         self._running: SharedCalls[Body] = SharedCalls()
 
@@ -98,7 +98,7 @@ class Changes:
             self._meanwhile.append(cells)
         _feed(self._tracker, cells)
 
-    async def read(self, hub: Hub, question: Wanted) -> Body:
+    async def read(self, hub: Hub, question: ChangesQuestion) -> Body:
         """Answer a question. Until the next event of the hub, equal questions get the same body."""
         self._begin(hub)
         key = hub.number, self._tracker
@@ -140,7 +140,7 @@ class Changes:
         finally:
             self._meanwhile = None
 
-    async def _answer(self, hub: Hub, question: Wanted) -> Body:
+    async def _answer(self, hub: Hub, question: ChangesQuestion) -> Body:
         found, without = await self._found(hub, question)
         if question.order != "symbol":
             found.sort(key=_largest_first(question.order))
@@ -157,7 +157,7 @@ class Changes:
         return Body(f'{head},"changes":[{",".join(encoded)}]{rest}}}'.encode())
 
     async def _found(
-        self, hub: Hub, question: Wanted
+        self, hub: Hub, question: ChangesQuestion
     ) -> tuple[list[Change], Mapping[str, Sequence[str]]]:
         """Return the changes, and the named symbols without a change, by the reason."""
         tracker, found = self._tracker, list[Change]()
@@ -188,7 +188,7 @@ class Changes:
         return json_text({"first": first, "step": TREND_STEP, "values": trends})
 
 
-def _names(hub: Hub, question: Wanted) -> tuple[str, ...]:
+def _names(hub: Hub, question: ChangesQuestion) -> tuple[str, ...]:
     return tuple(hub.cells) if question.names is None else question.names
 
 

@@ -45,7 +45,7 @@ NO_PAST: Final = Kind(404, "no-past", "This service has no past of this symbol."
 _BUDGET: Final = next(kind for type_, kind in KINDS if type_ is BudgetExhaustedError)
 
 
-class Asked(NamedTuple):
+class PastQuestion(NamedTuple):
     """A question about the past."""
 
     symbol: str
@@ -70,7 +70,7 @@ class Asked(NamedTuple):
         return (self.last - self.first) // self.step + 1
 
 
-def asked(symbol: str, query: Query, limits: Limits, now: int) -> Asked:
+def past_question(symbol: str, query: Query, limits: Limits, now: int) -> PastQuestion:
     """Read the question of a visitor.
 
     Raises:
@@ -82,12 +82,12 @@ def asked(symbol: str, query: Query, limits: Limits, now: int) -> Asked:
     last = min(now if until is None else until, now) // step * step
     since = query.instant("since")
     first = last - (DEFAULT_ROWS - 1) * step if since is None else -(-since // step) * step
-    wanted = Asked(name, period, max(0, first), last, query.decimals())
-    if wanted.rows < 1:
+    question = PastQuestion(name, period, max(0, first), last, query.decimals())
+    if question.rows < 1:
         raise ProblemError(MALFORMED, "The range holds no instant of this period.")
-    if wanted.rows > limits.rows:
+    if question.rows > limits.rows:
         raise ProblemError(MALFORMED, f"The range has more than {limits.rows} rows.")
-    return wanted
+    return question
 
 
 class _Row(NamedTuple):
@@ -128,13 +128,13 @@ class Past:
     ) -> None:
         self._client, self._recording, self._limits = client, recording, limits
         self._clock = clock
-        self._kept: OrderedDict[Asked, _Kept] = OrderedDict()
+        self._kept: OrderedDict[PastQuestion, _Kept] = OrderedDict()
         self._bytes = 0
         self._running: SharedCalls[Body] = SharedCalls()
         self._requests = Allowance(limits.history_requests, HISTORY_SPAN)
         self._reading = asyncio.Semaphore(1)  # one reader of the recording at a time
 
-    async def read(self, wanted: Asked) -> Body:
+    async def read(self, question: PastQuestion) -> Body:
         """Answer a question. Equal questions at the same time share the answer.
 
         Raises:
@@ -142,73 +142,73 @@ class Past:
             BinanceOIError: The past cannot be read.
         """
         now = asyncio.get_running_loop().time()
-        kept = self._kept.get(wanted)
+        kept = self._kept.get(question)
         if kept is not None and now < kept.until:
-            self._kept.move_to_end(wanted)
+            self._kept.move_to_end(question)
             return kept.body
-        return await self._running.join(wanted, partial(self._read, wanted))
+        return await self._running.join(question, partial(self._read, question))
 
-    async def _read(self, wanted: Asked) -> Body:
-        found = await self._recorded(wanted) if self._recording is not None else None
+    async def _read(self, question: PastQuestion) -> Body:
+        found = await self._from_recording(question) if self._recording is not None else None
         body = None if found is None else found.body
         if self._client is not None and (found is None or not found.is_whole):
             try:
-                body = await self._asked(self._client, wanted)
+                body = await self._from_exchange(self._client, question)
             except (UnknownSymbolError, SymbolNotTradingError):  # for example a delisted symbol
                 if body is None:
                     raise
         if body is None:
             raise ProblemError(NO_PAST)
-        self._keep(wanted, body)
+        self._keep(question, body)
         return body
 
-    async def _recorded(self, wanted: Asked) -> _Recorded | None:
+    async def _from_recording(self, question: PastQuestion) -> _Recorded | None:
         """Answer from the recording; None if it has no row of the symbol."""
         async with self._reading:
             try:
-                return await asyncio.to_thread(self._read_recording, wanted, self.now())
+                return await asyncio.to_thread(self._read_recording, question, self.now())
             except RecordingError:  # for example, the recorder has not created the file yet
                 if self._client is None:
                     raise
                 return None
 
-    def _read_recording(self, wanted: Asked, now: int) -> _Recorded | None:
+    def _read_recording(self, question: PastQuestion, now: int) -> _Recorded | None:
         assert self._recording is not None
-        since, until = instant(wanted.first), instant(wanted.last + 1)
+        since, until = instant(question.first), instant(question.last + 1)
         with Recording(self._recording) as recording:
             try:
                 series = recording.series(
-                    [wanted.symbol], step=wanted.step, since=since, until=until
+                    [question.symbol], step=question.step, since=since, until=until
                 )
             except RecordingError:  # the recording has no row of this symbol
                 return None
             rows = [_Row(point.time, point.open_interest, point.notional) for point in series]
-            gaps = recording.counted_gaps((wanted.first, wanted.last + 1))
+            gaps = recording.counted_gaps((question.first, question.last + 1))
             holes = [each.gap for each in islice(gaps, MAX_ROWS - 1)]
-        holes.extend(_unrecorded(rows, holes, wanted, now))
-        return _Recorded(_body(wanted, "recording", rows, holes), _covers(rows, wanted, now))
+        holes.extend(_unrecorded(rows, holes, question, now))
+        return _Recorded(_body(question, "recording", rows, holes), _covers(rows, question, now))
 
-    async def _asked(self, client: OpenInterestClient, wanted: Asked) -> Body:
+    async def _from_exchange(self, client: OpenInterestClient, question: PastQuestion) -> Body:
         """Answer from the exchange, if visitors have requests left."""
         now = asyncio.get_running_loop().time()
-        if wait := self._requests.take(-(-wanted.rows // MAX_ROWS), now):
+        if wait := self._requests.take(-(-question.rows // MAX_ROWS), now):
             raise ProblemError(_BUDGET, "Visitors have used up their requests.", after=wait)
         found = await client.history(
-            wanted.symbol,
-            period=wanted.period,
-            since=wanted.first,
-            until=wanted.last,
+            question.symbol,
+            period=question.period,
+            since=question.first,
+            until=question.last,
             max_wait=self._limits.max_wait,
         )
         rows = [_Row(row.time, row.open_interest, row.notional) for row in found]
-        return _body(wanted, "exchange", rows, found.holes)
+        return _body(question, "exchange", rows, found.holes)
 
-    def _keep(self, wanted: Asked, body: Body) -> None:
+    def _keep(self, question: PastQuestion, body: Body) -> None:
         loop, wall = asyncio.get_running_loop(), self._clock()
         # The exchange may still add the last row. If the range ends before it, the answer is final.
-        is_done = wanted.last + 2 * wanted.step < wall * 1000
-        self._drop(wanted)
-        self._kept[wanted] = _Kept(body, loop.time() + (20 * FRESH_S if is_done else FRESH_S))
+        is_done = question.last + 2 * question.step < wall * 1000
+        self._drop(question)
+        self._kept[question] = _Kept(body, loop.time() + (20 * FRESH_S if is_done else FRESH_S))
         self._bytes += len(body.data)
         while self._bytes > self._limits.cached_bytes:
             self._drop(next(iter(self._kept)))
@@ -217,46 +217,46 @@ class Past:
         """Return the present time, Unix ms."""
         return round(self._clock() * 1000)
 
-    def _drop(self, wanted: Asked) -> None:
-        kept = self._kept.pop(wanted, None)
+    def _drop(self, question: PastQuestion) -> None:
+        kept = self._kept.pop(question, None)
         if kept is not None:
             self._bytes -= len(kept.body.data)
 
 
-def _covers(rows: Sequence[_Row], wanted: Asked, now: int) -> bool:
+def _covers(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
     """Whether a recording has all rows of the range that the exchange still keeps."""
     kept = now - KEPT_MS
-    if not rows or rows[0].time > max(wanted.first, kept) + wanted.step:
+    if not rows or rows[0].time > max(question.first, kept) + question.step:
         return False
-    return wanted.last < kept or _reaches_end(rows, wanted, now)
+    return question.last < kept or _reaches_end(rows, question, now)
 
 
-def _reaches_end(rows: Sequence[_Row], wanted: Asked, now: int) -> bool:
+def _reaches_end(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
     """Whether at most the last row is missing: it may still appear."""
-    return bool(rows) and rows[-1].time + wanted.step >= _end(wanted, now)
+    return bool(rows) and rows[-1].time + question.step >= _end(question, now)
 
 
-def _end(wanted: Asked, now: int) -> int:
-    return min(wanted.last, now // wanted.step * wanted.step)
+def _end(question: PastQuestion, now: int) -> int:
+    return min(question.last, now // question.step * question.step)
 
 
 def _unrecorded(
-    rows: Sequence[_Row], holes: Sequence[Gap], wanted: Asked, now: int
+    rows: Sequence[_Row], holes: Sequence[Gap], question: PastQuestion, now: int
 ) -> Iterator[Gap]:
     """Yield a gap of the instants after all that a recording has of the range."""
-    if _reaches_end(rows, wanted, now):
+    if _reaches_end(rows, question, now):
         return
     known = [*(row.time for row in rows[-1:]), *(hole.last for hole in holes)]
-    first = (max(known) // wanted.step + 1) * wanted.step if known else wanted.first
-    if first <= _end(wanted, now):
-        yield Gap(first, _end(wanted, now), NO_ROW)
+    first = (max(known) // question.step + 1) * question.step if known else question.first
+    if first <= _end(question, now):
+        yield Gap(first, _end(question, now), NO_ROW)
 
 
-def _body(wanted: Asked, source: str, rows: Sequence[_Row], holes: Sequence[Gap]) -> Body:
+def _body(question: PastQuestion, source: str, rows: Sequence[_Row], holes: Sequence[Gap]) -> Body:
     shown = [
         {name: value for name, value in row._asdict().items() if value is not None} for row in rows
     ]
     missing = [{"first": h.first, "last": h.last, "reason": h.reason} for h in holes[:MAX_ROWS]]
-    found = {"symbol": wanted.symbol, "period": wanted.period, "from": source}
+    found = {"symbol": question.symbol, "period": question.period, "from": source}
     answer = {**found, "rows": shown, "holes": missing}
-    return Body(json_text(answer, decimals=wanted.decimals).encode())
+    return Body(json_text(answer, decimals=question.decimals).encode())

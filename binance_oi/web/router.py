@@ -21,7 +21,7 @@ from binance_oi import __version__
 from binance_oi.encoding import json_text
 from binance_oi.errors import BinanceOIError
 from binance_oi.web.changing import PARAMETERS as OF_CHANGES
-from binance_oi.web.changing import wanted as wanted_changes
+from binance_oi.web.changing import changes_question
 from binance_oi.web.events import Event, View
 from binance_oi.web.hub import Hub, Listener
 from binance_oi.web.messages import (
@@ -36,7 +36,7 @@ from binance_oi.web.messages import (
     matches,
 )
 from binance_oi.web.page import POLICY
-from binance_oi.web.past import PARAMETERS, asked
+from binance_oi.web.past import PARAMETERS, past_question
 from binance_oi.web.problems import AGAIN_AFTER, UNKNOWN, Kind, ProblemError, problem
 from binance_oi.web.queries import Query, symbol_of
 from binance_oi.web.service import Service
@@ -215,12 +215,12 @@ class Router:
     async def _renewed(self, hub: Hub, state: Event, view: View, max_age: float) -> Body | None:
         """Read values again that are too old, and return the body; None if none was too old."""
         values = self.service.values
-        wanted = tuple(hub.cells) if view.names is None else view.names
-        stale = values.stale(hub, [name for name in wanted if name in hub.cells], max_age)
+        names = tuple(hub.cells) if view.names is None else view.names
+        stale = values.stale(hub, [name for name in names if name in hub.cells], max_age)
         if not stale:
             return None
         await values.renew(hub, stale, max_age)
-        latest = {name: cell for name in wanted if (cell := values.latest(hub, name)) is not None}
+        latest = {name: cell for name in names if (cell := values.latest(hub, name)) is not None}
         return Body(state.with_cells(latest).data(view))
 
     def _body(self, state: Event, view: View) -> Body:
@@ -237,13 +237,13 @@ class Router:
     async def _history(self, request: Request, symbol: str) -> Answer:
         service = self.service
         query = self._query(request, PARAMETERS)
-        wanted = asked(symbol, query, service.limits, service.past.now())
+        question = past_question(symbol, query, service.limits, service.past.now())
         self._count(request)
-        return _answer(request, await service.past.read(wanted))
+        return _answer(request, await service.past.read(question))
 
     async def _changes(self, request: Request, _: str) -> Answer:
         service = self.service
-        question = wanted_changes(self._query(request, OF_CHANGES), service.limits)
+        question = changes_question(self._query(request, OF_CHANGES), service.limits)
         self._count(request)
         await service.ready()
         return _answer(request, await service.changes.read(service.hub, question))
@@ -308,10 +308,10 @@ class Router:
 
 def _answer(request: Request, body: Body, more: Headers = ()) -> Answer:
     """Return the answer with this body, or a 304 if the visitor has it already."""
-    asked, headers = request.headers, (*body.headers, *more)
-    tags = asked.get("if-none-match")
+    received, headers = request.headers, (*body.headers, *more)
+    tags = received.get("if-none-match")
     if tags is not None and matches(tags, body.tag):
         return Answer(304, headers)
-    if body.pays_to_pack and accepts_gzip(asked.get("accept-encoding", "")):
+    if body.pays_to_pack and accepts_gzip(received.get("accept-encoding", "")):
         return Answer(200, (*headers, ("Content-Encoding", "gzip")), body.packed)
     return Answer(200, headers, body.data)

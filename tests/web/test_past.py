@@ -19,10 +19,10 @@ from binance_oi.recorder.store import Store
 from binance_oi.testing import simulated_client
 from binance_oi.testing.virtual_clock import wall_time
 from binance_oi.web import Limits
-from binance_oi.web.changing import Changes, Wanted
+from binance_oi.web.changing import Changes, ChangesQuestion
 from binance_oi.web.hub import Hub
 from binance_oi.web.messages import Request
-from binance_oi.web.past import Asked, Past
+from binance_oi.web.past import Past, PastQuestion
 from binance_oi.web.problems import ProblemError
 from binance_oi.web.router import Router
 from binance_oi.web.service import Service
@@ -79,10 +79,10 @@ async def test_history_that_a_recording_covers_costs_no_request(
     path = recorded(tmp_path / "oi.db", end)
     async with simulated_client() as client:
         past = Past(client, path, Limits())
-        within = await past.read(Asked("BTCUSDT", "15m", end - 7_200_000, end, "text"))
+        within = await past.read(PastQuestion("BTCUSDT", "15m", end - 7_200_000, end, "text"))
         assert client.history_usage.used == 0
-        before = await past.read(Asked("BTCUSDT", "1h", end - 86_400_000, end, "text"))
-        other = await past.read(Asked("XRPUSDT", "1h", end - 7_200_000, end, "text"))
+        before = await past.read(PastQuestion("BTCUSDT", "1h", end - 86_400_000, end, "text"))
+        other = await past.read(PastQuestion("XRPUSDT", "1h", end - 7_200_000, end, "text"))
         assert client.history_usage.used == 2
     found = rows(within.data)
     assert json.loads(within.data)["from"] == "recording"
@@ -94,11 +94,11 @@ async def test_history_that_a_recording_covers_costs_no_request(
 async def test_without_a_client_history_comes_from_the_recording_alone(tmp_path: Path) -> None:
     end = now_ms() // STEP * STEP
     past = Past(None, recorded(tmp_path / "oi.db", end), Limits())
-    body = await past.read(Asked("BTCUSDT", "1h", end - 86_400_000, end, "number"))
+    body = await past.read(PastQuestion("BTCUSDT", "1h", end - 86_400_000, end, "number"))
     assert b'"open_interest":136' in body.data
     assert len(rows(body.data)) == HOURS + 1
     with pytest.raises(ProblemError) as caught:
-        await past.read(Asked("NOSUCHUSDT", "1h", end - 7_200_000, end, "text"))
+        await past.read(PastQuestion("NOSUCHUSDT", "1h", end - 7_200_000, end, "text"))
     assert caught.value.kind.status == 404
 
 
@@ -107,12 +107,14 @@ async def test_history_after_the_end_of_a_recording_is_requested_from_the_exchan
 ) -> None:
     end = now_ms() // STEP * STEP
     path = recorded(tmp_path / "oi.db", end - 24 * STEP)
-    wanted = Asked("BTCUSDT", "5m", end - 36 * STEP, end, "text")
+    wanted = PastQuestion("BTCUSDT", "5m", end - 36 * STEP, end, "text")
     async with simulated_client() as client:
         past = Past(client, path, Limits())
         body = json.loads((await past.read(wanted)).data)
         ended = json.loads((await past.read(wanted._replace(last=end - 24 * STEP))).data)
-        late = await past.read(Asked("BTCUSDT", "5m", end - 47 * STEP, end - 23 * STEP, "text"))
+        late = await past.read(
+            PastQuestion("BTCUSDT", "5m", end - 47 * STEP, end - 23 * STEP, "text")
+        )
     assert (body["from"], ended["from"]) == ("exchange", "recording")
     assert json.loads(late.data)["from"] == "recording"  # one row may still appear
     assert len(body["rows"]) >= 36
@@ -126,9 +128,9 @@ async def test_a_delisted_symbol_keeps_its_recorded_history(
     path = recorded(tmp_path / "oi.db", end - 24 * STEP, ["GONEUSDT"])
     async with simulated_client() as client:
         past = Past(client, path, Limits())
-        body = await past.read(Asked("GONEUSDT", "5m", end - 36 * STEP, end, "text"))
+        body = await past.read(PastQuestion("GONEUSDT", "5m", end - 36 * STEP, end, "text"))
         with pytest.raises(UnknownSymbolError):
-            await past.read(Asked("NOSUCHUSDT", "5m", end - 36 * STEP, end, "text"))
+            await past.read(PastQuestion("NOSUCHUSDT", "5m", end - 36 * STEP, end, "text"))
     assert [time for time, _ in rows(body.data)] == list(
         range(end - 36 * STEP, end - 24 * STEP + 1, STEP)
     )
@@ -140,7 +142,7 @@ async def test_without_a_client_the_time_after_the_recording_is_a_hole(
 ) -> None:
     end = now_ms() // STEP * STEP
     past = Past(None, recorded(tmp_path / "oi.db", end - 24 * STEP), Limits())
-    wanted = Asked("BTCUSDT", "5m", end - begin * STEP, end, "text")
+    wanted = PastQuestion("BTCUSDT", "5m", end - begin * STEP, end, "text")
     body = json.loads((await past.read(wanted)).data)
     first = end - min(begin, 23) * STEP
     assert body["holes"] == [{"first": first, "last": end, "reason": "no_row"}]
@@ -153,7 +155,7 @@ async def test_without_a_recording_history_is_requested_from_the_exchange(
     end = now_ms() // STEP * STEP
     async with simulated_client() as client:
         past = Past(client, tmp_path / "oi.db", Limits())
-        body = await past.read(Asked("BTCUSDT", "1h", end - 7_200_000, end, "text"))
+        body = await past.read(PastQuestion("BTCUSDT", "1h", end - 7_200_000, end, "text"))
     assert json.loads(body.data)["from"] == "exchange"
 
 
@@ -162,10 +164,10 @@ async def test_all_visitors_together_cause_a_bounded_number_of_history_requests(
     async with simulated_client() as client:
         past = Past(client, None, Limits(history_requests=5))
         for number in range(2, 7):
-            await past.read(Asked("BTCUSDT", "5m", end - number * STEP, end, "text"))
+            await past.read(PastQuestion("BTCUSDT", "5m", end - number * STEP, end, "text"))
         for number in range(7, 20):
             with pytest.raises(ProblemError) as caught:
-                await past.read(Asked("BTCUSDT", "5m", end - number * STEP, end, "text"))
+                await past.read(PastQuestion("BTCUSDT", "5m", end - number * STEP, end, "text"))
             assert caught.value.kind.status == 503
             assert caught.value.after is not None
         assert client.history_usage.used == 5
@@ -175,13 +177,13 @@ async def test_cached_history_is_bounded_and_expires() -> None:
     end = now_ms() // STEP * STEP
     async with simulated_client() as client:
         past = Past(client, None, Limits(cached_bytes=3000))
-        first = Asked("BTCUSDT", "5m", end - 10 * STEP, end, "text")
+        first = PastQuestion("BTCUSDT", "5m", end - 10 * STEP, end, "text")
         body = await past.read(first)
         assert await past.read(first) is body
         await asyncio.sleep(20.0)
         assert await past.read(first) is not body
         for number in range(11, 30):
-            await past.read(Asked("BTCUSDT", "5m", end - number * STEP, end, "text"))
+            await past.read(PastQuestion("BTCUSDT", "5m", end - number * STEP, end, "text"))
         assert past._bytes <= 3000
         assert past._bytes == sum(len(kept.body.data) for kept in past._kept.values())
 
@@ -190,7 +192,7 @@ async def test_changes_use_the_recorded_history_once_it_is_loaded(tmp_path: Path
     end = now_ms() // STEP * STEP
     changes = Changes(recorded(tmp_path / "oi.db", end))
     hub = Hub(FedSource(), on_values=changes.observe)
-    question = Wanted(("BTCUSDT",), "1h", "percent", 1, "text")
+    question = ChangesQuestion(("BTCUSDT",), "1h", "percent", 1, "text")
     first = json.loads((await changes.read(hub, question)).data)
     assert first == {"window": "1h", "filling": True, "changes": []}
     while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
@@ -205,7 +207,7 @@ async def test_changes_work_without_an_unreadable_recording(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = Changes(tmp_path / "oi.db")
-    question = Wanted(None, "1h", "symbol", None, "text")
+    question = ChangesQuestion(None, "1h", "symbol", None, "text")
     await changes.read(Hub(FedSource()), question)
     while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
         await asyncio.sleep(1.0)
@@ -221,7 +223,7 @@ async def test_changes_work_with_a_recording_that_has_a_slot_in_year_1(
             db.execute(f"DELETE FROM {table}")
         db.execute("INSERT INTO sweeps VALUES (?, 60000, 0, 0, 1, 1, 1, 1)", (YEAR_1,))
         db.commit()
-    changes, question = Changes(path), Wanted(None, "1h", "symbol", None, "text")
+    changes, question = Changes(path), ChangesQuestion(None, "1h", "symbol", None, "text")
     await changes.read(Hub(FedSource()), question)
     while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
         await asyncio.sleep(1.0)
@@ -242,7 +244,7 @@ async def test_changes_work_without_a_recording_that_has_impossible_times(
 
     monkeypatch.setattr("binance_oi.web.changing._filled", impossible)
     changes = Changes(tmp_path / "oi.db")
-    await changes.read(Hub(FedSource()), Wanted(None, "1h", "symbol", None, "text"))
+    await changes.read(Hub(FedSource()), ChangesQuestion(None, "1h", "symbol", None, "text"))
     while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
         await asyncio.sleep(1.0)
     assert "do not have the past of the recording: oi.db has a date out of range" in caplog.text
