@@ -35,7 +35,7 @@ AHEAD_MS = 3_600_000  # ms by which our clock may be behind that of a recorder
 FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
 
 
-class Wanted(NamedTuple):
+class Arguments(NamedTuple):
     """The arguments of the command."""
 
     symbols: Sequence[str] | None
@@ -64,14 +64,14 @@ def history_span(symbols: int, window: str) -> timedelta:
     return timedelta(milliseconds=min(rows * ROW_MS, KEPT_MS - ROW_MS))
 
 
-def changes_now(wanted: Wanted, source: Source, output: Output) -> int:
+def changes_now(arguments: Arguments, source: Source, output: Output) -> int:
     """Show the changes up to now, from the exchange's history."""
-    if wanted.symbols is not None:
-        wanted = wanted._replace(symbols=check_symbols(wanted.symbols))
+    if arguments.symbols is not None:
+        arguments = arguments._replace(symbols=check_symbols(arguments.symbols))
     with as_usage_errors(), source.client() as client:
-        history_span(1, wanted.window)
-        tracker, errors = asyncio.run(_read(client, wanted, source.cache()))
-    shown = _show(tracker, wanted, output) if tracker.symbols or not errors else 0
+        history_span(1, arguments.window)
+        tracker, errors = asyncio.run(_read(client, arguments, source.cache()))
+    shown = _show(tracker, arguments, output) if tracker.symbols or not errors else 0
     for symbol, error in errors.items():
         write_note(f"{symbol}: {explain(error)}")
     codes = {exit_code(error) for error in errors.values()}
@@ -81,12 +81,12 @@ def changes_now(wanted: Wanted, source: Source, output: Output) -> int:
 
 
 async def _read(
-    client: OpenInterestClient, wanted: Wanted, cache: HistoryCache
+    client: OpenInterestClient, arguments: Arguments, cache: HistoryCache
 ) -> tuple[ChangeTracker, Mapping[str, BinanceOIError]]:
-    tracker, errors = ChangeTracker([wanted.window]), dict[str, BinanceOIError]()
+    tracker, errors = ChangeTracker([arguments.window]), dict[str, BinanceOIError]()
     async with client, history_progress() as on_progress:
-        names = wanted.symbols or await client.symbols()
-        span = history_span(len(names), wanted.window)
+        names = arguments.symbols or await client.symbols()
+        span = history_span(len(names), arguments.window)
         async for recent in read_recent(client, cache, names, span, on_progress):
             if recent.rows:
                 tracker.fill(recent.symbol, recent.rows)
@@ -95,37 +95,37 @@ async def _read(
     return tracker, errors
 
 
-def changes_recorded(wanted: Wanted, path: str | Path, output: Output) -> int:
+def changes_recorded(arguments: Arguments, path: str | Path, output: Output) -> int:
     """Show the changes up to the end of a recording."""
-    tracker = ChangeTracker([wanted.window])
+    tracker = ChangeTracker([arguments.window])
     with as_usage_errors(), Recording(path) as recording:
         # One odd sample of the year 2050 would make all other samples look old.
         ends = round(time.time() * 1000) + AHEAD_MS
-        series = recording.series(wanted.symbols, until=instant(ends))
+        series = recording.series(arguments.symbols, until=instant(ends))
         newest = series.newest()
         if newest is not None:
-            ms = USUAL_MS + length_ms("window", wanted.window) + 2 * ROW_MS
+            ms = USUAL_MS + length_ms("window", arguments.window) + 2 * ROW_MS
             series.between(newest - ms, ends).fill(tracker)
-    _show(tracker, wanted, output)
+    _show(tracker, arguments, output)
     return OK
 
 
-def _show(tracker: ChangeTracker, wanted: Wanted, output: Output) -> int:
+def _show(tracker: ChangeTracker, arguments: Arguments, output: Output) -> int:
     """Show the recent changes; return how many there are."""
-    found = [tracker.latest(symbol, wanted.window) for symbol in tracker.symbols]
+    found = [tracker.latest(symbol, arguments.window) for symbol in tracker.symbols]
     newest = max((change.time for change in found if change is not None), default=0)
     recent = [
         change
         for change in found
         if change is not None and change.time >= newest - FRESH_ROWS * tracker.step
     ]
-    top = ranked(recent, wanted.sort)[: wanted.top]
+    top = ranked(recent, arguments.sort)[: arguments.top]
     output.show(changes_table(top) if output.is_table else changes_sheet(top))
     without = len(found) - len(recent)
     until = f" until {plain(instant(newest))} UTC" if recent else ""
-    write_note(f"{len(top)} of {counted(len(recent), 'change')} over {wanted.window}{until}")
+    write_note(f"{len(top)} of {counted(len(recent), 'change')} over {arguments.window}{until}")
     if without:
-        write_note(f"{counted(without, 'symbol')} without a recent change over {wanted.window}")
+        write_note(f"{counted(without, 'symbol')} without a recent change over {arguments.window}")
     return len(recent)
 
 

@@ -33,7 +33,7 @@ from binance_oi.market.past import History, HistoryProgress
 from binance_oi.output.past import PastFile
 
 
-class Wanted(NamedTuple):
+class Arguments(NamedTuple):
     """The arguments of the command."""
 
     symbols: Sequence[str] | None
@@ -65,7 +65,7 @@ class Wanted(NamedTuple):
 
 
 def history(
-    wanted: Wanted,
+    arguments: Arguments,
     to: Path | None,
     *,
     replace: bool,
@@ -74,23 +74,25 @@ def history(
     output: Output,
 ) -> int:
     """Read the requested history, and show it or store it in a file."""
-    if wanted.symbols is not None:
-        wanted = wanted._replace(symbols=check_symbols(wanted.symbols))
+    if arguments.symbols is not None:
+        arguments = arguments._replace(symbols=check_symbols(arguments.symbols))
     elif to is None:
         raise UsageError("the whole market needs a file: --to FILE")
     with as_usage_errors(), source.client() as client:
         if to is None:
-            return asyncio.run(_show(client, wanted, output, is_cut=is_cut))
+            return asyncio.run(_show(client, arguments, output, is_cut=is_cut))
         safe = output.csv_safe
-        with closing(PastFile(to, wanted.words, replace=replace, csv_safe=safe)) as file:
-            return asyncio.run(_keep(client, wanted, file))
+        with closing(PastFile(to, arguments.words, replace=replace, csv_safe=safe)) as file:
+            return asyncio.run(_keep(client, arguments, file))
 
 
-async def _show(client: OpenInterestClient, wanted: Wanted, output: Output, *, is_cut: bool) -> int:
+async def _show(
+    client: OpenInterestClient, arguments: Arguments, output: Output, *, is_cut: bool
+) -> int:
     """Read everything, then show the rows in the order of the request."""
     async with client, history_progress() as on_progress:
-        found = {each.symbol: each async for each in wanted.read(client, on_progress)}
-    good = [found[name] for name in wanted.symbols or () if found[name].error is None]
+        found = {each.symbol: each async for each in arguments.read(client, on_progress)}
+    good = [found[name] for name in arguments.symbols or () if found[name].error is None]
     if good:
         failed = len(found) - len(good)  # each has a line below
         output.show(
@@ -99,17 +101,19 @@ async def _show(client: OpenInterestClient, wanted: Wanted, output: Output, *, i
     return _summarize(found.values(), sum(map(len, good)), sum(len(each.holes) for each in good))
 
 
-async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> int:
+async def _keep(client: OpenInterestClient, arguments: Arguments, file: PastFile) -> int:
     """Read what the file lacks, symbol by symbol, then finish it."""
     if file.since is not None:
-        wanted = wanted._replace(since=file.since, until=file.until)
+        arguments = arguments._replace(since=file.since, until=file.until)
         write_note(f"continuing after {counted(len(file.symbols), 'symbol')}")
     failed, holes = list[History](), 0
     async with client, history_progress() as on_progress:
         try:
-            names = wanted.symbols or await client.symbols()
-            wanted = wanted._replace(symbols=[name for name in names if name not in file.symbols])
-            async for each in wanted.read(client, on_progress):
+            names = arguments.symbols or await client.symbols()
+            arguments = arguments._replace(
+                symbols=[name for name in names if name not in file.symbols]
+            )
+            async for each in arguments.read(client, on_progress):
                 if each.error is None:
                     file.add(each)
                     holes += len(each.holes)

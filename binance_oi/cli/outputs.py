@@ -57,7 +57,7 @@ def export(
     return OK
 
 
-class SeriesWanted(NamedTuple):
+class SeriesArguments(NamedTuple):
     """The part of a recording to write as a series."""
 
     step: str
@@ -66,7 +66,7 @@ class SeriesWanted(NamedTuple):
 
 
 def export_series(
-    recording: str | Path, to: Path, wanted: SeriesWanted, *, replace: bool, csv_safe: bool
+    recording: str | Path, to: Path, arguments: SeriesArguments, *, replace: bool, csv_safe: bool
 ) -> int:
     """Write a series to a file, and print how many rows it has."""
     from binance_oi.output import export_series as write
@@ -75,10 +75,10 @@ def export_series(
         rows = write(
             opened,
             to,
-            step=wanted.step,
-            symbols=wanted.symbols,
-            since=wanted.span.since,
-            until=wanted.span.until,
+            step=arguments.step,
+            symbols=arguments.symbols,
+            since=arguments.span.since,
+            until=arguments.span.until,
             replace=replace,
             csv_safe=csv_safe,
             on_rows=on_rows,

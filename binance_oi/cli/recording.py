@@ -51,7 +51,7 @@ LINE_S = 60.0  # s between two lines without a terminal
 CHECK_S = 1.0  # s between two readings of the clock, for the end of a recording
 
 
-class What(NamedTuple):
+class RecorderArguments(NamedTuple):
     """Arguments of the recorder; see `Recorder`."""
 
     every: float | None
@@ -63,7 +63,12 @@ class What(NamedTuple):
 
 
 def record(
-    symbols: Sequence[str] | None, to: str | Path, what: What, *, source: Source, end: End
+    symbols: Sequence[str] | None,
+    to: str | Path,
+    arguments: RecorderArguments,
+    *,
+    source: Source,
+    end: End,
 ) -> int:
     """Record until a signal stops the recorder, or until `end`."""
     if end.until is not None and end.until <= datetime.now(UTC):
@@ -71,7 +76,7 @@ def record(
 
     async def run(client: OpenInterestClient) -> int:
         async with client:
-            recorder = Recorder(client, to, symbols=symbols, **what._asdict())
+            recorder = Recorder(client, to, symbols=symbols, **arguments._asdict())
             with stopped_by_signals(recorder.stop) as stopped:
                 beside = [
                     asyncio.create_task(_show_status(recorder, client)),

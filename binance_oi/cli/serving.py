@@ -31,7 +31,7 @@ SPARE_FILES = 300  # open files kept for the exchange, recordings and new connec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Arguments:
     """The arguments of the command."""
 
     symbols: Sequence[str] | None
@@ -54,18 +54,18 @@ def print_unit(arguments: Sequence[str]) -> int:
     return OK
 
 
-def serve(wanted: Wanted, source: Source) -> int:
+def serve(arguments: Arguments, source: Source) -> int:
     """Serve until a signal stops the service."""
-    if wanted.recording is not None and wanted.record_to is not None:
+    if arguments.recording is not None and arguments.record_to is not None:
         raise UsageError("--recording and --record-to exclude each other")
     files = raise_open_files()
     with as_usage_errors():
-        if wanted.recording is not None:
-            with Recording(wanted.recording):  # raises now if it is not a recording
+        if arguments.recording is not None:
+            with Recording(arguments.recording):  # raises now if it is not a recording
                 pass
-            return asyncio.run(_serve(wanted, None, files))
+            return asyncio.run(_serve(arguments, None, files))
         with source.client() as client:
-            return asyncio.run(_serve(wanted, client, files))
+            return asyncio.run(_serve(arguments, client, files))
 
 
 def raise_open_files() -> int:
@@ -93,33 +93,33 @@ def connections_for(files: int) -> int:
     return max(1, min(CONNECTIONS, files - SPARE_FILES))
 
 
-async def _serve(wanted: Wanted, client: OpenInterestClient | None, files: int) -> int:
+async def _serve(arguments: Arguments, client: OpenInterestClient | None, files: int) -> int:
     async with AsyncExitStack() as stack:
         if client is not None:
             await stack.enter_async_context(client)
         app = oi_app(
             client,
-            recording=wanted.recording or wanted.record_to,
-            symbols=wanted.symbols,
-            every=wanted.every,
-            notional=wanted.notional,
-            hosts=(*LOOPBACK, _as_host(wanted.host), *wanted.hosts),
-            origins=wanted.origins,
-            proxies=wanted.proxies,
+            recording=arguments.recording or arguments.record_to,
+            symbols=arguments.symbols,
+            every=arguments.every,
+            notional=arguments.notional,
+            hosts=(*LOOPBACK, _as_host(arguments.host), *arguments.hosts),
+            origins=arguments.origins,
+            proxies=arguments.proxies,
             limits=limits_for(files),
         )
         most = connections_for(files)
-        server = Server(app, wanted.host, wanted.port, connections=most)
-        recorder = _recorder(wanted, client)
+        server = Server(app, arguments.host, arguments.port, connections=most)
+        recorder = _recorder(arguments, client)
         with stopped_by_signals() as stop:
             try:
                 await server.start()
             except OSError as error:
                 why = error.strerror or str(error)
-                write_note(f"--host {wanted.host} --port {wanted.port} cannot be used: {why}")
+                write_note(f"--host {arguments.host} --port {arguments.port} cannot be used: {why}")
                 return USAGE
             app[SERVICE].begin()
-            write_out(json_line({"url": server.url}) if wanted.as_json else f"{server.url}\n")
+            write_out(json_line({"url": server.url}) if arguments.as_json else f"{server.url}\n")
             notify(f"READY=1\nSTATUS={server.url}")
             ends = (stop.event.wait(), app[SERVICE].ended())
             await _until_one_ends(server, recorder, ends)
@@ -128,12 +128,12 @@ async def _serve(wanted: Wanted, client: OpenInterestClient | None, files: int) 
     return HUNG_UP if SIGHUP in stop.received else OK
 
 
-def _recorder(wanted: Wanted, client: OpenInterestClient | None) -> Recorder | None:
-    if wanted.record_to is None or client is None:
+def _recorder(arguments: Arguments, client: OpenInterestClient | None) -> Recorder | None:
+    if arguments.record_to is None or client is None:
         return None
-    symbols, notional = wanted.symbols, wanted.notional
+    symbols, notional = arguments.symbols, arguments.notional
     return Recorder(
-        client, wanted.record_to, every=wanted.every, symbols=symbols, notional=notional
+        client, arguments.record_to, every=arguments.every, symbols=symbols, notional=notional
     )
 
 

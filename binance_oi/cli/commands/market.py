@@ -136,10 +136,10 @@ def changes(
     """
     from binance_oi.cli import comparing
 
-    wanted = comparing.Wanted(symbols, window, top, sort)
+    arguments = comparing.Arguments(symbols, window, top, sort)
     if recording is not None:
-        return comparing.changes_recorded(wanted, recording, output)
-    return comparing.changes_now(wanted, source, output)
+        return comparing.changes_recorded(arguments, recording, output)
+    return comparing.changes_now(arguments, source, output)
 
 
 @command
@@ -174,8 +174,10 @@ def history(
     """
     from binance_oi.cli import history as past
 
-    wanted = past.Wanted(symbols, since, until, period)
-    return past.history(wanted, to, replace=replace, is_cut=not all, source=source, output=output)
+    arguments = past.Arguments(symbols, since, until, period)
+    return past.history(
+        arguments, to, replace=replace, is_cut=not all, source=source, output=output
+    )
 
 
 @command

@@ -67,8 +67,8 @@ def record(
     """
     from binance_oi.cli import recording
 
-    what = recording.What(every, notional, backfill, standby, keep, rotate)
-    return recording.record(symbols, to, what, source=source, end=end)
+    arguments = recording.RecorderArguments(every, notional, backfill, standby, keep, rotate)
+    return recording.record(symbols, to, arguments, source=source, end=end)
 
 
 @command
@@ -142,8 +142,8 @@ def export(
     if series is not None:
         if new:
             raise UsageError("--new and --series exclude each other")
-        wanted = outputs.SeriesWanted(series, symbols, span)
-        return outputs.export_series(recording, to, wanted, replace=replace, csv_safe=csv_safe)
+        arguments = outputs.SeriesArguments(series, symbols, span)
+        return outputs.export_series(recording, to, arguments, replace=replace, csv_safe=csv_safe)
     return outputs.export(recording, to, symbols, span, replace=replace, new=new, csv_safe=csv_safe)
 
 

@@ -54,7 +54,7 @@ def serve(
 
     if print_unit:
         return serving.print_unit(sys.argv[1:])
-    wanted = serving.Wanted(
+    arguments = serving.Arguments(
         symbols=symbols,
         every=every,
         notional=notional,
@@ -67,4 +67,4 @@ def serve(
         proxies=trust_proxy or (),
         as_json=json,
     )
-    return serving.serve(wanted, source)
+    return serving.serve(arguments, source)
