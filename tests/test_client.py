@@ -1073,13 +1073,13 @@ async def test_closing_in_a_forked_child_leaves_the_parent_open(
         with monkeypatch.context() as child:
             child.setattr(fork, "current", object())
             await client.aclose()
-        session = transport._of_the_parent.pop()
+        session = transport._sessions_of_parent.pop()
         assert not session.closed
         await session.close()
         with monkeypatch.context() as child:
             child.setattr(fork, "current", object())
             await local_client(exchange).aclose()  # a client without an open connection
-        assert transport._of_the_parent == []
+        assert transport._sessions_of_parent == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from aiohttp.connector import Connection
 from binance_oi.sending import connections
 from binance_oi.sending.connections import LateError, SecondRequestError
 from binance_oi.sending.guard import Attempt, Guard, current_attempt, read_buffer
-from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.kept_connections import ConnectionState, KeptConnections
 
 
 class _StaleConnectionError(Exception):
@@ -33,7 +33,7 @@ class CallerSessionMiddleware:
     def __init__(self, kept: KeptConnections) -> None:
         self._kept = kept
         self._buffer = read_buffer()
-        self._lines: WeakKeyDictionary[ResponseHandler, Line] = WeakKeyDictionary()
+        self._states: WeakKeyDictionary[ResponseHandler, ConnectionState] = WeakKeyDictionary()
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -63,15 +63,15 @@ class CallerSessionMiddleware:
             assert handler is not None
             assert handler.transport is not None
             attempt.reused = _has_served(handler)
-            line = self._lines.get(handler)
-            if line is None:
-                line = self._lines[handler] = self._kept.opened()
-            line.kept = attempt.reused
-            trusted = self._kept.trusts(line) and not handler.should_close
+            state = self._states.get(handler)
+            if state is None:
+                state = self._states[handler] = self._kept.opened()
+            state.kept = attempt.reused
+            trusted = self._kept.trusts(state) and not handler.should_close
             fresh = attempt.fresh or not self._kept.are_usable
             if not trusted or (fresh and attempt.reused):
                 raise _StaleConnectionError
-            attempt.guard = Guard(handler, self._kept, line, self._buffer)
+            attempt.guard = Guard(handler, self._kept, state, self._buffer)
             handler.transport.set_protocol(attempt.guard)
             gate = _Gate(handler, attempt, attempt.guard)
             try:

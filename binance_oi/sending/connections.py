@@ -252,7 +252,7 @@ class Connector(aiohttp.TCPConnector):
         Raises:
             LateError: The attempt may no longer send its request; the connection is free again.
         """
-        attempt.reused = guard.line.kept
+        attempt.reused = guard.state.kept
         if not attempt.may_send():
             guard.unused = guard.unused or not attempt.reused
             connection.release()
@@ -272,9 +272,9 @@ class Connector(aiohttp.TCPConnector):
         guard = self._guards.get(id(handler))
         if guard is None:
             return self._new_guard(handler)
-        trusted = self._kept.trusts(guard.line) and not handler.should_close
+        trusted = self._kept.trusts(guard.state) and not handler.should_close
         if trusted and (guard.unused or not fresh):
-            guard.line.kept = not fresh
+            guard.state.kept = not fresh
             return guard
         del self._guards[id(handler)]
         connection.close()  # it may be dead, or deliver the answer to an earlier request
@@ -294,7 +294,7 @@ class Connector(aiohttp.TCPConnector):
         template = self._templates.get(origin_of(url))
         if template is not None:
             trusts = self._kept.trusts
-            live = sum(not guard.gone and trusts(guard.line) for guard in self._guards.values())
+            live = sum(not guard.gone and trusts(guard.state) for guard in self._guards.values())
             opening = (self._open_one(template) for _ in range(count - max(busy, live)))
             await asyncio.gather(*opening, return_exceptions=True)
 

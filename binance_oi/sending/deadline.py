@@ -35,7 +35,7 @@ class Arrival(Protocol):
         ...
 
     @property
-    def pieces(self) -> int:
+    def most_reads(self) -> int:
         """The most reads that the answer needs."""
         ...
 
@@ -79,7 +79,7 @@ class Deadline:
         if arrival is None or arrival.received < 0:
             self.expire()
         else:
-            passes = QUIET_PASSES + arrival.pieces
+            passes = QUIET_PASSES + arrival.most_reads
             self._wait(loop, context, arrival, arrival.received, QUIET_PASSES, passes)
 
     def _wait(

@@ -18,7 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from binance_oi.sending.deadline import Deadline
-from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.kept_connections import ConnectionState, KeptConnections
 from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_answer
 from binance_oi.sending.wire import SMALL_BODY
 
@@ -50,11 +50,15 @@ class Guard(asyncio.BufferedProtocol):
     """
 
     def __init__(
-        self, handler: ResponseHandler, kept: KeptConnections, line: Line, buffer: memoryview
+        self,
+        handler: ResponseHandler,
+        kept: KeptConnections,
+        state: ConnectionState,
+        buffer: memoryview,
     ) -> None:
         self._handler = handler
         self._kept = kept
-        self.line = line
+        self.state = state
         self.left: int = ENVELOPE  # bytes that may still come for this answer
         self.refusal: int = 0  # the status of the answer if it is a refusal
         # Whether the connection is new and unused, because its first request was too late to be
@@ -95,8 +99,8 @@ class Guard(asyncio.BufferedProtocol):
         if self._transport is not transport:
             # Fetch the socket now: a TLS transport that was closed twice no longer has it.
             self._transport, self._socket = transport, transport.get_extra_info("socket")
-        self._kept.sent(self.line, self._abandon, now)
-        attempt.guard, attempt.request, attempt.sent = self, self.line.request, True
+        self._kept.sent(self.state, self._abandon, now)
+        attempt.guard, attempt.request, attempt.sent = self, self.state.request, True
 
     def send(self, data: bytes) -> asyncio.Future[PlainAnswer | None]:
         """Write a request.
@@ -126,9 +130,9 @@ class Guard(asyncio.BufferedProtocol):
             Whether the request was sent.
         """
         transport = self._transport
-        if transport is None or self.ended or not self._kept.trusts(self.line):
+        if transport is None or self.ended or not self._kept.trusts(self.state):
             return False
-        self.line.kept = attempt.reused = True
+        self.state.kept = attempt.reused = True
         self.begin(attempt, transport, now)
         attempt.answer = self._plain = loop.create_future()
         try:
@@ -197,12 +201,12 @@ class Guard(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self.line.silent:
-            self._kept.heard(self.line)
+        if self.state.silent:
+            self._kept.heard(self.state)
         self.left -= nbytes
         view = self._buffer[:nbytes]
         if self._is_idle:  # these bytes answer no request
-            self._kept.refuse(self.line)
+            self._kept.refuse(self.state)
         if self._plain is not None:
             answer = plain_answer(view, self.left + nbytes - ENVELOPE)
             if answer is not None and not self._plain.done():
@@ -210,7 +214,7 @@ class Guard(asyncio.BufferedProtocol):
                 self._plain, self._is_idle = None, True
                 return
             if has_surplus(view):
-                self._kept.refuse(self.line)
+                self._kept.refuse(self.state)
             self._parse()
         data = bytes(view)
         if self.left < 0:
@@ -258,7 +262,7 @@ class Guard(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.ended = self.ended or exc is not None
-        self._kept.lost(self.line)
+        self._kept.lost(self.state)
         self._parse()
         self._handler.connection_lost(exc)
 
@@ -305,7 +309,7 @@ class Attempt(Deadline):
         self.sent: bool = False  # whether the exchange may have counted the request
         self.reused: bool = False  # whether its connection has served an earlier request
         self.guard: Guard | None = None  # the guard of its connection
-        self.request: int = 0  # its number among all requests; see `Line.request`
+        self.request: int = 0  # its number among all requests; see `ConnectionState.request`
         self.expired = False
         self.task: asyncio.Task[object] | None = None
 
@@ -321,7 +325,7 @@ class Attempt(Deadline):
         return 0 if self.guard is None else self.max_body + ENVELOPE - self.guard.left
 
     @property
-    def pieces(self) -> int:
+    def most_reads(self) -> int:
         """How many reads of `BYTES_PER_READ` the longest accepted answer needs."""
         return (self.max_body + ENVELOPE) // BYTES_PER_READ
 
@@ -354,8 +358,8 @@ class Attempt(Deadline):
         another call may send a request on the connection. Its silence then belongs to that request,
         and this attempt is not silent.
         """
-        line = None if self.guard is None else self.guard.line
-        return line is not None and line.request == self.request and line.silent
+        state = None if self.guard is None else self.guard.state
+        return state is not None and state.request == self.request and state.silent
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")

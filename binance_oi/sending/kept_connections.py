@@ -47,7 +47,7 @@ LAST_READ_S = 0.01
 
 
 @dataclass(slots=True, eq=False)
-class Line:
+class ConnectionState:
     """The state of one connection, which decides whether it may be used again."""
 
     generation: int
@@ -91,71 +91,71 @@ class KeptConnections:
         self._answers = 0  # in this period
         # The kept connections whose last request has got no byte, in the order of these requests.
         # Each value is a function that abandons the connection.
-        self._silent: dict[Line, Callable[[], None]] = {}
+        self._silent: dict[ConnectionState, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._context = Context()  # or a timer would keep the whole context of its call
 
-    def opened(self) -> Line:
+    def opened(self) -> ConnectionState:
         """Register a new connection."""
-        return Line(self._generation, self._sent)
+        return ConnectionState(self._generation, self._sent)
 
     def distrust(self) -> None:
         """Stop using all open connections, because one delivered the answer to another request."""
         self._generation += 1
 
-    def refuse(self, line: Line) -> None:
+    def refuse(self, state: ConnectionState) -> None:
         """Never use this connection again."""
-        line.generation = NEVER
+        state.generation = NEVER
 
-    def suspect(self, line: Line) -> None:
+    def suspect(self, state: ConnectionState) -> None:
         """Note that a connection is dead.
 
         It is not used again, nor is any other that got no byte since it sent its last request.
         """
-        self._suspected = max(self._suspected, line.request)
+        self._suspected = max(self._suspected, state.request)
 
-    def trusts(self, line: Line) -> bool:
+    def trusts(self, state: ConnectionState) -> bool:
         """Whether a connection may be used again."""
-        return line.generation == self._generation and line.heard >= self._suspected
+        return state.generation == self._generation and state.heard >= self._suspected
 
-    def sent(self, line: Line, abandon: Callable[[], None], now: float) -> None:
+    def sent(self, state: ConnectionState, abandon: Callable[[], None], now: float) -> None:
         """Note that a request is sent.
 
         Args:
-            line: The connection.
+            state: The connection.
             abandon: Called if the connection is a kept one and gets no byte within `patience`.
             now: The loop's time.
         """
-        line.request = self._sent = self._sent + 1
-        line.silent = True
-        line.since = now
-        if line.kept and self._replace:
-            self._silent[line] = abandon
+        state.request = self._sent = self._sent + 1
+        state.silent = True
+        state.since = now
+        if state.kept and self._replace:
+            self._silent[state] = abandon
             if self._timer is None:
-                self._arm(line.since + self.patience)
+                self._arm(state.since + self.patience)
 
-    def heard(self, line: Line) -> None:
+    def heard(self, state: ConnectionState) -> None:
         """Note the first byte of an answer."""
-        line.silent, line.heard = False, self._sent
-        self._silent.pop(line, None)
-        if line.kept and not self._is_slow:  # nearly always: it answered within patience
+        state.silent, state.heard = False, self._sent
+        self._silent.pop(state, None)
+        if state.kept and not self._is_slow:  # nearly always: it answered within patience
             return
-        waited = asyncio.get_running_loop().time() - line.since
+        waited = asyncio.get_running_loop().time() - state.since
         if waited > PATIENCE or self._is_slow:
             self._learn(waited)
 
-    def lost(self, line: Line) -> None:
+    def lost(self, state: ConnectionState) -> None:
         """Note the end of a connection. A kept one that ends without an answer was dead."""
-        if line.silent and line.kept:
-            self.suspect(line)
+        if state.silent and state.kept:
+            self.suspect(state)
 
-    def ended(self, line: Line) -> None:
+    def ended(self, state: ConnectionState) -> None:
         """Note that a timeout or a cancellation ended a request before a byte came."""
-        line.silent = False
-        self._silent.pop(line, None)
-        waited = asyncio.get_running_loop().time() - line.since
-        if line.kept and waited >= self.patience * SUSPECT_AFTER:  # patience was not over yet
-            self.suspect(line)
+        state.silent = False
+        self._silent.pop(state, None)
+        waited = asyncio.get_running_loop().time() - state.since
+        if state.kept and waited >= self.patience * SUSPECT_AFTER:  # patience was not over yet
+            self.suspect(state)
 
     def close(self) -> None:
         """Stop abandoning connections."""
@@ -189,24 +189,24 @@ class KeptConnections:
     def _arm_next(self) -> None:
         """Arm the timer for the request that has waited longest."""
         self._timer = None
-        for line in self._silent:
-            self._arm(line.since + self.patience)
+        for state in self._silent:
+            self._arm(state.since + self.patience)
             break
 
     def _check_silent(self) -> None:
         """Find the requests that waited for `patience`; abandon them after `LAST_READ_S`."""
         loop = asyncio.get_running_loop()
-        now, due = loop.time(), list[tuple[Line, int]]()
-        for line in self._silent:
-            if line.since + self.patience > now:
+        now, due = loop.time(), list[tuple[ConnectionState, int]]()
+        for state in self._silent:
+            if state.since + self.patience > now:
                 break
-            due.append((line, line.request))
+            due.append((state, state.request))
         if due:
             self._timer = loop.call_later(LAST_READ_S, self._abandon, due, context=self._context)
         else:
             self._arm_next()
 
-    def _abandon(self, due: list[tuple[Line, int]]) -> None:
+    def _abandon(self, due: list[tuple[ConnectionState, int]]) -> None:
         """Abandon the connections of `due` that are still silent.
 
         Since `_check_silent`, the loop has read its sockets once more.
@@ -214,8 +214,8 @@ class KeptConnections:
         Args:
             due: Connections, each with the number of the request that waited too long.
         """
-        for line, request in due:
-            if line.request == request and (abandon := self._silent.pop(line, None)) is not None:
-                self.suspect(line)
+        for state, request in due:
+            if state.request == request and (abandon := self._silent.pop(state, None)) is not None:
+                self.suspect(state)
                 abandon()
         self._arm_next()

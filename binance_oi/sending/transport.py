@@ -47,7 +47,7 @@ REFUSAL_TEXT_WAIT_S = 0.2  # s to wait for it if the status stops all requests f
 MAX_ERROR_TEXT = 64 * 1024  # bytes, uncompressed
 TIMED_OUT = 408  # servers also send it before they close an idle connection
 _NUMBERS = re.compile(r"\[Errno ([0-9]+)\]")
-_of_the_parent: list[Session] = []  # sessions that were open before a fork
+_sessions_of_parent: list[Session] = []  # sessions that were open before a fork
 
 
 class Answer(NamedTuple):
@@ -173,7 +173,7 @@ class Transport:
         the parent would receive nothing more on it.
         """
         if self._session is not None:
-            _of_the_parent.append(self._session)
+            _sessions_of_parent.append(self._session)
 
     def distrust_connections(self) -> None:
         """Stop using all open connections: an answer to an earlier request may still arrive."""
@@ -269,7 +269,7 @@ class Transport:
             status, content = response.status, response.content
             permit.settle(status, response.headers)
             if status == TIMED_OUT and attempt.guard is not None:
-                self._kept.refuse(attempt.guard.line)
+                self._kept.refuse(attempt.guard.state)
             body = content.read_nowait() if status == 200 else b""
             if status == 200 and content.at_eof():  # the body came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
@@ -295,7 +295,7 @@ class Transport:
     def _leave(self, guard: Guard, attempt: Attempt) -> None:
         """End the use of a connection by an attempt; reset the connection if no byte came."""
         if attempt.silent:
-            self._kept.ended(guard.line)
+            self._kept.ended(guard.state)
             guard.reset()
         if not self._owned:
             guard.leave()

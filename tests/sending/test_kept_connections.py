@@ -1,7 +1,7 @@
 """A client distinguishes a dead connection from a slow exchange at little cost.
 
-Rule of this file: it has no sockets. A `Line` stands for a connection, and a call of `heard` for a
-received byte.
+Rule of this file: it has no sockets. A `ConnectionState` stands for a connection, and a
+call of `heard` for a received byte.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from binance_oi.sending.kept_connections import (
     LAST_READ_S,
     PATIENCE,
     PATIENCE_FACTOR,
+    ConnectionState,
     KeptConnections,
-    Line,
 )
 from support.lanes import thorough
 
@@ -39,31 +39,31 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def opened(kept: KeptConnections, *, is_kept: bool = True) -> Line:
+def opened(kept: KeptConnections, *, is_kept: bool = True) -> ConnectionState:
     """A connection whose next request is on a kept connection, or is not."""
-    line = kept.opened()
-    line.kept = is_kept
-    return line
+    state = kept.opened()
+    state.kept = is_kept
+    return state
 
 
-async def answered(kept: KeptConnections, line: Line, seconds: float) -> bool:
+async def answered(kept: KeptConnections, state: ConnectionState, seconds: float) -> bool:
     """Answer a request on a kept connection after some time; return whether it was abandoned."""
-    abandoned, line.kept = Abandoned(), True
-    kept.sent(line, abandoned, now())
+    abandoned, state.kept = Abandoned(), True
+    kept.sent(state, abandoned, now())
     try:
         async with asyncio.timeout(seconds):
             await abandoned.event.wait()
     except TimeoutError:
-        kept.heard(line)
+        kept.heard(state)
         return False
-    kept.ended(line)
+    kept.ended(state)
     return True
 
 
 async def test_a_silent_kept_connection_is_abandoned_once_after_patience() -> None:
     kept, abandoned, began = KeptConnections(), Abandoned(), now()
-    line = opened(kept)
-    kept.sent(line, abandoned, now())
+    state = opened(kept)
+    kept.sent(state, abandoned, now())
     await asyncio.sleep(60.0)
     assert abandoned.at == [pytest.approx(began + PATIENCE + LAST_READ_S)]
     assert kept._timer is None
@@ -71,11 +71,11 @@ async def test_a_silent_kept_connection_is_abandoned_once_after_patience() -> No
 
 async def test_a_byte_that_arrived_while_the_loop_was_blocked_is_read_first() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
-    line = opened(kept)
-    kept.sent(line, abandoned, now())
+    state = opened(kept)
+    kept.sent(state, abandoned, now())
     await asyncio.sleep(PATIENCE + LAST_READ_S / 2)  # the timer has fired
-    kept.heard(line)
-    kept.sent(line, abandoned, now())  # the next request is a new one
+    kept.heard(state)
+    kept.sent(state, abandoned, now())  # the next request is a new one
     await asyncio.sleep(LAST_READ_S)
     assert abandoned.at == []
     await asyncio.sleep(60.0)
@@ -85,12 +85,12 @@ async def test_a_byte_that_arrived_while_the_loop_was_blocked_is_read_first() ->
 async def test_each_request_has_full_patience() -> None:
     kept, ends = KeptConnections(), [Abandoned() for _ in range(20)]
     began = now()
-    lines = [opened(kept) for _ in ends]
-    for number, (line, end) in enumerate(zip(lines, ends, strict=True)):
-        kept.sent(line, end, now())
+    states = [opened(kept) for _ in ends]
+    for number, (state, end) in enumerate(zip(states, ends, strict=True)):
+        kept.sent(state, end, now())
         await asyncio.sleep(0.1)
         if number % 2:
-            kept.heard(line)
+            kept.heard(state)
     await asyncio.sleep(10.0)
     for number, end in enumerate(ends):
         due = (
@@ -122,13 +122,13 @@ async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
 
     monkeypatch.setattr(loop, "call_at", counting)
     kept = KeptConnections()
-    lines = [opened(kept) for _ in range(50)]
+    states = [opened(kept) for _ in range(50)]
     for _ in range(200):  # 10 s
-        for line in lines:
-            kept.sent(line, Abandoned(), now())
+        for state in states:
+            kept.sent(state, Abandoned(), now())
         await asyncio.sleep(0.05)
-        for line in lines:
-            kept.heard(line)
+        for state in states:
+            kept.heard(state)
     timers = len(armed) - 200
     assert 0 < timers <= 6
     assert all(later - earlier >= PATIENCE - 0.06 for earlier, later in pairwise(_ours(armed)))
@@ -143,14 +143,14 @@ def _ours(armed: list[float]) -> list[float]:
 async def test_connections_last_used_before_a_dead_one_failed_are_suspect() -> None:
     kept = KeptConnections()
     before, dead, since = opened(kept), opened(kept), opened(kept)
-    for line in (before, since, dead):
-        kept.sent(line, Abandoned(), now())
-        kept.heard(line)
+    for state in (before, since, dead):
+        kept.sent(state, Abandoned(), now())
+        kept.heard(state)
     kept.sent(dead, Abandoned(), now())
     kept.sent(since, Abandoned(), now())
     kept.heard(since)
     await asyncio.sleep(PATIENCE + 2 * LAST_READ_S)
-    assert [kept.trusts(line) for line in (before, dead, since)] == [False, False, True]
+    assert [kept.trusts(state) for state in (before, dead, since)] == [False, False, True]
     assert kept.trusts(kept.opened())
 
 
@@ -159,11 +159,11 @@ async def test_only_a_silent_end_of_a_kept_connection_makes_other_connections_su
     is_kept: bool,
 ) -> None:
     kept = KeptConnections()
-    idle, line = opened(kept), opened(kept, is_kept=is_kept)
-    kept.lost(line)  # while idle
-    kept.sent(line, Abandoned(), now())
+    idle, state = opened(kept), opened(kept, is_kept=is_kept)
+    kept.lost(state)  # while idle
+    kept.sent(state, Abandoned(), now())
     assert kept.trusts(idle)
-    kept.lost(line)
+    kept.lost(state)
     assert kept.trusts(idle) is not is_kept
     kept.close()
 
@@ -182,10 +182,10 @@ async def test_an_older_dead_connection_ends_no_suspicion() -> None:
 
 async def test_after_a_foreign_answer_no_open_connection_is_trusted() -> None:
     kept = KeptConnections()
-    line = kept.opened()
-    assert kept.trusts(line)
+    state = kept.opened()
+    assert kept.trusts(state)
     kept.distrust()
-    assert not kept.trusts(line)
+    assert not kept.trusts(state)
     assert kept.trusts(kept.opened())
 
 
@@ -196,32 +196,32 @@ async def test_an_end_after_a_long_silence_makes_other_connections_suspect(
     is_kept: bool, seconds: float, suspect: bool
 ) -> None:
     kept = KeptConnections(replace=False)
-    idle, line = opened(kept), opened(kept, is_kept=is_kept)
-    kept.sent(line, Abandoned(), now())
+    idle, state = opened(kept), opened(kept, is_kept=is_kept)
+    kept.sent(state, Abandoned(), now())
     await asyncio.sleep(seconds)
-    kept.ended(line)
+    kept.ended(state)
     assert kept.trusts(idle) is not suspect
 
 
 async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() -> None:
     kept = KeptConnections()
-    line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned(), now())
+    state = opened(kept, is_kept=False)
+    kept.sent(state, Abandoned(), now())
     await asyncio.sleep(4.0)
-    kept.heard(line)  # on a new connection, so the exchange is slow
+    kept.heard(state)  # on a new connection, so the exchange is slow
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 4.0)
-    assert not await answered(kept, line, 5.0)
+    assert not await answered(kept, state, 5.0)
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 5.0)
     for _ in range(ANSWERS_REMEMBERED):
-        assert not await answered(kept, line, 3.0)
+        assert not await answered(kept, state, 3.0)
     assert kept.patience > PATIENCE_FACTOR * 3.0  # the earlier 100 answers may include a slower one
     for _ in range(ANSWERS_REMEMBERED):
-        assert not await answered(kept, line, 3.0)
+        assert not await answered(kept, state, 3.0)
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 3.0)
     for _ in range(2 * ANSWERS_REMEMBERED):
-        assert not await answered(kept, line, 0.1)
+        assert not await answered(kept, state, 0.1)
     assert kept.patience == PATIENCE
-    assert await answered(kept, line, 3.0)
+    assert await answered(kept, state, 3.0)
 
 
 @pytest.mark.parametrize("longest, slow", [(10 / 3, 7.0), (10 / 3, 3.4), (1.0, 2.5)])
@@ -229,37 +229,37 @@ async def test_patience_is_bounded_and_slower_answers_make_open_connections_unus
     longest: float, slow: float
 ) -> None:
     kept = KeptConnections(longest=longest)
-    line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned(), now())
+    state = opened(kept, is_kept=False)
+    kept.sent(state, Abandoned(), now())
     await asyncio.sleep(slow)
-    kept.heard(line)
+    kept.heard(state)
     assert kept.patience == max(PATIENCE, longest)
     assert not kept.are_usable
     for _ in range(2 * ANSWERS_REMEMBERED):  # each on a new connection
-        line = opened(kept, is_kept=False)
-        kept.sent(line, Abandoned(), now())
-        kept.heard(line)
+        state = opened(kept, is_kept=False)
+        kept.sent(state, Abandoned(), now())
+        kept.heard(state)
     assert kept.patience == PATIENCE
     assert kept.are_usable
 
 
 async def test_connections_are_used_while_answers_are_within_patience() -> None:
     kept = KeptConnections(longest=10 / 3)
-    line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned(), now())
+    state = opened(kept, is_kept=False)
+    kept.sent(state, Abandoned(), now())
     await asyncio.sleep(3.0)
-    kept.heard(line)
+    kept.heard(state)
     assert kept.patience == 10 / 3
     assert kept.are_usable
-    assert not await answered(kept, line, 3.1)
+    assert not await answered(kept, state, 3.1)
 
 
 async def test_without_retries_slow_answers_make_no_connection_suspect() -> None:
     kept = KeptConnections(replace=False, longest=10 / 3)
-    line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned(), now())
+    state = opened(kept, is_kept=False)
+    kept.sent(state, Abandoned(), now())
     await asyncio.sleep(7.0)
-    kept.heard(line)
+    kept.heard(state)
     assert kept.are_usable
 
 
@@ -283,18 +283,18 @@ async def test_shrinking_patience_applies_to_waiting_requests() -> None:
 )
 async def test_an_exchange_that_is_often_slow_costs_few_second_requests(share: float) -> None:
     chance, kept = random.Random(7), KeptConnections()
-    line, extra, requests = kept.opened(), 0, 2_000
+    state, extra, requests = kept.opened(), 0, 2_000
 
     def latency() -> float:
         return 3.0 if chance.random() < share else 0.1
 
     for _ in range(requests):
-        if await answered(kept, line, latency()):
+        if await answered(kept, state, latency()):
             extra += 1
-            line = kept.opened()
-            kept.sent(line, Abandoned(), now())
+            state = kept.opened()
+            kept.sent(state, Abandoned(), now())
             await asyncio.sleep(latency())
-            kept.heard(line)
+            kept.heard(state)
     assert extra <= 0.03 * requests
 
 
