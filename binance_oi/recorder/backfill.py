@@ -29,7 +29,7 @@ from binance_oi.market.rows import HISTORY, InstantRow, instant_row
 from binance_oi.recorder.address import check_recording, is_database
 from binance_oi.recorder.recording import Recording
 from binance_oi.recorder.sink import Sink
-from binance_oi.recorder.stored import Storing, stored
+from binance_oi.recorder.stored import SinkOptions, make_sink
 from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import instant
 
@@ -343,7 +343,7 @@ def _sink_of(to: StrPath | Sink, source: str, clock: Callable[[], float]) -> Sin
     """
     if isinstance(to, str | os.PathLike):
         place = check_recording("to", to)
-        return stored(place, Storing(source, None, None, clock))[1]
+        return make_sink(place, SinkOptions(source, None, None, clock))[1]
     if not hasattr(to, "save_past"):
         raise TypeError(f"to must be a path or a Sink: {to!r}")
     return to

@@ -32,7 +32,7 @@ from binance_oi.recorder.rotating import Rotation
 from binance_oi.recorder.sink import Saved, Sink
 from binance_oi.recorder.standby import stand_by
 from binance_oi.recorder.store import TIDY_EVERY
-from binance_oi.recorder.stored import Storing, stored
+from binance_oi.recorder.stored import SinkOptions, make_sink
 from binance_oi.recorder.writing_thread import WritingThread
 
 RETRY_AFTER_S = 2.0  # s from a failed write to the next try, unless a new sweep comes earlier
@@ -158,8 +158,8 @@ class Recorder:
         source = named if source is None else source
         self.path: Path | None
         """The file; None if a database or a `Sink` stores the recording."""
-        store = Storing(source, keep_days, rotate, clock)
-        self.path, self._sink = stored(path, store)
+        options = SinkOptions(source, keep_days, rotate, clock)
+        self.path, self._sink = make_sink(path, options)
         self._on_sweep = on_sweep
         if backfill and not isinstance(client, PastReader):
             raise TypeError(f"a {type(client).__name__} reads no history to backfill gaps from")

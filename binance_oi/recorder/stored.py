@@ -16,7 +16,7 @@ from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.sqlite import SqliteSink
 
 
-class Storing(NamedTuple):
+class SinkOptions(NamedTuple):
     """The options of a recorder for its sink."""
 
     source: str | None
@@ -25,32 +25,36 @@ class Storing(NamedTuple):
     now: Callable[[], float]
 
 
-def stored(path: StrPath | Sink, how: Storing) -> tuple[Path | None, Sink]:
+def make_sink(path: StrPath | Sink, options: SinkOptions) -> tuple[Path | None, Sink]:
     """Return the path of the recording, if it is a single file, and its sink.
 
     Raises:
         TypeError: `path` is neither a path nor a sink.
         ValueError: An option is out of range, or does not fit this kind of sink.
     """
-    if how.keep_days is not None:
-        check_count("keep_days", how.keep_days)
-    if how.rotation not in (None, "day", "month"):
-        raise ValueError(f"rotate must be day or month: {how.rotation!r}")
+    if options.keep_days is not None:
+        check_count("keep_days", options.keep_days)
+    if options.rotation not in (None, "day", "month"):
+        raise ValueError(f"rotate must be day or month: {options.rotation!r}")
     is_file = isinstance(path, str | os.PathLike) and not is_database(path)
-    if how.rotation is not None and not is_file:
+    if options.rotation is not None and not is_file:
         raise ValueError("rotate is for files; a database has a partition for each month")
     if is_database(path):
         from binance_oi.recorder.postgres import PostgresSink
 
-        return None, PostgresSink(path, how.source, keep_days=how.keep_days, now=how.now)
+        return None, PostgresSink(
+            path, options.source, keep_days=options.keep_days, now=options.now
+        )
     if isinstance(path, str | os.PathLike):
         file = check_path("path", path)
-        if how.rotation is not None:
-            rotation, now = how.rotation, how.now
-            return None, RotatingSink(file, how.source, rotation, keep_days=how.keep_days, now=now)
-        return file, SqliteSink(file, how.source, keep_days=how.keep_days, now=how.now)
+        if options.rotation is not None:
+            rotation, now = options.rotation, options.now
+            return None, RotatingSink(
+                file, options.source, rotation, keep_days=options.keep_days, now=now
+            )
+        return file, SqliteSink(file, options.source, keep_days=options.keep_days, now=options.now)
     if not hasattr(path, "claim"):
         raise TypeError(f"path must be a path or a Sink: {path!r}")
-    if how.keep_days is not None:
+    if options.keep_days is not None:
         raise ValueError("keep_days is for files and databases; a Sink has rules of its own")
     return None, path

@@ -12,7 +12,7 @@ from functools import cache
 
 from binance_oi import OpenInterest, ServerError, Snapshot
 from binance_oi.recorder import Sink
-from binance_oi.recorder.stored import Storing, stored
+from binance_oi.recorder.stored import SinkOptions, make_sink
 from binance_oi.times import instant
 
 DAY = 86_400_000
@@ -24,7 +24,7 @@ BEFORE = 2500  # ms from a transaction to the slot of its sweep
 @contextmanager
 def sink_at(place: str, source: str | None = "production") -> Iterator[Sink]:
     """A claimed and open sink."""
-    _, sink = stored(place, Storing(source, None, None, time.time))
+    _, sink = make_sink(place, SinkOptions(source, None, None, time.time))
     with closing(sink):
         sink.claim(time.monotonic)
         sink.open()
