@@ -13,8 +13,8 @@ from binance_oi.arguments import StrPath, check_path
 from binance_oi.web.messages import Body
 
 HOME: Final = Path(__file__).parents[1] / "output" / "page"
-LARGEST: Final = 2 << 20  # bytes of one file
-MOST: Final = 64  # files
+MOST_FILE_BYTES: Final = 2 << 20  # bytes of one file
+MOST_FILES: Final = 64  # files
 POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -59,9 +59,9 @@ class Page:
         """
         home = HOME if directory is None else check_path("page", directory)
         files: dict[str, Body] = {}
-        for file in sorted(home.iterdir() if home.is_dir() else ())[:MOST]:
+        for file in sorted(home.iterdir() if home.is_dir() else ())[:MOST_FILES]:
             kind = KINDS.get(file.suffix)
-            if kind is not None and file.is_file() and os.path.getsize(file) <= LARGEST:
+            if kind is not None and file.is_file() and os.path.getsize(file) <= MOST_FILE_BYTES:
                 path = "/" if file.name == "index.html" else f"/{file.name}"
                 files[path] = Body(file.read_bytes(), kind)
         return cls(files)

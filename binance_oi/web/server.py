@@ -19,9 +19,9 @@ from binance_oi.web.aiohttp_app import SERVICE
 IDLE_S: Final = 75.0  # s without a complete request, after which we close a connection
 DRAIN_S: Final = 0.7  # s for current answers at the end; aiohttp applies it twice
 BACKLOG: Final = 2048  # connections that wait in the kernel
-AT_ONCE: Final = 32  # connections that the server accepts before other tasks may run
+ACCEPTED_AT_ONCE: Final = 32  # connections that the server accepts before other tasks may run
 CONNECTIONS: Final = 20_000
-BEYOND: Final = 32  # connections above the limit that the server still answers if none is idle
+EXTRA_CONNECTIONS: Final = 32  # above the limit, that the server still answers if none is idle
 REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
@@ -99,7 +99,7 @@ class Server:
         try:
             # asyncio accepts up to `backlog` connections in one step, and closes none in between.
             self._listening = await loop.create_server(
-                self._protocol, self._host, self._port, backlog=AT_ONCE
+                self._protocol, self._host, self._port, backlog=ACCEPTED_AT_ONCE
             )
         except BaseException:
             await self._runner.cleanup()
@@ -137,7 +137,7 @@ class Server:
             idle = [each for each in connections if each not in self._busy]
             for each in idle[: -(-len(idle) // 2)]:  # the oldest ones
                 each.force_close()
-        return _Refused() if len(connections) >= self._most + BEYOND else server()
+        return _Refused() if len(connections) >= self._most + EXTRA_CONNECTIONS else server()
 
     async def _end_unread(self) -> None:
         """Close connections whose visitors do not read."""

@@ -32,7 +32,7 @@ from binance_oi.web.events import Observation, Reading
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-WORTH_A_READING = 3.0  # s until the first slot; if there is less time, we wait for the slot
+LEAST_LEAD_S = 3.0  # s until the first slot; if there is less time, we wait for the slot
 CHECK_EVERY_S = 1.0  # s between two checks of a recording for new sweeps
 LATEST_MS = 3_600_000  # the greatest age of a value at a sweep of a recording
 LATEST_PERIODS = 3  # the same in periods; the longer of the two applies
@@ -101,7 +101,7 @@ class ClientSource:
         """Read the market before the first slot, if there is time and budget for it."""
         following = next_slot(self._clock, step)
         left = following / 1000 - self._clock()
-        if left < WORTH_A_READING:
+        if left < LEAST_LEAD_S:
             return None
         try:
             found = await self._snapshot(step / 1000, left)

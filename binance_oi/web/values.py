@@ -31,7 +31,7 @@ from binance_oi.web.hub import Hub
 from binance_oi.web.limits import Limits
 from binance_oi.web.problems import KINDS, Kind, ProblemError
 
-KEPT: Final = 2000  # values in memory that visitors have requested
+KEPT_VALUES: Final = 2000  # values in memory that visitors have requested
 MINUTE: Final = 60.0
 NO_DATA: Final = Kind(503, "no-data", "Nothing was read yet.")
 TOO_OLD: Final = Kind(503, "too-old", "The latest value is too old.")
@@ -141,7 +141,7 @@ class Values:
         cell = Cell(Observation(value, price, round(self._clock() * 1000)), _now())
         self._read[value.symbol] = cell
         self._read.move_to_end(value.symbol)
-        if len(self._read) > KEPT:
+        if len(self._read) > KEPT_VALUES:
             self._read.popitem(last=False)
         return cell
 

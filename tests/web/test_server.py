@@ -15,7 +15,7 @@ import pytest
 from binance_oi.web import Limits, Listener, oi_app
 from binance_oi.web.aiohttp_app import SERVICE
 from binance_oi.web.hub import Hub
-from binance_oi.web.server import BEYOND, IDLE_S, Server
+from binance_oi.web.server import EXTRA_CONNECTIONS, IDLE_S, Server
 from binance_oi.web.service import Service
 from support.market_source import FedSource, reading
 from support.service_servers import SERVERS
@@ -138,7 +138,7 @@ async def test_a_fuzzed_request_gets_a_4xx_without_private_text_and_leaves_no_co
             if got:
                 statuses.add(int(got.split(b" ", 2)[1]))
                 assert 400 <= int(got.split(b" ", 2)[1]) < 500, (sent, got)
-        while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - nobody sets an event
+        while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - no event is set
             await asyncio.sleep(0.01)
         assert service.hub.listeners == 0
         assert len(service.visitors) <= 1
@@ -290,7 +290,7 @@ async def test_idle_connections_end_when_others_need_their_place_and_streams_do_
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
         for _ in range(3):
             assert (await exchange(port, ASK)).startswith(b"HTTP/1.1 200")
-        assert len(server.connections) <= 20 + BEYOND
+        assert len(server.connections) <= 20 + EXTRA_CONNECTIONS
         service.hub.publish(reading(1, MARKET))
         await service.hub.wake()
         await stream.readuntil(b"event: sweep")
@@ -305,7 +305,7 @@ async def test_connections_beyond_the_limit_are_refused_when_none_is_idle(
 ) -> None:
     async with serving(connections=4) as (server, service, port):
         streams = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
-        for _ in range(4 + BEYOND):
+        for _ in range(4 + EXTRA_CONNECTIONS):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
             writer.write(FOLLOW)
             await reader.readuntil(b"event: state")
@@ -313,9 +313,9 @@ async def test_connections_beyond_the_limit_are_refused_when_none_is_idle(
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         refused = await reader.read()
         writer.close()
-        assert service.hub.listeners == len(server.connections) == 4 + BEYOND
+        assert service.hub.listeners == len(server.connections) == 4 + EXTRA_CONNECTIONS
         streams[0][1].transport.abort()
-        while len(server.connections) == 4 + BEYOND:  # noqa: ASYNC110 - nobody sets an event
+        while len(server.connections) == 4 + EXTRA_CONNECTIONS:  # noqa: ASYNC110 - no event is set
             await asyncio.sleep(0.01)
         assert (await exchange(port, ASK)).startswith(b"HTTP/1.1 200")
         for _, writer in streams:
