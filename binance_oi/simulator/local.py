@@ -224,8 +224,9 @@ class LocalExchange(Commands):
         made: Future[asyncio.AbstractEventLoop] = Future()
 
         def run() -> None:  # make the loop in this thread: the test may have another loop
-            made.set_result(asyncio.new_event_loop())
-            made.result().run_forever()
+            with asyncio.Runner() as runner:  # at its end, it cancels answers that are delayed
+                made.set_result(runner.get_loop())
+                made.result().run_forever()
 
         thread = threading.Thread(target=run, name="local-exchange", daemon=True)
         thread.start()
@@ -239,7 +240,6 @@ class LocalExchange(Commands):
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            loop.close()
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Commands to a local exchange: from the loop of the exchange, from a thread, and over a socket."""
 
 import asyncio
+import gc
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal
@@ -275,6 +278,23 @@ def test_threads_may_send_commands_while_the_exchange_answers() -> None:
             thread.join()
         with urlopen(f"{exchange.url}/fapi/v1/exchangeInfo") as response:
             assert len(json.load(response)["symbols"]) == 924 + 200 >= listed
+
+
+def test_an_exchange_in_a_thread_leaves_no_task_of_a_delayed_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with LocalExchange().in_thread() as exchange:
+        exchange.delay(600.0)
+        with socket.create_connection(("127.0.0.1", exchange.port)) as visitor:
+            visitor.sendall(b"GET /fapi/v1/ping HTTP/1.1\r\nHost: a\r\n\r\n")
+            while not exchange.used:
+                time.sleep(0.01)
+        assert exchange._runner is not None
+        assert exchange._runner.server is not None
+        while any(each.transport for each in exchange._runner.server.connections):
+            time.sleep(0.01)  # the exchange has not seen yet that the visitor left
+    gc.collect()
+    assert caplog.records == []
 
 
 # -- each exchange has its own budget --------------------------------------------------------------
