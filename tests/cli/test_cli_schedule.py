@@ -19,6 +19,7 @@ from binance_oi.cli.program import fitting_command
 from binance_oi.cli.recording import status_line, trouble_code
 from binance_oi.recorder import Status
 from binance_oi.simulator import LocalExchange
+from support.busy import without_busy
 from support.lanes import thorough
 
 Captured = pytest.CaptureFixture[str]
@@ -42,7 +43,7 @@ def test_a_recorder_that_never_reaches_the_exchange_ends_with_the_reason(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = ""
-        while "no snapshot for" not in said:
+        while "no snapshot for" not in said or not without_busy(said):
             said = process.stderr.readline()
             assert process.poll() is None
         assert "outage (no answer from the exchange: " in said
@@ -50,9 +51,11 @@ def test_a_recorder_that_never_reaches_the_exchange_ends_with_the_reason(
         _, rest = process.communicate(timeout=HANGS)
     last = rest.splitlines()[-1]
     assert "sweeps 0" in last
-    assert "NO SWEEP: outage: no answer from the exchange" in last
-    assert "late" not in last
-    assert process.returncode == NETWORK
+    assert "s late" not in last
+    # On a busy machine, the last slot may be missed for another reason.
+    reason = last.partition("NO SWEEP: ")[2]
+    assert reason.startswith(("outage: no answer from the exchange", "late", "overrun"))
+    assert process.returncode == trouble_code(reason.partition(";")[0])
 
 
 def test_a_recorder_warns_at_once_if_the_listing_cannot_be_read(

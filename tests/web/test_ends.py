@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from support.busy import without_busy
 from support.lanes import thorough
 
 HANGS = 600.0  # s after which a process counts as hung
@@ -73,9 +74,7 @@ class Running:
     async def ended(self) -> Ended:
         _, said = await asyncio.wait_for(self.process.communicate(), HANGS)
         assert self.process.returncode is not None
-        # On a busy machine, asyncio's debug mode names steps that took longer than usual.
-        lines = [each for each in said.decode().splitlines() if not each.startswith("Executing <")]
-        return Ended(self.process.returncode, lines)
+        return Ended(self.process.returncode, without_busy(said.decode()))
 
 
 @asynccontextmanager
