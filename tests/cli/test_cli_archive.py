@@ -113,7 +113,9 @@ def test_days_that_fail_are_named_and_the_others_written(tmp_path: Path, capsys:
 def test_an_interrupted_command_keeps_its_files_and_the_next_one_continues(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "binance_oi", "archive", "BTCUSDT", *last(60)]
-    with LocalExchange(latency=0.05).in_thread() as exchange:
+    with LocalExchange().in_thread() as exchange:
+        exchange.delay(0.001, 60)  # half of the files
+        exchange.delay(HANGS, 1000)  # so that the command does not end
         command += ["--to", str(out), "--archive-url", exchange.url]
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while not len([*out.glob("files/BTCUSDT/*.zip")]) > 2:

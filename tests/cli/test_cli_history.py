@@ -120,8 +120,11 @@ class Run:
         """
         wanted = instant.randrange(REQUESTS + 1)
         process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        while self.exchange.history_counter.total < wanted:
-            assert process.poll() is None
+        while True:
+            has_ended = process.poll() is not None  # before the count, which may be complete then
+            if self.exchange.history_counter.total >= wanted:
+                break
+            assert not has_ended
             time.sleep(0.001)
         time.sleep(instant.random() * (0.02 if wanted == REQUESTS else 0.3))
         process.kill()

@@ -9,6 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -208,24 +209,37 @@ from binance_oi.recorder.history_cache import HistoryCache
 cache = HistoryCache(Path(sys.argv[2]))
 for last in range(10, 40):
     cache.save("BTCUSDT", kept(int(sys.argv[3]), last), 0)
+    if last == 25 and "wait" in sys.argv:
+        print("half", flush=True)
+        sys.stdin.readline()
 """
 
 
 def test_processes_that_write_at_the_same_time_leave_complete_files(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", WRITER, here, str(tmp_path)]
-    writers = [subprocess.Popen([*command, str(first)]) for first in range(3)]
+    command, pipe = [sys.executable, "-c", WRITER, here, str(tmp_path)], subprocess.PIPE
     cache = HistoryCache(tmp_path)
-    seen = set[int]()
-    while any(writer.poll() is None for writer in writers):
-        if list(tmp_path.glob(f"*{SUFFIX}")):
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                subprocess.Popen([*command, str(first), "wait"], stdin=pipe, stdout=pipe, text=True)
+            )
+            for first in range(3)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "half\n"
+        assert cache.load("BTCUSDT") == kept(0, 25)
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("\n")
+            writer.stdin.flush()
+        while any(writer.poll() is None for writer in writers):
             found = cache.load("BTCUSDT")
             assert found is not None
             first = (found.first - BEGIN) // STEP
             assert found.rows == rows_of("BTCUSDT", first, first + len(found.rows))
-            seen.add(found.until)
-    assert [writer.wait(HANGS) for writer in writers] == [0, 0, 0]
-    assert len(seen) > 1
+        assert [writer.wait(HANGS) for writer in writers] == [0, 0, 0]
     assert cache.load("BTCUSDT") == kept(0, 39)
 
 
