@@ -106,7 +106,8 @@ class Pruning:
     """Removes the days before the last `days` from one store, step by step.
 
     If the clock is ahead of the newest sample, the time of that sample counts as now. So a wrong
-    clock cannot remove days that should stay.
+    clock cannot remove days that should stay. It looks for that sample once for many steps, because
+    the search skips all entries of removed samples that the store still keeps.
 
     Args:
         keeper: The store.
@@ -116,6 +117,7 @@ class Pruning:
     def __init__(self, keeper: Keeper, days: int) -> None:
         self._keeper, self._days = keeper, days
         self._done = 0  # Unix ms; everything before it has been removed
+        self._end = 0  # Unix ms; the steps remove everything before it
 
     def step(self, now: int) -> bool:
         """Do one step; return whether there is more to do.
@@ -125,8 +127,10 @@ class Pruning:
         """
         if end_of(self._days, now) <= self._done:
             return False
-        newest = self._keeper.now()
-        end = end_of(self._days, now if newest is None else min(now, newest))
+        if self._end <= self._done:
+            newest = self._keeper.now()
+            self._end = end_of(self._days, now if newest is None else min(now, newest))
+        end = min(self._end, end_of(self._days, now))
         if end <= self._done:
             return False
         if self._summarize_oldest(end) or self._keeper.drop_samples(end):

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -196,6 +197,35 @@ def test_keep_days_must_be_a_positive_whole_number(place: str, days: object) -> 
         Recorder(Market(), place, every=20.0, keep_days=days)  # type: ignore[arg-type]
     with pytest.raises((ValueError, TypeError), match="keep_days must be"):
         care.prune(place, days)  # type: ignore[arg-type]
+
+
+def test_a_pruning_looks_for_the_newest_sample_once(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search passes the entries of removed samples, which become more with each step."""
+    fill(place, SLOTS)
+    looks, steps = list[int | None](), 0
+    for name in ("sqlite_keeper.SqliteKeeper", "postgres_keeper.PostgresKeeper"):
+        monkeypatch.setattr(f"binance_oi.recorder.{name}.now", lambda _: looks.append(END) or END)
+        monkeypatch.setattr(f"binance_oi.recorder.{name.partition('.')[0]}.STEP_ROWS", 7)
+
+    def count(_: float) -> None:
+        nonlocal steps
+        steps += 1
+
+    monkeypatch.setattr(time, "sleep", count)
+    assert care.prune(place, 2, now=at(END - 1)) == 2
+    assert steps > len(looks)
+    assert looks == [END]
+
+
+def test_a_clock_that_is_set_back_while_days_are_removed_keeps_the_other_days(place: str) -> None:
+    fill(place, SLOTS)
+    times = chain([END - 1], repeat(END - 1 - 2 * DAY))
+    assert care.prune(place, 1, now=lambda: next(times) / 1000) == 1
+    with Recording.open(place) as recording:
+        assert [sweep.slot for sweep in recording.sweeps()] == list(SLOTS[24:])
+        assert recording.samples().count() == 3 * len(SLOTS[24:])
 
 
 # -- compact ----------------------------------------------------------------------------------
