@@ -1,11 +1,14 @@
 """Removes samples from a database and returns their space while other programs use it.
 
-The rule of this file: when all of a month is too old, we drop its table at once. Otherwise we
-delete rows, `STEP_ROWS` in one transaction. So no other program waits for long.
+The rule of this file: when all of a month is too old, we drop its table at once. Otherwise, or
+while other programs use the table, we delete rows, `STEP_ROWS` in one transaction. So no other
+program waits for long.
 """
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from math import inf
 
 from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.postgres_compacting import compacting
@@ -24,9 +27,10 @@ SIZE: str = f"""
 SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
 WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r'
 """
-# While DROP TABLE waits for its lock, new readers wait behind it. So we let DROP TABLE give up
-# after 200 ms.
+# While DROP TABLE waits for its lock, new readers and writers wait behind it. So we let DROP TABLE
+# give up after 200 ms, and try again only after `DROP_AGAIN_S`.
 _BRIEFLY = "SET LOCAL lock_timeout = 200"
+DROP_AGAIN_S = 10.0
 
 
 class PostgresKeeper:
@@ -35,10 +39,14 @@ class PostgresKeeper:
     Args:
         connected: Returns the connection to use. A recorder gives the one that holds its lock;
             other programs may give any connection.
+        clock: Returns seconds, from any origin.
     """
 
-    def __init__(self, connected: Callable[[], Connection]) -> None:
-        self._connected = connected
+    def __init__(
+        self, connected: Callable[[], Connection], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._connected, self._clock = connected, clock
+        self._in_use_until = -inf  # no table is dropped before, by `clock`
         self._symbol = ""  # the symbol whose old samples were deleted last
         self._compacting: Iterator[None] | None = None  # the remaining steps of `compact`
 
@@ -72,6 +80,8 @@ class PostgresKeeper:
 
     def _drop_month(self, before: int) -> bool:
         """Drop the table of a month that is too old; False if there is none, or if it is in use."""
+        if self._clock() < self._in_use_until:
+            return False
         connection = self._connected()
         with connection.bounded(), connection.transaction():
             for month in schema.months(connection):
@@ -79,7 +89,10 @@ class PostgresKeeper:
                 # sample stays until that day is also too old.
                 if schema.ends_of(month)[1] + DAY_MS <= before:
                     connection.execute(_BRIEFLY)
-                    return connection.has_locked(f"DROP TABLE {schema.partition(month)}")
+                    if connection.has_locked(f"DROP TABLE {schema.partition(month)}"):
+                        return True
+                    self._in_use_until = self._clock() + DROP_AGAIN_S
+                    return False
         return False
 
     def compact(self) -> bool:

@@ -1,4 +1,4 @@
-"""Returning the space of removed rows, wherever the rows lie and whatever other programs do.
+"""Removing rows and returning their space, wherever they lie and whatever other programs do.
 
 Rule of this file: a real server. A test looks at the pages of a table, and waits for what it sees
 there, never for a time.
@@ -17,6 +17,7 @@ from binance_oi.market.rows import Row
 from binance_oi.recorder import Recording, care, postgres_compacting
 from binance_oi.recorder.postgres_compacting import PAGES_PER_STEP, compacting
 from binance_oi.recorder.postgres_connection import Connection
+from binance_oi.recorder.postgres_keeper import DROP_AGAIN_S, PostgresKeeper
 from support.filled import sink_at
 
 NOVEMBER, DECEMBER = 1_793_491_200_000, 1_796_083_200_000  # 2026-11-01 and 2026-12-01
@@ -221,3 +222,42 @@ def test_a_month_that_a_pruning_drops_meanwhile_is_no_error(url: str, run: Run) 
             if run("SELECT to_regclass('samples_2026_11')") != [(None,)]:
                 run("DROP TABLE samples_2026_11")
     assert pages(run, "samples_2026_12")[0] < PLENTY
+
+
+def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_and_then(
+    url: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try keeps new readers waiting, so a try before each step would slow everyone down."""
+    fill(url, run, NOVEMBER, DECEMBER, remain="true")
+    end, now, tries = DECEMBER + 60 * 86_400_000, 1000.0, list[str]()
+    drop = Connection.has_locked
+
+    def has_locked(connection: Connection, statement: str) -> bool:
+        tries.append(statement)
+        return drop(connection, statement)
+
+    monkeypatch.setattr("binance_oi.recorder.postgres_keeper.STEP_ROWS", 1)  # a symbol in each step
+    monkeypatch.setattr(Connection, "has_locked", has_locked)
+    with running(url) as reader, closing(Connection(url, "prune", StorageError)) as connection:
+        keeper = PostgresKeeper(lambda: connection, lambda: now)
+        reader(READ_ONLY)
+        reader("SELECT count(*) FROM samples")
+        for step in range(1, 6):
+            assert keeper.drop_samples(end)
+            left = 2 * (ROWS - step * ROWS // 40)
+            assert run("SELECT count(*) FROM samples") == [(left,)]
+        assert len(tries) == 1
+        now += DROP_AGAIN_S
+        assert keeper.drop_samples(end)
+        assert len(tries) == 2
+        assert run("SELECT count(*) FROM samples") == [(2 * (ROWS - 6 * ROWS // 40),)]
+        reader("COMMIT")
+        assert keeper.drop_samples(end)
+        assert len(tries) == 2
+        now += DROP_AGAIN_S
+        for name in ("samples_2026_11", "samples_2026_12"):  # one step after the other
+            assert run(f"SELECT to_regclass('{name}')") == [(name,)]
+            assert keeper.drop_samples(end)
+            assert run(f"SELECT to_regclass('{name}')") == [(None,)]
+        assert not keeper.drop_samples(end)
+    assert len(tries) == 4
