@@ -21,15 +21,27 @@ from binance_oi.recorder.tables import Queries, Steps
 ROWS_PER_FETCH = 4096
 KEPT = 2  # the most idle connections kept for later readers
 
-# SELECT DISTINCT would read every row. This query searches the index once for each symbol.
-_SYMBOLS = """
-WITH RECURSIVE found(symbol) AS (
-    (SELECT symbol FROM samples ORDER BY symbol LIMIT 1)
+# SELECT DISTINCT would read every row. This query searches the index of each partition once for
+# each symbol. A search skips the entries of deleted rows, which stay until VACUUM removes them. One
+# search of all partitions would skip those of an empty partition again for each symbol.
+_SYMBOLS = f"""
+WITH RECURSIVE bounds (text) AS (
+    SELECT pg_get_expr(relpartbound, pg_class.oid)
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'samples'::regclass
+), found (first, until, symbol) AS (
+    SELECT coalesce(substring(text FROM 'FROM [(]''([0-9]+)''[)]')::bigint, {-(1 << 63)}),
+        coalesce(substring(text FROM 'TO [(]''([0-9]+)''[)]')::bigint, {(1 << 63) - 1}),
+        '' COLLATE "C"
+    FROM bounds
     UNION ALL
-    SELECT (SELECT symbol FROM samples WHERE samples.symbol > found.symbol ORDER BY symbol LIMIT 1)
-    FROM found WHERE found.symbol IS NOT NULL
+    SELECT first, until, (
+        SELECT samples.symbol FROM samples
+        WHERE samples.symbol > found.symbol AND time >= first AND time < until
+        ORDER BY samples.symbol LIMIT 1
+    ) FROM found WHERE symbol IS NOT NULL
 )
-SELECT symbol FROM found WHERE symbol IS NOT NULL
+SELECT DISTINCT symbol FROM found WHERE symbol > '' ORDER BY 1
 """
 _WITHIN = "FROM samples WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
 _SAMPLES = f"SELECT symbol, time, open_interest::text, received, mark_price::text {_WITHIN}"

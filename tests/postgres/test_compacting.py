@@ -18,6 +18,7 @@ from binance_oi.recorder import Recording, care, postgres_compacting
 from binance_oi.recorder.postgres_compacting import PAGES_PER_STEP, compacting
 from binance_oi.recorder.postgres_connection import Connection
 from binance_oi.recorder.postgres_keeper import DROP_AGAIN_S, PostgresKeeper
+from binance_oi.recorder.postgres_tables import QUERIES
 from support.filled import sink_at
 
 NOVEMBER, DECEMBER = 1_793_491_200_000, 1_796_083_200_000  # 2026-11-01 and 2026-12-01
@@ -261,3 +262,21 @@ def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_
             assert run(f"SELECT to_regclass('{name}')") == [(None,)]
         assert not keeper.drop_samples(end)
     assert len(tries) == 4
+
+
+def test_symbols_are_found_without_scanning_removed_rows_again_and_again(
+    url: str, run: Run
+) -> None:
+    """Until VACUUM removes them, a search visits each removed row on its way."""
+    fill(url, run, NOVEMBER, DECEMBER, remain="true")
+    with running(url) as reader:
+        reader(READ_ONLY)  # as long as it may see the rows, no search forgets them
+        reader("SELECT count(*) FROM sweeps")
+        run("DELETE FROM samples_2026_11")
+        ((plan,),) = run(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {QUERIES.symbols}")
+        reader("COMMIT")
+    assert isinstance(plan, list)
+    root = plan[0]["Plan"]
+    pages = root["Shared Hit Blocks"] + root["Shared Read Blocks"]
+    assert root["Actual Rows"] == 40
+    assert pages < 2 * ROWS
