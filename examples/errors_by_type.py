@@ -25,7 +25,7 @@ async def main() -> None:
         LocalExchange(limit=100) as exchange,
         oi.OpenInterestClient(base_url=exchange.url, max_wait=0.5) as client,
     ):
-        await client.symbols()  # tells the limit
+        await client.symbols()  # the answer announces the limit
         exchange.set_status("ETHUSDT", "SETTLING")
         for symbol in ("BTCUSDT", "BTC-USDT", "NOSUCHUSDT", "ETHUSDT"):
             print(f"{symbol:<12}{await read(client, symbol)}")

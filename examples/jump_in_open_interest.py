@@ -26,7 +26,7 @@ async def main() -> None:
         async with aclosing(client.poll(symbols, every=2.0, notional=True)) as snapshots:
             before = await anext(snapshots)
             async for now in snapshots:
-                for gap in now.missed:  # a jump after a gap took longer than it looks
+                for gap in now.missed:  # after a gap, a jump may have taken longer
                     print("missed", gap)
                 if found := jumps(before, now):
                     print(*found, sep="\n")

@@ -15,7 +15,7 @@ async def main() -> None:
         OpenInterestClient(base_url=exchange.url, budget=budget, max_wait=1) as one,
         OpenInterestClient(base_url=exchange.url, budget=budget, max_wait=1) as other,
     ):
-        await one.symbols()  # the first answer tells what others have used
+        await one.symbols()  # the first answer shows what others have used
         calls = [c.get_open_interest("BTCUSDT") for c in (one, other) for _ in range(1200)]
         results = await asyncio.gather(*calls, return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""Days of the public archive: a month of changes, and what the archive has no row for."""
+"""Days of the public archive: a month of changes, and the instants without a row."""
 
 import asyncio
 from datetime import timedelta

@@ -15,7 +15,7 @@ async def main() -> None:
         symbols = await client.symbols()
         print(f"before: used {client.usage.used} of {client.usage.limit}")
         began = perf_counter()
-        # With more than fit into a minute, the rest would come just after it turned.
+        # If there are more calls than fit into a minute, the rest go just after the rollover.
         await asyncio.gather(
             *(client.get_open_interest(symbols[i % len(symbols)]) for i in range(2000))
         )

@@ -370,7 +370,7 @@ class Announcing(RawExchange):
         return open_interest()
 
     def most(self, seconds: float) -> int:
-        """The most requests in any window of so many seconds."""
+        """The most requests in any window of this many seconds."""
         return max(sum(at - seconds < t <= at for t in self.asked) for at in self.asked)
 
 

@@ -112,8 +112,9 @@ def over_tls(rounds: int) -> None:
 
 
 def _contenders(directory: str) -> dict[str, contenders.Contender]:
-    # Until a large block was freed once, glibc asks the kernel for each buffer of 256 KiB, which is
-    # what asyncio receives with: 10 µs for everybody but us, or not, as it happened.
+    # asyncio receives into buffers of 256 KiB. Until a large block has been freed once, glibc asks
+    # the kernel for each of these buffers. In some runs, that would cost every client but ours 10
+    # µs for each answer.
     bytearray(LARGE)
     return {
         "tuned aiohttp, nothing else": contenders.tuned,

@@ -49,7 +49,7 @@ class Path3(NamedTuple):
 
 
 async def snapshot(symbols: int) -> float:
-    """Read a second sweep of so many symbols."""
+    """Read a second sweep of this many symbols."""
     names = [f"S{number}USDT" for number in range(symbols)]
     with loopback() as url:
         budget = ProcessBudget(limit=HUGE)
@@ -61,7 +61,7 @@ async def snapshot(symbols: int) -> float:
 
 
 async def waiters(count: int) -> float:
-    """Queue so many calls, and admit them one at a time."""
+    """Queue this many calls, and admit them one at a time."""
     pool = ProcessBudget(limit=HUGE).pool("benchmark")
     queue = Governor(pool, pace=1e9, max_in_flight=1)
     first = await queue.admit()
@@ -81,7 +81,7 @@ async def waiters(count: int) -> float:
 
 
 async def processes(count: int) -> float:
-    """So many pools on one file, each with a poller, charge in turn."""
+    """This many pools on one file, each with a poller, charge in turn."""
     with TemporaryDirectory() as directory:
         budgets = [MachineBudget(limit=HUGE, directory=Path(directory)) for _ in range(count)]
         pools = [budget.pool("benchmark") for budget in budgets]
@@ -101,7 +101,7 @@ async def processes(count: int) -> float:
 
 
 def recorded(work: Callable[[Recording, Path], object]) -> Measure:
-    """Work on a recording with so many sweeps, each of them after a gap."""
+    """Work on a recording with this many sweeps, each of them after a gap."""
 
     async def measure(sweeps: int) -> float:
         with TemporaryDirectory() as directory:
@@ -128,7 +128,7 @@ def _record(path: Path, sweeps: int) -> None:
 
 
 async def listing(symbols: int) -> float:
-    """Decode the list of so many symbols."""
+    """Decode the list of this many symbols."""
     rows = [{"symbol": f"S{number}USDT", "status": "TRADING"} for number in range(symbols)]
     body = json.dumps({"symbols": rows, "rateLimits": []}).encode()
     began = time.process_time()
@@ -137,7 +137,7 @@ async def listing(symbols: int) -> float:
 
 
 async def history(rows: int) -> float:
-    """Read so many rows of one symbol."""
+    """Read this many rows of one symbol."""
     last = int(time.time()) // 300 * STEP
     with loopback() as url:
         async with OpenInterestClient(base_url=url, budget=ProcessBudget()) as client:
@@ -149,7 +149,7 @@ async def history(rows: int) -> float:
 
 
 async def past_file(symbols: int) -> float:
-    """Write the history of so many symbols to a file, the last name first."""
+    """Write the history of this many symbols to a file, the last name first."""
     with TemporaryDirectory() as directory:
         began = time.process_time()
         with closing(PastFile(Path(directory) / "x.csv", {})) as file:
@@ -171,7 +171,7 @@ async def past_file(symbols: int) -> float:
 
 
 async def listeners(count: int) -> float:
-    """Send a sweep to so many listeners of the service."""
+    """Send a sweep to this many listeners of the service."""
     source = FedSource()
     hub = Hub(source, limits=Limits(listeners=count))
     running = asyncio.create_task(hub.run())

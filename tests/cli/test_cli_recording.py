@@ -70,7 +70,7 @@ def sweeps_in(path: Path) -> int:
 
 
 def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    """Wait until the process has recorded so many sweeps."""
+    """Wait until the process has recorded this many sweeps."""
     while sweeps_in(path) < count:
         assert process.poll() is None
         time.sleep(0.01)

@@ -78,7 +78,7 @@ class World:
         return OpenInterestClient(base_url=self.exchange.url, budget=budget)
 
     def names(self, count: int) -> list[str]:
-        """So many symbols that are trading."""
+        """This many symbols that are trading."""
         return list(self.exchange.universe.trading[:count])
 
     def check_spared(self) -> None:
@@ -91,7 +91,7 @@ class World:
 
 
 def seconds_of(requests: int) -> float:
-    """The seconds that so many requests take if the whole limit is used."""
+    """The seconds that this many requests take if the whole limit is used."""
     return requests / 1000 * 300
 
 

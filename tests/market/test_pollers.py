@@ -55,7 +55,7 @@ async def market(
     limit: int = 2400,
     max_wait: float | None = None,
 ) -> AsyncIterator[tuple[LocalExchange, list[OpenInterestClient]]]:
-    """A market in which so many symbols trade, with one client for each budget.
+    """A market in which this many symbols trade, with one client for each budget.
 
     With a tenth of the limit and of the symbols, tests show the same in less time.
     """

@@ -180,7 +180,7 @@ def test_readers_that_are_always_there_make_room_for_a_moment(url: str, run: Run
 def test_a_transaction_that_never_ends_costs_the_space_and_no_more(
     url: str, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """We say so, and the next run returns the space."""
+    """We log a warning, and the next run returns the space."""
     fill(url, run, NOVEMBER, remain="true")
     name, count = "samples_2026_11", "SELECT count(*) FROM samples"
     with running(url) as reader, monkeypatch.context() as patched:

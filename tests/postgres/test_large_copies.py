@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
-    """Copy, and kill the process `pause` s after it has read so many rows."""
+    """Copy, and kill the process `pause` s after it has read this many rows."""
     command = [sys.executable, "-m", "support.caring_process", "copy", source, target]
     read, peaks = 0, list[int]()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS) as process:

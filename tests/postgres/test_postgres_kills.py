@@ -21,7 +21,7 @@ WITHIN_S = 5.0  # until the first sweep of a standby, which a busy machine may d
 
 
 def kill_recorders(url: str, kills: int) -> int:
-    """Kill so many recorders, one after the other; return the number of acknowledged sweeps."""
+    """Kill this many recorders, one after the other; return the number of acknowledged sweeps."""
     chance = random.Random(url)
     acknowledged: list[tuple[int, int]] = []
     for kill in range(kills):
@@ -60,7 +60,7 @@ def test_kill_9_of_the_server_loses_no_acknowledged_sweep(server: Server, url: s
 
 
 def hand_over(url: str, times: int) -> list[float]:
-    """Kill the recorder so many times; return the seconds until a standby's first sweep."""
+    """Kill the recorder this many times; return the seconds until a standby's first sweep."""
     acknowledged: list[tuple[int, int]] = []
     first = Process(url)
     first.wait(3)

@@ -118,7 +118,7 @@ class Crowd:
             await self._news.wait()
 
     async def until(self, number: int, count: int) -> None:
-        """Wait until so many listeners have received the event."""
+        """Wait until this many listeners have received the event."""
         while self._seen.get(number, 0) < count:
             assert not self.refused, self.refused[0]
             self._news.clear()

@@ -57,7 +57,7 @@ async def _symbols(url: str) -> list[str]:
 
 
 async def _follow(crowd: Crowd, sweeps: int, process: int) -> list[int]:
-    """Wait for so many events; return the service's resident bytes after each event."""
+    """Wait for this many events; return the service's resident bytes after each event."""
     await crowd.all_have_begun()
     first = max(listener.last for listener in crowd.listeners)
     resident = list[int]()

@@ -42,7 +42,7 @@ class Process:
                 self.any.set()
 
     def wait(self, sweeps: int) -> None:
-        """Wait until so many sweeps are acknowledged."""
+        """Wait until this many sweeps are acknowledged."""
         while len(self.acknowledged) < sweeps:
             assert self._process.poll() is None, self._process.stderr
             time.sleep(0.01)

@@ -108,7 +108,7 @@ class RecordingServer(Server, Generic[Request]):
         self._news.set()
 
     async def received(self, requests: int) -> None:
-        """Wait until so many requests have arrived."""
+        """Wait until this many requests have arrived."""
         while len(self.requests) < requests:
             self._news.clear()
             await self._news.wait()
