@@ -19,7 +19,7 @@ from binance_oi.market.rows import InstantRow, Row
 from binance_oi.recorder import coverage
 from binance_oi.recorder.recording import Recording, Sweep
 from binance_oi.recorder.retention import DAY_MS
-from binance_oi.recorder.slots import cover, uncover, write_empty, write_missed
+from binance_oi.recorder.slots import remove_slots, write_empty, write_gap, write_missed
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
 
@@ -193,10 +193,10 @@ class _Copy:
                 added = {s.slot for s in some if run.execute(_SWEEP, tuple(s)).rowcount == 1}
                 first, last = some[0].slot, some[-1].slot
                 for (slot,) in run.execute(_TWICE, (first, last)).fetchall():
-                    uncover(run, slot, slot)
+                    remove_slots(run, slot, slot)
                 for symbol, gap, period in gaps:
                     for part in _within(gap, period, first, last, added):
-                        cover(run, symbol, part, period)
+                        write_gap(run, symbol, part, period)
 
     def _failures(self) -> list[tuple[str, Gap, int]]:
         """Return the gaps of single symbols."""

@@ -28,7 +28,14 @@ from binance_oi.recorder.postgres_connection import Connection
 from binance_oi.recorder.postgres_keeper import PostgresKeeper
 from binance_oi.recorder.retention import Pruning
 from binance_oi.recorder.sink import Saved
-from binance_oi.recorder.slots import fail, gaps_since, last_slot, swept, uncover, write_missed
+from binance_oi.recorder.slots import (
+    count_swept,
+    gaps_since,
+    last_slot,
+    remove_slots,
+    write_failures,
+    write_missed,
+)
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
 from binance_oi.times import unix_ms
@@ -197,7 +204,7 @@ class PostgresSink:
         """See `Sink.save`. The same transaction notifies the listeners of `CHANNEL`."""
 
         def write(connection: Connection) -> Saved:
-            covered = sum(swept(connection, gap, period) for gap in gaps)
+            covered = sum(count_swept(connection, gap, period) for gap in gaps)
             for gap in gaps:
                 write_missed(connection, gap, period)
             return Saved(0 if sweep is None else _write(connection, sweep, rows, period), covered)
@@ -350,12 +357,12 @@ def _write(connection: Connection, sweep: Snapshot, rows: Sequence[Row], period:
     first = connection.execute(
         _SWEEP, (slot, period, started, finished, asked, len(sweep), new, sweep.weight)
     )
-    uncover(connection, slot, slot)
+    remove_slots(connection, slot, slot)
     # The slot has a sweep already: another one, or this one, whose COMMIT got no answer.
     if first.rowcount == 0:
         ours = connection.execute(_STORED, (slot, started, finished)).fetchone()
         return new if ours is None else int(ours[0])
-    fail(connection, sweep, slot, period)
+    write_failures(connection, sweep, slot, period)
     connection.execute(_NOTIFY, (str(slot),))
     return new
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from binance_oi.encoding import Encodable
 from binance_oi.recorder import coverage
-from binance_oi.recorder.slots import move_start, uncover
+from binance_oi.recorder.slots import move_start, remove_slots
 from binance_oi.recorder.statements import Statements
 
 DAY_MS = 86_400_000
@@ -164,7 +164,7 @@ def summarize(run: Statements, day: int) -> None:
         if count:
             run.execute(_MISSED, (day, reason, count, last[reason]))
     run.execute(_DELETE_SWEEPS, (day, end))
-    uncover(run, day, end - 1)
+    remove_slots(run, day, end - 1)
     run.execute(_DELETE_GAPS, (end,))
     for symbol, *gap, period in run.execute(_CROSSING, (end,)).fetchall():
         move_start(run, symbol, gap, period, end)

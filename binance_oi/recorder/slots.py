@@ -121,12 +121,12 @@ def write_missed(connection: Statements, gap: Gap, period: int) -> None:
     written = False
     empty = gap.last < gap.first
     if gap.reason != "clock":
-        uncover(connection, gap.first, gap.last, "clock")
+        remove_slots(connection, gap.first, gap.last, "clock")
     latest = last_slot(connection, END_OF_TIME) if empty else None
     whole = gap._replace(last=latest or gap.last)
-    refine(connection, whole, period)
-    for part in unknown(connection, whole, period):
-        cover(connection, EVERY_SYMBOL, part, period)
+    shorten_periods(connection, whole, period)
+    for part in unrecorded(connection, whole, period):
+        write_gap(connection, EVERY_SYMBOL, part, period)
         written = True
     if empty and not written:
         write_empty(connection, gap, period)
@@ -138,19 +138,19 @@ def write_empty(connection: Statements, gap: Gap, period: int) -> None:
     connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, detail))
 
 
-def fail(connection: Statements, sweep: Snapshot, slot: int, period: int) -> None:
+def write_failures(connection: Statements, sweep: Snapshot, slot: int, period: int) -> None:
     """Write a gap for each symbol that the sweep of `slot` could not read."""
     for symbol, error in sweep.errors.items():
-        cover(connection, symbol, Gap(slot, slot, gap_reason(error), str(error)), period)
+        write_gap(connection, symbol, Gap(slot, slot, gap_reason(error), str(error)), period)
 
 
-def unknown(connection: Statements, gap: Gap, period: int) -> Iterator[Gap]:
+def unrecorded(connection: Statements, gap: Gap, period: int) -> Iterator[Gap]:
     """Yield the parts of `gap` whose slots have neither a sweep nor a gap yet."""
     for first, last in connection.execute(_HOLES, (gap.first, gap.last, period)).fetchall():
         yield gap._replace(first=first, last=last)
 
 
-def refine(connection: Statements, gap: Gap, period: int) -> None:
+def shorten_periods(connection: Statements, gap: Gap, period: int) -> None:
     """Within the span of `gap`, give stored gaps of a longer period the shorter `period`.
 
     They then contain all slots of that period, and keep their reasons. A stored gap that contains a
@@ -170,13 +170,13 @@ def refine(connection: Statements, gap: Gap, period: int) -> None:
         _insert(connection, "", old._replace(first=first, last=last), period)
 
 
-def swept(connection: Statements, gap: Gap, period: int) -> int:
+def count_swept(connection: Statements, gap: Gap, period: int) -> int:
     """Return how many slots of `gap` have a sweep."""
     (count,) = connection.execute(_SWEPT, (gap.first, gap.last, period)).fetchone()
     return int(count)
 
 
-def cover(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
+def write_gap(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
     """Write a gap, or extend the gap just before it if both have the same reason and period.
 
     The table has at most one gap for each first slot. If a gap begins at the same slot already, it
@@ -201,7 +201,7 @@ def _storable(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
 
 
-def uncover(connection: Statements, first: int, last: int, reason: str | None = None) -> None:
+def remove_slots(connection: Statements, first: int, last: int, reason: str | None = None) -> None:
     """Remove the slots from `first` to `last` from all gaps, or only from gaps with `reason`."""
     found = [
         (Gap(begin, end, why, detail), max(1, period))

@@ -119,7 +119,7 @@ class SqliteSink:
         """See `Sink.save`."""
 
         def write(store: Store) -> Saved:
-            swept = store.swept(gaps, period)
+            swept = store.count_swept(gaps, period)
             return Saved(store.save(sweep, gaps, period), swept)
 
         try:

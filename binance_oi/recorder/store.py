@@ -38,11 +38,11 @@ from binance_oi.recorder.schema import (
 )
 from binance_oi.recorder.sides import beside, check_sides
 from binance_oi.recorder.slots import (
-    fail,
+    count_swept,
     last_slot,
-    swept,
-    uncover,
-    unknown,
+    remove_slots,
+    unrecorded,
+    write_failures,
     write_missed,
 )
 from binance_oi.recorder.tables import ALL_TIME_MS
@@ -351,7 +351,7 @@ class Store:
     def _has(self, kept: Kept) -> bool:
         """Whether the file contains a write."""
         if kept.snapshot is None or kept.snapshot.slot is None:
-            return not any(any(unknown(self._connection, g, kept.period)) for g in kept.gaps)
+            return not any(any(unrecorded(self._connection, g, kept.period)) for g in kept.gaps)
         query, slot = "SELECT 1 FROM sweeps WHERE slot = ?", unix_ms(kept.snapshot.slot)
         return self._connection.execute(query, (slot,)).fetchone() is not None
 
@@ -368,7 +368,7 @@ class Store:
             ChangedError: As in `save`; nothing was written.
         """
         self.save(kept.snapshot, kept.gaps, kept.period)
-        return int(kept.lost and not self.swept(kept.gaps[-1:], kept.period))
+        return int(kept.lost and not self.count_swept(kept.gaps[-1:], kept.period))
 
     def last_slot(self, before: int = ALL_TIME_MS[1]) -> int | None:
         """Return the last slot before `before` (Unix ms) with a sweep or a gap, or None."""
@@ -467,15 +467,15 @@ class Store:
             "INSERT OR IGNORE INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (slot, period, *map(unix_ms, times), asked, len(snapshot), new, snapshot.weight),
         )
-        uncover(self._connection, slot, slot)
+        remove_slots(self._connection, slot, slot)
         if first.rowcount == 0:  # the slot has a sweep already: someone set the clock back
             return new
-        fail(self._connection, snapshot, slot, period)
+        write_failures(self._connection, snapshot, slot, period)
         return new
 
-    def swept(self, gaps: Sequence[Gap], period: int) -> int:
+    def count_swept(self, gaps: Sequence[Gap], period: int) -> int:
         """Return how many slots of `gaps` have a sweep."""
-        return sum(swept(self._connection, gap, period) for gap in gaps)
+        return sum(count_swept(self._connection, gap, period) for gap in gaps)
 
     def is_due(self) -> bool:
         """Whether `tidy` must run now, so that the file stays less than a minute behind its log."""

@@ -570,7 +570,7 @@ def test_a_gap_is_written_only_for_slots_without_a_sweep(path: Path) -> None:
         for number in (2, 3, 6):
             opened.save(sweep(number), [], PERIOD)
         gap = Gap(slot_of(0), slot_of(8), "stopped")
-        assert opened.swept([gap], PERIOD) == 3
+        assert opened.count_swept([gap], PERIOD) == 3
         opened.save(None, [gap], PERIOD)
     with Recording(path) as recording:
         found = [(gap.first, gap.last) for gap in recording.gaps()]
