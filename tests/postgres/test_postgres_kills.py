@@ -9,6 +9,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from binance_oi.recorder import Recording
@@ -17,7 +18,18 @@ from support.recorder_processes import Process, check_all
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
 DATABASES = 4 if KILLS > 20 else 1  # used at the same time
+RECORDERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name LIKE 'binance-oi record%' AND datname = current_database()
+"""
 WITHIN_S = 5.0  # until the first sweep of a standby, which a busy machine may delay
+
+
+def until_gone(url: str) -> None:
+    """Wait until the server has seen that the recorder is gone, and releases its lock."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(RECORDERS).fetchone() != (0,):
+            time.sleep(0.01)
 
 
 def kill_recorders(url: str, kills: int) -> int:
@@ -30,6 +42,7 @@ def kill_recorders(url: str, kills: int) -> int:
             process.wait(1)
         time.sleep(chance.uniform(0.0, 0.3))
         acknowledged += process.kill()
+        until_gone(url)
     assert len(acknowledged) >= kills // 2
     check_all(url, acknowledged)
     return len(acknowledged)

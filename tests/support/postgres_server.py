@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -99,11 +100,14 @@ class Server:
         """Kill the server and all processes of its connections, as a power cut does."""
         process, self._process = self._process, None
         assert process is not None
+        process.send_signal(signal.SIGSTOP)  # so that it starts no process meanwhile
         connections = _children(process.pid)  # each has its own process group
         for pid in (process.pid, *connections):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(HANGS)
+        while any(map(_is_running, connections)):  # a new server would refuse their shared memory
+            time.sleep(0.01)
         (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
@@ -137,13 +141,22 @@ class Server:
         return self.url(name)
 
 
+def _stat(pid: int) -> tuple[str, int]:
+    """The state of a process and its parent; a process that has ended is a zombie of process 0."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "Z", 0
+    return state, int(parent)
+
+
+def _is_running(pid: int) -> bool:
+    return _stat(pid)[0] not in "ZX"
+
+
 def _children(parent: int) -> list[int]:
-    found = list[int]()
-    for name in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            if int(name.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(name.parent.name))
-    return found
+    found = [int(name.name) for name in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in found if _stat(pid)[1] == parent]
 
 
 @contextmanager
