@@ -21,6 +21,7 @@ from rich.console import Console
 from binance_oi.budget import ProcessBudget
 from binance_oi.budget.usage import Usage
 from binance_oi.cli import main, recording
+from binance_oi.cli.endings import UNEXPECTED
 from binance_oi.cli.options import End
 from binance_oi.cli.progress import Notices
 from binance_oi.cli.render import Sheet, by_name, by_notional, fitting_table, grouped, table
@@ -249,7 +250,8 @@ def test_a_dumb_terminal_prints_a_line_before_the_first_answer(
     with LocalExchange(limit=50).in_thread() as exchange:
         given = words.format(url=exchange.url, path=tmp_path / "oi.db").split()
         code, seen = seen_on_a_terminal(*given, term="dumb", until=lambda seen: shown in seen)
-    assert code == (0 if given[0] == "record" else 130)
+    missed = re.search("NO SWEEP: (late|overrun)", seen)  # by a busy machine
+    assert code == (130 if given[0] != "record" else UNEXPECTED if missed else 0)
     assert shown in seen
     assert "\x1b" not in seen
 
