@@ -21,7 +21,7 @@ from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
 from binance_oi.market.answers import ALWAYS_ASK
-from binance_oi.market.history import OnProgress, Reader, histories, make_ask
+from binance_oi.market.history import OnProgress, Reader, histories, stretch_finder
 from binance_oi.market.listing import Listing
 from binance_oi.market.moments import Moment
 from binance_oi.market.past import History
@@ -405,10 +405,11 @@ class OpenInterestClient:
 
         Source: ``GET /futures/data/openInterestHist`` [D], 2026-11.
         """
-        name, ask = check_symbol(symbol), make_ask(period, since, until)
+        name, find = check_symbol(symbol), stretch_finder(period, since, until)
         wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
         self._sender.check_usable()
-        return await Reader(self._sender, self._listing, ask, Terms(self._timeout, wait)).read(name)
+        reader = Reader(self._sender, self._listing, find, Terms(self._timeout, wait))
+        return await reader.read(name)
 
     def histories(
         self,
@@ -447,11 +448,10 @@ class OpenInterestClient:
 
         Cost: for each symbol that of `history`, and weight 1 for the list of symbols.
         """
-        ask = make_ask(period, since, until)
-        names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
-        return histories(
-            self._sender, self._listing, names, ask, self._timeout, received or {}, on_progress
-        )
+        find, listing = stretch_finder(period, since, until), self._listing
+        names = None if symbols is None else check_symbols(symbols, listing.odd_names)
+        known = received or {}
+        return histories(self._sender, listing, names, find, self._timeout, known, on_progress)
 
     @property
     def pollers(self) -> Pollers:

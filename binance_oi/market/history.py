@@ -63,11 +63,11 @@ def check_period(period: object) -> str:
     return period
 
 
-Ask = Callable[[int], Stretch]
+FindStretch = Callable[[int], Stretch]
 """Returns the stretch to read, given the exchange's clock in Unix ms."""
 
 
-def make_ask(period: str, since: Moment, until: Moment) -> Ask:
+def stretch_finder(period: str, since: Moment, until: Moment) -> FindStretch:
     """Check these arguments, and return the function that makes a stretch of them.
 
     Raises:
@@ -107,7 +107,7 @@ class Reader:
     Args:
         sender: Sends the requests.
         listing: Logs odd rows, each once.
-        ask: Returns the stretch to read, given the exchange's time in Unix ms.
+        find_stretch: Returns the stretch to read, given the exchange's time in Unix ms.
         received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         terms: The terms of each request. `max_wait` bounds the wait of all pages of a symbol
             together. With `bulk`, the reader waits until a ban, a refusal or an outage is over.
@@ -117,15 +117,15 @@ class Reader:
         self,
         sender: Sender,
         listing: Listing,
-        ask: Ask,
+        find_stretch: FindStretch,
         terms: Terms,
         received: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._sender, self._listing, self._terms = sender, listing, terms
-        self._ask, self._received = ask, received
+        self._find_stretch, self._received = find_stretch, received
         self._pool = sender.governors.of(HISTORY).pool
         self._offset = self._pool.exchange_time - sender.now()
-        self._asked = ask(self.now)
+        self._asked = find_stretch(self.now)
         self._clocks = 1  # grows by 1 when an answer shows that our estimate of the clock was wrong
         self.pages: int = 0
         """The number of received pages."""
@@ -151,11 +151,11 @@ class Reader:
 
     def pages_of(self, symbol: str) -> int:
         """Return how many pages to read of a symbol: only those that the exchange still keeps."""
-        first, now = self.asked_of(symbol).first, self.now
+        first, now = self.stretch_of(symbol).first, self.now
         last = min(self._asked.last, now)
         return self._asked._replace(first=max(first, now - KEPT_MS), last=last).pages
 
-    def asked_of(self, symbol: str) -> Stretch:
+    def stretch_of(self, symbol: str) -> Stretch:
         """Return the stretch to read of a symbol. It is empty if it ends before it begins."""
         first = max(self._asked.first, self._received.get(symbol, -1) + 1)
         return self._asked._replace(first=first)
@@ -169,10 +169,10 @@ class Reader:
         terms = replace(self._terms, charged=0, waited=0.0)
         pages: list[Page] = []  # the newest first
         clocks = 0
-        asked, began, first = self.asked_of(symbol), self.now, 0
+        asked, began, first = self.stretch_of(symbol), self.now, 0
         try:
             while clocks != self._clocks:  # once, and again if our estimate of the clock was wrong
-                clocks, asked, began = self._clocks, self.asked_of(symbol), self.now
+                clocks, asked, began = self._clocks, self.stretch_of(symbol), self.now
                 pages.clear()
                 first = await self._read_back(symbol, asked, min(asked.last, began), terms, pages)
         finally:
@@ -205,7 +205,7 @@ class Reader:
         offset = self._pool.exchange_time - self._sender.now()
         before, self._offset = self._offset, offset
         if abs(offset - before) > MOVED:
-            self._asked = self._ask(self.now)
+            self._asked = self._find_stretch(self.now)
             self._clocks += 1
 
     async def _page(self, symbol: str, asked: Stretch, last: int, terms: Terms) -> tuple[int, Page]:
@@ -303,7 +303,7 @@ async def histories(
     sender: Sender,
     listing: Listing,
     symbols: Sequence[str] | None,
-    ask: Ask,
+    find_stretch: FindStretch,
     timeout: float,
     received: Mapping[str, int],
     on_progress: OnProgress | None,
@@ -316,7 +316,7 @@ async def histories(
         sender: Sends the requests.
         listing: Returns the symbols if `symbols` is None.
         symbols: The symbols to read; None for every symbol that is trading.
-        ask: Returns the stretch to read of each, given the exchange's time in Unix ms.
+        find_stretch: Returns the stretch to read of each, given the exchange's time in Unix ms.
         timeout: Seconds for one page.
         received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         on_progress: Called after each symbol.
@@ -329,8 +329,8 @@ async def histories(
     terms = Terms(timeout, None, bulk=True)
     if symbols is None:
         symbols = (await listing.read(LISTING_AGE, terms)).trading
-    reader = Reader(sender, listing, ask, terms, received)
-    names = [symbol for symbol in symbols if reader.asked_of(symbol).pages]
+    reader = Reader(sender, listing, find_stretch, terms, received)
+    names = [symbol for symbol in symbols if reader.stretch_of(symbol).pages]
     progress = _Progress(reader, names, on_progress)
     results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # do not run ahead
     left = iter(names)
@@ -363,7 +363,7 @@ async def _read_or_error(reader: Reader, symbol: str) -> History:
     except ClientClosedError:
         raise
     except BinanceOIError as error:
-        asked = reader.asked_of(symbol)
+        asked = reader.stretch_of(symbol)
         return _history(symbol, asked, (), asked.first, asked.first, 0, error)
 
 
