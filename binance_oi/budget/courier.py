@@ -58,18 +58,18 @@ class Courier:
             ClientClosedError: Another event loop uses this budget, and runs.
         """
         self._is_woken = True
-        if self._wakeup is not None and not self._wakeup.done() and self._is_at_home():
+        if self._wakeup is not None and not self._wakeup.done() and self._is_on_its_loop():
             self._wakeup.set_result(None)
-        elif not self._tasks or not self._is_at_home():
+        elif not self._tasks or not self._is_on_its_loop():
             self._start()
 
     def nudge(self) -> None:
         """Wake the task only if it runs: a receipt that returns after `aclose` starts no task."""
-        if self._tasks and self._is_at_home():
+        if self._tasks and self._is_on_its_loop():
             self._is_woken = True
             self._end_sleep()
 
-    def _is_at_home(self) -> bool:
+    def _is_on_its_loop(self) -> bool:
         return self._process is fork.current and self._loop is _running_loop()
 
     def _start(self) -> None:
@@ -84,12 +84,12 @@ class Courier:
             self._begin_anew()
         self._loop = loop
         server = self._connect()
-        coroutines = self._carry(server), self._listen(server)
+        coroutines = self._make_calls(server), self._listen(server)
         # The tasks serve all callers, so they do not inherit the context of the first one.
         self._tasks = [loop.create_task(each, context=Context()) for each in coroutines]
         self._pool.reset()
 
-    async def _carry(self, server: RecordServer) -> None:
+    async def _make_calls(self, server: RecordServer) -> None:
         """Make the calls of the pool until this task is cancelled."""
         try:
             while not is_cancelled():
@@ -198,7 +198,7 @@ class Courier:
 
     def close(self) -> None:
         """Close at once, without a last write; leases stay charged until their minute ends."""
-        if self._is_at_home():
+        if self._is_on_its_loop():
             for task in self._tasks:
                 task.cancel()
         self._begin_anew()
