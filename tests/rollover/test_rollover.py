@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ import rollover
 from rollover import moved_clock
 
 A_DAY = 86_400.0  # s
+HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("second", [0.0, 17.25, 59.875])
@@ -47,3 +49,12 @@ def test_a_process_that_a_test_starts_uses_the_moved_clock_by_default(
 def test_without_the_variable_no_clock_is_moved() -> None:
     assert time.time is moved_clock.real_time
     assert moved_clock.MOVED not in os.environ
+
+
+@pytest.mark.thorough
+def test_pytest_starts_with_moved_clocks() -> None:
+    """It imports our plugin first, which must not use a clock."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", str(HERE)]
+    env = {**os.environ, "BINANCE_OI_ROLLOVER": "20"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=HERE)
+    assert done.returncode == 0, done.stdout
