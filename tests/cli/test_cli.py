@@ -64,6 +64,7 @@ from binance_oi.exchange.models import OpenInterest, SymbolInfo
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
+from support.ports import closed_port
 from support.raw_exchange import RawExchange, answer
 
 DEADLINE = 600.0  # s after which a process counts as hung
@@ -760,9 +761,8 @@ def test_a_ban_ends_the_command_with_exit_code_3_and_the_retry_time() -> None:
 
 
 def test_a_network_failure_ends_the_command_with_exit_code_5() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    done = run("snapshot", "--base-url", f"http://127.0.0.1:{port}")
+    with closed_port() as port:
+        done = run("snapshot", "--base-url", f"http://127.0.0.1:{port}")
     assert done.returncode == 5
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -5,7 +5,6 @@ Rule of this file: a command that records runs in a separate process, and a sign
 
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from binance_oi.recorder import Status
 from binance_oi.simulator import LocalExchange
 from support.busy import without_busy
 from support.lanes import thorough
+from support.ports import closed_port
 
 Captured = pytest.CaptureFixture[str]
 HANGS = 600.0  # s after which a process counts as hung
@@ -29,9 +29,8 @@ HANGS = 600.0  # s after which a process counts as hung
 @pytest.fixture
 def nowhere() -> Iterator[str]:
     """A URL at which no exchange listens."""
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{unheard.getsockname()[1]}"
+    with closed_port() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize("symbols, every", [(["BTCUSDT"], "0.2s"), *thorough(([], "1s"))])

@@ -15,6 +15,7 @@ from binance_oi.budget import machine_pools
 from binance_oi.exchange.hosts import check_local_address, pool_key
 from binance_oi.sending.local_address import is_default
 from binance_oi.simulator import LocalExchange
+from support.ports import closed_port
 from support.raw_exchange import CLOSE, RawExchange, open_interest
 
 HAS_MANY = sys.platform == "linux"  # there, all of 127.0.0.0/8 is local
@@ -133,25 +134,21 @@ async def failing(**options: object) -> str:
     return str(caught.value)
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 async def test_a_failed_connection_is_explained_in_our_words() -> None:
-    port = closed_port()
     refused = os.strerror(111 if sys.platform == "linux" else 61)
-    place = f"127.0.0.1:{port}"
-    assert await failing(base_url=f"http://{place}") == (
-        f"no answer from the exchange: no connection to {place}: {refused}"
-    )
-    assert await failing(base_url=f"https://{place}", proxy=f"http://u:secret@{place}") == (
-        f"no answer from the exchange: no connection to the proxy {place}: {refused}"
-    )
+    with closed_port() as port:
+        place = f"127.0.0.1:{port}"
+        assert await failing(base_url=f"http://{place}") == (
+            f"no answer from the exchange: no connection to {place}: {refused}"
+        )
+        assert await failing(base_url=f"https://{place}", proxy=f"http://u:secret@{place}") == (
+            f"no answer from the exchange: no connection to the proxy {place}: {refused}"
+        )
 
 
 async def test_an_address_of_another_machine_is_explained_in_our_words() -> None:
-    said = await failing(base_url=f"http://127.0.0.1:{closed_port()}", local_address="192.0.2.77")
+    with closed_port() as port:
+        said = await failing(base_url=f"http://127.0.0.1:{port}", local_address="192.0.2.77")
     assert "ssl:" not in said
     assert "[" not in said
     assert "no connection to 127.0.0.1:" in said
