@@ -12,12 +12,14 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from binance_oi import BannedError, MachineBudget, OpenInterestClient, RedisBudget
+from binance_oi.budget import courier, redis_server
 from binance_oi.budget.redis import redis_pools
 from binance_oi.cli.endings import NETWORK
 from binance_oi.cli.program import main as run_program
@@ -27,8 +29,16 @@ from support.redis_servers import Server, needs_server, running
 pytest.importorskip("redis")
 pytestmark = pytest.mark.usefixtures("known_address")
 
+HANGS = 300.0  # s after which a process or a call counts as hung
 SECOND = 15.0  # of the exchange's minute in which a test begins
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the answers of a server on a busy machine, also for the last one."""
+    for module in (courier, redis_server):
+        monkeypatch.setattr(module, "PATIENCE", HANGS)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +188,9 @@ def test_a_program_that_forgets_to_close_ends_without_a_warning(
 FORK = """
 import asyncio, os, sys
 from binance_oi import BannedError, OpenInterestClient, RedisBudget
-budget = RedisBudget(sys.argv[1], egress="forked")
+from binance_oi.budget import courier, redis_server
+courier.PATIENCE = redis_server.PATIENCE = 300.0
+budget = RedisBudget(sys.argv[1], egress=sys.argv[3])
 
 async def use(calls):
     async with OpenInterestClient(base_url=sys.argv[2], budget=budget) as client:
@@ -200,9 +212,16 @@ def test_a_forked_child_takes_part_as_another_member(
     server: Server, exchange: LocalExchange
 ) -> None:
     command = [sys.executable, "-W", "error", "-c", FORK, server.url, exchange.url]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    (found,) = asyncio.run(redis_pools(server.url, "forked")).values()
+    attempts = count()
+    while True:
+        minute, egress = exchange.now() // 60, f"forked-{next(attempts)}"
+        done = subprocess.run(
+            [*command, egress], capture_output=True, text=True, cwd=ROOT, timeout=HANGS
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        (found,) = asyncio.run(redis_pools(server.url, egress)).values()
+        if exchange.now() // 60 == minute:  # otherwise the machine was too slow to see the count
+            break
     assert (found.members, found.usage.charged) == (2, 11)
 
 
