@@ -20,8 +20,9 @@ from hypothesis import settings
 import rollover
 from binance_oi.budget import knowledge, place
 from binance_oi.market import schedule
+from binance_oi.recorder import postgres_connection
 from support.aioresponses_shim import patch_aioresponses
-from support.postgres_server import Server, serving
+from support.postgres_server import HANGS, Server, serving
 from support.virtual_clock import VirtualDatetime, VirtualLoop
 
 # On two shared cores, a slow example is no defect.
@@ -135,7 +136,10 @@ def known_address(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server; only nox's sessions for databases use it."""
-    with serving() as started:
+    with serving() as started, pytest.MonkeyPatch.context() as patched:
+        # A busy machine takes longer to connect and to answer than we wait otherwise.
+        patched.setitem(postgres_connection._OURS, "connect_timeout", round(HANGS))
+        patched.setattr(postgres_connection, "PATIENCE_S", HANGS)
         yield started
 
 
