@@ -41,6 +41,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the connection to a server on a busy machine."""
+    monkeypatch.setattr(redis_server, "PATIENCE", 300.0)
+
+
+@pytest.fixture(autouse=True)
 def empty(request: pytest.FixtureRequest) -> None:
     if "server" in request.fixturenames:
         request.getfixturevalue("server").call("FLUSHALL")
