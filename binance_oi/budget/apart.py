@@ -5,23 +5,23 @@ if it saw four members, it uses a quarter of the limit. So all of them together 
 limit, even though none of them sees the others' requests.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 from binance_oi.budget import member_record, record_time
 from binance_oi.budget.journal import ALONE, Booked
 from binance_oi.budget.knowledge import UNKNOWN, Known
-from binance_oi.budget.member_record import SETTLED
+from binance_oi.budget.member_record import BEGIN, CLAIM, PARTED, SETTLED, Line
 from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_pool import BEAT, MakeBucket, logger
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import MEMORY
-from binance_oi.budget.turns import SOON, TurnPool
+from binance_oi.budget.turns import LEAST_MEMBERS, SOON, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
 ROOM = 8  # weight left for each member; with less, this member waits for the next minute
-LEAST_MEMBERS = 2  # a member may exist that this one has never seen
 
 
 class Early(Receipt):
@@ -46,13 +46,17 @@ class ApartPool(TurnPool):
         self._without_server = without_server
         self._moved = 0.0  # s by which our time has jumped since the start
         self._is_lost, self._alone_from = False, 0.0  # when we may begin to use our own part
+        self._claim_from: float | None = None  # when the others expect us to begin; None: never
+        self._claimed: dict[int, int] = {}  # weight by minute that shows the others no use alone
+        self._is_part_free = False  # whether the others, and nobody else, leave us our part
         super().__init__(make_bucket, make_state, steady, wall)
 
     def _lose_server(self, why: str) -> None:
         """Warn once, and begin to use only our own part of the limit.
 
-        We wait until the current minute is over. If enough weight is left, it suffices to wait
-        until the exchange has counted all that the other members sent.
+        We wait until the others keep our part free, and until the exchange has counted all that
+        they sent before. We also wait until the current minute is over, unless enough weight is
+        left in it.
 
         Args:
             why: The error of the last call, for the warning.
@@ -65,18 +69,26 @@ class ApartPool(TurnPool):
         self._alone_from = known.clock.when_over(MINUTE * (k + 1))
         if not self._is_apart:
             self._parted_in = known.clock.earliest(self._read_at)
-        members = self._members(k)
+        lines = self._own_lines()
+        members = max([self._members(k), *(line.members for line in lines)])
+        self._claim_from = min((line.at + PARTED for line in lines), default=None)
+        self._claimed.clear()
+        begin = max((line.at + PARTED for line in lines), default=-math.inf)
         if not self._is_apart:
+            begin = max(begin, self._read_at + SETTLED)
             leases = self._return_leases()
             self._parted = known.limit, known.others.expected_until
             if self._bucket.usage(now).remaining >= ROOM * members:
-                self._alone_from = min(self._alone_from, max(now, self._read_at + SETTLED))
+                self._alone_from = min(self._alone_from, now)
                 self._count_only_ours(known.clock.earliest(now), leases, members)
+        self._alone_from = max(self._alone_from, begin)
         self._is_lost = self._is_apart = True
         self._is_joining = False
         self._want = self._refusal = None
         known.counted_at = UNKNOWN
-        known.others.expect_until(k + 1 + MEMORY)
+        self._is_part_free = bool(lines) and known.others.expected_until < k
+        if not self._is_part_free:
+            known.others.expect_until(k + 1 + MEMORY)
         self._bucket = self._make(known, members)
         self.has_news = True
         is_waiting = self._without_server == "wait"
@@ -106,7 +118,34 @@ class ApartPool(TurnPool):
             under_way = max(0, min(self._out, minute.under_way))
             minute.others = max(minute.others, minute.reported - max(0, ours - under_way))
             minute.booked = max(ours, -(-minute.booked // members))
+            for line in self._own_lines():
+                part = self._bucket.known.limit // members
+                minute.booked = max(minute.booked, part - line.part(k, part * members))
             minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
+            self._claimed[k] = minute.booked + returned
+
+    def _own_lines(self) -> list[Line]:
+        """Our lines that the record may hold, if they give us a part without the server."""
+        lines = [self._line, *(turn.line for turn in self._unsure)]
+        return [line for line in lines if line is not None and line.members]
+
+    def _until_claim(self, now: float) -> float:
+        """Seconds until we may use our part, or 0.0: in each minute, we begin early or not at all.
+
+        After that time, the others use our part if no count has shown that we use it ourselves.
+        Weight without an answer shows nothing, and neither does weight that replaces our leases
+        from before: the others have booked those too.
+        """
+        if self._claim_from is None:
+            return 0.0
+        known = self._bucket.known
+        k = known.span(now)[0]
+        minute = known.ledger.minute(k)
+        shown = minute.booked - minute.unconfirmed - self._claimed.get(k, 0)
+        until = max(MINUTE * k - known.clock.hi + CLAIM, self._claim_from + BEGIN)
+        if shown > known.negligible or now <= until:
+            return 0.0
+        return known.clock.when_over(MINUTE * (k + 1)) - now
 
     def _members(self, minute: int) -> int:
         """The number of members that shared the record when the server last answered."""
@@ -121,6 +160,9 @@ class ApartPool(TurnPool):
             return Wait(BEAT, Reason.LEASE)
         if now < self._alone_from:
             return Wait(self._alone_from - now, Reason.LEASE)
+        too_late = self._until_claim(now)
+        if too_late > 0.0:
+            return Wait(too_late, Reason.LEASE)
         before = Booked.of(self._bucket.known)
         answer = self._bucket.charge(now, weight, bulk)
         if isinstance(answer, Wait):
@@ -139,9 +181,13 @@ class ApartPool(TurnPool):
         if not self._is_apart or self._is_joining:
             super()._note(change)
             return
-        before = Booked.of(self._bucket.known)
+        known = self._bucket.known
+        before = Booked.of(known)
         change(self._bucket)
         self._keep(before)
+        if self._is_part_free:  # a forecast of the members would only keep us from our part
+            known.others.curves.clear()
+            known.forget_others(known.ledger.newest - 1)
 
     def _join(self) -> None:
         if not self._is_apart:
@@ -158,6 +204,8 @@ class ApartPool(TurnPool):
         self._journal.move(moved, slots)
         self._moved += moved
         self._alone_from += moved
+        if self._line is not None:
+            self._line.at += moved
         self._read_at += moved
         self._late_since += moved
         self._refusal = None

@@ -196,6 +196,12 @@ class Known:
             return first, first, first
         return first, min(max(first, clock.likeliest(now)), last), last
 
+    def forget_others(self, k: int) -> None:
+        """Expect no others after minute `k`, unless a curve or a surge is left of them."""
+        others = self.others
+        if not others.curves and not others.expected_surge:
+            others.expected_until = min(others.expected_until, k)
+
     def of_copies(self, k: int) -> float:
         """Weight that possible copies of us used in the first `EARLY` seconds of minute `k`, or 0.
 

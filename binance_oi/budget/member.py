@@ -283,11 +283,12 @@ class MemberPool(ApartPool):
         self.withdraw()
         self._want = None
         self._return_leases()
-        self._is_urgent = bool(self._late)
+        self._is_leaving = self._line is not None and self._line.members > 0
+        self._is_urgent = bool(self._late) or self._is_leaving
 
     def is_written(self) -> bool:
         """Whether the record holds all our changes."""
-        return self._is_apart or not (self._late or self._unsure)
+        return self._is_apart or not (self._late or self._unsure or self._is_leaving)
 
     def held_for(self, *, ban: bool = False) -> float:
         """See `Pool.held_for`. It makes the courier read the record, for cooldowns of other

@@ -13,7 +13,8 @@ import os
 import msgspec
 
 from binance_oi.budget.knowledge import Known
-from binance_oi.budget.tuning import FLIGHT
+from binance_oi.budget.server_clock import MINUTE
+from binance_oi.budget.tuning import FLIGHT, MEMORY
 from binance_oi.budget.usage import Receipt
 
 FORMAT = 1  # the version of the layout of a record; part of the record's key
@@ -24,6 +25,11 @@ MOST_MEMBERS = 256
 WAITED = 2.0  # s without a write; until then, others leave a silent member its even part
 SETTLED = FLIGHT + 1.0  # s without a write; by then the exchange has counted all of its requests
 LOOK = 2  # weight that others leave unused, so that a later request can read the counter
+PRESENT = 2.0  # s between two writes of a member that has a part of its own, at most
+SILENT = 4.0  # s without a write; then others keep the part of the member free
+PARTED = SILENT + SETTLED  # s without a write; then a member may begin to use its part alone
+CLAIM = 6.0  # s from the beginning of a minute; a member that is alone begins by then
+BEGIN = 3.0  # s from `PARTED` on; the same in the minute in which it lost the server
 LONGEST_SHIFT = 1e11  # s
 
 
@@ -45,11 +51,20 @@ class Line(msgspec.Struct, array_like=True):
     released: dict[int, int] = msgspec.field(default_factory=dict[int, int])
     """Weight that others moved out of `under_way`, because the member was silent. See
     `Shared.release`."""
+    members: int = 0
+    """Without the server, the member may use the limit divided by this number; 0: no part."""
+    left: int = 0
+    """Weight that it may then use of `minute`."""
+
+    def part(self, k: int, limit: int) -> int:
+        """The weight that the member may use of minute `k` without the server."""
+        return self.left if k == self.minute else limit // self.members
 
     @property
     def is_possible(self) -> bool:
         """Whether the numbers are within their bounds; a damaged record can break them."""
-        weights = [self.serial, self.used, *self.under_way.values(), *self.released.values()]
+        weights = [*self.under_way.values(), *self.released.values()]
+        weights += [self.serial, self.used, self.members, self.left]
         return math.isfinite(self.at) and min(weights) >= 0
 
 
@@ -94,18 +109,65 @@ class Shared(msgspec.Struct, array_like=True):
                 parts.append(line.used if line.minute == minute else 0)
         return max(0, _level(sorted(parts), free) - used)
 
-    def kept(self, member: bytes, now: float) -> int:
-        """Weight that `member` leaves unused because another member is silent; usually 0.
+    def kept(self, member: bytes, k: int, now: float) -> int:
+        """Weight of minute `k` that `member` leaves to members that are silent; usually 0.
 
-        The silent member may have sent requests. The other members need room in this minute for one
-        more request. Its used-weight header shows how much of that weight the exchange counted.
+        A silent member may be apart, and then it uses its own part of the minute. It begins early
+        in the minute, or not at all. So a later count shows whether the others may use the part.
+
+        A silent member may also have sent requests before. The other members need room in this
+        minute for one more request. Its used-weight header shows how much of that weight the
+        exchange counted.
         """
-        minute = self.state.clock.likeliest(now)
         is_any = any(
-            who != member and now - line.at > WAITED and line.under_way.get(minute)
+            who != member and now - line.at > WAITED and line.under_way.get(k)
             for who, line in self.lines.items()
         )
-        return LOOK if is_any else 0
+        others = self.state.ledger.minute(k).others
+        is_used = others > self.state.negligible
+        parts = sum(
+            line.part(k, self.state.limit)
+            for line, shown_at in self._silent(member, k, now)
+            if is_used or self.state.counted_at < shown_at
+        )
+        return max(LOOK if is_any else 0, parts - others)
+
+    def is_count_due(self, member: bytes, now: float) -> bool:
+        """Whether one request should show if silent members use their parts of the minute."""
+        known = self.state
+        k = known.clock.likeliest(now)
+        return not known.ledger.minute(k).under_way and any(
+            known.counted_at < shown_at <= now for _, shown_at in self._silent(member, k, now)
+        )
+
+    def expect_members(self, member: bytes, now: float) -> None:
+        """Expect no others for weight that silent members may have used alone.
+
+        That weight is no reason to leave more room than `kept`.
+        """
+        known = self.state
+        k = known.clock.likeliest(now)
+        parts = sum(line.part(k, known.limit) for line, _ in self._silent(member, k, now))
+        if known.negligible < known.ledger.minute(k).others <= parts:
+            known.others.curves.pop(k, None)
+            known.forget_others(known.clock.earliest(now) - 1)
+
+    def _silent(self, member: bytes, k: int, now: float) -> list[tuple[Line, float]]:
+        """The lines of silent members that have a part of their own.
+
+        Returns:
+            Each line, and the instant from which a count contains a request that the member has
+            sent alone in minute `k`.
+        """
+        start = MINUTE * k - self.state.clock.lo
+        return [
+            (line, max(start + CLAIM, line.at + PARTED + BEGIN) + SETTLED)
+            for who, line in self.lines.items()
+            if who != member
+            and line.members
+            and now - line.at > SILENT
+            and line.minute >= k - MEMORY
+        ]
 
     def release(self, member: bytes, now: float) -> None:
         """Let the next used-weight header decide the weight that silent members had under way.

@@ -21,7 +21,7 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.deferred import DeferredPool
 from binance_oi.budget.journal import Booked, Journal
 from binance_oi.budget.knowledge import UNKNOWN, Known
-from binance_oi.budget.member_record import SETTLED, Shared
+from binance_oi.budget.member_record import SETTLED, Line, Shared
 from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_server import Swap
 from binance_oi.budget.record_time import RecordTime
@@ -59,7 +59,7 @@ class Turn:
     """One call to the server, with the state that the pool adopts if the server does the write."""
 
     swap: Swap
-    serial: int = 0  # the serial number of the write
+    line: Line | None = None  # our line in the record after the write
     bucket: Bucket | None = None  # the books after the write; None: the call only reads
     sent: int = 0  # how many `_late` changes the write contains, from the oldest on
     receipts: list[Receipt] = field(default_factory=list[Receipt])  # charged by the write
@@ -67,6 +67,11 @@ class Turn:
     rebooked: tuple[int, int] | None = None  # `after` and `end` of `Journal.renumber`
     holds: int = 0  # `_holds` when the pool made this turn
     is_bulk: bool = False  # whether `receipts` are for bulk work
+
+    @property
+    def serial(self) -> int:
+        """The serial number of the write; 0 for a read."""
+        return 0 if self.line is None else self.line.serial
 
 
 def _forget_members(known: Known, now: float) -> None:
@@ -78,8 +83,7 @@ def _forget_members(known: Known, now: float) -> None:
     others, minute = known.others, known.ledger.minute
     seen = {k: curve for k, curve in others.curves.items() if minute(k).others > known.negligible}
     others.curves = seen
-    if not others.curves and not others.expected_surge:
-        others.expected_until = min(others.expected_until, known.clock.earliest(now) - 1)
+    known.forget_others(known.clock.earliest(now) - 1)
 
 
 class RecordPool(DeferredPool):
@@ -110,6 +114,8 @@ class RecordPool(DeferredPool):
         """The random id of this process in the record."""
         self._found: bytes | None = None  # the server's record; empty: it has none; None: unknown
         self._last = b""  # the record of our latest write
+        self._line: Line | None = None  # our line in that record
+        self._is_leaving = False  # the next write gives up our part without the server
         self._serial = 0  # the serial number of our latest write, successful or not
         self._journal = Journal()
         self._late: list[Change] = []  # changes that the record does not hold yet, oldest first
@@ -252,6 +258,7 @@ class RecordPool(DeferredPool):
         for turn in self._unsure:
             if line is not None and line.serial == turn.serial:
                 self._confirm(turn)
+                self._line = turn.line
                 self._late += [methodcaller("refund", receipt) for receipt in turn.receipts]
                 self._late_since = self._now() if self._late else math.inf
                 self._is_urgent |= bool(turn.receipts)

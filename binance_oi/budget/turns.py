@@ -13,7 +13,7 @@ from operator import methodcaller
 from binance_oi.budget import member_record, record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.journal import Booked
-from binance_oi.budget.member_record import Line, Shared
+from binance_oi.budget.member_record import PRESENT, Line, Shared
 from binance_oi.budget.pool import changing
 from binance_oi.budget.record_pool import BEAT, GRACE, RecordPool, Turn, Want
 from binance_oi.budget.record_server import Answer, Outcome, Swap
@@ -26,6 +26,7 @@ SOON = 0.1  # s between two reads while room may appear at any time
 CROWD = 10  # members; with more, each one reads the record less often while it waits for room
 CROWD_BEAT = 1.5  # s between two such reads; with the time of a call, shorter than `GRACE`
 PATIENCE = 0.5  # s; the timeout of one call of the server
+LEAST_MEMBERS = 2  # a member may exist that this one has never seen
 LOST = 2.5  # s in which at least `TRIES` calls fail in a row: then the server is lost
 TRIES = 3
 AGAIN = 0.1  # s between two calls before the server is lost
@@ -55,6 +56,8 @@ class TurnPool(RecordPool):
             moments.append(self._read_at + BEAT)
         if self._has_leases:
             moments.append(self._leased_at + LEASE)
+        if self._line is not None and self._line.members:
+            moments.append(self._line.at + PRESENT)
         if self._want is not None:
             moments.append(max(self._refusal[0] if self._refusal else now, self._turn_at))
         due = min(moments)
@@ -111,9 +114,10 @@ class TurnPool(RecordPool):
         for late in self._late:
             late(bucket)
         record.keep_holds(state, self._heard, now)
+        shared.expect_members(self.member, now)
         receipts = self._charged(bucket, shared, now)
         is_due = self._is_urgent or now >= min(self._late_since, self._read_at) + BEAT
-        is_due_now = is_due and bool(self._late or self._out)
+        is_due_now = (is_due and bool(self._late or self._out)) or self._is_presence_due(now)
         if not (receipts or is_due_now or rebooked or self._is_apart):
             self._adopt(bucket, ())
             return None
@@ -124,7 +128,9 @@ class TurnPool(RecordPool):
         used = max(0, self._journal.booked(k) + change.booked[k])
         under_way = self._journal.under_way(k, change)
         is_hungry = self._want is not None and self._lots > 0
-        line = Line(self._serial, now, k, used, is_hungry, under_way)
+        members = self._members_beside(shared, k) if used or self._is_active(k) else 0
+        left = max(0, state.limit - state.ledger.minute(k).used) // max(1, members)
+        line = Line(self._serial, now, k, used, is_hungry, under_way, {}, members, left)
         shared.sign(self.member, line)
         is_news = state.ledger.newest > newest or state.cooldown_until > held
         swap = Swap(
@@ -135,9 +141,27 @@ class TurnPool(RecordPool):
             int(1000 * (KEPT + max(0.0, state.cooldown_until - now - state.clock.lo))),
         )
         sent = len(self._late)
-        made = Turn(swap, self._serial, bucket, sent, receipts, change, rebooked, self._holds)
+        made = Turn(swap, line, bucket, sent, receipts, change, rebooked, self._holds)
         made.is_bulk = self._want is not None and self._want.bulk
         return made
+
+    def _is_presence_due(self, now: float) -> bool:
+        """Whether a write is due that only shows the others that we reach the server, or leave."""
+        line = self._line
+        is_due = line is not None and line.members > 0 and now >= line.at + PRESENT
+        return is_due or self._is_leaving
+
+    def _is_active(self, k: int) -> bool:
+        """Whether we have used weight in minute `k` or in the minute before it, or are about to."""
+        is_calling = self._want is not None or bool(self._out)
+        return is_calling or any(self._journal.booked(j) > 0 for j in (k - 1, k))
+
+    def _members_beside(self, shared: Shared, k: int) -> int:
+        """The number of members that share the limit if the server is lost; 0 when we leave."""
+        if self._is_leaving and self._want is None:
+            return 0
+        is_new = self.member not in shared.lines
+        return max(LEAST_MEMBERS, shared.seen(k) + is_new)
 
     def _charged(self, bucket: Bucket, shared: Shared, now: float) -> list[Receipt]:
         """Charge for the call at the head of our queue, and in advance for the calls behind it.
@@ -151,28 +175,45 @@ class TurnPool(RecordPool):
             return []
         wait = self._too_early(shared, now)
         remaining = bucket.usage(now).remaining
-        free = max(0, remaining - shared.kept(self.member, now))
+        free = self._free(bucket, shared, want.weight, now)
         used = self._journal.booked(bucket.known.clock.likeliest(now))
         part = shared.even_part(self.member, used, free, now)
+        is_count_due = shared.is_count_due(self.member, now)
         soon = SOON * max(1, shared.fresh(now, GRACE)) / 2
-        if not wait and remaining >= want.weight > part:
-            wait = Wait(soon, Reason.LEASE)
+        is_crowd = shared.seen(bucket.known.clock.likeliest(now)) > CROWD
+        longest = CROWD_BEAT if is_crowd else BEAT
+        if not wait and remaining >= want.weight > part and not is_count_due:
+            wait = Wait(soon if free else longest, Reason.LEASE)
         first = wait or bucket.charge(now, want.weight, want.bulk)
         if isinstance(first, Wait):
-            is_crowd = shared.seen(bucket.known.clock.likeliest(now)) > CROWD
-            longest = CROWD_BEAT if is_crowd else BEAT
             seconds = longest if first.seconds is None else min(max(first.seconds, soon), longest)
             self._refusal = now + seconds, now, first
             self.has_news |= first.seconds is None
             return []
         receipts = [first]
-        lot = min(self._lot(bucket, shared, want, now), part - 1)
+        lot = 0 if is_count_due else min(self._lot(bucket, shared, want, now), part - 1)
         while len(receipts) <= lot:
             more = bucket.charge(now, 1, want.bulk)
             if isinstance(more, Wait):
                 break
             receipts.append(more)
         return receipts
+
+    def _free(self, bucket: Bucket, shared: Shared, weight: int, now: float) -> int:
+        """The weight that is left for us, without what we leave to silent members.
+
+        Near a rollover, every minute that may count the request must have it. A minute that has no
+        room at all makes the bucket refuse the charge, so this function leaves it out.
+        """
+        usage, known = bucket.usage(now), bucket.known
+        first, likeliest, last = known.span(now)
+        free = usage.remaining - shared.kept(self.member, likeliest, now)
+        for k in range(first, last + 1):
+            kept = 0 if k == likeliest else shared.kept(self.member, k, now)
+            room = usage.limit - usage.reserve - known.ledger.minute(k).used
+            if kept and room >= weight:
+                free = min(free, room - kept)
+        return max(0, free)
 
     def _too_early(self, shared: Shared, now: float) -> Wait | None:
         """The wait before we may charge, even if the bucket has room; None if we may charge."""
@@ -229,7 +270,8 @@ class TurnPool(RecordPool):
     def _done(self, turn: Turn) -> None:
         """The server has done the write of `turn`: continue with its books and its leases."""
         assert turn.bucket is not None
-        self._last = turn.swap.record
+        self._last, self._line = turn.swap.record, turn.line
+        self._is_leaving = False
         self._confirm(turn)
         self._unsure.clear()
         self._adopt(turn.bucket, self._late)

@@ -15,7 +15,16 @@ from binance_oi.budget import member_record
 from binance_oi.budget.journal import Booked
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.member import MemberPool
-from binance_oi.budget.member_record import LOOK, SETTLED, WAITED
+from binance_oi.budget.member_record import (
+    BEGIN,
+    CLAIM,
+    LOOK,
+    PARTED,
+    PRESENT,
+    SETTLED,
+    SILENT,
+    WAITED,
+)
 from binance_oi.budget.pool import ProcessBudget, fresh_state
 from binance_oi.budget.record_pool import BEAT, GRACE, Turn
 from binance_oi.budget.record_server import Answer, Outcome, Swap
@@ -341,6 +350,8 @@ def test_an_older_copy_makes_no_member_look_silent(
         pool.settle(receipt, 301, NOON + int(machines.time.now))
         machines.tell(pool)
     machines.time.move(SETTLED)
+    for pool in (one, *others):
+        machines.talk(pool)
     if not is_idle:
         machines.use(one)
     booked = 301 if is_idle else 302
@@ -360,6 +371,7 @@ def test_a_member_that_lost_nothing_waits_until_others_have_restored_an_older_co
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.time.move(SETTLED)
+    machines.talk(one)
     machines.use(other, LIMIT - 300)
     machines.keeper.restart(lost=2 * BEAT)
     while (turn := one.begin()) is None:
@@ -502,7 +514,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
     read(machines, one)
     machines.lose(one)
     assert isinstance(one.charge(1), Wait)
-    machines.time.now = SETTLED + 20.0
+    machines.time.now = PARTED + 13.0
     receipt = one.charge(1)
     assert isinstance(receipt, Receipt)
     assert receipt.probe
@@ -690,7 +702,7 @@ def test_a_member_of_an_older_format_uses_its_part_alone_beside_a_newer_one(
     machines.keeper.places[POOL].newest = member_record.FORMAT + 1
     machines.want(pool)
     assert "a newer version of this package" in caplog.text
-    machines.time.now = 70.0
+    machines.time.now = 63.0
     assert isinstance(pool.charge(1), Receipt)
 
 
@@ -851,7 +863,7 @@ def test_members_save_some_weight_for_the_count_that_releases_that_of_a_killed_m
     rest = LIMIT - 102 - LOOK
     send(machines, one, rest, 2 + rest)
     assert isinstance(machines.want(one), Wait)
-    machines.time.move(SETTLED)
+    machines.time.move(PARTED + BEGIN + SETTLED)
     send(machines, one, 1, 3 + rest)
     assert minute(machines).used == 3 + rest
     assert isinstance(machines.want(one, 100), Receipt)
@@ -904,3 +916,174 @@ def test_a_request_that_others_may_have_released_is_not_sent(machines: Machines)
     pool.refund(old)
     machines.tell(pool)
     assert minute(machines).under_way == 1
+
+
+# -- the part of a member that may be apart --------------------------------------------------------
+
+BEGUN = 63.0  # s of the tests' clock, 3 s into a minute, at which this minute has certainly begun
+
+
+def both(machines: Machines) -> tuple[MemberPool, MemberPool]:
+    """Two members that have used weight, and have seen each other."""
+    one, other = machines.member(), machines.member()
+    for pool in (one, other, one):
+        machines.use(pool)
+    return one, other
+
+
+def test_others_leave_a_silent_member_its_part_until_a_count_shows_that_it_begins_too_late(
+    machines: Machines,
+) -> None:
+    _, other = both(machines)
+    machines.time.now = BEGUN
+    part = LIMIT // 2
+    machines.use(other, part)
+    assert isinstance(machines.want(other, 10), Wait)
+    machines.time.now = 60.0 + CLAIM + SETTLED
+    machines.talk(other)
+    assert isinstance(machines.want(other, 10), Wait)
+    machines.time.move(4.0)  # the uncertainty of the exchange's clock
+    send(machines, other, 1, part + 1)
+    assert isinstance(machines.want(other, part - 1), Receipt)
+
+
+def test_others_leave_a_silent_member_its_part_for_the_whole_minute_once_it_has_begun(
+    machines: Machines,
+) -> None:
+    _, other = both(machines)
+    machines.time.now = BEGUN
+    part = LIMIT // 2
+    machines.use(other, part)
+    machines.time.now = 60.0 + CLAIM + SETTLED + 4.0
+    send(machines, other, 1, part + 1 + 100)  # the silent member has used 100
+    assert machines.record().state.others.expected_until < int((NOON + machines.time.now) // 60)
+    machines.time.now = 110.0
+    machines.talk(other)
+    assert isinstance(machines.want(other, 1), Wait)
+
+
+def test_in_the_minute_of_its_last_write_a_silent_member_has_a_part_of_what_was_left(
+    machines: Machines,
+) -> None:
+    one, other = both(machines)
+    machines.use(other, 597)
+    machines.talk(one)
+    read(machines, one)
+    machines.use(one)
+    machines.time.move(SILENT + 0.5)
+    machines.talk(other)
+    assert isinstance(machines.want(other, 220), Wait)
+    assert isinstance(machines.want(other, 190), Receipt)
+
+
+def test_near_a_rollover_others_leave_a_silent_member_its_part_of_both_minutes(
+    machines: Machines,
+) -> None:
+    one, other = both(machines)
+    machines.time.now = BEGUN
+    machines.use(one)
+    machines.time.now = 120.3  # by the likeliest clock, the next minute has begun
+    machines.talk(other)
+    assert other._bucket.known.span(other._now())[0] == int((NOON + BEGUN) // 60)
+    assert isinstance(machines.want(other, LIMIT // 2 + 50), Wait)
+
+
+def test_a_member_without_calls_writes_until_it_has_used_nothing_for_a_whole_minute(
+    machines: Machines,
+) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    assert machines.record().lines[pool.member].members == 2
+    moments = list[float]()
+    while (due := pool.due_in()) is not None and machines.time.now < 300.0:
+        machines.time.move(due)
+        machines.talk(pool)
+        moments.append(machines.time.now)
+    assert 60.0 / PRESENT < len(moments) < 120.0 / PRESENT + 2
+    assert 120.0 <= moments[-1] <= 120.0 + PRESENT
+    assert machines.record().lines[pool.member].members == 0
+    assert isinstance(machines.want(pool), Receipt)
+    assert machines.record().lines[pool.member].members == 2
+
+
+def test_a_member_that_closes_leaves_its_part_to_the_others(machines: Machines) -> None:
+    one, other = both(machines)
+    one.give_back()
+    assert not one.is_written()
+    machines.talk(one)
+    assert one.is_written()
+    machines.time.now = BEGUN
+    machines.use(other, LIMIT - 10)
+
+
+def test_a_member_without_the_server_begins_early_in_a_minute_or_not_at_all(
+    machines: Machines,
+) -> None:
+    one, _ = both(machines)
+    machines.lose(one)
+    machines.time.now = 60.0 + CLAIM + 2.0
+    answer = one.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.seconds is not None
+    assert 110.0 < machines.time.now + answer.seconds < 125.0
+    machines.time.now = 120.0 + 3.0
+    receipt = one.charge(10)
+    assert isinstance(receipt, Receipt)
+    machines.time.now = 120.0 + CLAIM + 2.0
+    assert isinstance(one.charge(1), Wait)  # no count has shown the first request yet
+    one.settle(receipt, 10, NOON + int(machines.time.now))
+    machines.time.now = 165.0
+    assert isinstance(one.charge(LIMIT // 2 - 10), Receipt)
+    assert isinstance(one.charge(1), Wait)
+
+
+def test_a_member_without_the_server_uses_its_part_beside_busy_others(machines: Machines) -> None:
+    one, _ = both(machines)
+    machines.lose(one)
+    used, counted = 0, 0
+    for machines.time.now in (63.0, 63.5, 64.0, 64.5, 65.0):
+        receipt = one.charge(50)
+        assert isinstance(receipt, Receipt)
+        used, counted = used + 50, counted + 150
+        one.settle(receipt, counted, NOON + int(machines.time.now))
+
+
+def test_weight_that_replaces_leases_is_no_sign_that_a_member_uses_its_part(
+    machines: Machines,
+) -> None:
+    one, _ = both(machines)
+    machines.take(one, waiting=200)
+    leased = sum(len(queue) for queue in one._leased.values())
+    assert leased > 50
+    while one._claim_from is None:
+        sent = one._steady()
+        machines.time.move(LOST / 2)
+        one.failed(Turn(Swap(b"")), "no answer", sent)
+    claim_from = one._claim_from
+    assert claim_from is not None
+    machines.time.move(claim_from - one._now() + BEGIN - 0.5)
+    receipt = one.charge(leased)
+    assert isinstance(receipt, Receipt)
+    one.settle(receipt, LIMIT // 2, NOON + int(machines.time.now))
+    machines.time.move(1.0)
+    assert isinstance(one.charge(1), Wait)
+
+
+def test_a_member_that_lost_the_server_in_a_write_keeps_to_both_of_its_lines(
+    machines: Machines,
+) -> None:
+    one, _ = both(machines)
+    confirmed = one._line
+    machines.take(one)
+    machines.time.move(BEAT)
+    turn = one.begin()
+    assert turn is not None
+    assert turn.line is not None
+    assert confirmed is not None
+    one.failed(turn, "no answer", one._steady())
+    machines.lose(one)
+    lines = one._own_lines()
+    assert one._line in lines
+    assert turn.line in lines
+    assert one._claim_from == min(line.at for line in lines) + PARTED
+    assert one._alone_from >= max(line.at for line in lines) + PARTED

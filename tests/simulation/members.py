@@ -43,6 +43,8 @@ class Run:
     calls: int = 0
     late: int = 0
     """Requests sent later than `OBEYED_S` after the first member learned of a ban."""
+    beyond: int = 0
+    """Weight that a member without the server sent beyond its part, in whole minutes."""
 
     @property
     def most(self) -> int:
@@ -67,6 +69,7 @@ class Run:
         return (
             not self.refused
             and self.most <= self.outcome.limit
+            and not self.beyond
             and self.outcome.used() >= (0.97 if failure == "all cut off" else 0.985)
             and self.outcome.fairness() >= (0.6 if failure == "none" else 0.35)
             and self.calls_per_weight <= 1.0
@@ -176,6 +179,8 @@ class _Stage:
     learned_at: float = inf  # when the first member learned of a ban
     held_until: float = 0.0
     late: int = 0
+    cuts: list[tuple[int, float, float]] = field(default_factory=list)
+    """The number of a member that is cut off, and the beginning and the end, Unix s."""
 
 
 def run(failure: str, members: int, seed: int, *, minutes: int = 5, limit: int = 2400) -> Run:
@@ -207,7 +212,17 @@ async def _run(failure: str, count: int, random: Random, minutes: int, limit: in
     trouble.cancel()
     exchange.finish()
     await asyncio.gather(trouble, return_exceptions=True)
-    return Run(outcome, keeper.calls, stage.late)
+    return Run(outcome, keeper.calls, stage.late, _beyond(stage, outcome))
+
+
+def _beyond(stage: _Stage, outcome: Outcome) -> int:
+    part = outcome.limit // len(stage.links)
+    return sum(
+        max(0, outcome.parts[k, number] - part)
+        for number, begin, end in stage.cuts
+        for k in range(outcome.minutes)
+        if begin <= EPOCH_S + 60.0 * k and EPOCH_S + 60.0 * (k + 1) <= end
+    )
 
 
 def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, limit: int) -> Pool:
@@ -244,9 +259,13 @@ async def _nothing(stage: _Stage, end: float) -> None:
 async def _cut(stage: _Stage, end: float, *, all_of_them: bool) -> None:
     loop, random = asyncio.get_running_loop(), stage.random
     await asyncio.sleep(random.uniform(50.0, 80.0))
-    until = loop.time() + random.uniform(*((70.0, 130.0) if all_of_them else (1.0, 130.0)))
-    for link in stage.links if all_of_them else [random.choice(stage.links)]:
-        link.cut_until = until
+    seconds = random.uniform(*((70.0, 130.0) if all_of_them else (1.0, 130.0)))
+    chosen = stage.links if all_of_them else [random.choice(stage.links)]
+    now = stage.keeper.time()
+    for number, link in enumerate(stage.links):
+        if any(link is each for each in chosen):
+            link.cut_until = loop.time() + seconds
+            stage.cuts.append((number, now, now + seconds))
 
 
 async def _restart(
@@ -338,7 +357,7 @@ def main() -> None:
     logging.getLogger("binance_oi").setLevel(logging.ERROR)
     print(
         "| failure | members | runs | refused | most | used, worst | mean | poorest | mean |"
-        " calls a weight | late |"
+        " calls a weight | late | beyond |"
     )
     is_met = True
     for failure in options.failures:
@@ -359,9 +378,9 @@ def _row(runs: list[Run]) -> str:
         f"{len(runs)} | {sum(each.refused for each in runs)} | {max(each.most for each in runs)} |"
         f" {min(used):.2%} | {mean(used):.2%} | {min(poorest):.0%} | {mean(poorest):.0%} |"
         f" {max(each.calls_per_weight for each in runs):.2f} | {sum(each.late for each in runs)} |"
+        f" {sum(each.beyond for each in runs)} |"
     )
 
 
 if __name__ == "__main__":
-    assert EPOCH_S
     main()
