@@ -5,6 +5,8 @@ between two of them. Readers see the state before a transaction or after it.
 """
 
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 
 from binance_oi.recorder.connection import connect
@@ -14,6 +16,9 @@ from binance_oi.recorder.store import Store
 # A larger number would have no effect: the module `sqlite3` stops this statement after one page.
 _RETURN_PAGE = "PRAGMA incremental_vacuum(1)"
 PAGES_PER_STEP = 4096  # 4 MiB
+# To return a free page, SQLite searches the list of all free pages. If there are hundreds of
+# thousands, it needs more than a second for `PAGES_PER_STEP`, and a recorder waits that long.
+STEP_S = 0.05
 INCREMENTAL = 2  # a value of `PRAGMA auto_vacuum`
 
 _RECENT = "DELETE FROM recent WHERE time < ?1 AND received < ?1"
@@ -38,10 +43,11 @@ class SqliteKeeper:
 
     Args:
         store: The file, opened in this thread. Another process may record into it.
+        clock: Returns seconds, from any origin.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
         self._symbol = ""  # the last symbol whose old samples have all been removed
 
     def writing(self) -> AbstractContextManager[sqlite3.Connection]:
@@ -87,8 +93,11 @@ class SqliteKeeper:
             self._write_anew()
             return False
         with self.writing() as run:
+            end = self._clock() + STEP_S
             for _ in range(min(PAGES_PER_STEP, self._value("PRAGMA freelist_count") or 0)):
                 run.execute(_RETURN_PAGE)
+                if self._clock() >= end:
+                    break
         return bool(self._value("PRAGMA freelist_count"))
 
     def _write_anew(self) -> None:

@@ -8,7 +8,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
-from itertools import chain, repeat
+from functools import partial
+from itertools import chain, count, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from binance_oi import Gap, OccupiedError, RecordingError, StorageError
 from binance_oi.recorder import Recorder, Recording, care, copying, retention
 from binance_oi.recorder.check import check
 from binance_oi.recorder.retention import Pruned
-from binance_oi.recorder.sqlite_keeper import SqliteKeeper
+from binance_oi.recorder.sqlite_keeper import STEP_S, SqliteKeeper
 from binance_oi.recorder.store import Kept, Store
 from binance_oi.times import instant, unix_ms
 from support.filled import BEFORE, DAY, HOUR, START, fill, sink_at, sweep_of
@@ -209,11 +210,11 @@ def test_a_pruning_looks_for_the_newest_sample_once(
         monkeypatch.setattr(f"binance_oi.recorder.{name}.now", lambda _: looks.append(END) or END)
         monkeypatch.setattr(f"binance_oi.recorder.{name.partition('.')[0]}.STEP_ROWS", 7)
 
-    def count(_: float) -> None:
+    def sleep(_: float) -> None:
         nonlocal steps
         steps += 1
 
-    monkeypatch.setattr(time, "sleep", count)
+    monkeypatch.setattr(time, "sleep", sleep)
     assert care.prune(place, 2, now=at(END - 1)) == 2
     assert steps > len(looks)
     assert looks == [END]
@@ -305,12 +306,33 @@ def test_compacting_frees_many_pages_in_each_step(
     with closing(Store(path)) as store:
         with store.writing() as run:
             run.execute("DELETE FROM settled WHERE symbol > 'S003'")
-        keeper, steps = SqliteKeeper(store), 1
+        keeper, steps = SqliteKeeper(store, lambda: 0.0), 1
         (free,) = store.connection.execute("PRAGMA freelist_count").fetchone()
         while keeper.compact():
             steps += 1
     assert free > 50
     assert steps == -(-free // 50)
+
+
+def test_a_step_of_compacting_is_short_even_if_each_page_takes_long(tmp_path: Path) -> None:
+    """The more pages are free, the longer SQLite searches for the next one to return."""
+    path = tmp_path / "oi.db"
+    fill(str(path), range(START, END, HOUR // 4), 40)
+    with closing(Store(path)) as store:
+
+        def free() -> int:
+            (count,) = store.connection.execute("PRAGMA freelist_count").fetchone()
+            return int(count)
+
+        with store.writing() as run:
+            run.execute("DELETE FROM settled WHERE symbol > 'S003'")
+        left = free()
+        assert left > 20
+        for of_page, pages in ((STEP_S / 9.5, 10), (2 * STEP_S, 1)):
+            times = count(0.0, of_page)
+            assert SqliteKeeper(store, partial(next, times)).compact()
+            left -= pages
+            assert free() == left
 
 
 def test_a_file_of_an_earlier_version_is_rewritten_once(tmp_path: Path) -> None:
