@@ -26,7 +26,7 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import BY_TIME, Tables
 
 ROWS_PER_BATCH = 65_536
-ROWS_PER_CHECK = 4096  # a day of a symbol is 4320 samples; each fetch is a round trip to a server
+ROWS_PER_CHECK = 4500  # one fetch for a day of a symbol, 4320 samples; a second one would cost 5 %
 
 # `*+` matches without backtracking.
 _NUMBERS_IN_LINES = re.compile(rf"{NUMBER.pattern}(?:\n{NUMBER.pattern})*+")
