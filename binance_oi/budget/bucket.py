@@ -56,7 +56,6 @@ class Bucket:
         self.known: Known = known
         self._parts = Parts(reserve, share, interactive)
         self._forecast = Forecast()
-        self._limit = 0
         self._resize()
 
     def _resize(self) -> None:
@@ -74,6 +73,28 @@ class Bucket:
             weight: The weight of the request.
             bulk: Whether the request leaves single calls their part of the minute.
         """
+        receipt = self.charge_plainly(now, weight, bulk)
+        if receipt is not None:  # nearly always
+            return receipt
+        ask = self.question(now, weight, bulk)
+        verdict = admission.decide(ask, self.known)
+        if isinstance(verdict, Wait):
+            return verdict
+        return self._book(ask, isinstance(verdict, admission.Probe))
+
+    def charge_plainly(self, now: float, weight: int, bulk: bool) -> Receipt | None:
+        """Book a request, if it is clear without the rules that it may be sent now.
+
+        It is clear under these conditions: only one minute may count the request, we know a count
+        of that minute, we expect no others in it, and no refusal showed a lower limit. A property
+        test compares this path with the rules, and also one charge with many of the same weight in
+        all, which the rules would admit one after the other.
+
+        Args:
+            now: Monotonic s.
+            weight: The weight of the request, or of several that are charged together.
+            bulk: Whether they leave single calls their part of the minute.
+        """
         known = self.known
         clock = known.clock
         if now - clock.at > DRIFT_EVERY:
@@ -81,6 +102,7 @@ class Bucket:
         if self._limit != known.limit:
             self._resize()
         first, _, last = known.span(now)
+        minute, budget = known.ledger.minutes.get(last), self._limit - self._reserve
         if (
             first == last > known.others.expected_until
             and known.cooldown_until <= now + clock.lo
@@ -90,27 +112,16 @@ class Bucket:
             and not known.others.refused_count
             and not known.windows
             and not (bulk and any(each.single for each in known.ledger.minutes.values()))
+            and minute is not None
+            and minute.reported
+            and minute.used + weight <= budget
+            and (ours := minute.booked + weight) <= self._share
+            and (now >= known.cautious_until or known.is_even(now, last, ours, budget))
         ):
-            # Nearly every charge takes this fast path. Only one minute may count the request, we
-            # know a count of that minute, we expect no others in it, and no refusal showed a lower
-            # limit. A property test compares this path with the rules.
-            minute = known.ledger.minutes.get(last)
-            budget = self._limit - self._reserve
-            if (
-                minute is not None
-                and minute.reported
-                and minute.used + weight <= budget
-                and minute.booked + weight <= self._share
-                and known.is_even(now, last, minute.booked + weight, budget)
-            ):
-                single = 0 if bulk else weight
-                minute.book(weight, single, self._interactive)
-                return Receipt(weight, now, first, last, minute.reported, False, single)
-        ask = self.question(now, weight, bulk)
-        verdict = admission.decide(ask, known)
-        if isinstance(verdict, Wait):
-            return verdict
-        return self._book(ask, isinstance(verdict, admission.Probe))
+            single = 0 if bulk else weight
+            minute.book(weight, single, self._interactive)
+            return Receipt(weight, now, first, last, minute.reported, False, single)
+        return None
 
     def spare(self, now: float) -> int:
         """Weight that we may still use of the current minute, if no other client uses it."""

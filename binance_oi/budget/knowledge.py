@@ -153,8 +153,6 @@ class Known:
         only while that weight is 0. Before the first answer the result is False, and the rules
         decide.
         """
-        if now >= self.cautious_until:
-            return True
         if self.cautious_until == math.inf:
             return False
         if not self.after_ban and ours <= min(budget, int(AT_ONCE * self.limit)):

@@ -58,7 +58,6 @@ class SharedPool(StoredPool):
             self._store.close()
             self._store = None
 
-    @changing
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`.
 
@@ -68,18 +67,24 @@ class SharedPool(StoredPool):
         call with which it was charged. In a rolling window, bulk work is sent at an even pace, so
         it takes no lease.
         """
-        if self._process is not fork.current:
-            self._notice_fork()
-        now = self._clock()
+        now, leased = self._clock(), self._leased
+        if leased and weight == 1 and self._process is fork.current:
+            receipt, is_brief = leased[-1], self._bucket.leases_bulk
+            is_fit = (not receipt.single) is bulk
+            if is_fit and now - receipt.sent < (LEASE_S if is_brief else WINDOW_LEASE_S):
+                is_new = now - receipt.sent < LEASE_S
+                if not self._is_hold_possible(is_new):
+                    if not is_brief:  # a lease of a minute ends before the next charge
+                        self._charged_at = now
+                    return leased.pop()  # one step, so a reader sees it done or not begun
+        return self._charge_anew(now, weight, waiting, bulk)
+
+    @changing
+    def _charge_anew(self, now: float, weight: int, waiting: int, bulk: bool) -> Receipt | Wait:
+        """Charge in the record, because no lease serves the call; perhaps take a new lease."""
+        self._notice_fork()
         if now <= self._inherited_until:  # a child's receipts must be later than its parent's
             now = math.nextafter(self._inherited_until, math.inf)
-        leased = self._leased
-        is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
-        lease_s = LEASE_S if self._bucket.leases_bulk else WINDOW_LEASE_S
-        if is_fit and now - leased[-1].sent < lease_s and not self._is_hold_after(leased[-1], now):
-            if not self._bucket.leases_bulk:  # a lease of a minute ends before the next charge
-                self._charged_at = now
-            return leased.pop()
         if not self._enter(now):
             return Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
         self._warn_of_doubts()
@@ -105,31 +110,26 @@ class SharedPool(StoredPool):
             return max(most, min(LARGEST_LEASE, spare // LEASE_PART))
         return min(waiting, most) if weight == 1 else 0
 
-    def _is_hold_after(self, leased: Receipt, now: float) -> bool:
-        """Whether another process may have written a cooldown, which forbids us to use a lease."""
-        return self._is_hold_new() if now - leased.sent < LEASE_S else self._is_hold_possible()
+    def _is_hold_possible(self, is_new: bool = False) -> bool:
+        """Whether another process may have written a cooldown, here or in a newer store.
 
-    def _is_hold_new(self) -> bool:
-        """Whether another process has written a cooldown.
-
-        This does not check whether the store was replaced: a lease is too short for that.
+        Args:
+            is_new: Whether we used the store less than `LEASE_S` ago. Then the call does not check
+                whether the store was replaced.
         """
         store = self._store
         try:
-            return store is not None and store.is_hold_new()
+            return store is not None and (store.is_hold_new() or (not is_new and store.is_left()))
         except OSError:
             return True  # the next `_enter` reports the error
 
-    def _is_hold_possible(self) -> bool:
-        """Whether another process may have written a cooldown, here or in a newer store."""
-        store = self._store
-        try:
-            return store is not None and (store.is_hold_new() or store.is_left())
-        except OSError:
-            return True
-
     def _take_lease(self, now: float, wanted: int, bulk: bool) -> None:
         """Charge for the next few calls, so that one lock of the store serves all of them."""
+        whole = self._bucket.charge_plainly(now, wanted, bulk)
+        if whole is not None:  # nearly always: they are alike, and so are their receipts
+            one = whole._replace(weight=1, single=0 if bulk else 1)
+            self._leased = [one] * wanted
+            return
         while len(self._leased) < wanted:
             more = self._bucket.charge(now, 1, bulk)
             if not isinstance(more, Receipt):
@@ -149,16 +149,17 @@ class SharedPool(StoredPool):
             return None
         return super().sending(receipt)
 
-    @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Pool.settle`. The next charge or `flush` writes the settlement into the record."""
         if self._is_of_parent(receipt):
             return
-        self.has_news = True
+        # One step, so a reader sees it done or not begun.
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
-        # Other processes wait for the count of a probe.
         if receipt.probe or len(self._late) >= MAX_LATE_SETTLEMENTS:
-            self.flush()
+            self.has_news = True  # `flush` calls the listeners
+            self.flush()  # other processes wait for the count of a probe
+        elif self.listeners:
+            self.call_listeners()
 
     def lose(self, receipt: Receipt) -> None:
         """See `Pool.lose`."""

@@ -294,6 +294,50 @@ def test_in_any_state_a_charge_answers_and_books_as_the_rules_do(
     assert charged.known == state
 
 
+@given(
+    state=states(),
+    now=st.floats(5.0, 60.0),
+    count=st.integers(1, 40),
+    share=st.sampled_from([1.0, 0.5]),
+    bulk=st.booleans(),
+)
+def test_in_any_state_one_charge_for_several_requests_books_as_a_charge_for_each(
+    state: Known, now: float, count: int, share: float, bulk: bool
+) -> None:
+    books_together(state, now, count, share, bulk)
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+@pytest.mark.parametrize(
+    "most, share, cautious_until",
+    [(FULL, 1.0, UNKNOWN), (LIMIT // 2, 0.5, UNKNOWN), (LIMIT // 2, 1.0, 80.0)],
+    ids=["a minute", "a share", "a first minute, sent evenly"],
+)
+def test_one_charge_for_several_requests_needs_room_for_all_of_them(
+    most: int, share: float, cautious_until: float, bulk: bool
+) -> None:
+    minute = Minute(most - 8, reported=most - 8)
+    state = known(minute, counted_at=20.0, cautious_until=cautious_until)
+    fit = [count for count in range(1, 20) if books_together(state, 20.0, count, share, bulk)]
+    assert fit == list(range(1, 9))
+
+
+def books_together(state: Known, now: float, count: int, share: float, bulk: bool) -> bool:
+    """Charge for several requests at once, and check that a charge for each books the same.
+
+    Returns:
+        Whether they were charged at once.
+    """
+    made = (Bucket(copy.deepcopy(state), reserve=RESERVE, share=share) for _ in range(2))
+    together, one_by_one = made
+    whole = together.charge_plainly(now, count, bulk)
+    if whole is not None:
+        receipts = [one_by_one.charge(now, 1, bulk) for _ in range(count)]
+        assert receipts == [whole._replace(weight=1, single=0 if bulk else 1)] * count
+        assert together.known == one_by_one.known
+    return whole is not None
+
+
 @pytest.mark.parametrize("after_ban", [False, True])
 def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
     after_ban: bool, monkeypatch: pytest.MonkeyPatch

@@ -112,4 +112,4 @@ def test_sharing_with_other_processes_costs_little(tmp_path: Path) -> None:
     budget = MachineBudget(limit=limit, directory=directory, clock=Slowly(), wall=Slowly.wall)
     shared, locks = cost(budget.pool("a"))
     assert 0 < locks <= 2 / MAX_LEASED_CALLS  # locked and unlocked once for a whole lease
-    assert alone < shared <= alone + 20
+    assert 0 < shared <= alone + 3  # a lease costs one charge, whatever its size
