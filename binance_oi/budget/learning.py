@@ -41,20 +41,21 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
     """
     ledger, others = known.ledger, known.others
     known.silent = 0
-    minute, before = ledger.open_minute(k), ledger.minutes.get(k - 1)
+    minute = ledger.minutes.get(k) or ledger.open_minute(k)
     if k > ledger.newest:
+        before = ledger.minutes.get(k - 1)
         _begin(known, k, before)
         if receipt.sent < known.cautious_until and before is not None and used > before.reported:
             # A count falls at the rollover. This one is above the count that we assigned to the
             # minute before, so that count probably belonged to this minute too.
             before.others = 0
             others.curves.pop(k - 1, None)
-    if _falls(known, receipt, minute, k, used):
+    if used < minute.reported and _falls(known, receipt, minute, k, used):
         known.rolling_until = k + DISTRUST
     minute.unconfirmed -= receipt.weight
     if minute.undecided or minute.doubtful:
         minute.absorb(receipt.sent, used, known.counted_at)
-    if known.is_rolling(k):
+    if k <= known.rolling_until:
         _leave_window_to_others(known, receipt, used)
     elif used > minute.booked + minute.others or k <= others.expected_until:
         _learn_of_others(known, receipt.sent, k, used)
@@ -227,11 +228,11 @@ def narrow(known: Known, lo: float, hi: float, now: float, was_guess: bool) -> b
 def learn_date(known: Known, date: float, sent: float, now: float) -> bool:
     """Learn the `Date` of an answer; False if we do not trust it."""
     clock = known.clock
-    if not is_plausible(date):
-        return False
     lo, hi = dated(date, sent, now)
     if clock.dated and lo <= clock.hi and hi >= clock.lo:  # nearly every answer takes this path
         return clock.narrow(lo, hi)
+    if not is_plausible(date):
+        return False
     was_guess = not clock.dated
     clock.replace_guess(lo, hi)
     return narrow(known, lo, hi, now, was_guess)
