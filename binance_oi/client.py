@@ -233,11 +233,11 @@ class OpenInterestClient:
 
         Source: ``GET /fapi/v1/openInterest`` [D], 2026-11.
         """
-        name = check_symbol(symbol)
+        name, sender, terms = check_symbol(symbol), self._sender, self._terms
         if max_age is FRESH and max_wait is DEFAULT:  # nearly always
-            value = await self._sender.send(open_interest(name), self._terms)
-            self._sweeps.keep(name, value)
-            return value
+            request = open_interest(name)
+            permit = await sender.queue(request, terms) if self._governor.waiting else None
+            return self._sweeps.values.keep(name, await sender.send(request, terms, permit)).value
         max_age = check_number("max_age", max_age, least=0.0)
         wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
         answer = await self._sweeps.read(name, Terms(self._timeout, wait), self._since(max_age))

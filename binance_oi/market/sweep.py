@@ -55,7 +55,8 @@ class Sweeps:
 
     def __init__(self, sender: Sender, listing: Listing) -> None:
         self._sender, self._listing = sender, listing
-        self._values: Answers[OpenInterest] = Answers(sender)
+        self.values: Answers[OpenInterest] = Answers(sender)
+        """The latest value of each symbol."""
         self._prices: Answers[MarkPrices] = Answers(sender)
         self._shared: SharedCalls[Snapshot] = SharedCalls()
         # For each running sweep: its `since`, its deadline (both loop time), and its number.
@@ -67,11 +68,7 @@ class Sweeps:
     ) -> Answer[OpenInterest]:
         """Read open interest of one symbol, or return an answer of `since` (loop time) or later."""
         ask = partial(self._sender.send, open_interest(name), terms)
-        return await self._values.read(name, ask, terms, since)
-
-    def keep(self, name: str, value: OpenInterest) -> None:
-        """Store `value` as the latest answer for `name`."""
-        self._values.keep(name, value)
+        return await self.values.read(name, ask, terms, since)
 
     async def join(
         self, names: tuple[str, ...] | None, terms: Terms, *, notional: bool, since: float

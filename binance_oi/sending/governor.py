@@ -9,10 +9,11 @@ import heapq
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn, cast
 
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Pool
@@ -158,10 +159,26 @@ class Waiter(asyncio.Future[Permit]):
     def _leave(self) -> None:
         super().cancel(self._message)
 
-    def give_back(self) -> None:
-        """Return the permit of a cancelled call that was admitted in the same step of the loop."""
+    # A future makes an iterator for each await. This one is its own, and so the only object that a
+    # waiting call has in the queue: with thousands of calls, the garbage collector notices.
+
+    def __await__(self) -> Generator[Any, None, Permit]:
+        return cast("Generator[Any, None, Permit]", self)
+
+    def __next__(self) -> "Waiter":
+        if self.done():
+            raise StopIteration(self.result())
+        self._asyncio_future_blocking = True  # as every future tells the task that awaits it
+        return self
+
+    def throw(self, error: BaseException, *_: object) -> NoReturn:
+        """Raise `error` in the call, for example because its task is cancelled.
+
+        If the call was admitted in the same step of the loop, this method returns its permit.
+        """
         if self.done() and not self.cancelled() and self.exception() is None:
             self.result().give_back()
+        raise error
 
 
 _Queue = OrderedDict[Waiter, int]  # the weight of each; objects would slow the garbage collector
@@ -252,15 +269,7 @@ class Governor:
         weight = check_count("weight", weight)
         if max_wait is not None:
             max_wait = check_number("max_wait", max_wait, least=0.0)
-        permit = self.admit_now(weight, bulk=bulk)
-        if permit is not None:
-            return permit
-        waiter = self.queue(weight, bulk, max_wait)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            waiter.give_back()
-            raise
+        return self.admit_now(weight, bulk=bulk) or await self.queue(weight, bulk, max_wait)
 
     def admit_now(self, weight: int = 1, *, bulk: bool = False) -> Permit | None:
         """Admit without waiting; None if other calls wait or there is no room: call `admit`."""
@@ -284,8 +293,7 @@ class Governor:
         """Add a call to the queue; the dispatcher gives its waiter a permit.
 
         Await the waiter at once and directly: another coroutine between the call and the waiter
-        would be one more object for each waiting call. If the await is cancelled, call
-        `Waiter.give_back`.
+        would be one more object for each waiting call.
         """
         if (banned := _ban_of(self.pool)) is not None:
             raise banned
@@ -482,8 +490,7 @@ class Governor:
 
     def _raise_ban(self) -> bool:
         """Fail every waiter if this IP address is banned; return whether it is banned."""
-        banned = _ban_of(self.pool)
-        if banned is not None:
+        if (banned := _ban_of(self.pool)) is not None:
             self._fail_all(banned)
         return banned is not None
 

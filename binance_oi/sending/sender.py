@@ -26,7 +26,7 @@ from binance_oi.errors import (
 from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.refusals import Kind, Refusal, RefusedError
 from binance_oi.exchange.routes import Request
-from binance_oi.sending.governor import Governor, Permit
+from binance_oi.sending.governor import Governor, Permit, Waiter
 from binance_oi.sending.governors import Governors
 from binance_oi.sending.retry import Retries, RetryPolicy
 from binance_oi.sending.transport import Answer, IdleTimeout, Started, Transport
@@ -143,7 +143,21 @@ class Sender:
         url = self._target(request).url
         await self._transport.open_connections(url, count, self.governor.in_flight)
 
-    async def send(self, request: Request[T], terms: Terms) -> T:
+    def queue(self, request: Request[Any], terms: Terms) -> Waiter:
+        """Queue a request behind other calls that wait.
+
+        Await the waiter at once and directly, and give its permit to `send`. A call that waits
+        within `send` has one object more for the garbage collector.
+
+        Raises:
+            BinanceOIError: The request cannot wait; see `Governor.queue` and `check_usable`.
+        """
+        self.check_usable()
+        route = request.route
+        governor = self.governor if route.limit is WEIGHT else self.governors.of(route.limit)
+        return governor.queue(route.weight, terms.bulk, self._longest_wait(terms))
+
+    async def send(self, request: Request[T], terms: Terms, queued: Permit | None = None) -> T:
         """Send until there is an answer, no attempt is left, or the time is over.
 
         The time runs while a request is on the wire, and between two attempts, but not in the
@@ -153,30 +167,30 @@ class Sender:
         This method has a fast path for nearly all requests: a kept connection is open, and the
         answer is the usual one. In every other case, `_send` continues the request.
 
+        Args:
+            request: The request.
+            terms: Its bounds.
+            queued: A permit for it that came from `queue`; None to get one.
+
         Raises:
             BinanceOIError: No attempt succeeded; see `OpenInterestClient.get_open_interest`.
         """
-        loop, route = self.check_usable(), request.route
+        loop = asyncio.get_running_loop() if queued else self.check_usable()
+        route = request.route
         governor = self.governor if route.limit is WEIGHT else self.governors.of(route.limit)
         target = self._target(request) if request.is_kept else _target_of(self._base_url, request)
         is_free = terms.ends == math.inf
-        wait = terms.max_wait if is_free else self._longest_wait(terms)
-        permit = governor.admit_now(route.weight, bulk=terms.bulk)
-        may_start = permit is not None  # admitted in this step of the loop, so it needs no check
+        wait = terms.max_wait if is_free or queued else self._longest_wait(terms)
+        permit = queued or governor.admit_now(route.weight, bulk=terms.bulk)
         if permit is None:
             queued_at = loop.time()
-            waiter = governor.queue(route.weight, terms.bulk, wait)
             try:
-                permit = await waiter
-            except asyncio.CancelledError:
-                waiter.give_back()
-                raise
+                permit = queued = await governor.queue(route.weight, terms.bulk, wait)
             finally:
                 terms.waited += loop.time() - queued_at
-            may_start = permit.may_send()
         terms.charged += route.weight
         began, attempt, plain, failure = loop.time(), None, None, None
-        if may_start:
+        if queued is None or permit.may_send():  # a permit of this step of the loop needs no check
             left = terms.timeout if is_free else min(terms.timeout, terms.ends - began)
             attempt = self._transport.start(target, route.max_bytes, left, loop, began)
         if attempt is not None:

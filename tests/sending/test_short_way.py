@@ -5,7 +5,8 @@ fast path. Any unusual answer must end as it does without the fast path.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import gc
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import Mock
@@ -22,6 +23,7 @@ from binance_oi.errors import (
     TransportTimeoutError,
 )
 from binance_oi.sending import guard
+from binance_oi.sending.governor import Permit, Waiter
 from binance_oi.sending.guard import Attempt, Guard
 from binance_oi.sending.kept_connections import KeptConnections
 from binance_oi.sending.transport import Transport
@@ -199,3 +201,58 @@ async def test_a_second_attempt_without_budget_raises_budget_exhausted() -> None
         with pytest.raises(BudgetExhaustedError):
             await call
         assert len(exchange.requests) == 3
+
+
+# -- calls that wait ------------------------------------------------------------------------------
+
+
+async def tracked(call: Callable[[], Coroutine[Any, Any, object]]) -> float:
+    """How many objects the garbage collector tracks for each task that waits in `call`."""
+    count = 200
+    gc.collect()
+    before = len(gc.get_objects())
+    tasks = [asyncio.create_task(call()) for _ in range(count)]
+    await asyncio.sleep(0)
+    gc.collect()
+    found = (len(gc.get_objects()) - before) / count
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return found
+
+
+async def test_a_waiting_call_has_fewer_objects_than_a_task_that_awaits_a_future() -> None:
+    async def plain() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async with warm() as (client, _):
+        client._governor.pool.hold(600.0)
+        ours = await tracked(lambda: client.get_open_interest("BTCUSDT"))
+        assert ours < await tracked(plain) - 0.5  # whole objects, and a few of the test itself
+        assert client._governor.waiting == 0
+
+
+async def test_calls_that_are_admitted_as_the_client_closes_send_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = list[asyncio.Task[None]]()
+    async with warm() as (client, exchange):
+        client._governor.connections.now = 0
+        calls = [asyncio.create_task(client.get_open_interest("BTCUSDT")) for _ in range(2)]
+        await asyncio.sleep(1.0)
+        assert client._governor.waiting == 2
+        sent, used = len(exchange.requests), client.usage.charged
+
+        def admitted(waiter: Waiter, permit: Permit) -> None:
+            ends.append(asyncio.create_task(client.aclose()))  # its first step comes before theirs
+            asyncio.Future.set_result(waiter, permit)
+
+        monkeypatch.setattr(Waiter, "set_result", admitted)
+        client._governor.connections.now = 2
+        client._governor._wake()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [ClientClosedError] * 2
+        assert len(ends) == 2  # both were admitted
+        assert (len(exchange.requests), client.usage.charged) == (sent, used)
+        assert client._governor.in_flight == 0
+        await asyncio.wait(ends)
