@@ -2,7 +2,7 @@
 
 Pure. The rule of this file: it says what an answer proves, and changes nothing. The receipt says
 which minutes may have counted the request. Our estimate of the exchange's clock and the `Date`
-header often leave only one of them. Near a rollover two are left, and the count decides.
+header often leave only one of them. Near a rollover they may leave two, and the count may decide.
 """
 
 from typing import NamedTuple
@@ -66,10 +66,11 @@ def is_clear_of_rollovers(date: float, k: int) -> bool:
 def _by_count(receipt: Receipt, used: int, k: int, ledger: Ledger, slack: int) -> int | None:
     """Return which minute a count belongs to: `k` or the next; None if the count does not show it.
 
-    Counts only rise within a minute. So a count clearly below an earlier count of minute `k`
-    belongs to the next minute. A count that is no lower belongs to minute `k` on two conditions: no
-    answer has proved the next minute yet, and even twice our own weight in the next minute is too
-    little to explain so high a count.
+    Counts only rise within a minute. So a count that is lower, by more than `slack`, than an
+    earlier one of minute `k` belongs to the next minute. A count that is at least as high belongs
+    to minute `k` on three conditions. The earlier count exceeds `slack`. Minute `k` is the newest
+    one that an answer has proved. And the count exceeds twice our own weight in the next minute by
+    more than `slack`, so that minute does not explain it.
     """
     before = receipt.reported if receipt.first == k else 0
     if used < before - slack:

@@ -1,10 +1,11 @@
 """The books: for every live minute, the most that the exchange may have counted.
 
-Pure. The rule of this file: `Minute.used` is never below what the exchange may have counted. Before
-we send a request, we book its weight to each minute that may count it. Its answer shows which
-minute counted it, and we take the weight out of the other minutes. A higher count of the exchange
-raises `used` at once. A lower count of the same minute never lowers it. We never refund a request
-that may have been sent.
+Pure. The rule of this file: by our books and the counts so far, the exchange cannot have counted
+more than `Minute.used`. Only other clients can, with what they used since the last count (`others`
+forecasts that). Before we send a request, we book its weight to each minute that may count it. Its
+answer shows which minute counted it, and we take the weight out of the other minutes. A higher
+count raises `used` at once. A lower count of the same minute does not lower `reported`, because
+nodes of the exchange differ. We never refund a request that may have been sent.
 
 Example: a request of weight 5, sent 3 s before the rollover, is booked to both minutes. Its answer
 shows that the old minute counted it. The new minute then has 5 less.
@@ -35,19 +36,20 @@ class Minute:
     at all, then the count of every request that we send at that second or later contains it.
     """
     doubtful: int = 0
-    """Weight that was undecided until a count came that decides it. The weight stays in `booked`
-    until `absorb` has compared the books with that count."""
+    """Weight that was undecided until a count came that contains it, if the exchange counted it at
+    all. It stays in `booked` until `absorb` compares the books with such a count."""
     reported: int = 0
     """The largest count of this minute that a header reported."""
     others: int = 0
-    """Weight of other clients on this IP address: the most by which a count exceeded `booked`."""
+    """Weight of other clients on this IP address: the most by which a count exceeded `booked` when
+    the count came."""
     refused: bool = False
     """Whether the exchange refused a request in this minute."""
     single: int = 0
     """The part of `booked` that belongs to single calls."""
     interactive: int = 0
-    """The most that bulk work leaves for single calls. Budgets that share this minute may be set
-    differently; this is the largest of their settings."""
+    """The most that bulk work leaves for single calls. Budgets that share this minute may differ in
+    this setting; here is the largest with which a request was booked."""
 
     @property
     def used(self) -> int:
@@ -72,13 +74,13 @@ class Minute:
         """Use a later count to decide whether the exchange counted undecided weight.
 
         If the count does not contain the weight, the exchange never counted it, and we take it out
-        of the books. We do so only after `LAG` seconds without a count: a header may lag behind,
-        and then it omits weight that the exchange has counted.
+        of the books. We do so only if the request of this count was sent at least `LAG` seconds
+        after that of the count before: a header that lags behind may omit counted weight.
 
         Args:
             sent: When the request was sent whose answer reports the count, monotonic s.
             used: The count.
-            counted_at: When the request was sent that reported the count before this one.
+            counted_at: When the request of the count before this one was sent, monotonic s.
         """
         while self.undecided and self.undecided[0][0] <= sent:
             weight = self.undecided.pop(0)[1]
@@ -109,7 +111,11 @@ class Ledger:
         return self.minutes[k]
 
     def forget(self, earliest: int) -> None:
-        """Forget old minutes. `earliest` is the first minute that may be the current one."""
+        """Forget old minutes, and undecided weight of minutes that are over.
+
+        Args:
+            earliest: The first minute that may be the current one.
+        """
         for k in list(self.minutes):
             if k < earliest - MEMORY - 1:
                 del self.minutes[k]
@@ -121,10 +127,10 @@ class Ledger:
         self.minutes = {k: self.minutes.get(k) or Minute() for k in range(first, last + 1)}
 
     def held(self, since: float) -> tuple[int, int]:
-        """Return our confirmed and our unconfirmed weight.
+        """Return our confirmed and our unconfirmed weight in several minutes.
 
         Args:
-            since: Unix s. The sums contain only minutes that end later.
+            since: Unix s. The call adds up the minutes that end later.
         """
         held = [minute for k, minute in self.minutes.items() if MINUTE * (k + 1) > since]
         unconfirmed = sum(minute.unconfirmed for minute in held)
@@ -168,7 +174,7 @@ class Ledger:
             receipt: The receipt of the request. No answer came, or an answer without a count.
             k: The minute that counted the request; None if we do not know which one did.
             certain: Monotonic s. If the exchange counted the request at all, then the counts of all
-                requests that we send later contain its weight.
+                requests that we send at that time or later contain its weight.
         """
         second = math.ceil(certain)
         for j in range(receipt.first, receipt.last + 1) if k is None else (k,):

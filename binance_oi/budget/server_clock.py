@@ -3,9 +3,9 @@
 Pure. The rule of this file: callers pass monotonic seconds, and this file reads no clock. The
 `Date` header of each answer narrows the interval. Between two answers the interval grows, because
 the two clocks drift apart. A `Date` has a resolution of one second, and the clock of the edge
-server that wrote it may be wrong by `EDGE`. So the interval is never narrower than some tenths of a
-second. Near a rollover it contains two minutes, and only the count shows which of them it is
-(`attribution`).
+server that wrote it may be wrong by `EDGE`. So `Date`s alone leave an interval of about 3 s. Near a
+rollover, two minutes are then possible, and often only a count shows which of them counted a
+request. Such a count narrows the interval too (`attribution`).
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from binance_oi.exchange.limits import WEIGHT
 
 MINUTE = WEIGHT.seconds
 # A shared record with values beyond these bounds is damaged; see `ServerClock.is_possible`.
-MAX_WIDTH_S = 120.0  # s: an answer that took two minutes gives an interval of about this width
+MAX_WIDTH_S = 120.0  # s: an answer proves at most 60 s, and drift adds 17 s a day without answers
 CORES_APART_S = 1.0  # s by which two processor cores may read the monotonic clock differently
-MAX_CONTRADICTIONS = 10**9
-MAX_UNIX_S = 1e11  # Unix s: the calendar of `datetime` ends before it, with the year 9999
+MAX_CONTRADICTIONS = 10**9  # far more than can occur
+MAX_UNIX_S = 1e11  # Unix s, in the year 5138: `datetime` can show every earlier time
 
 
 @dataclass(slots=True)
@@ -69,10 +69,12 @@ class ServerClock:
         self.at = now
 
     def replace_guess(self, lo: float, hi: float) -> None:
-        """Replace the guess from our wall clock with the interval of the first `Date`.
+        """Replace the guess from our wall clock with the interval of a `Date`.
 
-        To narrow the guess is not enough: an error of our wall clock of up to `EDGE` would stay
-        unnoticed.
+        If our wall clock is wrong by a little more than the guess allows, the two intervals still
+        overlap. So to narrow the guess could leave an interval without the exchange's clock. If
+        they do not overlap, only `dated` changes, and `learning.narrow` replaces the guess. The
+        call ignores an interval of half a minute or more.
         """
         if not self.dated and hi - lo < MINUTE / 2:
             self.dated = True
@@ -80,10 +82,10 @@ class ServerClock:
                 self.lo, self.hi = lo, hi
 
     def narrow(self, lo: float, hi: float) -> bool:
-        """Narrow the interval to what it has in common with another one.
+        """Narrow the interval to its overlap with another one; count a contradiction if none.
 
         Returns:
-            Whether they have anything in common. If not, this interval stays as it is.
+            Whether the two overlap. If not, this interval stays as it is.
         """
         if lo > self.hi or hi < self.lo:
             self.contradictions += 1
@@ -96,7 +98,7 @@ class ServerClock:
         return True
 
     def start_again(self, lo: float, hi: float) -> None:
-        """Replace the interval, and count no contradiction of the new one yet."""
+        """Replace the interval, and forget the contradictions of the old one."""
         self.lo, self.hi, self.contradictions = lo, hi, 0
 
     def is_over(self, until: float, now: float) -> bool:
@@ -121,8 +123,8 @@ class ServerClock:
     def is_possible(self, now: float) -> bool:
         """Whether another process may have written these values into a shared record.
 
-        They are impossible if an end is not finite, if `lo` exceeds `hi`, if the interval is too
-        wide, or if they lie in the future.
+        They are impossible if an end is not finite, `lo` exceeds `hi`, the interval is too wide,
+        `at` is in the future, or the exchange's time or the contradictions are out of bounds.
         """
         return (
             0.0 <= self.hi - self.lo <= MAX_WIDTH_S

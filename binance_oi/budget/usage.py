@@ -22,7 +22,7 @@ class _Wait(NamedTuple):
     """Why the request may not be sent now."""
     end: float | None = None
     """Seconds after which there should be room. A caller that asks only once more waits that long.
-    None if the number equals `seconds`."""
+    None: after `seconds`."""
 
 
 class Wait(_Wait, Encodable):
@@ -42,23 +42,30 @@ class _Receipt(NamedTuple):
     last: int
     """The latest minute in which the exchange may count the request."""
     reported: int
-    """The largest count that we knew of minute `first` when the request was sent. If that minute
-    counts the request, then its answer reports more."""
+    """The largest count of minute `first` that we knew when the request was sent. If that minute
+    counts the request, its answer reports more, unless it comes from a node that lags behind."""
     probe: bool
-    """Whether all other requests wait for the answer to this one."""
+    """Whether the request is a probe: all others wait up to `PROBE_PATIENCE` s for its answer."""
     single: int = 0
     """Equal to `weight` if the request is a single call; 0 if it is bulk work."""
 
 
 class Receipt(_Receipt, Encodable):
-    """The proof of a charge. Give it back exactly once, to `settle`, `lose` or `refund`."""
+    """The proof of a charge.
+
+    Give it back to the pool exactly once: with `settle`, `settle_refused`, `lose` or `refund`.
+    """
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Encodable):
-    """The state of a budget at one moment, as far as we know it. Numbers are weight."""
+    """The state of a budget at one moment, as far as we know it.
+
+    Numbers are weight in this minute. For a limit that no header reports, they are requests in the
+    window of that limit (`rolling`).
+    """
 
     limit: int
     """Weight that the exchange allows in a minute."""
@@ -68,19 +75,19 @@ class Usage(Encodable):
     """Weight that we may still send in this minute: `limit` less `reserve` less `used`, at least 0.
     It is lower if our `share`, or another limit of the exchange, leaves less."""
     charged: int
-    """The part of `used` that belongs to all clients who share this budget."""
+    """The part of `used` that belongs to the clients that share this budget."""
     others: int
     """The part of `used` that belongs to other clients on the IP address."""
     in_flight: int
-    """The part of `charged` that no answer has confirmed yet."""
+    """The part of `charged` that no count has confirmed yet."""
     reserve: int
     """Weight that we leave unused."""
     share: int
-    """The most of `limit` that all who share this budget may use together. The reserve still
-    applies: they never use more than `limit` less `reserve`."""
+    """The most of `limit` that the clients of this budget may use together. The reserve still
+    applies: except for probes, they never use more than `limit` less `reserve`."""
     resets_at: datetime
     """When the exchange's next minute begins and its count starts again from 0: aware UTC, by the
-    exchange's clock."""
+    exchange's clock. For a limit without a header: when the window is empty if we send no more."""
     held_until: datetime | None
     """The end of the cooldown, in which we send nothing; None if there is no cooldown."""
     banned_until: datetime | None
@@ -90,6 +97,6 @@ class Usage(Encodable):
     Every limit of the exchange bounds it: that of a minute, and those of other spans, such as 10 s
     or a day. A budget always sets a finite value, because JSON knows no infinity."""
     waiting_for: Mapping[Reason, int] = field(default_factory=dict[Reason, int], hash=False)
-    """How many calls of this client wait to be sent, by reason; empty if none waits. The calls wait
-    in one queue, so all of them have the reason of the first call. A budget serves many clients and
+    """How many calls of this client wait to be sent, by reason; empty if none waits. All of them
+    have the reason of the call that goes next. A budget serves many clients and
     does not know their calls, so the mapping is empty in the usage that a budget returns."""
