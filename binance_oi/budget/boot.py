@@ -1,7 +1,7 @@
 """Identifies the current boot of the machine. A stored record may come from an earlier boot.
 
 The rule of this file: it makes and compares the names of boots, and nothing else. A monotonic clock
-restarts at each boot, so a stored time of it means nothing without the name of its boot.
+restarts at each boot, so a stored monotonic time means nothing without the name of its boot.
 """
 
 import sys
@@ -22,7 +22,7 @@ def _sysctl(name: str) -> bytes:
     Raises:
         OSError: The system has no such value, or no such call.
     """
-    import ctypes  # takes 10 ms, so only systems that need it import it
+    import ctypes  # the import takes 10 ms, and Linux does not need it
 
     try:
         ask = ctypes.CDLL(None).sysctlbyname
@@ -42,11 +42,11 @@ def boot_identity(
     """Return the name of this boot of the machine. Monotonic times of one boot are comparable.
 
     On Linux it is the kernel's boot id, with the offset of a time namespace. On macOS it is the id
-    of the boot session. Elsewhere it is the moment of the boot, which seems to move when a user
-    sets the wall clock. Then we do not trust earlier records.
+    of the boot session. Elsewhere it is the moment of the boot. That moment seems to move when a
+    user sets the wall clock, and then we do not trust earlier records.
 
     Args:
-        moment: The moment of the boot by our clocks, Unix s; used if the system has no better name.
+        moment: The moment of the boot by our clocks, Unix s; used if the system has no other name.
         read: Returns the text of a file; raises OSError if there is none.
         sysctl: Returns a value of the kernel; raises OSError if there is none.
     """
@@ -70,7 +70,7 @@ def boot_identity(
 
 
 def _namespace(read: Callable[[str], str]) -> str:
-    """Return what a time namespace adds to the clock, as text; empty outside of one."""
+    """Return the offset of our time namespace, as text; empty if it has none."""
     try:
         offsets = read("/proc/self/timens_offsets")
     except OSError:

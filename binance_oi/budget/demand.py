@@ -2,11 +2,12 @@
 
 The rule of this file: a demand is only information for pollers. `charge` ignores it. So a demand
 that is missing, too high or outdated may change the schedule of a poller, but never whether a
-request is sent. Each process writes one demand into the shared record, the sum for all its pollers,
-and renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
+request is sent. Each pool object writes one demand into the shared record, the sum for all its
+pollers, and renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
 
-The first poller keeps its schedule. A poller subtracts the demands of the pollers that began before
-it, and plans with the rest. So if two pollers do not fit together, the older one polls as before.
+A poller subtracts the demands of the pollers that began before it, and plans with the rest. So if
+two pollers do not fit together, the older one polls as before. A demand shows only when the newest
+of its pollers began, so between two pool objects the newest poller of each one decides.
 """
 
 import math
@@ -16,10 +17,10 @@ from typing import NamedTuple
 
 from binance_oi import fork
 
-DEMAND_LIFE_S = 180.0  # s from a renewal to the end: a busy machine may miss two renewals
+DEMAND_LIFE_S = 180.0  # s from the last renewal to the end: a busy machine may miss two renewals
 RENEWAL_S = 60.0  # s between two renewals, at least
 CLOCK_TOLERANCE_S = 1.0  # s by which two processes may read the monotonic clock differently
-MAX_DEMANDS = 32  # demands in a record: half of its 4 KB; with more, it drops the oldest
+MAX_DEMANDS = 32  # demands in a record, which fill half of its 4 KB; of more, the newest stay
 MAX_NEED = 1e12  # weight per minute; a higher demand comes from a damaged record
 
 
@@ -50,7 +51,7 @@ class Demand(NamedTuple):
 
 
 class Declared:
-    """The weight that each poller of this process needs, in the order in which they began.
+    """The weight that each poller of one pool object needs, in the order in which they began.
 
     A forked child begins without pollers, because those of its parent run only in the parent.
     """
@@ -64,9 +65,9 @@ class Declared:
         self.owner: int = int.from_bytes(os.urandom(6), "little")
         """A random number that identifies these pollers in a shared record."""
         self.renewed_at: float = -math.inf
-        """When this process last wrote its demand, monotonic s."""
+        """When we last wrote the demand of these pollers, monotonic s."""
         self.is_written: bool = False
-        """Whether the shared record has a demand of this process."""
+        """Whether the shared record has a demand of these pollers."""
 
     def notice_fork(self) -> None:
         """Start empty in a forked child."""
@@ -90,7 +91,7 @@ class Declared:
             anew: Whether a known poller counts as one that begins now.
 
         Returns:
-            Whether the demand of this process changed.
+            Whether the demand of these pollers changed.
         """
         before = self._needs.get(key)
         if before is None and weight <= 0.0:
@@ -125,7 +126,7 @@ class Declared:
 
 
 def believed(demands: Iterable[Demand], now: float) -> list[Demand]:
-    """Return the demands that are possible and have not ended; at most the newest `MAX_DEMANDS`."""
+    """Return the demands that are possible and have not ended: the `MAX_DEMANDS` newest at most."""
     possible = [each for each in demands if _is_possible(each, now)]
     possible.sort(key=lambda each: each.since)
     return possible[-MAX_DEMANDS:]

@@ -1,8 +1,9 @@
 """Identifies the process that declared a demand, and checks whether it has ended.
 
-The rule of this file: we treat a process as ended only if the system is certain of it. The system
-reuses process ids, so we compare the start of the process too. A process id means nothing in
-another namespace, such as that of another container.
+The rule of this file: we treat a process as ended only if the system leaves no doubt. The system
+reuses process ids. So on Linux we compare the start of the process too; elsewhere, a process with a
+reused id looks like the old one. A process id means nothing in another namespace, such as that of
+another container.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from binance_oi.budget.demand import Process
 
 UNKNOWN_NAMESPACE = -1  # the system has namespaces, but does not say which one is ours
-ENDED = ("Z", "X")  # states of a process that has ended and whose parent has not waited for it
+ENDED = ("Z", "X")  # states of a process that has ended, but that the system still lists
 
 
 def _namespace() -> int:
@@ -38,7 +39,7 @@ def _fields(stat: str) -> tuple[str, int]:
     """Return the state and the start of a process from the text of its `stat` file.
 
     Both follow the name of the process, which is in brackets and may itself contain brackets. So we
-    read from the last bracket on.
+    read what follows the last bracket.
     """
     fields = stat.rpartition(")")[2].split()
     return fields[0], int(fields[19])

@@ -2,8 +2,11 @@
 
 Pure. The rule of this file: we rely only on our own books. No header shows the exchange's count for
 such a limit, or when its window begins. So a `Window` rolls: it contains all that the exchange may
-have counted in the last `seconds`. A client that keeps a limit in every rolling window also keeps
-it in windows that a clock aligns. We cannot see how much others use of such a limit.
+have counted in the last `seconds`. A client that stays within a limit in every rolling window also
+does so in windows that a clock aligns. We cannot see how much others use of such a limit.
+
+There is one exception. If the exchange seems to count the last 60 s instead of minutes, its counts
+show the use of that window, and `learning` sets `most` by them.
 
 A request is in the window from its charge until `seconds` after the latest moment at which the
 exchange may have counted it. That moment is the end of its flight, or the arrival of its answer if
@@ -17,7 +20,7 @@ from dataclasses import dataclass, field
 from binance_oi.exchange.limits import WEIGHT, Limit
 
 SLOTS = 20  # parts of a window; we keep one sum for each part
-MIN_SLOTTED_S = 10.0  # s: a shorter window gets the slots of one of this length, so they stay few
+MIN_SLOTTED_S = 10.0  # s: in a shorter window, slots are as wide as in one of this length
 MIN_WAIT_S = 0.02  # s: the shortest wait for room
 
 
@@ -32,13 +35,13 @@ class Window:
     counts_requests: bool
     """Whether each request counts as 1, whatever its weight."""
     since: float
-    """Monotonic s. `slots` contains all earlier charges as two sums, so we cannot move a single
-    one."""
+    """Monotonic s. Requests booked with an earlier `latest` are in two sums, so we cannot move one
+    of them alone."""
     slots: dict[int, int] = field(default_factory=dict[int, int])
     """Our use, by slot. A slot is a short span of time. A request is in the last slot in which the
     exchange may have counted it."""
     parts: int = field(default_factory=lambda: SLOTS)
-    """The number of slots in the window."""
+    """The number of slots in the length of the window."""
     bulk_at: float = 0.0
     """Monotonic s from which the next bulk request may be sent; see `rolling`."""
     kept_until: float = 0.0
@@ -69,11 +72,11 @@ class Window:
         return self.seconds == WEIGHT.seconds and not self.counts_requests
 
     def cost(self, weight: int) -> int:
-        """Return how much a request of `weight` uses of this limit."""
+        """Return how much of this limit a request of `weight` uses."""
         return 1 if self.counts_requests else weight
 
     def used(self, now: float) -> int:
-        """Return the most that the exchange may have counted in any window from now on."""
+        """Return the most of our charges so far that any window, from now on, may contain."""
         if not self._has_left(now):
             return sum(self.slots.values())
         return sum(used for slot, used in self.slots.items() if self.leaves(slot) > now)
@@ -114,8 +117,8 @@ class Window:
         for slot in sorted(self.slots):
             if self.leaves(slot) > now and excess > 0:
                 excess -= self.slots[slot]
-                # If the answer to weight under way came now, that weight would leave `seconds` from
-                # now.
+                # If the answer to a request under way came now, its weight would leave the window
+                # `seconds` from now.
                 leaves = min(self.leaves(slot), now + self.seconds)
         return max(leaves - now, MIN_WAIT_S)
 
@@ -172,7 +175,7 @@ class Window:
 def renewed(
     windows: Sequence[Window], limits: Sequence[Limit], begin: Callable[[Limit], Window]
 ) -> list[Window]:
-    """Return a window for each of `limits`: the existing one of the same span, or a new one."""
+    """Return a window for each of `limits`: the existing one of its span and kind, or a new one."""
     before = {(window.seconds, window.counts_requests): window for window in windows}
     made = [before.get((each.seconds, each.counts_requests)) or begin(each) for each in limits]
     for window, limit in zip(made, limits, strict=True):
