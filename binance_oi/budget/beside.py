@@ -95,10 +95,10 @@ class PoolBeside:
         """Ignore the limit of a minute, because this pool has another limit."""
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
-        """Ignore the limits that the exchange announces, because this pool's is not among them."""
+        """Ignore the limits that the exchange announces: they do not include this pool's."""
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """See `Pool.declare`. It concerns only this pool: the minute pool has other pollers."""
+        """See `Pool.declare`. It is for this pool alone: the minute pool has other pollers."""
         self._own.declare(key, weight, anew=anew)
 
     def demand(self, key: object) -> float:

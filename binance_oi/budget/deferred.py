@@ -32,7 +32,7 @@ class DeferredPool(ProcessPool, ABC):
 
     @abstractmethod
     def _hold(self, change: Change) -> None:
-        """Begin a cooldown, and publish it at once to all that use the record."""
+        """Begin a cooldown, and publish it at once to all processes that use the record."""
         ...
 
     @abstractmethod
@@ -41,7 +41,7 @@ class DeferredPool(ProcessPool, ABC):
         ...
 
     def _is_of_parent(self, receipt: Receipt) -> bool:
-        """Whether our parent charged the receipt, before a fork. Only the parent runs its call."""
+        """Whether our parent charged the receipt before a fork. Then only the parent sends."""
         if self._process is not fork.current:
             self._notice_fork()
         return receipt.sent <= self._inherited_until

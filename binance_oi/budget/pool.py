@@ -39,7 +39,8 @@ steady_clock: Clock = (
     if hasattr(time, "CLOCK_BOOTTIME")
     else time.monotonic
 )
-"""Returns monotonic seconds: the same in every process, and counting while the machine sleeps."""
+"""Returns monotonic seconds, the same in every process of this boot. With `CLOCK_BOOTTIME`, as on
+Linux, they also count while the machine sleeps."""
 
 
 class Budget(Protocol):
@@ -62,8 +63,9 @@ class Budget(Protocol):
 class Pool(Protocol):
     """The budget of one IP address.
 
-    No call waits for anything. Only one thread may make changes. `usage`, `held_for` and `repr`
-    change nothing, so any thread may call them. They never show a change that is half done.
+    No call waits for room, for an answer or for a lock. Only one thread at a time may make changes.
+    `usage`, `held_for` and `repr` change no books, so any thread may call them. While another
+    thread changes the books, they wait a moment, so that they show no change that is half done.
     """
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
@@ -97,7 +99,10 @@ class Pool(Protocol):
         ...
 
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """Return whether a charged request may be written to the wire now; see `Bucket.sending`."""
+        """Return the receipt to use if the request may be written to the wire now; otherwise None.
+
+        See `Bucket.sending`.
+        """
         ...
 
     def room_in(self, weight: int, bulk: bool = False) -> float | None:
@@ -125,13 +130,13 @@ class Pool(Protocol):
         ...
 
     def refused(self, seconds: float, *, ban: bool = False) -> None:
-        """Begin a cooldown after a refusal without a receipt; see `Bucket.refused`."""
+        """Begin a cooldown after a request without a receipt was refused; see `Bucket.refused`."""
         ...
 
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
-        """Settle a refused request, and begin a cooldown; see `Bucket.settle` and `refused`."""
+        """Settle a refused request, and begin a cooldown: `Bucket.settle` and `Bucket.refused`."""
         ...
 
     def set_limit(self, limit: int) -> None:
@@ -145,9 +150,9 @@ class Pool(Protocol):
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
         """Declare how much weight a poller plans to use, so that other pollers can plan with it.
 
-        It is only information: `charge` ignores it. It ends with this process, with the pool, or
-        three minutes after the poller last declared it. A repeated declaration is cheap: the pool
-        writes an unchanged one to the shared record at most once a minute.
+        The declaration is only information: `charge` ignores it. In a shared record, it ends with
+        this process, with the pool, or three minutes after a poller of this pool last renewed it. A
+        repeated declaration is cheap: the pool writes an unchanged one at most once a minute.
 
         Args:
             key: The poller.
@@ -157,10 +162,10 @@ class Pool(Protocol):
         ...
 
     def demand(self, key: object) -> float:
-        """Weight per minute that all pollers that began before `key` have declared.
+        """Weight per minute that the pollers declared which began before `key`.
 
-        The result includes the pollers of every client and process that shares this pool. If `key`
-        has declared nothing, the result is the sum of all pollers.
+        The result includes the pollers of every client and process that shares this pool; of
+        another process, all or none (`demand`). If `key` has declared nothing, it includes all.
         """
         ...
 
@@ -202,8 +207,8 @@ def changing(
     """Decorate a method that changes the pool, so that readers notice the change.
 
     The decorator counts the changes that have begun and the changes that have ended. While the two
-    differ, readers in other threads wait. Changes may be nested. After the outermost one, the
-    decorator calls the listeners if the answer of `charge` may have changed.
+    differ, readers in other threads wait, though not for ever. Changes may be nested. After the
+    outermost one, the decorator calls the listeners if the answer of `charge` may have changed.
     """
 
     @wraps(method)
@@ -225,7 +230,7 @@ def changing(
 def notifying(
     method: Callable[Concatenate[_S, _P], _R],
 ) -> Callable[Concatenate[_S, _P], _R]:
-    """Decorate a method like `changing`, if it may change the answer of `charge`."""
+    """Decorate, as `changing` does, a method that may also change the answer of `charge`."""
 
     @wraps(method)
     def notified(pool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -238,19 +243,19 @@ def notifying(
 class ProcessPool:
     """The pool of one process.
 
-    A reader never blocks the thread that charges. It reads without a lock, compares the number of
-    changes before and after, and reads again if they differ.
+    A reader never blocks the thread that charges. It reads without a lock, and reads again if a
+    change began or ended in the meantime.
     """
 
     def __init__(self, make_bucket: Callable[[Known], Bucket], state: Known, clock: Clock) -> None:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
-        # The doubts logged so far: a lower limit, and whether the exchange counts the last 60 s.
+        # What we have warned of: a lower limit (0: none), and a window of the last 60 s.
         self._doubts: tuple[int, bool] = (0, False)
         self.begun: int = 0  # number of changes that have begun; see `changing`
         self.ended: int = 0  # number of changes that have ended
-        self.changer: int = 0  # the thread that made the last change
+        self.changer: int = 0  # the thread that began the last change
         self.has_news: bool = False  # whether to call the listeners after the outermost change
         self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # each with its thread
         self.declared: Declared = Declared()
@@ -424,7 +429,7 @@ class ProcessPool:
         return self._own()
 
     def _between_changes(self, read: Callable[[], tuple[Known, list[Change]]]) -> Bucket:
-        """Call `read` between two changes; return a bucket of its result and its changes."""
+        """Call `read` between two changes; return a bucket of the state and changes it returns."""
         (state, changes), is_still = self._when_still(read)
         bucket = self._make_bucket(state)
         for change in changes if is_still else ():
@@ -435,8 +440,8 @@ class ProcessPool:
         """Call `read` between two changes of the books.
 
         In two cases the call cannot do so: it runs inside a change, for example in a signal
-        handler, or a change takes longer than a slow disk needs. Then the result may contain half
-        of a change.
+        handler, or all of `MAX_VIEWS` tries meet a change. Then the result may contain half of a
+        change.
 
         Returns:
             The result of `read`, and whether it was read between two changes.
@@ -497,9 +502,9 @@ class ProcessBudget:
         share: The largest share of the limit that we use ourselves, above 0 and at most 1.
         interactive: The largest share of the limit that bulk work (`snapshot`, `poll`, a recorder)
             leaves for single calls, 0 to 1. Bulk work leaves them twice the weight that they used
-            in the busiest of the last five minutes, and at least 1 %. If there was no single call
-            in these minutes, it leaves them nothing. In the last five seconds of a minute, that
-            weight shrinks to nothing.
+            in the busiest of the last five minutes, at least 1 %, less what they have used of this
+            minute. If no single call came in these minutes, it leaves them nothing. In the last
+            five seconds of a minute, the weight that it leaves shrinks to nothing.
         limit: Weight per minute, 1 to 1,000,000,000, until the exchange announces its own limit.
         clock: Returns monotonic seconds.
         wall: Returns Unix seconds. The budget reads it once for each pool. Until the first answer,
@@ -541,7 +546,7 @@ class ProcessBudget:
         return f"<{type(self).__name__} {pools or 'unused'}>"
 
     def pool(self, name: str, limit: Limit = WEIGHT) -> ProcessPool:
-        """Return the pool of that name and limit; makes it on first use."""
+        """Return the pool of that name and limit; make it on first use."""
         key = name if limit == WEIGHT else f"{name}{LIMIT_MARK}{limit.most} in {limit.seconds} s"
         pool = self._pools.get(key)
         if pool is None:  # if two threads make the pool at once, both use the first one
@@ -567,7 +572,7 @@ class ProcessBudget:
         parts = {"share": self._share, "interactive": self._interactive}
         if self._rolling is None:
             return Bucket(state, reserve=self._reserve, **parts)
-        # A reserve in weight is a share of the minute's limit. Leave the same share of this limit.
+        # Turn a reserve in weight into a share of the minute's limit; leave that share of this one.
         is_weight = isinstance(self._reserve, int)
         reserve = self._reserve / self._limit if is_weight else self._reserve
         return rolling.RollingBucket(state, reserve=reserve, **parts)

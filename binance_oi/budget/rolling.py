@@ -4,12 +4,12 @@ Pure, like `Bucket`; a `Pool` uses both in the same way. The rule of this file: 
 can rely only on our own books. We do not know when a window of the exchange begins, so our window
 rolls. A request is in our window from its charge until one window length after the latest moment at
 which the exchange may have counted it. So no window of the exchange contains more of our requests
-than the budget, at whatever time it begins.
+than the budget, whenever that window begins.
 
 Bulk requests go at an even pace. A request then leaves the window about as often as one enters it,
 so no request waits long for room. A single request is one that is not bulk. It ignores the pace,
-and may use all the room in the window. After it, a tenth of the budget stays free for other single
-requests, for the length of the window.
+and may use all the room in the window. After it, bulk requests leave a tenth of the budget free for
+other single requests, for the length of the window.
 """
 
 import math
@@ -23,9 +23,9 @@ from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.budget.window import MIN_WAIT_S, Window
 from binance_oi.exchange.limits import Limit
 
-WINDOW_PARTS = 200  # slots of the window: a request leaves it at most 1.5 s too late
-SINGLE_SHARE = 0.1  # share of the budget that we keep free after a single request
-SPARE_S = 3.0  # s: bulk requests use a full budget in the window's length plus this time
+WINDOW_PARTS = 200  # slots: a request leaves a window of 5 minutes at most 1.5 s too late
+SINGLE_SHARE = 0.1  # share of the budget that bulk requests leave free after a single request
+SPARE_S = 3.0  # s: in the window's length and this time more, bulk requests use one budget
 CREDIT_S = 1.0  # s by which bulk requests that are behind their pace may catch up
 
 
@@ -142,13 +142,16 @@ class RollingBucket(Bucket):
         minute: int | None = None,
         used: int | None = None,
     ) -> None:
-        """Begin a cooldown of a whole window after a 429 or 418: others use the limit too."""
+        """Begin a cooldown of a whole window or more: a 429 shows that others use the limit."""
         self.hold(now, max(seconds, float(self._window.seconds)), ban=ban)
 
     # -- show --------------------------------------------------------------------------------
 
     def usage(self, now: float) -> Usage:
-        """Return the state of the budget, in requests of the window that ends now."""
+        """Return the state of the budget, in requests of the rolling window.
+
+        `resets_at` is when that window is empty if we send nothing more.
+        """
         known, window = self.known, self._window
         used, cap = window.used(now), self._cap(now, bulk=False)
         over = max((window.leaves(slot) for slot, n in window.slots.items() if n), default=now)
