@@ -1,9 +1,10 @@
-"""The journal of a member: the changes that this member has written into the shared record.
+"""The journal of a member, one process that shares a record on a server: the member's changes.
 
 Pure. The rule of this file: an entry holds the change that one write made, and the serial of that
-write. A server that restarts empty, or from an older copy, has lost our latest writes. The member
-then books the changes of those writes again, and no others. For example, the restored record names
-write 7 as our latest, and the journal goes up to write 9: the member books writes 8 and 9 again.
+write; or a change that the member made without the server, and the serial `ALONE`. A server that
+restarts empty, or from an older copy, has lost our latest writes. The member then books the changes
+of those writes again, and no others. For example, the restored record names write 7 as our latest,
+and the journal goes up to write 9: the member books writes 8 and 9 again.
 """
 
 from collections import Counter, deque
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 from binance_oi.budget.knowledge import Known
 
-KEPT = 600.0  # s for which an entry stays: longer than a minute, and than the window of the history
+KEPT = 600.0  # s for which an entry stays: longer than a minute, and than a window of 5 minutes
 TOGETHER = 5.0  # s; changes with one serial share an entry if they fall into one such period
 ALONE = 2**62  # the serial of weight that we used without the server, and that no write holds yet
 
@@ -88,7 +89,7 @@ class Journal:
         return len(self._entries)
 
     def add(self, serial: int, now: float, change: Booked) -> None:
-        """Add an entry: write `serial` made `change`.
+        """Note that write `serial` made `change`, in a new entry or in the last one.
 
         Args:
             serial: The serial of the write, or `ALONE`.

@@ -21,21 +21,21 @@ from binance_oi.budget.server_clock import CORES_APART_S, MINUTE
 from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
 from binance_oi.budget.window import MIN_SLOTTED_S, Window
 
-MAX_WEIGHT = 10**12  # weight; we accept nine digits in a header
-MAX_LIMIT = 10**9  # weight per minute; the exchange announces seven digits at most
+MAX_WEIGHT = 10**12  # weight: 1000 times the largest count that we accept, one of nine digits
+MAX_LIMIT = 10**9  # weight per minute: the largest that a user may set
 MAX_COUNT = 2**53  # the largest value of any other count; a float represents it exactly
-MAX_UNDECIDED = 4 * UNDECIDED
-MAX_WINDOWS = 8
-MAX_WINDOW_S = 400 * 86_400  # no limit of the exchange has a longer window
+MAX_UNDECIDED = 4 * UNDECIDED  # entries of undecided weight in a minute
+MAX_WINDOWS = 8  # windows in a record
+MAX_WINDOW_S = 400 * 86_400  # s: we accept no limit with so long a window
 MAX_PARTS = 200  # parts of a window
 MAX_SLOTS_PER_PART = 3 + math.ceil(FLIGHT / MIN_SLOTTED_S)  # slots for each part of a window
-MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0  # a ban lasts at most three days; our clock may be 1 h off
-MAX_WAIT_S = 3.0 * MINUTE  # any other wait ends with the current minute, or soon after
-MIN_CURVE_S = 0.25  # every curve ends this far into its minute, or later; see `Curve.draw`
+MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0  # s: the longest ban, and 1 h for the error of our clock
+MAX_WAIT_S = 3.0 * MINUTE  # s: any other wait ends with the current minute, or soon after
+MIN_CURVE_S = 0.25  # s into its minute: no curve ends earlier; see `Curve.draw`
 COPY_TRIES = 8  # attempts to get the same bytes from two encodings in a row
 SLOTS_IF_LONG = 4  # slots that a window keeps in a record that would be too long
 MINUTES_IF_LONG = 8  # minutes that stay in a record that would be too long
-OLD_S = 86_400.0  # s since its last use; after that, only cooldowns and windows of a record matter
+OLD_S = 86_400.0  # s since a record's last use; after that, only its cooldowns and windows matter
 
 _NAMES = (
     *("booked", "unconfirmed", "doubtful", "reported", "others"),
@@ -69,7 +69,8 @@ def copied(state: Known) -> Known:
     """Return a consistent copy of `state`, even while another thread changes it.
 
     Another thread runs during an encoding only if the garbage collector calls a finalizer. So we
-    repeat the encoding until two results in a row are equal. Then both come from one state.
+    repeat the encoding until two results in a row are equal, or `COPY_TRIES` times. Two equal
+    results come from one state.
     """
     data = encode(state)
     for _ in range(COPY_TRIES):
@@ -128,10 +129,10 @@ def _join_undecided(state: Known) -> None:
 
 
 def _drop_past(state: Known) -> None:
-    """Drop the curves of others, and all minutes except those that may be the current or last one.
+    """Drop the curves of others, and each minute that is over except the newest of them.
 
-    At most `MINUTES_IF_LONG` stay. If more were possible, the clock would be so uncertain that no
-    reader would trust the record.
+    At most `MINUTES_IF_LONG` minutes stay. If more were possible, the clock would be so uncertain
+    that no reader would trust the record.
     """
     state.others.curves.clear()
     clock = state.clock
@@ -160,8 +161,9 @@ def flaw(state: Known, now: float) -> str:
     """Name the first impossible part of `state`; empty if we can trust all of it.
 
     Our own arithmetic may leave some wrong values that do no harm. The call corrects them: it drops
-    minutes far from now, raises counts below 0 to 0, bounds the numbers about others by the limit,
-    and drops demands that have ended or are impossible.
+    minutes far from now, raises counts below 0 to 0, replaces a falling curve by one that stays at
+    its height, bounds the numbers about others by the limit, and drops demands that have ended or
+    are impossible.
 
     Args:
         state: The state as it was read; corrected in place.
@@ -305,7 +307,7 @@ def keep_windows(ours: Known, found: Known, now: float) -> None:
     known = {(window.seconds, window.counts_requests): window for window in ours.windows}
     for window in found.windows:
         mine = known.get((window.seconds, window.counts_requests))
-        if mine is not None:  # our window comes from this record too: a sum would count twice
+        if mine is not None:  # ours may come from this record: a sum could count twice
             for slot, used in window.slots.items():
                 mine.slots[slot] = max(used, mine.slots.get(slot, 0))
         elif window.used(now) > 0:
@@ -320,9 +322,10 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     """Add to `shared` what `ours` has learned since both were equal to `base`.
 
     No weight is lost: the charges of either side stay charged, in every minute that may be the
-    current one. If the clocks contradict each other, we drop one clock, and book all live weight of
-    its side to each such minute. Without a `base`, or if the clocks contradict each other, we add
-    all of `ours`. Then weight that both sides know counts twice until its minute is over.
+    current one. If the clocks contradict each other, we drop one clock, and book the fullest live
+    minute of its side to each such minute. Without a `base`, or if the clocks contradict each
+    other, we add all of `ours`. Then weight that both sides know counts twice until its minute is
+    over.
 
     Args:
         shared: The knowledge of the other processes; changed in place.
@@ -375,7 +378,7 @@ def _share_clock(shared: Known, ours: Known, now: float) -> bool:
 
 
 def _merge_minutes(shared: Known, ours: Known, base: Known | None, now: float) -> None:
-    """Merge each minute that may be the current one, or may follow."""
+    """Merge each minute that may be the current one, or a later one."""
     minutes = shared.ledger.minutes
     for k in [k for k in ours.ledger.minutes if k >= shared.clock.earliest(now)]:
         if k in minutes:
@@ -405,7 +408,7 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
 
 
 def _merge_others(shared: Known, ours: Known, now: float) -> None:
-    """Expect all use that either side expects. Of two curves of a minute, keep the later one."""
+    """Expect all use that either side expects. Of two curves of a minute, keep the longer one."""
     theirs, seen = shared.others, ours.others
     theirs.expected_surge = max(theirs.expected_surge, seen.expected_surge)
     refused = [count for count in (theirs.refused_count, seen.refused_count) if count]

@@ -19,13 +19,13 @@ class Outcome(IntEnum):
     """The server replaced the record."""
     TURN = 2
     """The server wrote nothing: it is another member's turn. The server keeps our place in the
-    queue."""
+    queue, unless the queue is full."""
     OUTDATED = 3
     """A newer version of this package uses this budget, and writes another format."""
 
 
 class Swap(NamedTuple):
-    """A call of the server: replace the record if it still has the expected version."""
+    """A call to the server: replace the record if it still has the expected version."""
 
     expected: bytes
     """The version that the caller has read; empty if it has read no record."""
@@ -48,8 +48,8 @@ class Answer(NamedTuple):
     time: float
     """Unix s of the server's clock."""
     found: bytes | None
-    """The server's record, if its version is not the expected one; empty if the server has lost it.
-    None if the record has the expected version, and after `DONE`."""
+    """The server's record, if its version is not the expected one; empty if the server has lost it,
+    and after `OUTDATED`. None if the record has the expected version, and after `DONE`."""
 
 
 class ServerError(Exception):
@@ -57,10 +57,10 @@ class ServerError(Exception):
 
 
 class RecordServer(Protocol):
-    """Keeps records. Every call may raise `ServerError`, even if the server made the change."""
+    """Keeps records. A call may raise `ServerError` even if the server made the change."""
 
     async def swap(self, pool: str, swap: Swap) -> Answer:
-        """Compare the versions and replace the record, in one atomic step."""
+        """Compare the versions, and replace the record if they agree, in one atomic step."""
         ...
 
     async def tell(self, pool: str, news: bytes) -> None:

@@ -1,19 +1,20 @@
 """The time of a shared record. It does not jump when the server's clock is set.
 
 Pure. The rule of this file: the time of a record is our steady clock plus `ahead`. The first answer
-of the server sets `ahead`, and later answers correct it only for drift. `shift` is the time of the
-record minus the server's clock. When the server's clock is set, or another server takes over,
-`shift` changes and `ahead` stays. So no instant in the record moves.
+of the server sets `ahead`. In the first minute, the `shift` of another member may set it again.
+After that, answers correct it only for drift. `shift` is the time of the record minus the server's
+clock. When the server's clock is set, or another server takes over, `shift` changes and `ahead`
+stays. So no instant in the record moves.
 """
 
 import math
 
 from binance_oi.budget.knowledge import Known
 
-JUMP = 0.1  # s on top of half a round trip; a larger difference means that the clock was set
+JUMP = 0.1  # s, plus half a round trip: a larger difference means that the server's clock was set
 FOLLOW = 0.02  # s; `learn` ignores a smaller difference, which is an error of measurement
 STEP = 0.0005  # s by which one answer corrects `ahead` for drift
-YOUNG = 60.0  # s after joining; if the record contradicts our time in this period, we correct ours
+YOUNG = 60.0  # s after our first answer in which a contradicting record corrects our time
 
 
 class RecordTime:
@@ -56,7 +57,7 @@ class RecordTime:
             self._joined_at = received
             return self._move(ahead, self.shift if shift is None else shift)
         if shift is not None and shift != self.shift:
-            if abs(ahead + shift - self.ahead) <= slack:  # another member noticed first
+            if abs(ahead + shift - self.ahead) <= slack:  # another member noticed the jump first
                 self.shift = shift
             elif received < self._joined_at + YOUNG:
                 return self._move(ahead, shift)
@@ -74,7 +75,7 @@ class RecordTime:
 
 
 def move(known: Known, seconds: float) -> dict[tuple[int, bool], int]:
-    """Move every instant of `known` by `seconds`, because our time has jumped by `seconds`.
+    """Move every instant of `known` that is in our time by `seconds`, by which our time jumped.
 
     Returns:
         The number of slots by which each window has moved. The key is the length of the window in
