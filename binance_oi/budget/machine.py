@@ -20,8 +20,8 @@ from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-# How many times to try to lock, and s between two tries. If the lock is stuck, `PoolFile` replaces
-# the file after 200 tries.
+# The most tries of `forget_pool` to take the lock, and s between two tries. If a suspended process
+# has the lock, `PoolFile` replaces the file after 200 tries.
 LOCK_TRIES, LOCK_PAUSE = 1000, 0.01
 
 
@@ -29,8 +29,9 @@ class MachineBudget(ProcessBudget):
     """A budget for every process of this user on this machine. The default.
 
     All these processes share one count of weight and one ban, even after a restart. A killed
-    process blocks no other process. The others lose at most the weight that it had in flight, and
-    only until the minute ends. The budget treats other users, containers and machines behind the
+    process blocks no other process. The others lose at most the weight that it had in flight or had
+    charged in advance, and only until the minute ends (for requests for the past: until their
+    window ends). The budget treats other users, containers and machines behind the
     same address as *others*: it sees their weight in the header, and leaves them room.
 
     The file is in one place for each user id, whatever the environment of the process:
@@ -39,8 +40,8 @@ class MachineBudget(ProcessBudget):
 
     If the file cannot be used, the process logs one warning and continues alone, like
     `ProcessBudget`. When it charges, it tries the file again: at first after a second, then after
-    longer pauses, up to 30 s. As soon as the file can be used, the process adds the weight that it
-    charged alone. Before its next charge, it adopts the cooldowns of the other processes.
+    longer pauses, up to 30 s. With the first charge for which the file can be used, the process
+    adds the weight that it charged alone, and adopts the cooldowns of the other processes.
 
     Args:
         directory: The directory of the file, instead of the default one. A relative path starts at
@@ -83,16 +84,22 @@ class MachineBudget(ProcessBudget):
 
 
 def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
-    """Return the state of every pool on this machine. It sends nothing and changes nothing.
+    """Return the state of every pool of this user on this machine; send and change nothing.
 
-    A record may be doubtful, for example if it was written before a reboot. Then its pool shows
-    only the cooldown of the record. If that is over, the result does not contain the pool.
+    A record may be doubtful, for example if it was written before a reboot. Then its pool shows the
+    cooldown of the record, and little else. If that cooldown is over, the result does not contain
+    the pool.
 
     Args:
         directory: The directory of the file, instead of the default one.
 
     Returns:
         The usage of each pool, by the name of the pool.
+
+    Raises:
+        TypeError: `directory` is not a path.
+        ValueError: `directory` is empty, or cannot be a path on any system.
+        OSError: The file cannot be read now.
     """
     pools: dict[str, Usage] = {}
     for data in read_records(_directory(directory) or budget_directory()):

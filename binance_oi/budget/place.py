@@ -3,8 +3,8 @@
 The rule of this file: the place depends on the user id alone. A login shell, cron, a service and
 `su` have different values of `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and the working directory. So the
 places and their order are fixed. We skip a place only for a reason that holds for every process of
-this user. A temporary error is no such reason: the caller gets the error, and tries again. One
-environment variable overrides all of this; only a user who means it sets it.
+this user. A temporary error is no such reason: the caller gets the error, and tries again. Only one
+environment variable, `VARIABLE`, overrides the places: nothing but a user's intent sets it.
 """
 
 import errno
@@ -24,8 +24,8 @@ VARIABLE = "BINANCE_OI_BUDGET_DIR"
 # file again with all that they know; the knowledge of ended processes is lost.
 PLACES = ("/dev/shm", "/var/tmp", "/tmp")
 ADVICE = f"{VARIABLE} can name a private directory on a local disk"
-# Network file systems. A lock there excludes the processes of one machine, or none at all, and a
-# write may take minutes.
+# Network file systems. A lock there excludes only the processes of one machine, or none at all, and
+# a write may take minutes.
 NETWORK = frozenset(
     (
         *("9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse", "fuseblk"),
@@ -40,11 +40,13 @@ ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))  # no such path, 
 def budget_directory() -> Path:
     """Return the directory of this user's budgets; it may not exist yet.
 
-    Every process of a user gets the same answer, whatever its environment (except `VARIABLE`). If
-    another user can write to a directory of that name, we log a warning and skip the place.
+    Every process of a user gets the same answer, whatever its environment (except `VARIABLE`). If a
+    place has a path of that name that is no private directory of this user, we log a warning and
+    skip the place.
 
     Raises:
-        OSError: There is no suitable place, or a temporary error prevents the check of one.
+        OSError: There is no suitable place, `VARIABLE` names none, or a temporary error prevents a
+            check.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:
@@ -72,7 +74,7 @@ class _UnfitError(Exception):
 
 
 class NotPrivateError(PermissionError):
-    """Other users can change the content of a directory. Our own check raises this."""
+    """A path is not a directory of this user alone. Only `check_private` raises this."""
 
 
 def _check_place(place: str, directory: str) -> None:
@@ -91,7 +93,7 @@ def _check_place(place: str, directory: str) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise _UnfitError(f"{place} is not a directory")
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
-        raise _UnfitError(f"{place}: any user can replace the files in it")
+        raise _UnfitError(f"{place}: other users can replace the files in it")
     if _is_place_on_network(place, found.st_dev):
         raise _UnfitError(f"{place} is on a network file system")
     _check_access(place, os.X_OK)  # after this check, an EACCES below is a temporary error
@@ -108,7 +110,7 @@ def _check_place(place: str, directory: str) -> None:
 def _check_access(directory: str, mode: int) -> None:
     if not os.access(directory, mode):
         os.statvfs(directory)  # raises if a temporary error, and not the mode, is the reason
-        raise _UnfitError(f"{directory} cannot be written to")
+        raise _UnfitError(f"{directory} cannot be used with this user's rights")
 
 
 def check_private(directory: str | os.PathLike[str]) -> None:
@@ -146,7 +148,7 @@ def is_on_network(path: str) -> bool:
         left, _, right = line.partition(" - ")
         mounted = _unescaped(left.split()[4])
         inside = path == mounted or path.startswith(mounted.rstrip("/") + "/")
-        if inside and len(mounted) >= best:  # of two mounts at one path, the later one is visible
+        if inside and len(mounted) >= best:  # of two mounts at one path, the later hides the other
             best, kind = len(mounted), right.split()[0]
     return kind in NETWORK or kind.startswith("fuse.")
 

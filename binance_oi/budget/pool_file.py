@@ -38,18 +38,18 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 FORMAT = 8  # changes with the content of a record, so that no version reads another one's file
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
-PAGE_BYTES = 4096  # a reader sees a write within one page completely or not at all
-MAX_RECORDS = 64
+PAGE_BYTES = 4096  # bytes: a reader without the lock rarely sees half of a write to one page
+MAX_RECORDS = 64  # records in the file; each pool has one
 # Follow no link, give the file to no child process, and do not block if it is a pipe.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
-UNUSED_S = 86_400.0 + MAX_SPAN  # s since its last write, after which we delete a record
+UNUSED_S = 86_400.0 + MAX_SPAN  # s after a record's last write or its cooldown; then we delete it
 # s after which we delete the record of a local exchange, even during its ban: tests start many
 # local exchanges, and each has a record of its own. If the file is full, a new record replaces the
-# one that expires first, which is a local one if there is any.
+# one that expires first, which is usually a local one if there is any.
 UNUSED_LOCAL_S = 3600.0
 LOCK_TRIES = 4  # attempts to take the lock in one call; other processes run between them
-# If all attempts fail for `STUCK_S` seconds and in `STUCK_TRIES` calls, a suspended process has the
-# lock.
+# If all attempts fail for `STUCK_S` seconds and in `STUCK_TRIES` calls of `lock`, we assume that a
+# suspended process has the lock.
 STUCK_S = 1.0
 STUCK_TRIES = 200
 # Checksum of the rest, length, sequence, expiry (Unix s), end of the cooldown (Unix s), pool.
@@ -96,7 +96,7 @@ class PoolFile:
         found = os.fstat(self._fd)
         self._identity = found.st_dev, found.st_ino
         self._close = weakref.finalize(self, os.close, self._fd)
-        self._offset = 0  # of our record; 0 until we have searched for it
+        self._offset = 0  # where our record is in the file; 0 until we have searched for it
 
     def close(self) -> None:
         """Close the file; an error of the system is ignored. The record stays for others."""
@@ -278,8 +278,9 @@ class PoolFile:
     def write(self, record: bytes, held_until: float = 0.0) -> None:
         """Replace the record.
 
-        The record expires `UNUSED_S` after this write or after the end of its cooldown, which is
-        longer than any window. The record of a local exchange expires an hour after this write.
+        The record expires `UNUSED_S` after this write, or after the end of its cooldown if that is
+        later. `UNUSED_S` is longer than any window. The record of a local exchange expires an hour
+        after this write.
         """
         if self._sequence >= _MAX_SEQUENCE:
             self.begin_anew()
@@ -293,7 +294,7 @@ class PoolFile:
         self._held, self._seen = page[_HELD], page
 
     def erase(self) -> None:
-        """Delete the record; needs the lock. Running processes that use it will write it again."""
+        """Delete the record; needs the lock. Processes that still use the record write it again."""
         for offset in _OFFSETS:
             if os.pread(self._fd, PAGE_BYTES, offset)[_NAME] == self._name:
                 os.pwrite(self._fd, bytes(PAGE_BYTES), offset)
@@ -318,8 +319,8 @@ class PoolFile:
         """Return the page of our record in an open file; empty if there is none.
 
         It has to be fast. A client that reads only history calls it twice for each request, because
-        a cooldown of the minute's limit stops history too. So one system call reads all pages; most
-        files have few.
+        a cooldown of the minute's limit stops history too. So it reads all pages with one system
+        call; most files have few.
         """
         size = min(os.fstat(fd).st_size, _OFFSETS.stop)  # a buffer for a full file takes 30 us
         data = os.pread(fd, size, 0)
@@ -372,8 +373,7 @@ def _reading(path: Path) -> BinaryIO:
 
 
 def _whole_page(fd: int, offset: int) -> bytes:
-    """Read a page; read it again while another process writes it. The result may still be
-    damaged."""
+    """Read a page, and again if another process is writing it. The result may be damaged."""
     page = b""
     for _ in range(LOCK_TRIES):
         page = os.pread(fd, PAGE_BYTES, offset)
@@ -420,7 +420,7 @@ def _check_format(fd: int, path: Path) -> None:
 
     We do not replace the file, because others may have it open. Complete records stay. If only the
     first line is wrong, another program has overwritten it, and a record may still contain a ban.
-    `_find` clears all other content.
+    `_find` clears each page without a complete record when it searches.
     """
     found = os.fstat(fd)
     if found.st_uid != os.getuid():

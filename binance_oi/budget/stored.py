@@ -30,12 +30,13 @@ BOOT = boot_identity(time.time() - steady_clock())
 
 
 def reason_to_doubt(found: record.Record, now: float) -> str:
-    """Return why we do not trust a record; empty if we trust it."""
+    """Return why we do not trust a record, as a clause; empty if we trust it."""
     if not is_same_boot(found.boot, BOOT):
         return "it was written before a reboot"
     if record.is_old(found.state, now):
         return "it is old"
-    return record.flaw(found.state, now)
+    part = record.flaw(found.state, now)
+    return f"{part} is impossible" if part else ""
 
 
 def keep_of_doubtful(ours: Known, found: record.Record, now: float) -> None:
@@ -56,7 +57,7 @@ class Left(NamedTuple):
     """The encoded record."""
 
     def contains(self, other: "Left") -> bool:
-        """Whether this record contains `other`: it is a later write of its lineage, or the same."""
+        """Whether this record contains `other`: it is the same, or a later write of its lineage."""
         if self.lineage != other.lineage:
             return False
         return other.sequence < self.sequence or other == self
@@ -66,15 +67,15 @@ class Store(Protocol):
     """One record that processes share, and a lock.
 
     Call `lock`, then `read`, then `write`, then `unlock`: only the lock excludes other processes.
-    The store returns a complete record that some process has written, or nothing. A process that
-    ends or stops at any moment leaves the old record or the new one. It does not block others for
-    long.
+    The store returns a complete record that some process has written, or nothing. A process that is
+    killed or suspended at any moment leaves the old record or the new one, and does not block the
+    others for long.
 
     A store may be deleted or replaced while it is in use, even several times. `lock` then switches
     to the new store, and `take_left` returns the records of the old ones.
 
-    Every method except `peek` and `close` may raise `OSError`. Then the pool continues alone, and
-    later asks for another store.
+    `peek`, `take_left`, `leave`, `take_over` and `close` raise nothing. The other methods may raise
+    `OSError`. Then the pool continues alone, and later asks for another store.
     """
 
     @property
@@ -92,13 +93,14 @@ class Store(Protocol):
         """The lineage of the record, as we last read or wrote it.
 
         Each write continues the record before it, and keeps its lineage. So a record contains all
-        earlier writes of its lineage. If a process finds no record, or does not trust it, it begins
-        a new lineage from its own knowledge. Other processes notice, and add their knowledge.
+        earlier writes of its lineage. A process that finds no record, or one that it does not
+        trust, begins a new lineage from its own knowledge. Other processes notice the new lineage,
+        and add their knowledge.
         """
         ...
 
     def lock(self) -> bool:
-        """Take the lock; False if another process has it. Never waits for it."""
+        """Take the lock; False at once if another process has it."""
         ...
 
     def unlock(self) -> None:
@@ -197,7 +199,7 @@ class StoredPool(DeferredPool):
         self._process = fork.current
         self._inherited_until = -math.inf  # monotonic s; our parent charged all earlier receipts
         self._changed = False  # whether `_enter` has changed the bucket
-        # The record when we last shared. Weight that we charge alone is the difference to it.
+        # The encoded record when we last shared. Our books less this record: what we charged alone.
         self._base = record.encode(record.Record("", BOOT, state))
         self._lineage: int | None = None  # the lineage of the record that we share
         self._has_unwritten = False  # whether our books contain more than the store
@@ -211,7 +213,8 @@ class StoredPool(DeferredPool):
     def _enter(self, now: float | None = None) -> bool:
         """Take the lock and load the shared state; False if another process has the lock.
 
-        Without a store, the pool works on its own books.
+        It then applies the late changes, and refunds the leases. Without a store, the pool works on
+        its own books.
         """
         now = self._clock() if now is None else now
         if now >= self._check_at:
@@ -307,7 +310,7 @@ class StoredPool(DeferredPool):
             logger.warning("starting a new shared budget; the old one is not trusted: %s", doubt)
 
     def _leave(self, *, changed: bool) -> None:
-        """Write the record if it changed, and release the lock."""
+        """Write the record if our books contain more than the store, and release the lock."""
         store = self._store
         if store is None:
             return
@@ -327,7 +330,10 @@ class StoredPool(DeferredPool):
             self._continue_alone(error)
 
     def _written(self) -> Known:
-        """Return a copy of the shared knowledge, or of our own if we cannot read the store."""
+        """Return a copy of the shared knowledge.
+
+        Of our own instead if it contains more than the store, or if we cannot read the store.
+        """
         store = self._store
         if store is not None and not self._has_unwritten:
             found, now = record.decode(store.peek()), self._clock()
@@ -344,8 +350,8 @@ class StoredPool(DeferredPool):
     def _notice_fork(self) -> None:
         """In a forked child, begin with a store and receipts of our own.
 
-        The parent writes its pending changes itself, so the child drops them. It keeps only the
-        cooldowns among them, because to write a cooldown twice does no harm.
+        The parent writes its pending changes itself, so the child drops them. The child keeps only
+        the cooldowns among them, because to write a cooldown twice does no harm.
         """
         if self._process is fork.current:
             return
@@ -381,8 +387,8 @@ class StoredPool(DeferredPool):
     def _continue_alone(self, error: Exception) -> None:
         """Continue without a store: log one warning, and plan the next try.
 
-        The pause before it doubles with each failure. If sharing has worked for `CHECK_S`, the
-        pause begins again with `RETRY_S`.
+        The pause before that try doubles with each failure, up to `MAX_RETRY_S`. If we had this
+        store for more than `CHECK_S`, the pause begins again with `RETRY_S`.
         """
         store, self._store = self._store, None
         if store is not None:
