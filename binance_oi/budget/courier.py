@@ -1,7 +1,8 @@
 """Makes the calls of a pool to its server, in a task of the event loop.
 
-The rule of this file: it sleeps and sends, and decides nothing. It passes every error of a call to
-the pool, and the pool decides when to continue without the server.
+The rule of this file: it sleeps and sends, and decides nothing. It passes every failed turn to the
+pool, and the pool decides when to continue without the server. A turn is one read or one write of
+the record.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ class Courier:
     def _start(self) -> None:
         loop = _running_loop()
         if loop is None:
-            return  # the next call in a loop starts it
+            return  # the next call in a loop starts the task
         if self._process is not fork.current:
             self._begin_anew()
         if self._loop is not loop and self._loop is not None and self._loop.is_running():
@@ -85,7 +86,7 @@ class Courier:
         self._loop = loop
         server = self._connect()
         coroutines = self._make_calls(server), self._listen(server)
-        # The tasks serve all callers, so they do not inherit the context of the first one.
+        # The tasks serve all callers, so they do not inherit the context of the first caller.
         self._tasks = [loop.create_task(each, context=Context()) for each in coroutines]
         self._pool.reset()
 
@@ -150,7 +151,7 @@ class Courier:
         except TimeoutError:
             self._pool.failed(turn, f"no answer within {PATIENCE:g} s", sent)
         except asyncio.CancelledError:
-            self._pool.failed(turn, "the event loop ends", sent)
+            self._pool.failed(turn, "the task of the budget was cancelled", sent)
             raise
         except Exception as error:  # without a result, callers of the pool would wait for ever
             self._pool.failed(turn, str(error), sent)
@@ -159,7 +160,7 @@ class Courier:
         return True
 
     async def _listen(self, server: RecordServer) -> None:
-        """Receive messages. If one is lost, the next turn still reads the record."""
+        """Receive messages. If a message is lost, the next turn still reads the record."""
         while not is_cancelled():
             with suppress(Exception):
                 await server.listen(self._name, self._pool.hear, self._pool.reset)
@@ -167,7 +168,7 @@ class Courier:
                 await asyncio.sleep(RETRY)
 
     async def _finish(self, server: RecordServer) -> None:
-        """Return the leases and write the late changes, if the server answers."""
+        """Return the leases, and write the late changes in a few turns, if the server answers."""
         self._pool.give_back()
         for _ in range(LAST_TURNS):
             if self._pool.is_written() or not await self._take_turn(server):
@@ -197,7 +198,11 @@ class Courier:
         self._begin_anew()
 
     def close(self) -> None:
-        """Close at once, without a last write; leases stay charged until their minute ends."""
+        """Close without waiting for a last write.
+
+        If the event loop goes on, the cancelled task may still return the leases. Otherwise they
+        stay charged until their minute ends.
+        """
         if self._is_on_its_loop():
             for task in self._tasks:
                 task.cancel()

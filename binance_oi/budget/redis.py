@@ -29,20 +29,21 @@ class RedisBudget(ProcessBudget):
 
     All processes share one count of weight, one count of requests for the past, and one ban. If a
     process is killed, the others continue. The weight that it had in flight or charged in advance
-    may stay charged until the minute ends.
+    may stay charged until the minute ends, and a request for the past until its window ends.
 
     The budget needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or
     later, Valkey, or a cluster. Anybody who may write the keys on that server can stop all members.
 
     When a process loses the server, it logs one warning. With `"share"` it then uses a part of the
     limit: the limit divided by the number of members that it saw, or by two if it saw only itself.
-    It begins in the next minute, or as soon as the exchange has counted all that the others sent.
-    With `"wait"` it sends nothing. Either way it obeys the last ban that it knows. When the server
-    is back, each process books the weight that it used meanwhile.
+    It begins in the next minute. If enough weight is left in this one, it begins as soon as the
+    exchange has counted all that the others sent before. With `"wait"` it sends nothing. Either way
+    it obeys the last ban that it knows. When the server is back, each process books the weight that
+    it used meanwhile.
 
     The budget belongs to one event loop at a time, and to the process that made it. A forked child
     takes part as another member. Close the budget with `await budget.aclose()`. Otherwise weight
-    that it charged in advance stays charged until its minute ends.
+    that it charged in advance may stay charged until its minute ends.
 
     Args:
         server: A URL (`redis://`, `rediss://`, `unix://`, with a user and a password if needed), or
@@ -50,7 +51,7 @@ class RedisBudget(ProcessBudget):
             client yourself.
         egress: A name for the IP address that the exchange sees. Use the same name in all processes
             behind that address, and in no other. 1 to 64 letters, digits, dots, colons, hyphens and
-            underscores.
+            underscores; the first is a letter or a digit.
         without_server: What to do while the server is lost: `"share"` or `"wait"`, see above.
         options: The arguments of `ProcessBudget`, with its defaults. Each process applies its own
             `reserve` to the common count. `share` is the share of all processes together.
@@ -80,7 +81,7 @@ class RedisBudget(ProcessBudget):
         self._couriers: dict[str, Courier] = {}
 
     def close(self) -> None:
-        """Drop the connections. Weight that is charged in advance stays charged; see `aclose`."""
+        """Drop the connections. Weight charged in advance may stay charged; see `aclose`."""
         for courier in list(self._couriers.values()):
             courier.close()
         self._couriers.clear()
@@ -149,7 +150,7 @@ class SharedUsage(NamedTuple):
 
 
 async def redis_pools(server: object, egress: str) -> dict[str, SharedUsage]:
-    """Read the state of every pool behind one address, by the name of the pool. Changes nothing.
+    """Read the state of every pool behind one address, by the name of the pool; change nothing.
 
     Args:
         server: See `RedisBudget`.

@@ -1,8 +1,8 @@
 """A Redis or Valkey server that keeps the record of a pool. Only this module uses `redis`.
 
 The rule of this file: the server compares and swaps in one atomic step, and does not read the
-content of a record. This module repeats no call. By default, redis-py repeats a failed call ten
-times, which takes seconds; a client made from a URL does not.
+content of a record. This module repeats no failed call. By default, redis-py repeats one ten times,
+which takes seconds. So a client that we make from a URL repeats none.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ def check_egress(egress: object) -> str:
 
     Raises:
         TypeError: It is not a `str`.
-        ValueError: It has a character that we do not allow in a key, or a wrong length.
+        ValueError: It has a character that we do not allow there, or a wrong length.
     """
     if not isinstance(egress, str):
         raise TypeError(f"egress must be a str, not {type(egress).__name__}")
@@ -86,7 +86,7 @@ def check_egress(egress: object) -> str:
 
 
 def make_client(server: Any) -> Any:
-    """Make a client of redis-py for a URL; return a client unchanged. It does not connect yet.
+    """Make a client of redis-py for a URL, or return `server` if it is a client; connect later.
 
     Raises:
         TypeError: `server` is neither a URL nor a client.
@@ -120,7 +120,7 @@ def _errors() -> Errors:
 
 
 class RedisServer:
-    """A `RecordServer`: the connection of one member to a Redis server, for one pool.
+    """A `RecordServer`: the connection of one member to a Redis server.
 
     Args:
         server: A URL, or a client of redis-py. `aclose` closes the connections that this object
@@ -134,6 +134,7 @@ class RedisServer:
         self._subscriber: Any = None  # for a cluster: a client of one of its nodes
         self._prefix = f"{{binance-oi:{egress}}}"
         self._errors: Errors = _errors()
+        # The same, and errors that an unexpected reply causes.
         self._odd: Errors = (*self._errors, AttributeError, IndexError, TypeError)
         self._is_checked = False
 
@@ -251,7 +252,7 @@ class RedisServer:
                 try:
                     await client.aclose()
                 except self._errors:
-                    pass  # the connection is closed already
+                    pass  # the connection is broken already
         self._subscriber = None
 
 
@@ -259,7 +260,7 @@ class _Again:
     """Calls `reset` after each reconnection.
 
     It is an object because redis-py accepts only a bound method as a callback. The caller keeps a
-    reference, because redis-py has only a weak one.
+    reference to the object, because redis-py keeps only a weak one.
     """
 
     def __init__(self, reset: Callable[[], object]) -> None:
