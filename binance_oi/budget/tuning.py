@@ -1,7 +1,9 @@
-"""Every number of the decision core: what it means, and what it protects from.
+"""The numbers by which we admit requests: what each means, and what it protects from.
 
 The rule of this file: it has numbers and nothing else. A "share" is a share of the limit. "Others"
-are other clients on our IP address, and "copies" are others that run this library too.
+are other clients on our IP address, and "copies" are others that run this library too. A "probe" is
+a request that we send alone, to read the exchange's count in its answer. A minute is "full" if our
+books have no room in it, and "reserved" if we keep its room free for others.
 """
 
 # One request. The exchange counts it at some time between its charge and its answer.
@@ -11,68 +13,68 @@ TRAVEL = FLIGHT - PATIENCE  # s after its write; by then the exchange has counte
 LAG = 1.0  # s; a count contains the weight of every request sent at least this much earlier
 
 # Probes.
-PROBE_PATIENCE = 1.0  # s for which other requests wait for the answer to a probe
-CLOSING = 0.25  # s before the end of a full minute; at that time we send its last probe
-PROBE_PAUSE = 1.0  # s between two probes of one minute, at least
-UNSEEN_AT_ONCE = 24  # weight under way before a minute's first count, at most: 1 % of 2400
-PROBES = 0.01  # share that all probes of one minute reserved for others may use
-SPARING = 4  # times the usual pause between probes, if a forecast without a past exceeds the room
-OF_THE_REST = 0.25  # part of the time left, after which we probe if only the margin does not fit
-FROM_RESERVE = 0.5  # part of the reserve for probes of a full minute; the last probe may use more
+PROBE_PATIENCE = 1.0  # s that all other requests wait for the answer to a probe
+CLOSING = 0.25  # s before a minute's end at which its last probe goes, at the latest
+PROBE_PAUSE = 1.0  # s from a count to the next probe of its minute, at least
+UNSEEN_AT_ONCE = 24  # weight under way before the first count after a full minute, at most
+PROBES = 0.01  # share that all probes of a reserved minute may use
+SPARING = 4  # factor on that pause if we saw no earlier minute and lack more than the reserve
+OF_THE_REST = 0.25  # part of the time left until a probe, if a forecast fits without its margin
+FROM_RESERVE = 0.5  # part of the reserve for probes of a full minute; the last may use more
 
-# Time between two questions to the rules.
+# Time between two tries to admit a request.
 FORECAST_AGE = 0.25  # s for which a forecast stays valid, unless a count shows more use by others
-POLL = 0.02  # s after which we ask the rules again, because another process may have sent
+POLL = 0.02  # s until the next try, if an answer may change the decision at any time
 LEAST_WAIT = 0.001  # s: the shortest wait; with a wait of 0 the queue would spin
 
 # What we remember, and for how long.
-SIGMA = 4.0  # standard deviations that we keep free above a forecast: we decide often
-UNDECIDED = 8  # entries of undecided weight in a minute, at most
+SIGMA = 4.0  # standard deviations kept free above a forecast, so few of many decisions fail
+UNDECIDED = 8  # amounts without an answer listed singly per minute, at most; we join further ones
 MEMORY = 5  # minutes for which we remember what others used
-CONTRADICTIONS = 3  # `Date`s in a row that contradict our clock before we trust them
-IDLE = 10  # minutes without an answer, after which our knowledge expires: others may have come
+CONTRADICTIONS = 3  # `Date`s in a row that contradict our clock; then we trust the last of them
+IDLE = 10  # minutes without an answer, after which our knowledge expires: others may have begun
 
 # Room for others, for copies of us, and for single calls.
-AT_ONCE = 0.5  # share that a client without knowledge sends at once: two may start together
-OURS = 0.05  # share that is ours, probes included, whatever others used before
+AT_ONCE = 0.5  # share that a client without knowledge may send at once: two may start together
+OURS = 0.05  # share that others cannot take from us, probes included
 GROWS = 0.05  # share by which our part grows each minute beside a possible copy of us
 FAIR = 0.5  # share up to which our part grows: two copies get a half each
 PACE = 1 / 40  # share that we send per second beside copies that use more than `FAIR`
 EARLY = 15.0  # s into a minute; others that use up the minute by then may be copies of us
 WHOLE = 0.75  # share that counts as the whole minute: copies leave the rest for each other
-SINGLE_LEAST = 0.01  # share kept for single calls, at least: a bot that starts has made few calls
-SINGLE_GROWS = 2  # times the recent use by single calls that we keep free: it may double
-RELEASE = 5.0  # s before the end of a minute in which the room for single calls shrinks to 0
+SINGLE_LEAST = 0.01  # least share kept for single calls: a bot that just started has used little
+SINGLE_GROWS = 2  # we keep so many times the recent use by single calls: that use may double
+RELEASE = 5.0  # s at the end of a minute, in which the room for single calls shrinks to 0
 
 # Answers without a count, and weight that is too small to matter.
 BLIND_AFTER = 10  # answers in a row without a usable count; then we rely on our books alone
-BLIND_FOR = 20.0  # s since the last count; before that, such answers do not make us blind
+BLIND_FOR = 20.0  # s after a count, in which such answers do not make us blind
 BLIND_RESERVE = 0.09  # share kept free while we rely on our books alone
 NEGLIGIBLE_WEIGHT = 2  # weight of others that does not matter, such as a ping
 NEGLIGIBLE_SHARE = 0.001  # share of others that does not matter; the larger of the two applies
 SLACK = 0.02  # share by which the counts of two nodes may differ at one moment
-HIDING = 0.125  # part of the room that our weight under way may take: it hides use by others
+HIDING = 0.125  # part of the room for our weight under way, which hides use by others
 CROWD = 1 / 32  # the same beside several copies of us, whose weight under way hides use too
 
 # Refusals.
-LOWEST = 0.1  # share; a refusal at a smaller count has another reason than a lower limit
-DISTRUST = 75  # minutes for which we obey a lower limit or a rolling window: a ban and an hour
-SURGE_LEAST = 0.25  # share that others may use at any moment after a refusal, at least
+LOWEST = 0.1  # share; a refusal at a smaller count does not show a lower limit
+DISTRUST = 75  # minutes for which we obey a lower limit or a rolling window
+SURGE_LEAST = 0.25  # least share that we expect others to use at any moment after a refusal
 SURGE_MOST = 0.5  # the same after several refusals, at most
 SURGE_GROWS = 2  # each further refusal multiplies that share by this
 SURGE_FADES = 0.5  # part of the surge that remains after a whole minute without a refusal
 
 # The exchange's clock.
-EDGE = 1.5  # s by which a `Date` may differ from the clock that counts: edge servers differ
+EDGE = 1.5  # s by which a `Date`, by an edge server's clock, may differ from the counter's clock
 DRIFT = 1e-4  # s per s by which two clocks may drift apart
-DRIFT_EVERY = 1.0  # s between two widenings of the interval, at least
+DRIFT_EVERY = 1.0  # s between two updates of our clock's error, at least
 
 # The forecast of others.
-SLOT = 5.0  # s: the resolution of a curve
-CHANCE = 2.0  # standard deviations by which others may use less than before without being late
+SLOT = 5.0  # s: the step of a curve of their use
+CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
-UNSEEN = 0.25  # part of the time after our first count in which earlier use may still be late
-OFTEN = 0.9  # for the last slot we keep the use that this part of all slots did not exceed
+UNSEEN = 0.25  # part of the time from a first count to the minute's end: use before it may be late
+OFTEN = 0.9  # quantile of the use in all slots that we keep free in the last slot
 NEARLY = 11  # slots, 55 s: a client that comes once a minute comes at most once in them
-SURPRISE = 0.04  # share by which use in a slot exceeds what earlier minutes explain: a surprise
-SURPRISED = 2  # minutes in which we leave others room at any second after a surprise
+SURPRISE = 0.04  # share; a surprise is so much more use in a slot than earlier minutes explain
+SURPRISED = 2  # minutes, its own included, in which a surprise may come again at any second

@@ -1,8 +1,8 @@
-"""Chooses the next call of a member to the server of the shared record, and handles its result.
+"""Chooses a process's next call to the server that holds the shared record; handles the result.
 
 A turn is one read or one write of the record. The rule of this file: it decides, and does no I/O.
-`begin` returns the next call. The courier makes that call, and passes the result to `answered` or
-`failed`.
+`begin` returns the next call. A task (`courier`) makes that call, and passes the result to
+`answered` or `failed`. A lease is weight that a turn charges in advance for later calls.
 """
 
 import math
@@ -20,11 +20,11 @@ from binance_oi.budget.record_server import Answer, Outcome, Swap
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 LOT = 100  # the most weight that a turn charges in advance
-LEAST_LOT = 4  # the least weight that it charges in advance, if there is room and calls wait
-LEASE = 1.0  # s after its charge in which a lease may serve a call
+LEAST_LOT = 4  # weight that it may charge in advance even if little is free, or beside others
+LEASE = 1.0  # s in which a call may use weight charged in advance
 SOON = 0.1  # s between two reads while room may appear at any time
 CROWD = 10  # members; with more, each one reads the record less often while it waits for room
-CROWD_BEAT = 1.5  # s between two such reads; with the time of a call, shorter than `GRACE`
+CROWD_BEAT = 1.5  # s between two such reads; plus `PATIENCE`, no longer than `GRACE`
 PATIENCE = 0.5  # s; the timeout of one call of the server
 LEAST_MEMBERS = 2  # a member may exist that this one has never seen
 LOST = 2.5  # s in which at least `TRIES` calls fail in a row: then the server is lost
@@ -106,7 +106,7 @@ class TurnPool(RecordPool):
         return leased
 
     def _turn(self, now: float) -> Turn | None:
-        """Make a write with the late changes and new charges; None if no write is due."""
+        """Prepare a write of new charges and unwritten changes; None if none is due."""
         self._is_unseen = False
         shared, rebooked = self._loaded(now)
         state, bucket = shared.state, self._make(shared.state)
@@ -167,7 +167,7 @@ class TurnPool(RecordPool):
         """Charge for the call at the head of our queue, and in advance for the calls behind it.
 
         Returns:
-            The receipt of that call, and then the leases; empty if the bucket refused the charge.
+            The receipt of that call, and then the leases; empty without a charge.
         """
         want = self._want
         is_refused = self._refusal is not None and now < self._refusal[0]
@@ -268,7 +268,7 @@ class TurnPool(RecordPool):
             self._see()
 
     def _done(self, turn: Turn) -> None:
-        """The server has done the write of `turn`: continue with its books and its leases."""
+        """The server has done the write: continue with the books and leases of `turn`."""
         assert turn.bucket is not None
         self._last, self._line = turn.swap.record, turn.line
         self._is_leaving = False
@@ -287,7 +287,7 @@ class TurnPool(RecordPool):
                 self._return_leases()
 
     def _see(self) -> None:
-        """If we are apart, begin to join, now that we have read the record."""
+        """We have read the record: if we worked without it, begin to join."""
         if not self._is_apart:
             return
         self._is_joining = True
@@ -303,7 +303,7 @@ class TurnPool(RecordPool):
 
     @changing
     def failed(self, turn: Turn, why: str, sent: float) -> None:
-        """Process the failure of a call that began at `sent`; the server may have done it."""
+        """Process the failure of a call that began at `sent`; the server may have done the call."""
         now = self._now()
         if turn.bucket is not None:
             self._unsure.append(turn)
