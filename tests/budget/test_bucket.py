@@ -57,7 +57,7 @@ def bucket(
     off: float = 0.0,
     known: bool = True,
 ) -> Bucket:
-    """A bucket whose exchange clock is `NOON` + now ± `off`. `known`: it has had an answer."""
+    """A bucket whose exchange clock is `NOON` + now ± `off`. If `known`, it has had an answer."""
     state = Known(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
         state.counted_at = -60.0

@@ -106,7 +106,7 @@ async def test_closing_during_a_request_keeps_its_charge_and_stops_all_tasks(
     await one.call()
     async with one.governor.reserve(7):
         await one.courier.aclose()
-    assert not one.courier._tasks  # a release after the end starts no task
+    assert not one.courier._tasks  # the settlement after the end starts no task
     await other.call()
     assert other.pool.usage.charged == 9
     await asyncio.sleep(5.0)

@@ -24,7 +24,7 @@ LIMIT = 2400
 
 
 def bucket() -> Bucket:
-    """A bucket that had an answer in the minute before, so it does not begin with a start."""
+    """A bucket that had an answer in the minute before, so it is not cautious as after a start."""
     state = Known(LIMIT, ServerClock(NOON, NOON, 0.0), counted_at=-60.0, cautious_until=UNKNOWN)
     state.ledger.newest = K - 1
     state.ledger.open_minute(K - 1).reported = 1

@@ -79,7 +79,7 @@ class Machines:
         return turn
 
     def talk(self, pool: MemberPool) -> int:
-        """Make calls to the server until the pool has nothing to say."""
+        """Make calls to the server until none is due."""
         calls = 0
         while pool.due_in() == 0.0 and calls < 20 and self.ask(pool) is not None:
             calls += 1

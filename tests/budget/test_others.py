@@ -1,4 +1,4 @@
-"""The forecast of others' use of a minute, from hand-drawn curves of earlier minutes."""
+"""Forecasts of other clients' weight in a minute, from hand-drawn earlier minutes."""
 
 import math
 
@@ -206,7 +206,7 @@ def test_slots_after_our_last_count_are_filled_at_the_usual_rate() -> None:
 
 def test_room_is_left_for_bursts_at_a_different_second_each_minute() -> None:
     past, current = every(45.0, 300, first=37.0, minutes=2), burst(at=7.0, size=300, until=40)
-    assert expected(past, current, 40.0, 300) < 10  # one at :52 is new to this forecast
+    assert expected(past, current, 40.0, 300) < 10  # `expected` has seen none at :52
     assert at_any_second(past, current, 40.0, 300) >= 300
 
 
@@ -254,7 +254,7 @@ def test_steady_others_get_no_room_for_a_burst(into: float, until: float) -> Non
 
 
 def test_a_start_while_others_are_steady_leaves_no_room_for_a_burst() -> None:
-    part = curve((37.5, 500), (40.0, 533))  # a minute that is soon full has no more counts
+    part = curve((37.5, 500), (40.0, 533))  # a full minute: no requests, so no more counts
     assert at_any_second([part], NOTHING, 40.0, 0) <= 20 * 15
 
 

@@ -1,7 +1,7 @@
 """`RedisBudget` with a real server, a local exchange and complete clients.
 
-Rule of this file: a test starts its own server or needs none. It starts processes only if one
-process is not enough.
+Rule of this file: tests use servers that this file starts, or none. A test starts processes only if
+one process is not enough.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ pytest.importorskip("redis")
 pytestmark = pytest.mark.usefixtures("known_address")
 
 HANGS = 300.0  # s after which a process or a call counts as hung
-SECOND = 15.0  # of the exchange's minute in which a test begins
+SECOND = 15.0  # s into the exchange's minute at which a test begins
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for the answers of a server on a busy machine, also for the last one."""
+    """On a busy machine, wait for every answer of the server, even the last."""
     for module in (courier, redis_server):
         monkeypatch.setattr(module, "PATIENCE", HANGS)
 
@@ -51,8 +51,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def exchange() -> Iterator[LocalExchange]:
     """An exchange whose minute neither begins nor ends during a test.
 
-    A request near a rollover may stay unconfirmed in one of two minutes, because the clock that
-    counts it may differ from the clock of the answer's date.
+    Near a rollover we may not learn which minute counted a request, because the clock that counts
+    requests may differ from the clock of the answer's date.
     """
     with LocalExchange(clock_offset=SECOND - time.time() % 60.0).in_thread() as made:
         yield made

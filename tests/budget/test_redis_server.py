@@ -1,7 +1,7 @@
 """A real server handles records as the pool expects.
 
-Rule of this file: a test has its own server or needs none. The script is compared with the server
-in memory, which other tests use in its place.
+Rule of this file: tests use servers that this file starts, or none. One test compares the script
+with the server in memory, which other tests use in its place.
 """
 
 import asyncio
