@@ -2,10 +2,14 @@
 
 Each switch replaces a few characters of the source in a copy of the tree, so that the mechanism
 does nothing. Then the same situations run with the same seeds, with the mechanism and without it:
-six rows, and situations with refusals and bans. A mechanism is worth its lines if one of these
-happens without it. The exchange refuses a request that we could have avoided, or many that we could
-not avoid. We use 0.3 percentage points less of the limit. A call waits longer than the row allows.
-A mechanism whose switch changes none of these is a candidate for removal.
+six rows, and situations with refusals and bans. A mechanism earns its lines if one of these happens
+without it:
+
+- The exchange refuses more requests that we could have avoided, or many more that we could not.
+- In one row, we use 0.3 percentage points less of the limit.
+- A call waits longer than the row allows.
+
+A mechanism whose switch causes none of these is a candidate for removal.
 """
 
 import argparse
@@ -37,7 +41,7 @@ SIX = (
     "everything at once",
 )
 MEASURED = (*SIX, *EVENTS)
-WORSE = 0.003  # of the limit
+WORSE = 0.003  # share of the limit
 NOTHING = 50  # weight of unavoidable refusals in all runs, by which even equal trees may differ
 
 
@@ -117,7 +121,7 @@ def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> N
     for key, figure in before.items():
         by_row.setdefault(key.split("|")[0], []).append(after[key].used - figure.used)
     means = {row: sum(found) / len(found) for row, found in by_row.items()}
-    # Runs are compared one by one: fewer refusals in one do not compensate for more in another.
+    # Compare the runs one by one: fewer refusals in one do not compensate for more in another.
     over = sum(max(0, after[key].over - before[key].over) for key in before)
     waits = max(after[key].longest_wait - before[key].longest_wait for key in before)
     too_long = any(

@@ -32,8 +32,8 @@ class Case:
     used: float = 0.0  # the least used share of the limit
     poorest: float = 0.0  # the least part of any copy, as a share of an even part
     waits: tuple[float, float, float] = (inf, inf, inf)  # s: median, 99 %, maximum of single calls
-    calm: int = 0  # the minute from which no request may be over the limit
-    refused: float = 0.0  # the largest refused share of others' weight from minute `calm` on
+    calm: int = 0  # the minute from which `refused` bounds the weight over the limit
+    refused: float = 0.0  # the most weight over the limit, as a share of others' weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Figures:
     waits: tuple[float, float, float]
     refused: int  # requests of ours, from minute `calm` on
     over: int  # weight over the limit from minute `calm` on, ours and others'
-    theirs: float  # others' refused weight from minute `calm` on, as a share of their weight
+    theirs: float  # `over` as a share of others' weight
 
 
 def copies(random: Random, count: int, apart: float) -> Situation:

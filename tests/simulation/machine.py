@@ -25,8 +25,8 @@ from binance_oi.simulator.local import LocalExchange
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 20  # calls at a time in each process
-LATELY = 180.0  # s before its end in which a process counts its answers
-MOMENTS = 20_000  # answers whose moments a process keeps: more than it gets in three minutes
+LATELY = 180.0  # s: a process counts the answers of its last so many seconds
+MOMENTS = 20_000  # times of answers that a process keeps: more than it gets in three minutes
 
 
 class Process:

@@ -2,7 +2,8 @@
 
 Rule of this file: a script plays events that the situations of the table omit, or reach only by
 chance. It runs without an event loop, so a reader can follow it with a pencil. It asserts nothing:
-`traces` records each decision and compares it with the decision of another tree.
+`traces` records each decision and compares it with the decision of another tree. Names in capitals
+in the docstring of a script are the numbers that decide its answers.
 """
 
 from collections import deque

@@ -30,7 +30,7 @@ from support.redis_servers import Server, free_port, program, running
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS, WORKERS = 4, 20
 SECONDS = 75.0
-LONG = {"kills": 300.0}  # s of drills longer than the default
+LONG = {"kills": 300.0}  # s, for drills that last longer than `SECONDS`
 EGRESS = "drill"
 END_S = 120.0  # s in which a process must end, even on a slow machine
 
@@ -101,7 +101,7 @@ def make_client(server: str) -> Any:
 
 
 class Relay:
-    """Passes bytes on to a server after a delay, or delays all of them for a while."""
+    """Passes bytes on to a server after a delay; `hold` delays all of them for a while."""
 
     def __init__(self, port: int, delay: float = 0.0) -> None:
         self.delay, self.held_until = delay, 0.0
@@ -159,7 +159,7 @@ class Stage:
         return self.stack.enter_context(running(self.directory / name, **options))
 
     def begin(self, *urls: str) -> None:
-        """Start the processes, and wait until all of them send."""
+        """Start the processes, and wait until the exchange has answered one of them."""
         self.processes = [Process(self.exchange.url, urls[n % len(urls)]) for n in range(MEMBERS)]
         while not self.exchange.answers.total():
             time.sleep(0.05)

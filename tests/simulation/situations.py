@@ -1,6 +1,6 @@
 """The simulated situations, each with its bound.
 
-Rule of this file: it has only data. A situation is drawn from a seed, so its runs all differ.
+Rule of this file: it has only data. Each run draws its situation from its seed, so all runs differ.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ Draw = Callable[[Random], Situation]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A situation, and the least used share of the limit."""
+    """A situation, and its bounds. `used` is the least used share of the limit."""
 
     name: str
     draw: Draw
     used: float
-    first: int = 1  # minute from which the share counts
-    fair: float = 0.0
-    longest_wait: float = 150.0
+    first: int = 1  # minute from which the used share counts
+    fair: float = 0.0  # the least part of the poorest process, as a share of an even part
+    longest_wait: float = 150.0  # s
 
 
 def _leg(random: Random) -> Leg:

@@ -65,9 +65,9 @@ BOUND = "a bound for records of other processes; a valid record is within it"
 LAYOUT = "where a record is in the file, how long it may be, or for how long the file keeps it"
 REAL = "it counts attempts on the real clock, or between threads, which no script can repeat"
 PAST = "no script reads the past; tests/budget/test_rolling.py tests its threshold"
-PLANS = "it concerns plans of pollers; no request is admitted or refused by it"
-# The numbers that change no trace, each with the reason.
+PLANS = "it concerns plans of pollers; no rule reads them"
 SERVER = "it concerns sharing through a server, which tests/simulation/members.py plays"
+# The numbers that change no trace, each with the reason.
 UNNOTICED = {
     "budget.knowledge.UNKNOWN": "it is infinite",
     "budget.server_clock.MAX_WIDTH_S": BOUND,

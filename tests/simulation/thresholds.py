@@ -1,8 +1,8 @@
 """Scripts at the threshold of a number: a change of the number by 1 % changes their decisions.
 
-Rule of this file: the docstring of a script names its numbers. The scripts of `scripts` play events
-of a client, and a slightly changed number may fall between two of their charges. The scripts of
-this file charge at close moments, or find the largest weight that may be sent.
+Rule of this file: the docstring of a script names its numbers. The scripts of `scripts` charge only
+now and then, so a slight change of a number may change none of their decisions. The scripts of this
+file charge at close moments, or find the largest weight that may be sent.
 """
 
 from binance_oi.budget.usage import Receipt

@@ -11,8 +11,9 @@ refactoring changes no trace. A change of behaviour changes traces, and needs it
     python -m tests.simulation.traces --against traces.json  ... and compare with them later
     python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    with a changed number
 
-The exit code is 1 if a trace differs, and the first different decision is printed. Compare a stored
-digest only on the machine that made it: another C library may round a logarithm differently.
+If a trace differs, the exit code is 1, and the program prints the first different decision. Compare
+a stored digest only on the machine that made it: another C library may round a logarithm
+differently.
 """
 
 import argparse

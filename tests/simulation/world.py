@@ -28,10 +28,10 @@ from .counters import RollingCounter
 from .networks import Leg, Uneven
 
 EPOCH_S = 1_795_434_000.0  # the beginning of a minute
-STEP_S = 1e-6  # s: the least step of time, so that a timer for now does not spin
+STEP_S = 1e-6  # s: the least step of time, so that timers due now do not spin
 TIMEOUT_S = 10.0  # the client's default
-COULD_KNOW_S = 2.0  # s: within it, a client could have probed, so it may know everything older
-AT_ONCE_S = 0.02  # s: requests that arrive within it were sent at once, because answers take longer
+COULD_KNOW_S = 2.0  # s: a client can probe in less, so it can know all that is older
+AT_ONCE_S = 0.02  # s: requests in less were sent at once, because an answer takes longer
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
@@ -102,7 +102,7 @@ class Outcome:
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
-        """The weight over the limit, of the refused requests of all clients."""
+        """The weight of all clients over the limit, in all minutes in which it was `avoidable`."""
         return sum(
             max(0, weight - self.limit)
             for k, weight in self.weights.items()
@@ -113,7 +113,7 @@ class Outcome:
         """Whether a perfect client could have kept minute `k` within the limit.
 
         A rash request is one that left too little room for others (`_Exchange._is_rash`). If the
-        minute is over the limit even without our rash requests, the client could not: others came
+        minute is over the limit even without our rash requests, no client could have: others came
         late into a full minute, and used more than any client could expect.
         """
         return self.weights.get(k, 0) - self.rash[k] <= self.limit
@@ -244,7 +244,7 @@ class _Exchange:
 
         Others are expected to need a tenth more than in their largest minute so far. In the first
         minute, they are expected to continue at the rate that we could have seen. Their use before
-        our start shows no rate, so in the first minute only their later use is taken.
+        our start shows no rate, so in the first minute we take only their later use.
         """
         others = self._situation.others
         if others is None:
