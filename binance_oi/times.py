@@ -12,10 +12,10 @@ def unix_ms(moment: datetime) -> int:
     """Convert an aware `datetime` to Unix ms.
 
     Raises:
-        ValueError: It has no time zone.
+        ValueError: `moment` has no time zone.
     """
     if moment.tzinfo is None:
-        raise ValueError(f"{moment.isoformat()} does not say its time zone; use UTC")
+        raise ValueError(f"{moment.isoformat()} has no time zone; use UTC")
     return round(moment.timestamp() * 1000)
 
 
@@ -36,10 +36,10 @@ def iso_ms(unix_ms: int) -> str:
 
 
 def plain(moment: datetime) -> str:
-    """Format an aware UTC instant for people, to the second, without saying that it is UTC."""
+    """Format an aware UTC instant for people, to the second, without its time zone."""
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-@lru_cache(maxsize=4096)  # minutes; the same ones occur for every symbol
+@lru_cache(maxsize=4096)  # minutes; many rows of many symbols share one
 def _minute(number: int) -> str:
     return datetime.fromtimestamp(number * 60, UTC).isoformat()[:16]
