@@ -1,7 +1,7 @@
 """Every exception that leaves this package, as one tree.
 
     BinanceOIError
-    ├── InvalidSymbolError (also ValueError)      correct the symbol; nothing was sent
+    ├── InvalidSymbolError (also ValueError)      correct the symbol
     ├── TransportError                            try again later; .retry says when it helps
     │   └── TransportTimeoutError (also TimeoutError)
     ├── ResponseError                             read .status, .code and .message
@@ -15,7 +15,7 @@
     │   └── WrongSymbolError
     ├── BudgetExhaustedError                      wait until .retry_at, or allow a longer max_wait
     ├── ClientClosedError                         make a new client
-    └── RecordingError                            repair or move the file
+    └── RecordingError                            do what the text says, such as move a file
         ├── OccupiedError                         wait until the other recorder ends
         └── StorageError                          nothing is stored now; try again later
 
@@ -96,9 +96,9 @@ class Reason(StrEnum):
     CONNECTIONS = "connections"
     """The client already has its maximum of requests on the wire."""
     PACE = "pace"
-    """The client has sent its maximum of requests for this second."""
+    """The pace of the client allows no request at this moment."""
     DEADLINE = "deadline"
-    """The deadline of a snapshot passed while the request was in the queue."""
+    """The deadline of the snapshot passed while the call waited."""
     TOO_HEAVY = "too_heavy"
     """The weight does not fit into any minute."""
 
@@ -128,7 +128,10 @@ class BinanceOIError(EncodableByKey, Exception):
 
 
 class InvalidSymbolError(BinanceOIError, ValueError):
-    """The argument cannot be a symbol; nothing was sent. Correct the caller."""
+    """The argument cannot be a symbol, or the exchange lists none of the symbols of a poll.
+
+    Correct the caller. If the argument cannot be a symbol, nothing was sent.
+    """
 
     def __init__(self, symbol: object, reason: str) -> None:
         super().__init__(symbol, reason)
@@ -153,7 +156,8 @@ class InvalidSymbolError(BinanceOIError, ValueError):
 class TransportError(BinanceOIError):
     """No usable HTTP answer came: DNS, connection refused or reset, TLS, malformed HTTP.
 
-    Try again when `retry` says so. If it is "never", a certificate is wrong: ask a person.
+    Try again when `retry` says so. If `retry` is "never", ask a person: for example, a certificate
+    is wrong, or the proxy refuses us.
     """
 
     def __init__(self, message: str, retry: str = "later") -> None:
@@ -206,11 +210,11 @@ class ForbiddenError(ResponseError):
 
 
 class ServerError(ResponseError):
-    """The exchange failed (5xx, 408), and failed again for our retries. Try again later."""
+    """The exchange failed (5xx, 408), and retries did not help. Try again later."""
 
 
 class _RetryAtError(ResponseError):
-    """An error that ends by itself. Wait until `retry_at`, by this machine's clock."""
+    """A refusal that ends by itself. Wait until `retry_at`, by this machine's clock."""
 
     def __init__(self, status: int, code: int | None, message: str, retry_at: datetime) -> None:
         super().__init__(status, code, message, retry_at)
@@ -236,14 +240,16 @@ class DecodeError(BinanceOIError):
 class WrongSymbolError(DecodeError):
     """The answer is not for the requested symbol.
 
-    The connection may have more answers to other requests, so the client closes it. Try again.
+    Other open connections may also deliver the answers to earlier requests. So the client uses none
+    of them again. Try again.
     """
 
 
 class BudgetExhaustedError(BinanceOIError):
-    """The budget had no room within `max_wait`; nothing was sent.
+    """The client did not admit the request within `max_wait`, or before the call's deadline.
 
-    Wait until `retry_at`, or allow a longer `max_wait`.
+    The request was not sent; an earlier attempt of the same call may have been. Wait until
+    `retry_at`, or allow a longer `max_wait`.
     """
 
     def __init__(
@@ -269,10 +275,10 @@ class ClientClosedError(BinanceOIError):
 
 
 class RecordingError(BinanceOIError):
-    """A file cannot be used as a recording.
+    """A recording, or the target of an export, cannot be used.
 
-    It is not a recording, or is damaged, or a newer version wrote it, or another process uses it,
-    or its place is unsuitable. Repair or move the file.
+    For example, the recording is damaged, lacks the requested rows, or was written by a newer
+    version; or a file exists already, or is in an unsuitable place. The text names the file.
     """
 
 
@@ -281,4 +287,4 @@ class OccupiedError(RecordingError):
 
 
 class StorageError(RecordingError):
-    """A sink cannot store anything now. It has stored nothing of this call. Try again later."""
+    """The storage of a recorder failed, and has stored nothing of this call. Try again later."""
