@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from binance_oi.recorder.backfill import backfill
     from binance_oi.sending.retry import RetryPolicy
 
-__all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
+__all__ = [  # noqa: RUF022 - in the order of `sorted`; tests/test_house.py checks it
     "Archive",
     "ArchiveDay",
     "ArchiveProgress",
@@ -98,7 +98,7 @@ __version__ = VERSION
 
 logging.getLogger("binance_oi").addHandler(logging.NullHandler())
 
-if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each name
+if not TYPE_CHECKING:  # a type checker finds each name in the imports above
     __getattr__ = on_first_use(
         __name__,
         {

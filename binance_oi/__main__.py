@@ -1,4 +1,4 @@
-"""`binance-oi` and `python -m binance_oi`: runs the command line, or names its extra."""
+"""Runs the command line (`binance-oi`, `python -m binance_oi`), or names the extra it needs."""
 
 import sys
 

@@ -34,7 +34,8 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-# Part of `timeout` that we wait on a silent kept connection; a second request gets the rest.
+# Part of `timeout`, at most, that we wait on a silent kept connection, so that a second request has
+# time left. If this is less than 2 s, we wait 2 s.
 PATIENCE_PART = 1 / 3
 # Calls recognise these two defaults by identity, so they never mistake a caller's number for one.
 DEFAULT: Final = float("-1.0")  # as `max_wait`: that of the client
@@ -55,20 +56,22 @@ class OpenInterestClient:
         session: An `aiohttp.ClientSession` for all requests, with its own headers, cookies,
             certificates and limits. The client never closes it. None opens a session of our own.
             If a kept connection is dead, the client replaces it. With a session of yours, that
-            needs aiohttp 3.14, and also closes its other idle connections to the same host.
-        max_connections: The most requests on the wire at the same time; history may use 8 more.
-        pace: The most requests per second. All requests of a second may go at once.
+            needs aiohttp 3.14, and also closes the session's other idle connections to the host.
+        max_connections: The most requests on the wire at the same time; history may use up to 8
+            more.
+        pace: Requests per second, on average. Up to a second's requests may go at once.
         timeout: Seconds for one call from its admission, over all its attempts. Time in the queue
-            does not count. If a kept connection is silent for 2 s, the client sends the request
-            again on a new one, and charges it again.
+            does not count. If a kept connection is silent for 2 s (longer while answers are slow),
+            the client repeats the request on a new connection, at the same cost. If `retry` allows
+            only one attempt, the client does not repeat it.
         max_wait: Seconds that a call may wait for the budget; None waits as long as necessary.
         retry: The policy that selects failed requests to send again.
         proxy: The URL of an HTTP proxy, ``http://`` or ``https://``. Environment variables for
             proxies have no effect. For SOCKS, pass a `session` with a connector for it, and a
-            budget for the address of the proxy.
+            `budget` that only clients behind that proxy share.
         local_address: The IP address of this machine to use. It is for machines with several
             addresses that reach the exchange as different public addresses. Each local address has
-            a budget of its own; the address that the system uses by default has the usual budget.
+            a budget of its own, except the system's default address, which has the usual budget.
         ssl: Replaces the default checks of certificates.
 
     Raises:
@@ -181,9 +184,8 @@ class OpenInterestClient:
         """The state of the budget of history, in requests of the last 5 minutes.
 
         The exchange does not report its count, so `used` contains only the requests of clients that
-        share this budget. `resets_at` is the time at which the last of these requests leaves the 5
-        minutes. This budget is independent of `usage`, except that a ban stops both. The property
-        sends nothing.
+        share this budget. At `resets_at`, the last of these requests is 5 minutes old. This budget
+        is independent of `usage`, except that a ban stops both. The property sends nothing.
         """
         governor = self._sender.governors.of(HISTORY)
         return replace(governor.pool.usage, waiting_for=governor.waiting_for)
@@ -218,20 +220,20 @@ class OpenInterestClient:
             SymbolNotTradingError: The exchange lists the symbol, but does not trade it now.
             BudgetExhaustedError: The budget did not admit the call within `max_wait`. The attribute
                 `reason` shows why.
-            RateLimitedError: The exchange refused every attempt (429).
+            RateLimitedError: The exchange refused the last attempt (429).
             BannedError: The exchange has banned this IP address. Until the ban ends, every call
                 raises it at once.
             ForbiddenError: The exchange's firewall refused the request, or the exchange does not
                 serve this region.
-            ServerError: The exchange failed at every attempt.
+            ServerError: The exchange failed at the last attempt.
             ResponseError: The exchange refused the request for another reason.
             DecodeError: The answer does not have the documented form.
             TransportError: No usable answer came (`TransportTimeoutError`: none within `timeout`).
             ClientClosedError: The client is closed, or belongs to another loop or process.
 
-        Cost: weight 1 for each attempt.
+        Cost: weight 1 for each attempt. A value that `max_age` allows has no cost.
 
-        Source: ``GET /fapi/v1/openInterest`` [D], 2026-11.
+        Source: Binance's documentation of ``GET /fapi/v1/openInterest``, 2026-11.
         """
         name, sender, terms = check_symbol(symbol), self._sender, self._terms
         if max_age is FRESH and max_wait is DEFAULT:  # nearly always
@@ -246,7 +248,7 @@ class OpenInterestClient:
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
         """Read every listed symbol, and the limits. The budget adopts these limits.
 
-        It is bulk work: single calls go first, and keep their part of the minute.
+        The call is bulk work: single calls go first, and keep their part of the minute.
 
         Args:
             max_age: The greatest age of the list, in seconds since this client received it.
@@ -256,9 +258,9 @@ class OpenInterestClient:
             ValueError: `max_age` is negative or not finite; the client sent nothing.
             BinanceOIError: See `get_open_interest`.
 
-        Cost: weight 1, about 1 MB.
+        Cost: weight 1 for about 1 MB. A list that `max_age` allows has no cost.
 
-        Source: ``GET /fapi/v1/exchangeInfo`` [D], 2026-11.
+        Source: Binance's documentation of ``GET /fapi/v1/exchangeInfo``, 2026-11.
         """
         max_age = check_number("max_age", max_age, least=0.0)
         terms = Terms(self._timeout, self._max_wait, bulk=True)
@@ -304,8 +306,9 @@ class OpenInterestClient:
             BinanceOIError: The client could not read the list of symbols.
             ClientClosedError: The client was closed during the call.
 
-        Cost: weight 1 for each symbol, 1 for the list if it is older than 5 minutes, and 10 for
-        mark prices. A value that `max_age` allows, or that another call reads, has no cost.
+        Cost: weight 1 for each symbol, and 10 for mark prices. Without `symbols`, also weight 1 for
+        the list if it is older than 5 minutes. A value that `max_age` allows, or that another call
+        reads, has no cost.
         """
         max_age = check_number("max_age", max_age, least=0.0)
         if deadline is not None:
@@ -335,9 +338,9 @@ class OpenInterestClient:
         has the symbols without a new value.
 
         If someone sets the clock of this machine, the schedule continues at the new time. After a
-        step forward, the skipped slots are missed for the reason `clock`. After a step back, slots
-        occur a second time; `missed` then has an empty gap `clock`, which begins at the first of
-        them.
+        step forward, the skipped slots are missed for the reason `clock`. After a step back, some
+        slots occur a second time. Then `missed` has a gap with no slots and the reason `clock`; it
+        begins at the first slot that occurs again.
 
         If the schedule no longer fits into the budget, the poll continues with the next slower
         schedule that fits, until there is room again. The slots between are missed for the reason
@@ -403,7 +406,7 @@ class OpenInterestClient:
         Cost: one request for each 500 rows, so 18 for 30 days of 5m; no weight. The requests draw
         on the limit of 1000 requests in 5 minutes, and go before those of `histories`.
 
-        Source: ``GET /futures/data/openInterestHist`` [D], 2026-11.
+        Source: Binance's documentation of ``GET /futures/data/openInterestHist``, 2026-11.
         """
         name, find = check_symbol(symbol), stretch_finder(period, since, until)
         wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
@@ -446,7 +449,8 @@ class OpenInterestClient:
             BinanceOIError: The list of symbols could not be read.
             ClientClosedError: The client was closed during the run.
 
-        Cost: for each symbol that of `history`, and weight 1 for the list of symbols.
+        Cost: the cost of `history` for each symbol. Without `symbols`, also weight 1 for the list
+        if it is older than 5 minutes.
         """
         find, listing = stretch_finder(period, since, until), self._listing
         names = None if symbols is None else check_symbols(symbols, listing.odd_names)
@@ -455,7 +459,7 @@ class OpenInterestClient:
 
     @property
     def pollers(self) -> Pollers:
-        """The polls of this client, for `Recorder` and other code that polls."""
+        """The shared polls of this client, for `Recorder` and other code that polls."""
         if self._pollers is None:
             demands, pause = self._governor.pool, self._sender.pause
             self._pollers = Pollers(demands, lambda: self.usage, self._sweep, pause)

@@ -34,7 +34,7 @@ def command(extra: str, *otherwise: str) -> str:
 
     Args:
         extra: The name of the extra.
-        otherwise: The libraries to name for a package that is not installed.
+        otherwise: The libraries to name if our package is not installed, or does not list any.
     """
     from importlib.metadata import PackageNotFoundError, requires  # slow to import
 

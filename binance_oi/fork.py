@@ -7,7 +7,7 @@ system call for each request, and the system reuses it after a process has ended
 import os
 
 current: object = object()
-"""This process. An object that has kept another value was made before a fork."""
+"""Identifies this process. If an object has kept another value, it was made before a fork."""
 
 
 def _after_fork() -> None:

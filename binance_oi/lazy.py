@@ -15,7 +15,7 @@ def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[
     Args:
         package: The full name of the package.
         homes: The names that each module provides, by the module's name relative to the package.
-            The modules and their folders also become attributes of the package.
+            The first part of each module's name also becomes an attribute of the package.
     """
     origin = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
     folders = {module.partition(".")[0] for module in homes}
