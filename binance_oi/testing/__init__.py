@@ -1,9 +1,9 @@
-"""Tools for tests of code that uses this package; an import of it imports nothing else.
+"""Tools for tests of code that uses this package. Importing it imports none of its modules.
 
 client.py          a client on a local exchange of its own
 virtual_clock.py   an event loop in which waiting takes no time
 default_clocks.py  replaces the clocks that are default arguments
-virtual_time.py    both of them, for the length of a test
+virtual_time.py    virtual loops and clocks for the length of a test
 plugin.py          the fixtures for pytest: `local_exchange` and `virtual_time`
 
 pytest finds the plugin of an installed package by itself. The local exchange is

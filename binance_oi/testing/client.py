@@ -1,7 +1,7 @@
 """A client with a local exchange and a budget of its own.
 
-The rule of this file: it leaves neither a budget nor an open port behind. Client and exchange use
-the clock of the running loop.
+The rule of this file: it leaves neither a budget nor an open port behind. On a virtual loop, the
+client and the exchange use the clock of that loop.
 """
 
 import asyncio
@@ -32,8 +32,6 @@ async def simulated_client(
         async with simulated_client() as client:
             client.exchange.jump("BTCUSDT", 0.05)
             value = await client.get_open_interest("BTCUSDT")
-
-    On a virtual loop, client and exchange use virtual time.
 
     Args:
         exchange: An exchange with other options, such as ``LocalExchange(limit=100)``. If it does

@@ -7,8 +7,7 @@ for it.
 Both ends of every connection must be in the same loop: the loop cannot know what another thread or
 process is about to send. Use `127.0.0.1`: the lookup of a name would take a thread.
 
-    virtual_clock.run(main())                  outside pytest
-    @pytest.mark.virtual_time                  inside: one test, or `pytestmark` for a file
+In a test, use the fixture `virtual_time`; outside pytest, call ``virtual_clock.run(main())``.
 """
 
 import asyncio
@@ -26,18 +25,18 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _Events = list[tuple[selectors.SelectorKey, int]]
 
-START_S = 1_000.0  # not 0, because some code means "never" by 0
-EPOCH_S = 1_795_434_200.0  # 2026-11-23T12:00:00Z less START_S: `wall_time` at a loop time of 0
-_RESOLUTION_S = 1e-7  # less than a step, and more than the distance of two floats for 17 years
-STEP_S = 1e-6  # the smallest step; without it, a timer re-armed for "now" would spin for ever
+START_S = 1_000.0  # s: not 0, because some code uses 0 for "never"
+EPOCH_S = 1_795_434_200.0  # Unix s at a loop time of 0: 2026-11-23T12:00:00Z less START_S
+_RESOLUTION_S = 1e-7  # s: less than a step, and for 17 years more than the distance of two floats
+STEP_S = 1e-6  # s: the smallest step; otherwise a timer re-armed for "now" would spin forever
 
 # Linux delivers over the loopback before `send` returns (no miss in 13,000 sends and connects, with
 # four busy processes on two cores). Another kernel may deliver in a thread of its own, so the loop
 # checks its sockets three times, and gives up the core between two checks.
 _SOCKET_CHECKS = 3
 # A blocked sender waits for an acknowledgement, which the kernel may delay by 200 ms.
-_BLOCKED_WRITE_S = 0.25
-_DEADLOCK_S = 120.0  # real time in which a signal or a thread may still wake the loop
+_BLOCKED_WRITE_S = 0.25  # real s
+_DEADLOCK_S = 120.0  # real s in which a signal or a thread may still wake the loop
 
 
 # `time.sleep(0)` arms a timer on Linux, which costs 50 us and more; `sched_yield` arms none.

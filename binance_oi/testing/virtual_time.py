@@ -1,7 +1,7 @@
 """Virtual time for the length of one test, with any asyncio plugin.
 
 The rule of this file: while a test has virtual time, every event loop that its thread makes is
-virtual, and default clocks are those of the loop. The local exchange of the test runs in the same
+virtual, and every default clock is the loop's. The local exchange of the test runs in the same
 loop, because a virtual loop cannot know what another thread is about to send.
 """
 
