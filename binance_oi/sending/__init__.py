@@ -3,7 +3,7 @@
 retry.py              decides whether and when to send a failed request again
 pacer.py              limits the requests per second
 connection_limit.py   limits the requests at the same time
-governor.py           has the queue of calls, and admits them
+governor.py           queues calls, and admits them one by one
 governors.py          makes one governor for each limit of the exchange
 deadline.py           ends late calls, with one timer for all of them
 local_address.py      chooses the address of this machine that requests come from
@@ -15,7 +15,7 @@ guard.py              counts the bytes of an answer before aiohttp gets them
 connections.py        opens and uses our own connections
 caller_session.py     sends requests through a caller's session
 transport.py          sends one GET, with its permit, its deadline and its errors
-sender.py             has the send loop that serves every request
+sender.py             sends every request, and sends it again after some errors
 shared_calls.py       lets identical calls share one request
 files.py              downloads files from a public server, without a budget
 late_flush.py         flushes a pool after some time without a request

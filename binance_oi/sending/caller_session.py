@@ -1,7 +1,7 @@
 """Sends our requests through a caller's session.
 
-The rule of this file: our requests keep the rules of the module `connections`, although the caller
-uses the same session. The caller's own requests stay as they are.
+The rule of this file: our requests obey the rule of the module `connections`, although the caller
+uses the same session. We do not change the caller's own requests.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ class CallerSessionMiddleware:
     """Does the work of `Connector` for a caller's session, as a middleware of aiohttp.
 
     It checks a connection right before aiohttp writes our request to it. It changes no other
-    traffic of the session, with one exception: to get a new connection, it must close all idle
-    ones.
+    traffic of the session, with one exception: to get a new connection to a host, it must close all
+    idle ones to that host.
     """
 
     def __init__(self, kept: KeptConnections) -> None:
@@ -89,8 +89,8 @@ class CallerSessionMiddleware:
 class _Gate:
     """Replaces the transport of a connection until a request is written to it.
 
-    Between getting a connection and writing to it, a session awaits its traces, which may take
-    long. Here we check the permit and write at once, with no await between the two.
+    After a session gets a connection, it awaits its traces before it writes, which may take long.
+    So this class checks the permit when the session writes, with no await between the two.
     """
 
     def __init__(self, handler: ResponseHandler, attempt: Attempt, guard: Guard) -> None:

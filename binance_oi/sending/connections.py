@@ -1,12 +1,13 @@
-"""Connections: writes requests, and bounds the bytes of answers.
+"""Writes requests to connections, and bounds the number of bytes in each answer.
 
 The rule of this file: each attempt writes one request, on a connection without unread bytes. If a
 connection receives more bytes than one answer can have, its `Guard` closes it.
 
-The first request to an origin goes through `ClientSession`, which takes most of the time of a
-request. Later requests avoid it: aiohttp's connector opens and keeps the connections, and we write
-the bytes of a request directly to one. `plain_answers` parses the usual answer. Aiohttp's parser
-gets any other answer, from its first byte on.
+The first request to an origin goes through `ClientSession`, which needs most of a request's CPU
+time. Later requests avoid it, except those through a proxy: aiohttp's connector opens and keeps the
+connections, and we write the bytes of each request directly to one. The usual answer is one
+complete answer with status 200, which `plain_answers` parses. aiohttp's parser gets any other
+answer, from its first byte on.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from binance_oi.sending.wire import SMALL_BODY, WireRequest, origin_of, wire_req
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE)  # the process or the machine has no file descriptor left
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines` ends late calls
-KEEP_ALIVE = 60.0  # s for which we keep an idle connection, so that polls find it open
+KEEP_ALIVE = 60.0  # s: we keep an idle connection this long, so that polls find it open
 # Our direct use of aiohttp's connections is tested with 3.14 only. With any other release, every
 # request goes through `ClientSession`.
 LEAN: bool = aiohttp.__version__.startswith("3.14.")
@@ -45,7 +46,7 @@ class SecondRequestError(Exception):
 
 
 class LateError(Exception):
-    """No connection was available in time to send the request; nothing was sent."""
+    """The request may no longer be sent: it is late, or a cooldown began. Nothing was sent."""
 
     def __str__(self) -> str:
         return "the request could not be sent in time"
@@ -54,8 +55,9 @@ class LateError(Exception):
 def is_out_of_descriptors(error: Exception) -> bool:
     """Whether a connection failed because there was no file descriptor for it.
 
-    The error hides a shortage if aiohttp could not resolve a name, or if several addresses failed
-    in different ways. In these cases we open a socket to test whether the system has a descriptor.
+    An error may hide a shortage, for example if aiohttp could not resolve the name, or if several
+    addresses failed in different ways. So if an error of aiohttp's connector neither shows a
+    shortage nor concerns TLS, we open a socket to test whether a descriptor is left.
     """
     if not isinstance(error, OSError):
         return False
@@ -93,7 +95,10 @@ class Response:
 
 
 async def unusual_response(attempt: Attempt, error: BaseException | None) -> Response:
-    """Wait for the headers of a started request's unusual answer, or raise its `error`."""
+    """Return the unusual answer to a request of `Connector.start` once its headers are read.
+
+    If `error` is given, raise it instead. Any error closes the connection.
+    """
     assert attempt.guard is not None
     try:
         if error is not None:
@@ -115,14 +120,14 @@ async def _parsed(connection: Connection, guard: Guard) -> Response:
 
 
 class Connector(aiohttp.TCPConnector):
-    """Provides connections without unread bytes, one for each permit."""
+    """Hands out connections without unread bytes, one for each attempt."""
 
     def __init__(
         self, *, tls: ssl.SSLContext | None, kept: KeptConnections, local: str | None = None
     ) -> None:
         # No limit of connections here, because a request is charged for the current minute when it
         # gets its permit. A request that then waited could be sent in the next minute.
-        super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - type of unused argument
             limit=0,
             limit_per_host=0,
             keepalive_timeout=KEEP_ALIVE,
@@ -130,8 +135,8 @@ class Connector(aiohttp.TCPConnector):
             local_addr=None if local is None else (local, 0),
             family=socket.AF_UNSPEC if local is None else family_of(local),
         )
-        # For each origin, a request that aiohttp made, with all that aiohttp needs to connect
-        # there.
+        # The template of each origin: a request that aiohttp's session made to it, which has all
+        # that aiohttp needs to connect there.
         self._templates: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by `id` of the handler that the guard refers to
         self._kept = kept
@@ -159,8 +164,8 @@ class Connector(aiohttp.TCPConnector):
 
         Returns:
             The complete answer if it is the usual one. Otherwise a `Response`, whose body the
-            caller reads. None if nothing was sent, because aiohttp has not made a request to this
-            origin yet. Then send this request through the session.
+            caller reads. None if nothing was sent, because `connect` has not stored a template for
+            this origin. Then send this request through the session.
         """
         origin, data = wire_request(url, attempt.max_body <= SMALL_BODY)
         connection = self._take_parked(origin, attempt)
@@ -183,10 +188,11 @@ class Connector(aiohttp.TCPConnector):
     def start(
         self, wire: WireRequest, attempt: Attempt, loop: asyncio.AbstractEventLoop, now: float
     ) -> bool:
-        """Send a request at once, on a connection that served another one a moment ago.
+        """Send a request at once, on a connection that has just served another request.
 
-        Most requests are sent this way, because it needs the least CPU time. Afterwards, call
-        `follow`; if it returns None, call `unusual_response`.
+        Most requests are sent this way, because it needs the least CPU time. Await
+        `attempt.answer`, and then call `follow`. If the wait raises an error, or `follow` returns
+        None, call `unusual_response`.
 
         Returns:
             Whether the request was sent. False if no such connection could be used.
@@ -284,7 +290,7 @@ class Connector(aiohttp.TCPConnector):
         """Open connections to the origin of `url` until there are `count`.
 
         It ignores errors, because a request that needs a connection gets the same error. It opens
-        none if aiohttp has not made a request to this origin yet.
+        none if `connect` has not stored a template for this origin.
 
         Args:
             url: Any URL of the origin.

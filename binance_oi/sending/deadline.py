@@ -1,7 +1,7 @@
 """Deadlines for many calls with one timer.
 
-A timer for each call would take a tenth of the time of a request. The calls of a client have the
-same timeout, so their deadlines are in the order in which the calls began. One timer for the
+A timer for each call would take a tenth of a request's CPU time. The calls of a client have the
+same timeout, so their deadlines come in the order in which the calls began. One timer for the
 earliest deadline is enough.
 
 The rule of this file: after a call has ended, no timer and no deadline has a reference to any part
@@ -152,8 +152,8 @@ class Deadlines:
         self._queue: deque[Deadline] = deque()  # the earliest first
         self._early: set[_EarlyDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
-        # A timer keeps its context even after its cancellation: the call's connection and buffer,
-        # and anything that the caller put there. So these timers get an empty context.
+        # Even a cancelled timer keeps its context alive, with the call's connection and buffer and
+        # anything that the caller put there. So these timers get an empty context.
         self._context = Context()
 
     def start(self, seconds: float, arrival: Arrival | None = None) -> Deadline:
@@ -180,8 +180,7 @@ class Deadlines:
     def add(self, deadline: Deadline, when: float, task: asyncio.Task[object], now: float) -> bool:
         """Start a deadline that the caller made; return whether it was started.
 
-        The call does not start a deadline that is earlier than the last one in the queue. Then use
-        `start`.
+        It is not started if it is earlier than the last one in the queue. Then use `start`.
 
         Args:
             deadline: A deadline without a task; this method calls its `begin`.

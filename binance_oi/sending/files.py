@@ -2,7 +2,7 @@
 
 The rule of this file: such a server announces no limit, so this file keeps a modest one of its own.
 Its requests have no weight, so it never touches a budget. After a temporary error, it waits and
-tries again; any other error reaches the caller.
+tries again, up to three times; any other error reaches the caller at once.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ class Files:
     def _wait_after(
         self, error: BinanceOIError, pauses: Iterator[float], *, fresh: bool
     ) -> float | None:
-        """Seconds until the next attempt; None if there is to be none.
+        """Return the seconds until the next attempt; None if there is no further attempt.
 
         Args:
             error: The error of the last attempt.

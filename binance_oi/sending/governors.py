@@ -9,10 +9,10 @@ from binance_oi.budget.beside import pool_of
 from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.sending.governor import Governor
 
-# Bounds for requests for the past: requests per second, and requests at the same time. Their limit
-# allows 3.3 requests per second on average.
+# Bounds on requests for the past: requests per second, and requests at the same time. The exchange
+# allows 3.3 of them per second on average.
 HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
-HISTORY_IDLE_S = 1.0  # s from a request for the past to the return of its leases; see `LateFlush`
+HISTORY_IDLE_S = 1.0  # s from a request for the past until we return leases; see `LateFlush`
 
 
 class Governors:
@@ -21,7 +21,7 @@ class Governors:
     Args:
         budget: The budget that has the pools.
         name: The name of the client's pools in that budget.
-        pace: The most requests per second of one governor.
+        pace: The requests per second of one governor, on average; see `Governor`.
         max_in_flight: The most requests of one governor on the wire at the same time.
     """
 

@@ -22,13 +22,13 @@ from binance_oi.sending.kept_connections import ConnectionState, KeptConnections
 from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_answer
 from binance_oi.sending.wire import SMALL_BODY
 
-REFUSALS = (403, 418, 429, 451)  # after one of these statuses, we send nothing for some time
+REFUSALS = (403, 418, 429, 451)  # statuses; after all but 451, we send nothing for some time
 # The most bytes that an answer may have besides its body: headers, chunk sizes, 1xx answers. A real
 # answer has about 1,000 such bytes.
 ENVELOPE = 64 * 1024
 BYTES_PER_READ = 16 * 1024  # bytes in one read if the body is small; a TLS record has no more
 MOST_PER_READ = 128 * 1024  # bytes in one read if the body may be large; a history page has 90,000
-HEADS_PER_READ = 8  # blocks of headers that we separate in one read: 1xx answers, and the real one
+HEADS_PER_READ = 8  # sets of headers separated in one read: of 1xx answers and the last one
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
@@ -117,7 +117,7 @@ class Guard(asyncio.BufferedProtocol):
     def start(
         self, attempt: "Attempt", data: bytes, loop: asyncio.AbstractEventLoop, now: float
     ) -> bool:
-        """Send a request at once if the connection is open and its last answer was the usual one.
+        """Send a request at once if the connection is open and may be used again.
 
         Args:
             attempt: The attempt; this method sets its guard, and the future of its answer (see
@@ -181,7 +181,8 @@ class Guard(asyncio.BufferedProtocol):
     def watch(self, body: aiohttp.StreamReader) -> None:
         """Raise an error in the reader of `body` if its chunks are broken.
 
-        aiohttp by itself closes the connection and drops the body, and the reader waits forever.
+        Otherwise, aiohttp would close the connection and drop the body, and the reader would wait
+        forever.
         """
         self._body = body
         self._end_body()

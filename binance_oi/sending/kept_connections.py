@@ -21,12 +21,13 @@ tell a dead connection from a slow exchange:
    slower than that bound, the client cannot detect a dead connection in time, so it opens a new
    connection for each request.
 
-Cost in weight. A dead connection costs weight 1 for the request that was lost. An exchange that
-turns slow costs weight 1 for each request on a kept connection at that moment, and nothing more
-while it stays slow. When only a part of the answers takes 3 s, at most 1.5 % of requests are sent
-twice.
+Cost in weight. A dead connection costs the weight of the lost request. When an exchange turns slow,
+the client sends each request that is then on a kept connection twice, and no more requests while
+the exchange stays slow. When only a part of the answers takes 3 s, it sends at most 1.5 % of its
+requests twice.
 
-The client numbers its requests. "Since request 17 was sent" then needs no clock.
+The client numbers its requests, so "since request 17 was sent" needs no clock. All connections
+share a generation number; the client raises it when it distrusts all open connections.
 """
 
 import asyncio
@@ -35,10 +36,10 @@ from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
 
-PATIENCE = 2.0  # s without a byte; a real answer takes 0.1 s, and a call has 10 s for both attempts
+PATIENCE = 2.0  # s without a byte; an answer takes 0.1 s, and by default a call has 10 s
 # The part of patience after which a call that ends without a byte makes its connection suspect.
 SUSPECT_AFTER = 0.25
-PATIENCE_FACTOR = 1.5  # times the slowest recent answer: the next one may be slower
+PATIENCE_FACTOR = 1.5  # patience per slowest recent answer; the next answer may be even slower
 NEVER = -1  # the generation of a connection that must not be used again
 ANSWERS_REMEMBERED = 100  # patience depends on the slowest of the last 100 to 200 answers
 # Seconds from the end of patience until we abandon a connection. If the application has blocked the
@@ -93,7 +94,7 @@ class KeptConnections:
         # Each value is a function that abandons the connection.
         self._silent: dict[ConnectionState, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._context = Context()  # or a timer would keep the whole context of its call
+        self._context = Context()  # empty; otherwise a timer would keep its call's context alive
 
     def opened(self) -> ConnectionState:
         """Register a new connection."""
@@ -154,7 +155,7 @@ class KeptConnections:
         state.silent = False
         self._silent.pop(state, None)
         waited = asyncio.get_running_loop().time() - state.since
-        if state.kept and waited >= self.patience * SUSPECT_AFTER:  # patience was not over yet
+        if state.kept and waited >= self.patience * SUSPECT_AFTER:
             self.suspect(state)
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ from binance_oi.budget import Pool
 class LateFlush:
     """Calls `Pool.flush` when no request is under way.
 
-    A pool with leases takes a lease before a request, and a flush returns it. With sequential
-    requests, a flush after each one would cost two writes for each request. So this class flushes
-    such a pool only some time after a request.
+    A pool with leases takes a lease before a request, and a flush returns the lease. If requests
+    follow each other, a flush after each one would cost two writes for each request. So with `idle`
+    above 0, the flush comes only some time after a request.
 
     Args:
         pool: The pool. A flush writes its settlements and returns its leases.
@@ -26,7 +26,7 @@ class LateFlush:
     def __init__(self, pool: Pool, idle: float, in_flight: Callable[[], int]) -> None:
         self._pool, self._idle, self._in_flight = pool, idle, in_flight
         self._timer: asyncio.TimerHandle | None = None
-        self._context = Context()  # empty: the timer would keep a call's context alive
+        self._context = Context()  # empty; otherwise the timer would keep a call's context alive
 
     def when_idle(self) -> None:
         """Note that no request is under way any more; flush, now or later."""
@@ -37,7 +37,7 @@ class LateFlush:
             self._timer = loop.call_later(self._idle, self._due, context=self._context)
 
     def now(self) -> None:
-        """If the timer is armed, flush now instead. The governor calls this when it ends."""
+        """If the timer is armed, stop it and flush now. The governor calls this when it ends."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

@@ -1,7 +1,7 @@
 """Chooses the address of this machine from which requests are sent.
 
-The rule of this file: the exchange counts weight by address, so each address has one budget. The
-default address must not get a second budget when a user names it. `is_default` detects that.
+The rule of this file: the exchange counts weight by address, so each address has one budget. If a
+user names the default address, that must not make a second budget, so `is_default` detects it.
 """
 
 import socket

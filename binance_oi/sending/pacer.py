@@ -1,10 +1,10 @@
 """Limits the requests per second, in batches.
 
-The rule of this file: aiolimiter limits the pace of requests and never counts weight. An even pace
-does not alarm a firewall. It also lets the counts in the first answers arrive before the client has
+The rule of this file: aiolimiter limits the pace of requests, and never counts weight. A low pace
+does not alarm a firewall, and lets the counts in the first answers arrive before the client has
 sent too many requests. As a budget, aiolimiter would fail: `AsyncLimiter(2400, 60)` admits a weight
-of 4799 in one minute, and serves small weights first, so that large ones starve. It also has no way
-to pause, to correct its count, or to refund weight.
+of 4799 in one minute, and serves small weights first, so that large ones starve. aiolimiter also
+cannot pause, correct its count, or refund weight.
 """
 
 import asyncio
@@ -15,14 +15,15 @@ from contextvars import Context
 from aiolimiter import AsyncLimiter
 
 BATCHES_PER_SECOND = 100  # a batch is the number of requests that the pace allows in 1/100 s
-LONGEST_S = 1e9  # s, longer than any wait; larger values may overflow `datetime` and timers
+LONGEST_S = 1e9  # s: longer than any wait; larger values may overflow `datetime` and timers
 
 
 class Pacer:
     """Lets requests pass, one batch at a time.
 
     Args:
-        pace: The most requests per second, above 0. All requests of a second may go at once.
+        pace: Requests per second, on average, above 0. Up to a second's requests may go at once, so
+            the first second may have nearly twice as many.
     """
 
     def __init__(self, pace: float) -> None:

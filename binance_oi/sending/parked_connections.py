@@ -1,8 +1,8 @@
 """Keeps connections that served a request a moment ago ready for the next request.
 
-The rule of this file: it only stores connections; its callers decide which ones may be used. If no
-request takes a connection within about a second, the connection goes to aiohttp's pool, which
-closes connections that stay idle. If every request used that pool, each would take a tenth longer.
+The rule of this file: it only stores connections; its callers decide which ones may be used. About
+once a second, all parked connections go to aiohttp's pool, which closes connections that stay idle.
+If every request used that pool, each would need a tenth more CPU time.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ PARKED_S = 1.0  # s from the first parked connection until all of them go to aio
 
 
 class ParkedConnections(Generic[G]):
-    """Hands out the connection to an origin that was parked first, as aiohttp's pool does.
+    """Hands out the connections to an origin in the order in which callers parked them.
 
     Each connection is stored together with its guard, of type `G`.
     """
@@ -26,7 +26,7 @@ class ParkedConnections(Generic[G]):
     def __init__(self) -> None:
         self._by_origin: dict[str, deque[tuple[Connection, G]]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._context = Context()  # empty: the timer would keep a call's context alive
+        self._context = Context()  # empty; otherwise the timer would keep a call's context alive
 
     def __len__(self) -> int:
         return sum(map(len, self._by_origin.values()))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.limits import WEIGHT
 
-MAX_HEAD_BYTES = 4096  # bytes of the headers; a real answer has 1,000
+MAX_HEAD_BYTES = 4096  # bytes of status line and headers; a real answer has 1,000
 # The status line and the headers. A header's name is a token of RFC 9112, and its value is
 # printable ASCII. This excludes folded lines, bare line feeds and spaces before a colon, which
 # parsers read in different ways. At most 64 headers; a real answer has 25.
@@ -77,7 +77,7 @@ def _date(text: bytes) -> float | None:
 def plain_answer(data: bytes | memoryview, max_body: int) -> PlainAnswer | None:
     """Read `data` if it is one complete answer of the plainest form; otherwise return None.
 
-    An answer has the plainest form under these conditions:
+    An answer has the plainest form under these conditions, and within the bounds of this file:
 
     - It is HTTP/1.1 with status 200.
     - It has a `Content-Length`, which is the number of bytes after the blank line. Or it has
@@ -85,7 +85,7 @@ def plain_answer(data: bytes | memoryview, max_body: int) -> PlainAnswer | None:
     - Its `Content-Encoding`, if any, is `gzip`.
     - Its `Connection`, if any, is `keep-alive`.
     - None of these headers occurs twice, nor does the used-weight header or `Date`.
-    - A chunked body is not empty. A compressed body has 1 to `max_body` bytes after decompression.
+    - Its body is not empty. A compressed body has 1 to `max_body` bytes after decompression.
     """
     match = _HEAD.match(data)
     if match is None or (end := match.end()) > MAX_HEAD_BYTES:

@@ -18,13 +18,13 @@ OVERLOADED = -1008  # "throttled by system-level protection": no weight, but a l
 class RetryPolicy(Encodable):
     """Selects the failed requests to send again. `RetryPolicy(attempts=1)` turns retries off.
 
-    Within the `timeout` of a call, the client retries network errors, timeouts of a connection, 5xx
-    and 408. It never retries wrong input, other 4xx, 403, 418, 451, errors of certificates, and
-    complete answers with a wrong content. After a 429 the request returns to the queue. If a kept
-    connection proves dead, the client sends the request at once on a new connection.
+    Within the `timeout` of a call, the client retries after network errors, 5xx and 408. It never
+    retries after wrong input, 403, 418, 451, other 4xx, errors of certificates, or complete answers
+    with wrong content. After a 429, the request returns to the queue. If a kept connection proves
+    dead, the client sends the request at once on a new connection. All of these count as attempts.
 
-    The wait before a retry is random between 0 and ``base * 2 ** retries`` (full jitter), and at
-    most `cap`.
+    The wait before a retry is random between 0 and ``base * 2 ** n`` (full jitter), after n earlier
+    retries, and at most `cap`.
     """
 
     attempts: int = 3
@@ -38,9 +38,10 @@ class RetryPolicy(Encodable):
     cap: float = 2.0
     """The longest wait before a retry, in seconds."""
     budget: float = 60.0
-    """The most retries that a client's account can hold; each retry takes one from it."""
+    """The most retries that a client's account can hold. Each retry takes one from it, except after
+    a 429 or a dead connection."""
     earned: float = 0.1
-    """The part of a retry that each success earns."""
+    """The retries that each success adds to the account."""
 
     def __post_init__(self) -> None:
         names = ("network_base", "server_base", "overload_base", "cap", "budget", "earned")
@@ -79,7 +80,7 @@ class Retries:
         Args:
             error: The error of the last attempt.
             attempt: The number of attempts so far.
-            seconds: The seconds that the call has left; a later attempt does not happen.
+            seconds: The seconds that the call has left. The next attempt must begin before then.
         """
         if attempt >= self.policy.attempts:
             return None

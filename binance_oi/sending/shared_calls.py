@@ -26,7 +26,7 @@ class SharedCalls(Generic[T]):
     """Runs one call for all callers that join while it runs.
 
     All callers get the same value, or the same exception. Cancelling one caller does not affect the
-    others. When the last caller is cancelled, so is the call.
+    others. When no caller waits any more, the call is cancelled.
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class SharedCalls(Generic[T]):
         Args:
             key: The name of the call. Identical calls have the same name.
             start: Makes the call's coroutine, which must end by itself at `ends`.
-            ends: The caller's deadline, in loop time. At this time it stops waiting for a call that
-                another caller started.
+            ends: The caller's deadline, in loop time. At this time, the caller stops waiting for a
+                call that another caller started.
             is_late: Returns whether an error may come from the deadline of the call. If so, and the
-                caller's own deadline is later, the caller starts the call once more.
+                caller's own deadline is later, the caller joins or starts the call once more.
 
         Raises:
             BudgetExhaustedError: The call of another caller was still running at `ends`.

@@ -42,10 +42,10 @@ from binance_oi.sending.plain_answers import PlainAnswer
 from binance_oi.sending.wire import USER_AGENT, Target
 
 Session = aiohttp.ClientSession
-ERROR_TEXT_WAIT_S = 0.5  # s to wait for the text of an error; its status is enough
-REFUSAL_TEXT_WAIT_S = 0.2  # s to wait for it if the status stops all requests for some time
+ERROR_TEXT_WAIT_S = 0.5  # s: the longest wait for an error's text; its status is enough
+REFUSAL_TEXT_WAIT_S = 0.2  # s: the same for the statuses in `REFUSALS`
 MAX_ERROR_TEXT = 64 * 1024  # bytes, uncompressed
-TIMED_OUT = 408  # servers also send it before they close an idle connection
+TIMED_OUT = 408  # status; servers also send it before they close an idle connection
 _NUMBERS = re.compile(r"\[Errno ([0-9]+)\]")
 _sessions_of_parent: list[Session] = []  # sessions that were open before a fork
 
@@ -80,7 +80,7 @@ class _Options(TypedDict, total=False):
 
 
 class Started(NamedTuple):
-    """The state of a first attempt that did not end on the fast path of `Sender.send`."""
+    """An attempt that has its permit, and what the fast path of `Sender.send` has done with it."""
 
     permit: Permit
     began: float
@@ -105,9 +105,9 @@ class Transport:
         proxy: The URL of a proxy. Environment variables for proxies have no effect.
         local_address: The IP address of this machine that our own connections use.
         replace: Whether the caller sends a request again if a kept connection proves dead. If not,
-            the transport waits even on a silent connection.
+            the transport waits on a silent connection until the timeout.
         patience: The most seconds that a kept connection may be silent, even if the exchange is
-            slow.
+            slow. A value below `PATIENCE` means `PATIENCE`.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class Transport:
         loop: asyncio.AbstractEventLoop,
         now: float,
     ) -> Attempt | None:
-        """Send a request at once, if a connection served another one a moment ago.
+        """Send a request at once, if a connection has just served another request.
 
         The caller must have got or checked its permit in this step of the loop. Afterwards, it
         awaits `Attempt.answer` and calls `follow`. If the wait raises an error, or `follow` returns
@@ -215,7 +215,7 @@ class Transport:
         return None
 
     def follow(self, target: Target, attempt: Attempt) -> PlainAnswer | None:
-        """Return the answer to a request of `start`; None if it is unusual. Then call `get`."""
+        """Return the answer to a request of `start`. If it is unusual, return None: call `get`."""
         assert self._connector is not None  # it has sent the request
         plain = self._connector.follow(target.wire.origin, attempt)
         if plain is not None:
@@ -239,12 +239,12 @@ class Transport:
             url: A URL from `ready_url`.
             permit: The permit. The call checks it right before it writes the request. Afterwards
                 the permit is settled, refunded, or neither (then the exchange may have counted the
-                request). `permit.late` is set if it was refunded because no connection was
-                available in time. `permit.crowded` is set if it was refunded because there was no
-                file descriptor for a connection.
+                request). `permit.late` is set if `Permit.may_send` refunded the permit.
+                `permit.crowded` is set if the call refunded it because there was no file descriptor
+                for a connection.
             max_bytes: The largest size of the uncompressed body.
             timeout: Seconds from now to the end of the body.
-            fresh: Whether to use a new connection, because a kept one proved dead.
+            fresh: Whether to use a new connection.
             sent: The attempt, if `start` has sent it.
             error: The error that ended the wait for its answer, if any.
 
@@ -303,7 +303,7 @@ class Transport:
     async def _ask(
         self, url: URL, attempt: Attempt
     ) -> PlainAnswer | Response | aiohttp.ClientResponse:
-        """Send the request. Return the whole usual answer, or status and headers of another one."""
+        """Send the request. Return the whole usual answer, or the beginning of any other answer."""
         if self._connector is not None:
             found = await self._connector.ask(url, attempt)
             if found is not None:
@@ -336,7 +336,7 @@ class Transport:
     async def _error_answer(
         self, response: Response | aiohttp.ClientResponse, attempt: Attempt, max_bytes: int
     ) -> Answer:
-        """Read the text of an error, but do not wait long for it, and raise no other error."""
+        """Read the text of an error; the text is empty if it does not come within a short time."""
         seconds = REFUSAL_TEXT_WAIT_S if response.status in REFUSALS else ERROR_TEXT_WAIT_S
         deadline = self._deadlines.start(seconds, attempt)
         try:

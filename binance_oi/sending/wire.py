@@ -1,7 +1,8 @@
 """The bytes of a request.
 
-The rule of this file: it makes the same bytes that aiohttp's session would send. The bytes of a
-request for a small body are cached by URL, because callers poll the same URLs.
+The rule of this file: it makes the bytes that aiohttp's session would send, except that a request
+for a small body asks for no compression. It caches the bytes of such requests by URL, because
+callers poll the same URLs.
 """
 
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def target_of(base_url: str, path: str, params: Mapping[str, str], max_body: int
 
 
 def ready_url(base_url: str, path: str, params: Mapping[str, str]) -> URL:
-    """Make a quoted URL. If aiohttp quoted it, that would take 15 % of the time of a request."""
+    """Make a quoted URL. If aiohttp quoted it, that would take 15 % of a request's CPU time."""
     query = "&".join(f"{name}={quote(value)}" for name, value in params.items())
     return URL(f"{base_url}{path}{'?' if query else ''}{query}", encoded=True)
 
