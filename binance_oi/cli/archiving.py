@@ -1,7 +1,7 @@
 """The commands `archive` and `backfill`.
 
-The rule of this file: each command stores rows as soon as it has received them. So the same command
-continues after an interruption, even after it was killed.
+The rule of this file: `archive` stores each file that it downloads, and `backfill` stores rows as
+soon as it has received them. So after an interruption, even a kill, the same command continues.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ FOLDER = "archive"  # the directory of the archive's files, in the user's cache 
 MAX_NAMED = 5  # failures that a command names; it counts the others
 
 Draw = Callable[[str, int, int, int], None]
-"""Draws the progress: the current item, the number of finished ones, of all, and of rows."""
+"""Draws the progress: the current item, and the numbers of finished items, all items, and rows."""
 
 
 class Stretch(NamedTuple):
@@ -84,7 +84,7 @@ async def _write_symbols(
                     rows, holes = rows + file.rows, holes + len(file.holes)
                     _note_nothing(name, file)
     if not days:
-        write_note("the archive has 2020-09-01 until yesterday; nothing was written")
+        write_note("the archive covers 2020-09-01 to yesterday; nothing was written")
         return OK
     _note_failed(failed)
     write_note(
@@ -106,7 +106,7 @@ def _drawing(draw: Draw, rows: int, number: int, symbols: int) -> Callable[[Arch
 def _note_nothing(name: str, file: DaysWriter) -> None:
     reasons = {hole.reason for hole in file.holes}
     if not file.rows and reasons <= {"no_file", "not_published"}:
-        write_note(f"{name}: the archive has no file of it in that time")
+        write_note(f"{name}: the archive has no file for that time")
 
 
 class FromArchive(NamedTuple):
@@ -209,7 +209,7 @@ def _resumable() -> Generator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        write_note("received rows are kept; run the same command again to continue")
+        write_note("received data is kept; run the same command again to continue")
         raise
 
 

@@ -29,7 +29,7 @@ def budgets(output: Output) -> int:
     if pools or not output.is_table:  # an empty table would be an empty line
         output.show(pools_sheet(pools))
     if gone := len(known) - len(pools):
-        write_note(f"left out: {gone} of local ports on which no program listens")
+        write_note(f"left out: {counted(gone, 'budget')} of local ports without a program")
     if known:
         write_note(f"from {path}")
     else:
@@ -62,7 +62,7 @@ def shared(server: str, egress: str, output: Output) -> int:
 
 
 def forget(name: str, output: Output, *, is_agreed: bool) -> int:
-    """Show one budget, ask the user, and delete its record."""
+    """Show one budget, ask the user unless `is_agreed`, and delete the budget's record."""
     known = machine_pools()
     if name not in known:
         raise UsageError(f"there is no budget {printable(name)}{_names(known)}")

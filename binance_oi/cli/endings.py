@@ -47,7 +47,7 @@ EXIT_CODE_MEANINGS: Final = {
     OK: "ok",
     UNEXPECTED: "unexpected",
     USAGE: "wrong usage; nothing was changed",
-    LIMITED: "limited or banned; stderr shows the end",
+    LIMITED: "limited or banned; stderr shows until when",
     EXCHANGE: "the exchange refused, or its answer was not the documented one",
     NETWORK: "network",
     SOME_FAILED: "some symbols failed, the others were printed; or a recording is incomplete",

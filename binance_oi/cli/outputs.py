@@ -1,7 +1,7 @@
 """The commands `export`, `backup`, `plot` and `report`.
 
 The rule of this file: a command checks everything that it can before it touches a file, and reports
-an error in one line. No command needs a client or an event loop.
+an error in one line. None of these commands needs a client or an event loop.
 """
 
 import sys
@@ -52,8 +52,8 @@ def export(
             )
         found = rows or opened.samples(symbols, since=since, until=until).span()
     if not found and not new:
-        raise UsageError(f"{opened} has no rows in that range; nothing was written")
-    write_note(f"{counted(rows, 'row')} written to {to}" if rows else f"{to} has every row already")
+        raise UsageError(f"{opened} has no rows to export; nothing was written")
+    write_note(f"{counted(rows, 'row')} written to {to}" if rows else f"no new rows for {to}")
     return OK
 
 
@@ -84,7 +84,7 @@ def export_series(
             on_rows=on_rows,
         )
     if not rows:
-        raise UsageError(f"{recording} has no rows in that range; nothing was written")
+        raise UsageError(f"{recording} has no rows to export; nothing was written")
     write_note(f"{counted(rows, 'row')} written to {to}")
     return OK
 

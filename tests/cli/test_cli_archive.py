@@ -94,7 +94,7 @@ def test_a_symbol_missing_from_the_archive_is_named_and_the_exit_code_is_4(
 ) -> None:
     command = ["archive", "NOUSDT", *last(2), "--to", str(tmp_path)]
     assert main([*command, "--archive-url", exchange.url]) == 4
-    assert "NOUSDT: the archive has no file of it in that time" in capsys.readouterr().err
+    assert "NOUSDT: the archive has no file for that time" in capsys.readouterr().err
 
 
 def test_days_that_fail_are_named_and_the_others_written(tmp_path: Path, capsys: Captured) -> None:
@@ -124,7 +124,7 @@ def test_an_interrupted_command_keeps_its_files_and_the_next_one_continues(tmp_p
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=HANGS)
     assert running.returncode == 130
-    assert said == "binance-oi: received rows are kept; run the same command again to continue\n"
+    assert said == "binance-oi: received data is kept; run the same command again to continue\n"
     assert not [*out.glob("*.csv"), *out.glob(".*")]
 
 
@@ -134,7 +134,7 @@ def test_a_range_that_the_archive_cannot_have_yet_writes_nothing(
     out = tmp_path / "out"
     command = ["archive", "BTCUSDT", f"--since={TODAY}", "--to", str(out)]
     assert main([*command, "--archive-url", exchange.url]) == 0
-    assert "the archive has 2020-09-01 until yesterday" in capsys.readouterr().err
+    assert "the archive covers 2020-09-01 to yesterday" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -300,10 +300,10 @@ def test_a_second_export_keeps_the_rows_of_the_first_and_prints_how_many_it_adde
     assert export("--symbol", "BTCUSDT") == (0, f"2 rows written to {out}\n")
     assert export("--since", "2026-11-24") == (0, f"2 rows written to {out}\n")
     assert export("--new") == (0, f"4 rows written to {out}\n")
-    assert export() == export("--new") == (0, f"{out} has every row already\n")
+    assert export() == export("--new") == (0, f"no new rows for {out}\n")
     assert export("--new", "--until", "2020-01-01")[0] == 0
     assert export("--until", "2020-01-01")[0] == 2
-    assert export("--replace", "--new") == (0, f"{out} has every row already\n")
+    assert export("--replace", "--new") == (0, f"no new rows for {out}\n")
     assert export("--replace", "--symbol", "BTCUSDT") == (0, f"2 rows written to {out}\n")
     assert export("--replace", "--new") == (0, f"8 rows written to {out}\n")
 
