@@ -12,9 +12,12 @@ terminal.py   prints the result of a command on stdout
 progress.py   shows the progress of a command that reads
 reading.py    `get`, `snapshot`, `symbols`
 watching.py   `watch`
+comparing.py  `changes`
 history.py    `history`
+archiving.py  `archive`, `backfill`
 recording.py  `record`
 outputs.py    `export`, `backup`, `plot`, `report`
+caring.py     `copy`, `prune`, `compact`, `check`
 budgets.py    `budget`
 simulating.py `simulate`
 serving.py    `serve`

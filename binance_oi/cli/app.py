@@ -44,7 +44,7 @@ def command(function: Callable[_P, int]) -> Callable[_P, int]:
 def paragraphs(docstring: str) -> str:
     """Return the text of a docstring before its arguments, with each paragraph on one line.
 
-    So the help page wraps the text at the width of the terminal, not at that of the source.
+    The help page can then wrap the text at the width of the terminal.
     """
     text = inspect.cleandoc(docstring).partition("\n\nArgs:")[0]
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))

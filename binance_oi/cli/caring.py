@@ -1,7 +1,7 @@
 """The commands `copy`, `prune`, `compact` and `check`.
 
-The rule of this file: a command prints one line about its result. No command needs a client or an
-event loop.
+The rule of this file: `check` prints all its findings, and each other command one line about its
+result. None of these commands needs a client or an event loop.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from binance_oi.recorder.check import check as found_in
 from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
-MAX_FAILED = 10  # lines about symbols that sweeps failed to read
+MAX_FAILED = 10  # lines at most about symbols that sweeps failed to read
 
 
 def copy(source: str | Path, target: str | Path) -> int:

@@ -1,8 +1,8 @@
 """The command `changes`: which symbols have changed most over a window.
 
-The rule of this file: it shows only recent changes. If the last row of a symbol is old, its change
-is old too, so the command only counts it. It caches history as soon as it is read, so a command
-that was interrupted does not request it again.
+The rule of this file: the command shows only recent changes. If the last row of a symbol is old, so
+is its change; the command only counts such symbols. It caches each symbol's history as soon as it
+has read it, so after an interruption it does not request that history again.
 """
 
 import asyncio
@@ -29,9 +29,10 @@ from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
 DAY_MS = 86_400_000
-FULL_HISTORY_SYMBOLS = 50  # symbols for which we read 8 days of history, with 5 requests for each
+# Up to this many symbols, we read 8 days of the history of each, with 5 requests.
+FULL_HISTORY_SYMBOLS = 50
 PAGE_ROWS = 499  # rows that one request returns at least, whenever we send it
-AHEAD_MS = 3_600_000  # ms by which our clock may be behind that of a recorder
+AHEAD_MS = 3_600_000  # ms by which our clock may be behind a recorder's or the exchange's
 FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
 
 
@@ -47,9 +48,9 @@ class Arguments(NamedTuple):
 def history_span(symbols: int, window: str) -> timedelta:
     """Return how far back to read the history of this many symbols.
 
-    For few symbols, it is as far as the statistics of this window and of 24 hours need. So the
-    cache is enough for the next command too, with any usual window. For many symbols, it is the
-    least that the statistics of this window need.
+    For up to `FULL_HISTORY_SYMBOLS`, it is as far as the statistics of this window and of 24 hours
+    need. So the cache also suffices for a later command with another usual window. For more
+    symbols, it is one page, or the least that the statistics of this window need if that is more.
 
     Raises:
         ValueError: The exchange keeps fewer rows than the window needs.
@@ -99,7 +100,7 @@ def changes_recorded(arguments: Arguments, path: str | Path, output: Output) -> 
     """Show the changes up to the end of a recording."""
     tracker = ChangeTracker([arguments.window])
     with as_usage_errors(), Recording(path) as recording:
-        # One odd sample of the year 2050 would make all other samples look old.
+        # Otherwise, one odd sample of the year 2050 would make all other samples look old.
         ends = round(time.time() * 1000) + AHEAD_MS
         series = recording.series(arguments.symbols, until=instant(ends))
         newest = series.newest()

@@ -1,7 +1,8 @@
 """The command `history`.
 
 The rule of this file: without a file, the command reads all rows, and then shows them. With a file,
-it stores each symbol as soon as it is read. So the same command continues after an interruption.
+it stores each symbol as soon as it has read it. So after an interruption, the same command
+continues.
 """
 
 import asyncio

@@ -263,7 +263,7 @@ class Source:
     egress: Annotated[str | None, Parameter(group=_limits, metavar="NAME"), variable("EGRESS")] = (
         None
     )
-    """A name for the public IP address: the same on all machines that share it, with --budget."""
+    """With --budget: a name for the public IP address, the same on all machines that share it."""
     max_wait: Annotated[Period | None, Parameter(group=_limits), variable("MAX_WAIT")] = None
     """The longest time that a request may wait for the budget: 30s, 5m. By default, any time."""
     timeout: Annotated[
@@ -277,7 +277,7 @@ class Source:
 
     @contextmanager
     def client(self) -> "Generator[OpenInterestClient]":
-        """Make a client of that exchange; the caller closes it.
+        """Make a client of the chosen exchange; the caller closes the client.
 
         Raises:
             UsageError: The client refuses these options.
@@ -331,7 +331,7 @@ class Source:
             from binance_oi.budget.redis import RedisBudget
 
             return RedisBudget(self.budget, egress=check_egress(self.egress), **options)
-        # Only this process reads its simulated exchange, so there is no need for a shared record.
+        # Only this process reads its simulated exchange, so it needs no shared budget.
         return ProcessBudget(**options) if self.simulated else MachineBudget(**options)
 
 
@@ -364,7 +364,7 @@ class ArchiveSource:
 
     @contextmanager
     def archive(self, cache: Path) -> "Generator[Archive]":
-        """Make an archive with this cache; the caller closes it."""
+        """Make an archive with this cache; the caller closes the archive."""
         from binance_oi.exchange.archive import PUBLIC_ARCHIVE
         from binance_oi.market.archive import Archive
 

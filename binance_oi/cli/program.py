@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminable() -> Generator[list[int]]:
-    """Let SIGTERM and SIGHUP interrupt a command like Ctrl-C; yield a list of received signals.
+    """Let SIGTERM and SIGHUP interrupt a command as Ctrl-C does; yield a list of received signals.
 
-    So the command can restore the cursor and remove unfinished files. If the process ignores a
+    The command can then restore the cursor and remove unfinished files. If the process ignores a
     signal (``nohup``), it stays ignored.
     """
     ended: list[int] = []

@@ -1,7 +1,8 @@
 """The command `record`.
 
-The rule of this file: a stop signal ends the recorder, and is not an error. The command checks
-everything that it can before it touches a file, and reports an error in one line.
+The rule of this file: a stop signal ends the recorder, and is no error, except SIGHUP (exit code
+129). The command checks everything that it can before it touches a file, and reports an error in
+one line.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ from binance_oi.recorder import Recorder, Status
 from binance_oi.recorder.rotating import Rotation
 from binance_oi.times import iso
 
-# Exit codes by gap reason; any other reason is the network.
+# Exit codes, by the reason of a gap. Any other reason is a fault of the network.
 CODES = {
     "standby": OK,
     **dict.fromkeys(("limited", "banned", "budget"), LIMITED),

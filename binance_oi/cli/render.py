@@ -1,8 +1,8 @@
 """Converts values to tables, JSON lines and CSV.
 
-The rule of this file: pure functions, and no rounded numbers, except in the table of changes for a
-terminal. A number keeps every digit that the exchange wrote. A time is ISO 8601 in UTC. The text of
-a server cannot act as markup or move the cursor.
+The rule of this file: pure functions. A number keeps every digit that the exchange wrote, except in
+the table of changes for a terminal. A time is ISO 8601 in UTC. The text of a server cannot act as
+markup or move the cursor.
 """
 
 import csv

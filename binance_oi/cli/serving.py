@@ -1,8 +1,8 @@
 """The command `serve`.
 
 The rule of this file: as soon as the service answers, the command prints its URL as the first line.
-A stop signal is not an error. It ends open streams, lets current answers finish, and closes the
-recording.
+A stop signal ends open streams, lets current answers finish, and closes the recording. It is not an
+error, except SIGHUP, after which the exit code is 129.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from binance_oi.web.server import CONNECTIONS, Server
 from binance_oi.web.systemd import keep_watchdog_quiet, notify, unit
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-SPARE_FILES = 300  # open files kept for the exchange, recordings and new connections
+SPARE_FILES = 300  # files kept for the exchange, recordings, and connections above the limit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Lets signals stop a long-running command.
 
-The rule of this file: a stop signal only requests the end; it interrupts no code. So the command
+The rule of this file: a stop signal only requests the end and interrupts no code, so the command
 can end cleanly.
 """
 

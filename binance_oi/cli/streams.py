@@ -74,8 +74,8 @@ def write_out(text: str) -> bool:
 def discard(stream: TextIO) -> None:
     """Drop the buffer of a stream that cannot be written.
 
-    If it stayed, Python would try to write it when the process ends, fail, and change the exit code
-    to 120.
+    If the buffer stayed, Python would try to write it when the process ends, fail, and change the
+    exit code to 120.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -1,6 +1,6 @@
 """Prints the result of a command on stdout.
 
-The rule of this file: it prints a result only when it is complete, and then all of it.
+The rule of this file: it prints nothing until the whole result is known.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """The command `watch`: a table that follows the market.
 
 The rule of this file: `Board` keeps the values, `draw` makes a picture that fits the terminal, and
-only the command itself writes to the terminal. Numbers keep the exchange's digits. Only changes in
-percent and sparklines are approximate.
+only the command itself writes to the terminal. Numbers keep the exchange's digits, except that
+changes in percent, z-scores and sparklines are approximate.
 """
 
 import asyncio
@@ -97,7 +97,8 @@ class Board:
             self.changes.pop(name, None)
             self._tracker.forget(name)
         for name, value in snapshot.items():
-            if value.time <= latest:  # one odd time in the future would make all others look old
+            # Otherwise, one odd time in the future would make all others look old.
+            if value.time <= latest:
                 self._tracker.observe(name, value.time, value.open_interest)
             self._compare(name)
             line = self.lines.get(name)

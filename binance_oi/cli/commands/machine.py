@@ -20,14 +20,14 @@ def budget(
     egress: Annotated[str | None, Parameter(metavar="NAME"), variable("EGRESS")] = None,
     output: Output = Output(),
 ) -> int:
-    """Show the budget of every exchange that this machine reads. Sends nothing.
+    """Show the budget of every exchange that this machine reads. Sends an exchange nothing.
 
     The last line names the file that all processes of this user share. The list omits local ports
     on which no program listens.
 
     Args:
-        forget: The name of a budget: show it, ask, and delete it.
-        yes: Delete it without asking.
+        forget: The name of a budget to delete. The command shows the budget and asks before.
+        yes: Delete the budget without asking.
         budget: Show the budgets on this Redis or Valkey server instead, redis://host.
         egress: The name of the public address whose budgets to show.
     """

@@ -55,7 +55,8 @@ def snapshot(
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
         notional: Show the mark price too, and open interest in units of the quote asset.
-        sort: Sort by name; or by notional value (usd), the largest first, which needs mark prices.
+        sort: Sort by name, or by notional value (usd), the largest first; usd reads mark prices
+            too.
         all: Show every row, even if the terminal has room for fewer.
     """
     from binance_oi.cli import reading
@@ -94,8 +95,8 @@ def watch(
             10m that fits into the budget.
         sort: Sort by the change since the last sweep, since the start (total) or over the window,
             by the z-score of the window (z), or by symbol.
-        window: The window of the change: 5m or a multiple of it. The command reads the time before
-            its start from the exchange's history, with one request for each symbol, and caches it.
+        window: The window of the change: 5m or a multiple of it, such as 1h. For the time before
+            its start, the command reads the exchange's history, as `changes` does.
         top: How many lines to show.
         json: Print JSON Lines, even on a terminal.
     """
@@ -124,8 +125,9 @@ def changes(
     smaller. Both need at least 200 changes to compare with.
 
     The rows come from the exchange's history. The command caches them, and the next time requests
-    only new rows. The first time, it reads 8 days for up to 50 symbols. For more symbols it reads
-    41 hours, with one request for each: the whole market takes 4 minutes.
+    only new rows. The first time, it reads 8 days for up to 50 symbols, with 5 requests for each.
+    For more symbols, it reads 41 hours (more for a long window), with one request for each: the
+    whole market takes 4 minutes.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
@@ -192,10 +194,11 @@ def archive(
 ) -> int:
     """Read open interest from 2020 to yesterday from the exchange's public archive.
 
-    In the directory, the command writes SYMBOL.csv with one row per 5 minutes, and SYMBOL.holes.csv
-    with each stretch of time without rows, and the reason. It replaces existing files of these
-    names. The directory files/ in it caches the archive's own files. Run the same command again to
-    continue after an interruption: it downloads a file again only if its checksum has changed.
+    In the directory, the command writes SYMBOL.csv (or .jsonl) with one row per 5 minutes. It also
+    writes SYMBOL.holes.csv with each stretch of time without rows, and the reason. It replaces
+    existing files of these names. The subdirectory files/ caches the archive's own files. Run the
+    same command again to continue after an interruption: it downloads a file again only if its
+    checksum has changed.
 
     Args:
         symbols: Symbols such as BTCUSDT, or BTCUSDT,ETHUSDT.

@@ -132,8 +132,8 @@ def export(
         symbols: Only these symbols.
         to: A name that ends in .parquet, .csv or .jsonl; or a directory for one Parquet file a day.
         replace: Replace all rows of each file that the command writes.
-        new: Export only days that the files lack, or that have new rows. It is not an error if
-            there are none.
+        new: With --replace, skip files that have every selected row already. It is not an error if
+            there is nothing to export.
         csv_safe: In CSV, put an apostrophe before cells that a spreadsheet would run as a formula.
         series: Write a series with this step, 5m or a multiple of it, instead of the samples.
     """
@@ -194,7 +194,8 @@ def compact(recording: Store, /) -> int:
 def check(recording: Store, /, *, json: Flag = False) -> int:
     """Check a whole recording for damage and missing sweeps, and show the reasons.
 
-    Every slot from the first to the last should have a sweep. If one has none, the exit code is 6.
+    Every slot from the first to the last should have a sweep of all symbols. If a sweep or a symbol
+    in it is missing, or the recording is damaged, the exit code is 6.
 
     Args:
         recording: The recording: a file, or the URL of a database.

@@ -36,9 +36,9 @@ def serve(
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
         record_to: Record into this file or database too. The service then answers requests for the
-            past.
-        recording: Do not read the exchange; serve this file or database, into which another process
-            records.
+            past from it first.
+        recording: Send the exchange no requests; serve this file or database, into which another
+            process records.
         host: The address to listen on.
         port: The port; 0 for any free port.
         every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest time from 5s to
