@@ -5,9 +5,9 @@ messages.py     requests and answers as values
 problems.py     errors as problem details
 queries.py      the parameters of a query
 visitors.py     checks the address of a visitor, and the host of a request
-allowances.py   tokens of visitors, which come back evenly
+allowances.py   limits requests with tokens, which return at a constant rate
 events.py       events of the stream, encoded once
-hub.py          one poller for any number of listeners
+hub.py          one poller for any number of listeners, which read its stream of events
 sources.py      the sources of a hub: a client, or a recording
 values.py       the latest values
 past.py         the past of a symbol
@@ -16,6 +16,8 @@ page.py         static files
 service.py      all parts of a service, and their beginning and end
 router.py       answers requests, without a framework
 signals.py      ends streams at a signal
+server.py       a server for the service alone
+systemd.py      reports the state of a service to systemd
 aiohttp_app.py  the adapter for aiohttp
 asgi_app.py     the adapter for ASGI: uvicorn, Starlette, FastAPI
 """
@@ -46,7 +48,7 @@ __all__ = [
     "oi_lifespan",
 ]
 
-if not TYPE_CHECKING:  # an ASGI application imports nothing of aiohttp's server
+if not TYPE_CHECKING:  # so an ASGI application does not import aiohttp's server
     __getattr__ = on_first_use(
         __name__,
         {

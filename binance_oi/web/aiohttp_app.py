@@ -27,8 +27,8 @@ def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options])
     streams. It does not close the client: close it after the application.
 
     Args:
-        client: Sends the requests to the exchange. None sends no request, and serves only the
-            option `recording`.
+        client: Sends the requests to the exchange. With None, the service sends no requests, and
+            serves only the option `recording`.
         options: See `Options`.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A request takes a token. Tokens return at a constant rate: with 30 tokens in 60 s, one every 2 s.
 
-The rule of this file: pure; time is an argument. Its memory is bounded, for any number of
-addresses.
+The rule of this file: no clock; time is an argument. Its memory is bounded, however many addresses
+visitors have.
 """
 
 from collections import OrderedDict
@@ -29,8 +29,8 @@ class Allowance:
 
         Returns:
             0 if the bucket had enough tokens. Otherwise the call takes none, and returns the
-            seconds until the bucket will have them. For more tokens than a full bucket has, it
-            returns the seconds until the bucket is full.
+            seconds until the bucket will have enough. If even a full bucket has too few, it returns
+            the seconds until the bucket is full.
         """
         used = self.used(now)
         if used + tokens <= self._most:
@@ -49,8 +49,8 @@ class Allowances:
     Args:
         most: The tokens of one address.
         seconds: The time in which all of them return.
-        addresses: The most addresses to remember. Beyond that, the address whose last request
-            is oldest is dropped.
+        addresses: The most addresses to remember. If there are more, the object forgets the one
+            whose last request is oldest.
     """
 
     def __init__(self, most: int, seconds: float, addresses: int) -> None:

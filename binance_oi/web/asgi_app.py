@@ -72,12 +72,12 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
         app.mount("/oi", oi_asgi(client))
 
     The first request that needs the market starts the poll. If a server runs this application
-    alone, the poll ends with the server. But frameworks do not tell a mounted application when they
-    end. So run `oi_lifespan` in the lifespan of your own application.
+    alone, the poll ends with the server. But frameworks do not notify a mounted application when
+    they end, so run `oi_lifespan` in the lifespan of your own application.
 
     Args:
-        client: Sends the requests to the exchange. None sends no request, and serves only the
-            option `recording`.
+        client: Sends the requests to the exchange. With None, the service sends no requests, and
+            serves only the option `recording`.
         options: See `Options`.
 
     Raises:
@@ -147,7 +147,7 @@ async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
     finally:
         listener.leave()
         leaving.cancel()
-        writing.cancel()  # it waits as long as the visitor reads nothing
+        writing.cancel()  # otherwise it would wait as long as the visitor reads nothing
         await asyncio.wait({writing, leaving})
     if not writing.cancelled():
         writing.result()

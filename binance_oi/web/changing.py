@@ -1,7 +1,7 @@
 """Answers questions about changes of open interest, from the poll and from a recording.
 
 The rule of this file: it sends the exchange no requests. The past takes much memory (some 200 kB
-for each symbol), so we do not read it until someone asks the first question.
+for each symbol), so we read it only after a visitor asks the first question.
 """
 
 import asyncio
@@ -127,7 +127,7 @@ class Changes:
                 self._filling = asyncio.create_task(self._fill(self._recording))
 
     async def _fill(self, place: StrPath) -> None:
-        """Replace the tracker by one with the past of the recording."""
+        """Replace the tracker with one that has the past of the recording."""
         try:
             tracker = await asyncio.to_thread(_filled, place)
         except (RecordingError, OverflowError, ValueError) as error:

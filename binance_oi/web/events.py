@@ -1,8 +1,9 @@
 """The events of a stream: new values, gaps, and the state of the market.
 
-The rule of this file: no I/O and no clock. Each value is encoded once, however many listeners there
-are, and each event once for each different view. An event `sweep` has only new values. If the time
-of a value is earlier than before, it comes from an older answer, so the event omits it.
+The rule of this file: no I/O and no clock. The service encodes each value once for each form of
+decimals, however many listeners there are, and each event once for each different view. An event
+`sweep` has only new values. If the time of a value is earlier than before, the value comes from an
+older answer, so the event omits it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from binance_oi.encoding import Decimals, json_text
 from binance_oi.exchange.models import OpenInterest
 from binance_oi.market.rows import digits, notional
 
-OPENING: Final = b"retry: 2000\n\n"  # ms until a browser connects again after the stream ends
+OPENING: Final = b"retry: 2000\n\n"  # a browser connects again 2000 ms after the stream ends
 KEEP_ALIVE: Final = b":\n\n"
 
 _ENCODER: Final = msgspec.json.Encoder()

@@ -1,10 +1,10 @@
 """One poller for any number of listeners.
 
 The rule of this file: events have numbers. The hub keeps the latest events once for all listeners,
-and each listener has only the number of its last event. So a listener that does not read needs no
-memory and delays no other. If the hub no longer has the next event of a listener, the listener gets
-the number of lost events, and then the state of the market. `Last-Event-ID` contains the same
-number, so a listener can continue on a new connection.
+and each listener has only the number of its last event. So a listener that does not read needs
+almost no memory, and delays no other. If the hub no longer has the next event of a listener, the
+listener gets the number of lost events, and then the state of the market. `Last-Event-ID` contains
+the number of an event, so a listener can continue on a new connection.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from binance_oi.web.limits import Limits
 
 LISTENERS_PER_STEP = 250  # listeners that the hub wakes before other tasks may run
 TICK = 2.0  # s between two checks for idle and dead listeners
-KEPT_GAPS = 32
+KEPT_GAPS = 32  # gaps that the state of the market shows
 UNKNOWN_S = 5.0  # s: our guess of the time until the first sweep
 STALE_AFTER = 3.0  # periods without a sweep, after which the values are stale
 NEVER = 0  # the number of the last event of a listener without any; the first event has number 1
@@ -49,7 +49,7 @@ class Source(Protocol):
 
 
 class FullError(Exception):
-    """The service has as many listeners as it allows."""
+    """The hub has as many listeners as it allows, or is closed."""
 
 
 class Hub:
@@ -321,7 +321,7 @@ class Hub:
         return view._replace(names=tuple(ours))
 
     def _place(self, last_event_id: str) -> int | None:
-        """Return the number in an event id; `NEVER` if it is empty, None if of another run."""
+        """Return the number in an event id; `NEVER` for no id, None for one of another run."""
         epoch, _, number = last_event_id.partition("-")
         if not last_event_id:
             return NEVER
@@ -330,7 +330,7 @@ class Hub:
         return int(number) if 0 < len(number) < 16 and 0 < int(number) <= self.number else None
 
     async def _check_listeners(self) -> None:
-        """Keep idle streams open; end those whose listener has gone or takes nothing."""
+        """Keep idle streams open; end a stream whose listener has gone or takes nothing."""
         while True:
             await asyncio.sleep(min(TICK, self._limits.keep_alive, self._limits.stalled))
             await self._check_each(self.now)

@@ -14,7 +14,7 @@ class Limits:
 
     Raises:
         TypeError: A value has another type.
-        ValueError: A value is not above 0.
+        ValueError: A value is not above 0, or not finite.
     """
 
     min_age: float = 1.0
@@ -30,13 +30,14 @@ class Limits:
     history_requests: int = 100
     """Requests in 5 minutes for visitors, out of the exchange's limit on history."""
     past_requests: int = 30
-    """Requests a minute for the past that one address may make."""
+    """Requests a minute for the past or for changes that one address may send."""
     addresses: int = 10_000
     """Addresses whose requests the service counts at the same time."""
     listeners: int = 10_000
     """Open streams."""
     kept_events: int = 32
-    """Events that wait for a slow listener; it misses any further ones."""
+    """The latest events, which the service keeps for slow listeners. A listener that is further
+    behind loses events."""
     keep_alive: float = 15.0
     """s without an event after which a listener gets a comment, so that no proxy ends the stream
     because it is idle."""
@@ -49,7 +50,7 @@ class Limits:
     rows: int = 2000
     """Rows of the past in one answer."""
     cached_bytes: int = 32 << 20
-    """Bytes of answers about the past that the service keeps in memory."""
+    """Bytes of answers about the past that the service caches."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,7 +1,7 @@
 """Requests and answers as values, independent of the server.
 
-The rule of this file: no framework. An adapter makes a `Request` of its framework's request, and
-sends the `Answer`.
+The rule of this file: it imports no framework. An adapter converts its framework's request to a
+`Request`, and sends the `Answer`.
 """
 
 import gzip
@@ -51,7 +51,7 @@ class Body:
 
     @classmethod
     def of(cls, value: object) -> "Body":
-        """Make the JSON body of a value without decimals."""
+        """Make the JSON body of a value; decimals become text."""
         return cls(json_text(value).encode())
 
     @property
@@ -71,7 +71,7 @@ class Body:
 
     @property
     def pays_to_pack(self) -> bool:
-        """Whether the compressed form saves a packet."""
+        """Whether the body is so long that its compressed form may save a packet."""
         return len(self.data) >= PACKS_FROM
 
     @property

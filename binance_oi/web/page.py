@@ -1,7 +1,7 @@
 """The page of the service: static files, held in memory.
 
-The rule of this file: it reads all files at the start and serves only these, so that no path can
-lead to another file. The page runs only its own scripts, and loads nothing from another host.
+The rule of this file: it reads the files at the start and serves only these, so no path can lead to
+another file. The page runs only its own scripts, and loads nothing from another host.
 """
 
 import os
@@ -13,8 +13,8 @@ from binance_oi.arguments import StrPath, check_path
 from binance_oi.web.messages import Body
 
 HOME: Final = Path(__file__).parents[1] / "output" / "page"
-MOST_FILE_BYTES: Final = 2 << 20  # bytes of one file
-MOST_FILES: Final = 64  # files
+MOST_FILE_BYTES: Final = 2 << 20  # bytes; larger files are not served
+MOST_FILES: Final = 64  # files, in the order of their names; further ones are not served
 POLICY: Final = "; ".join(
     (
         "default-src 'none'",

@@ -1,8 +1,8 @@
 """The past of a symbol, from a recording or from the exchange.
 
-The rule of this file: to answer a question, we send the exchange a few requests at most, and for
-equal questions only once. The number of these requests is bounded for all visitors together, and so
-is the memory for answers.
+The rule of this file: an answer needs at most a few requests to the exchange, and equal questions
+share the answer. The number of these requests is bounded for all visitors together, and so is the
+memory for answers.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ from binance_oi.web.messages import Body
 from binance_oi.web.problems import KINDS, Kind, ProblemError
 from binance_oi.web.queries import MALFORMED, Query, symbol_of
 
-HISTORY_SPAN: Final = 300.0  # s: the span of the exchange's limit of history
+HISTORY_SPAN: Final = 300.0  # s: the window of the exchange's limit on history
 DEFAULT_ROWS: Final = MAX_ROWS  # rows of an answer without `since`: one page
-FRESH_S: Final = 15.0  # s for which we keep an answer whose range ends now
+FRESH_S: Final = 15.0  # s: we keep an answer this long, and a final one 20 times as long
 PARAMETERS: Final = ("period", "since", "until", "decimal")
 NO_ROW: Final = "no_row"  # the reason of a hole at the end of a recording
 NO_PAST: Final = Kind(404, "no-past", "This service has no past of this symbol.")
@@ -205,7 +205,7 @@ class Past:
 
     def _keep(self, question: PastQuestion, body: Body) -> None:
         loop, wall = asyncio.get_running_loop(), self._clock()
-        # The exchange may still add the last row. If the range ends before it, the answer is final.
+        # The exchange may still add its newest row. An answer whose range ends earlier is final.
         is_done = question.last + 2 * question.step < wall * 1000
         self._drop(question)
         self._kept[question] = _Kept(body, loop.time() + (20 * FRESH_S if is_done else FRESH_S))
@@ -224,7 +224,7 @@ class Past:
 
 
 def _covers(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
-    """Whether a recording has all rows of the range that the exchange still keeps."""
+    """Whether a recording begins and ends as the exchange's rows of the range do."""
     kept = now - KEPT_MS
     if not rows or rows[0].time > max(question.first, kept) + question.step:
         return False
@@ -232,7 +232,7 @@ def _covers(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
 
 
 def _reaches_end(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
-    """Whether at most the last row is missing: it may still appear."""
+    """Whether at most the last row is missing at the end, because it may still appear."""
     return bool(rows) and rows[-1].time + question.step >= _end(question, now)
 
 
@@ -243,7 +243,7 @@ def _end(question: PastQuestion, now: int) -> int:
 def _unrecorded(
     rows: Sequence[_Row], holes: Sequence[Gap], question: PastQuestion, now: int
 ) -> Iterator[Gap]:
-    """Yield a gap of the instants after all that a recording has of the range."""
+    """Yield the gap from the last row or hole of a recording to the end of the range, if any."""
     if _reaches_end(rows, question, now):
         return
     known = [*(row.time for row in rows[-1:]), *(hole.last for hole in holes)]

@@ -1,9 +1,9 @@
 """Errors as problem details.
 
 The rule of this file: an error shows a visitor what to do next, and nothing about this machine. It
-does not contain the exchange's text, which may name our IP address, or the text of a
-`RecordingError`, which names a path. If the exchange refuses us, the visitor does not get the same
-status, but a 503 with the time to try again.
+contains neither the exchange's text, which may name our IP address, nor the text of a
+`RecordingError`, which names a path. If the exchange limits, bans or blocks us, the visitor gets
+not that status, but a 503 with the time to try again.
 
 Source: RFC 9457.
 """
@@ -37,8 +37,8 @@ from binance_oi.web.messages import NOSNIFF, Answer, Headers
 
 KIND: Final = "application/problem+json"
 PREFIX: Final = "urn:binance-oi:"  # the beginning of each problem type
-AGAIN_AFTER: Final = 5  # s of a `Retry-After` if the end of the problem is unknown
-LONGEST: Final = 86_400  # s of a `Retry-After`, at most
+AGAIN_AFTER: Final = 5  # s: `Retry-After` if we do not know when the problem ends
+LONGEST: Final = 86_400  # s: the longest `Retry-After`
 
 
 class Kind(NamedTuple):

@@ -1,7 +1,7 @@
 """Reads the parameters of a query strictly.
 
-The rule of this file: pure. A parameter that is unknown, repeated or out of range is answered with
-status 400. So a misspelt name never silently selects the default.
+The rule of this file: pure functions. If a parameter is unknown, repeated or out of range, the
+visitor gets status 400. So a misspelt name never silently selects the default.
 """
 
 import re
@@ -33,7 +33,7 @@ class Query:
         most: The most characters of a query.
 
     Raises:
-        ProblemError: The query has an unknown parameter, or one twice, or is too long.
+        ProblemError: The query is malformed or too long, or has an unknown parameter, or one twice.
     """
 
     def __init__(self, text: str, names: Collection[str], most: int) -> None:

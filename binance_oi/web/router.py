@@ -1,4 +1,4 @@
-"""Routes: answers a request, or opens a stream, without a framework.
+"""Answers a request by its route, or opens a stream, without a framework.
 
     /                       the page
     /open-interest/BTCUSDT  ?max_age=2&decimal=text            one value
@@ -120,7 +120,7 @@ class Router:
         return self._routes
 
     async def answer(self, request: Request) -> Result:
-        """Answer a request. No request makes it raise."""
+        """Answer a request; an error becomes an answer too."""
         service = self.service
         try:
             host = request.headers.get("host", "")
@@ -213,7 +213,7 @@ class Router:
         return known
 
     async def _renewed(self, hub: Hub, state: Event, view: View, max_age: float) -> Body | None:
-        """Read values again that are too old, and return the body; None if none was too old."""
+        """Read outdated values again, and return the body; None if no value was too old."""
         values = self.service.values
         names = tuple(hub.cells) if view.names is None else view.names
         stale = values.stale(hub, [name for name in names if name in hub.cells], max_age)

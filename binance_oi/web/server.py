@@ -1,7 +1,7 @@
 """A server for the service alone, on aiohttp.
 
-The rule of this file: a slow or silent visitor can use a connection only for a bounded time, and
-only until others need it.
+The rule of this file: a slow or silent visitor can use a connection only for a bounded time. An
+idle connection ends earlier if the server needs room for a new one.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from aiohttp.web_protocol import RequestHandler
 from binance_oi.web.aiohttp_app import SERVICE
 
 IDLE_S: Final = 75.0  # s without a complete request, after which we close a connection
-DRAIN_S: Final = 0.7  # s for current answers at the end; aiohttp applies it twice
+DRAIN_S: Final = 0.7  # s for current answers when the server stops; aiohttp applies it twice
 BACKLOG: Final = 2048  # connections that wait in the kernel
 ACCEPTED_AT_ONCE: Final = 32  # connections that the server accepts before other tasks may run
-CONNECTIONS: Final = 20_000
-EXTRA_CONNECTIONS: Final = 32  # above the limit, that the server still answers if none is idle
+CONNECTIONS: Final = 20_000  # connections: the default limit
+EXTRA_CONNECTIONS: Final = 32  # connections above the limit that the server still accepts
 REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
@@ -49,9 +49,9 @@ class Server:
         app: The application.
         host: The address to listen on.
         port: The port; 0 for any free port.
-        connections: The largest number of connections. Above it, the server closes idle ones, and
-            then refuses new ones. It must be below the number of files that the process may open,
-            because `accept` fails at that number.
+        connections: The number of connections from which the server closes idle ones. It refuses a
+            new one if `EXTRA_CONNECTIONS` more are open. Both together must be below the number of
+            files that the process may open, because `accept` fails at that number.
     """
 
     def __init__(

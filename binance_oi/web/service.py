@@ -1,8 +1,8 @@
 """A service: its hub, its values and its past, and their beginning and end.
 
-The rule of this file: the hub begins with the first request that needs it, or earlier if its owner
-calls `begin`. A framework does not tell a mounted application when it starts and stops, so the
-service works without that.
+The rule of this file: the hub, which polls for all visitors, begins with the first request that
+needs it, or when the owner of the service calls `begin`. A framework does not notify a mounted
+application when the framework starts and stops, so the service does not need to know.
 """
 
 import asyncio
@@ -37,8 +37,9 @@ class Options(TypedDict, total=False):
     """The options of `oi_app` and `oi_asgi`."""
 
     recording: StrPath | None
-    """A recording, which answers requests for the past: a file, or the URL of a database. Without a
-    client, the present values come from it too; another process records into it."""
+    """A recording, which answers requests for the past first: a file, or the URL of a database.
+    Without a client, the present values also come from this recording, which another process
+    writes."""
     symbols: Iterable[str] | None
     """The symbols to poll; None follows the exchange's list."""
     every: float | None
@@ -108,7 +109,7 @@ class Service:
         """Start the hub if it does not run.
 
         Raises:
-            ProblemError: The service is closed, or the hub has failed in the last `AGAIN_S`.
+            ProblemError: The service is closed, or the hub failed less than `AGAIN_S` seconds ago.
         """
         if self.is_closed:
             raise ProblemError(CLOSED, after=AGAIN_AFTER)

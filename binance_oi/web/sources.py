@@ -1,7 +1,7 @@
 """The sources of a hub: a client, or a recording that another process writes.
 
-The rule of this file: trouble does not end a source. If the exchange or the file cannot be read for
-a while, the source yields a gap, or waits.
+The rule of this file: an outage does not end a source. If it cannot read the exchange or the
+recording for a while, the source yields a gap, or waits.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 LEAST_LEAD_S = 3.0  # s until the first slot; if there is less time, we wait for the slot
 CHECK_EVERY_S = 1.0  # s between two checks of a recording for new sweeps
-LATEST_MS = 3_600_000  # the greatest age of a value at a sweep of a recording
-LATEST_PERIODS = 3  # the same in periods; the longer of the two applies
-END = 1 << 62  # Unix ms
+LATEST_MS = 3_600_000  # ms: the greatest age of a value at a sweep of a recording
+LATEST_PERIODS = 3  # periods: the same; the longer of the two applies
+END = 1 << 62  # Unix ms, later than any slot
 
 
 class ClientSource:
-    """Polls with a client. It shares the requests of a recorder with the same schedule.
+    """Polls with a client. It shares its requests with a recorder that has the same schedule.
 
     Args:
         client: Reads the exchange.

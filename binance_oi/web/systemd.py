@@ -1,6 +1,6 @@
 """Reports the state of a service to systemd, and writes the unit that starts it.
 
-The rule of this file: without systemd, nothing happens.
+The rule of this file: without systemd, the functions that report do nothing.
 
 Source: sd_notify(3), systemd.service(5), systemd 252.
 """

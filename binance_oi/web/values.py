@@ -1,7 +1,7 @@
 """The latest values, and newer ones for visitors that need them.
 
 The rule of this file: nearly all answers come from the poll, and need no request. If a value is too
-old for a visitor, one request reads it for all visitors that wait for it, at most once in
+old for a visitor, one request reads it again for all visitors that wait, at most once in
 `Limits.min_age` seconds.
 """
 
@@ -71,7 +71,8 @@ class Values:
         no client, or if visitors have used their requests.
 
         Raises:
-            ProblemError: There is no such value, and visitors have used their requests.
+            ProblemError: There is no such value, and no client, no budget, or visitors have used
+                their requests.
             BinanceOIError: The value cannot be read.
         """
         cell = self._known(hub, symbol, max_age)
@@ -90,14 +91,14 @@ class Values:
             raise
 
     def stale(self, hub: Hub, names: Sequence[str], max_age: float) -> list[str]:
-        """Return the names whose latest value is older than `max_age` seconds."""
+        """Return the names whose latest value is missing, or older than `max_age` and `min_age`."""
         return [name for name in names if self._known(hub, name, max_age) is None]
 
     async def renew(self, hub: Hub, names: Sequence[str], max_age: float) -> None:
         """Read these values again. Visitors that need the same symbol share its request.
 
         Raises:
-            ProblemError: There is no client, or visitors have used their requests.
+            ProblemError: There is no client, or visitors have too few requests left.
             BinanceOIError: The values cannot be read.
         """
         client = self._client
@@ -146,7 +147,7 @@ class Values:
         return cell
 
     async def _check_listed(self, client: OpenInterestClient, symbol: str) -> None:
-        """Refuse a symbol that the exchange does not list, so that it costs no request."""
+        """Refuse a symbol that the exchange does not list or trade, without a request for it."""
         try:
             async with asyncio.timeout(self._limits.max_wait):
                 info = await client.exchange_info(max_age=LISTING_AGE)
@@ -164,7 +165,7 @@ class Values:
 
 
 def _absent(hub: Hub, latest: Cell | None, max_age: float | None) -> ProblemError | BinanceOIError:
-    """Return the error of a service without a client that has no value new enough."""
+    """Return the error for a missing or outdated value in a service without a client."""
     if latest is not None and max_age is not None:
         return _too_old(_now() - latest.at, max_age, hub.seconds_to_next())
     if hub.latest is None:

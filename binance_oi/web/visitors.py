@@ -1,10 +1,11 @@
 """Finds the address of a visitor, and checks the host and the origin of a request.
 
-The rule of this file: pure. It trusts `X-Forwarded-For` only from a proxy that the owner named.
+The rule of this file: pure functions, which trust `X-Forwarded-For` only from a proxy that the
+owner of the service named.
 
 Without the check of `Host`, a page of another site could read a service on loopback. After a
-browser has loaded that page, the owner of the page changes the address of its host name to
-127.0.0.1 (DNS rebinding).
+browser has loaded such a page, its owner can point the page's host name to 127.0.0.1 (DNS
+rebinding).
 """
 
 from collections.abc import Collection, Mapping
