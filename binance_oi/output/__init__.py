@@ -4,7 +4,7 @@ selection.py  selects the samples of a recording by symbol and time
 cells.py      writes CSV cells that a spreadsheet does not run as formulas
 export.py     writes samples as Parquet, CSV or JSON Lines
 series.py     writes a series in the same formats
-curve.py      converts samples to a line, which is interrupted where samples are missing
+curve.py      converts samples to a line that breaks where samples are missing
 chart.py      draws charts with matplotlib
 drawing.py    draws charts as SVG text
 markup.py     escapes values and builds pieces of HTML
@@ -13,6 +13,7 @@ movers.py     finds the largest changes of the market
 page/         template, style and script of the HTML page of the service and of a report
 report.py     writes a report: one HTML page
 past.py       writes the history of many symbols into one file, over several runs
+days.py       writes days of the exchange's archive, as rows and holes
 """
 
 from binance_oi.output.chart import plot

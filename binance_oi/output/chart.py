@@ -1,7 +1,7 @@
 """Draws charts of recorded open interest, as SVG or PNG.
 
-The rule of this file: a line is interrupted where samples are missing; otherwise a gap would look
-like a calm market. It imports matplotlib (the extra `plot`) on first use, and needs no display.
+The rule of this file: a line breaks where samples are missing; otherwise it would show a calm
+market there. The module imports matplotlib (the extra `plot`) on first use, and needs no display.
 """
 
 import math

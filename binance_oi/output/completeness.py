@@ -1,7 +1,7 @@
 """Shows how complete a recording is: its slots, its gaps by reason, and failed reads.
 
 The rule of this file: it counts all gaps, and lists the longest ones. A picture joins gaps that are
-too close to show apart, so a page has room even for a hundred thousand gaps.
+too close together to be visible, so a page has room even for a hundred thousand gaps.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from binance_oi.times import instant, plain
 
 LONGEST = 20  # gaps in the list
 FAILURES = 20  # rows of the table of failed reads
-MOST_MARKS = 960  # marks of a picture, which is this many units wide
+MOST_MARKS = 960  # marks of gaps in a picture, at most: one for each unit of its width
 
 
 class Part(NamedTuple):
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A stretch of a picture for slots without a sweep."""
+    """A mark in a picture, for one gap or for several gaps that lie close together."""
 
     first: int
     """The first of these slots, Unix ms."""

@@ -1,7 +1,7 @@
 """Turns recorded samples into the line of a chart.
 
-The rule of this file: it computes numbers and draws nothing. A line breaks where the recording has
-a gap. Otherwise the gap would look like a calm market.
+The rule of this file: it computes numbers and draws nothing. A line breaks where samples are
+missing; otherwise it would show a calm market there.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from binance_oi.recorder import Samples
 
-BREAK = 3  # the line breaks between two samples farther apart than 3 times the median distance
+BREAK = 3  # times the median distance of two samples; the line breaks at longer distances
 NAN = float("nan")
 
 

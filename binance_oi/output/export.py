@@ -2,13 +2,13 @@
 
 The rule of this file: a text file gets each number with the digits that the exchange wrote, and a
 Parquet file a decimal of the same value. Existing rows of the target stay. A file gets its name
-only when it is complete, so an interrupted export leaves the old file. If a row cannot be exported
-like this, the export omits it, and a warning names it.
+only when it is complete, so an interrupted export leaves the old file. The export omits rows that
+it cannot write like this, and a warning names the first of them.
 
 An export adds rows to the target. It reads the file and the recording in parallel, both sorted by
 symbol and time, and merges them. Its memory does not grow with their size. Symbol and time identify
-a row. If both have a row, the row of the file stays. A file that would get no new row is not
-written.
+a row. If both have a row, the row of the file stays. An export does not write a file that would get
+no new row.
 """
 
 import json
@@ -43,8 +43,8 @@ from binance_oi.times import instant, iso_ms, unix_ms
 DAY_MS = 86_400_000
 DAYS, DAY_FILE = "date=*", "open_interest.parquet"
 CSV, CSV_HEADER = ".csv", "symbol,time,open_interest,received,mark_price\n"
-REPLACED_AT_MOST = 20  # times that other programs may replace the file during this export
-LONGEST_LINE = 4096  # characters; a file of another kind may be one long line
+REPLACED_AT_MOST = 20  # times that we start again because another program has replaced the file
+LONGEST_LINE = 4096  # characters; a file that is no export may have one endless line
 
 Progress = Callable[[int], object]
 Line = Callable[[str, int, str, int, str | None], str]

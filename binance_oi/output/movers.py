@@ -23,9 +23,9 @@ WINDOWS: Mapping[str, int] = {
     "24h": 86_400_000,
 }
 TREND_POINTS = 60
-NEAR_MS = 300_000  # at either end of a window, a value may be this much older than the end
-STEP_MS = 300_000  # a z-score compares the last change with earlier changes, one in each step
-UNUSUAL_MS = WINDOWS["1h"]  # a z-score judges the change over this window
+NEAR_MS = 300_000  # ms: for either end of a window, a value may be this much older
+STEP_MS = 300_000  # ms: a z-score compares the last change with earlier changes, one in each step
+UNUSUAL_MS = WINDOWS["1h"]  # ms: a z-score judges the change over this window
 DOLLARS = ("USDT", "USDC", "USD", "FDUSD", "BUSD", "USD1")
 REFERENCES = ("BTCUSDT", "ETHUSDT")  # a report converts its total into BTC and ETH at these prices
 

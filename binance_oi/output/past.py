@@ -1,9 +1,9 @@
 """The history of many symbols as one file, which may take several runs.
 
-The rule of this file: it stores each symbol as soon as that symbol is complete, and the file gets
-its name when all symbols are complete. Until then the symbols are beside it, in a file that ends in
-``.part``, with one line for each. A killed process leaves complete lines and at most one incomplete
-line, which the next run removes.
+The rule of this file: it stores each symbol as soon as that symbol is complete, in a file beside
+the target that ends in ``.part``, with one line for each symbol. `PastFile.finish` writes the
+target. A killed process leaves complete lines and at most one incomplete line, which the next run
+removes.
 """
 
 import json

@@ -2,8 +2,8 @@
 
 The rule of this file: the page first shows the changes of the market, and then the completeness of
 the recording. Its size is bounded for every recording, because it has no more points and gaps than
-a screen can show. These include the lowest and highest values and the longest gaps. Its tables and
-one chart need no script.
+a screen can show. Except for a very long recording, these include the lowest and highest values;
+they always include the longest gaps. Its tables and one chart need no script.
 """
 
 import math

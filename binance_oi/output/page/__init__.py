@@ -1,7 +1,8 @@
-"""Makes a report from the page of the service: a template, a style sheet, a script in three files.
+"""Makes a report from the files of the service's page: template, style sheet and three scripts.
 
-The rule of this file: a report is the live page with the style, the script and the data inside. Its
-content security policy allows this style and this script by their hashes, and nothing else.
+The rule of this file: a report is the live page as one file, with the style, the scripts and the
+data inside. Its content security policy allows only this style and these scripts, by their hashes,
+and images inside the file.
 """
 
 import base64
