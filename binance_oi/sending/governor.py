@@ -1,7 +1,7 @@
-"""Admits requests, with one queue, one pacer and one limit of connections.
+"""Admits requests one by one, as the pool, the pacer and the limit of connections allow.
 
-The rule of this file: the governor orders the calls, and only it sleeps. The pool decides how much
-may be sent, and the pacer how fast.
+The rule of this file: only the governor orders calls and lets them wait for admission. The pool
+decides how much weight may be sent, and the pacer how fast.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ from binance_oi.sending.pacer import LONGEST_S, Pacer
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines
+MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines while no call waits
 ENDED_PER_STEP = 250  # waiters completed in one step of the loop; each task wakes in the next step
 LONGEST_SLEEP_S = 1.0  # s; then the queue asks the pool again: another process may have met a ban
-LEAST_RETRY_S = 0.1  # from an error to its `retry_at`, so that a caller that obeys does not spin
+LEAST_RETRY_S = 0.1  # s from an error to its `retry_at`, so that a caller that obeys does not spin
 
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
@@ -45,13 +45,13 @@ WHY = {
     Reason.PROBE_PENDING: f"{NOT_ADMITTED}a probe is under way, and its count decides",
     Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{rollover}}",
     Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the previous minute may not be over",
-    Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
+    Reason.OTHERS: f"{NO_ROOM}the rest of the minute is kept for other clients on this address",
     Reason.SINGLE_CALLS: f"{NO_ROOM}bulk work leaves the rest of the minute to single calls",
     Reason.CAUTION: f"{NO_ROOM}after a start or a ban, requests are sent evenly for a minute",
-    Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{rollover}}",
+    Reason.SHARE: f"{NO_ROOM}our share of the minute is used up until {{rollover}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
     Reason.LEASE: f"{NOT_ADMITTED}the server of the shared budget has not answered",
-    Reason.OTHER_LIMIT: f"{NO_ROOM}a limit on another span than a minute is used up",
+    Reason.OTHER_LIMIT: f"{NO_ROOM}a limit whose span is not a minute is used up",
     Reason.CONNECTIONS: f"{NOT_ADMITTED}all {{connections}} connections are busy",
     Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used up",
     Reason.TOO_HEAVY: "weight {weight} never fits into this budget",
@@ -67,14 +67,14 @@ REFUSED = {
 
 
 class Permit:
-    """The right to send one request now. Give it back exactly once: `settle` or `refund` it."""
+    """The right to send one request now. Settle or refund it at most once, and then release it."""
 
     __slots__ = ("_governor", "_receipt", "crowded", "late", "refunded", "refusal")
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
         self.refunded: bool = False
-        self.late: bool = False  # whether the request could not be written in time
+        self.late: bool = False  # whether the request may no longer be sent
         self.crowded: bool = False  # whether no file descriptor was free for a connection
         self.refusal: Refusal | None = None  # set by `settle` if the answer is one
         self._receipt: Receipt | None = receipt
@@ -94,7 +94,7 @@ class Permit:
         return False
 
     def settle(self, status: int, headers: Mapping[str, str]) -> None:
-        """Settle the request with the headers of its answer. Call this first after the answer."""
+        """Settle the request with the headers of its answer, before any other use of the answer."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self.refusal = self._governor.settle(receipt, status, headers)
@@ -189,7 +189,7 @@ class Governor:
 
     Args:
         pool: Decides whether weight may be used now.
-        pace: The most requests per second. All requests of a second may go at once.
+        pace: Requests per second, on average. Up to a second's requests may go at once.
         max_in_flight: The most requests on the wire at the same time. The governor limits them
             before it charges. A charge is for the current minute, so a charged request must not
             wait for a connection.
@@ -230,7 +230,7 @@ class Governor:
     def waiting_for(self) -> dict[Reason, int]:
         """How many calls wait, by reason. Any thread may read it.
 
-        There is one queue, so all calls have the reason of the first one.
+        The calls wait one behind the other, so all of them have the reason of the first one.
         """
         waiting = self.waiting
         return {self.reason: waiting} if waiting else {}
@@ -562,7 +562,9 @@ class Governor:
 def _exhausted(
     governor: Governor, weight: int, seconds: float | None, usage: Usage
 ) -> BudgetExhaustedError:
-    """The refusal of a call. Its reason is the one for which the whole queue waits.
+    """Return the error for a call that cannot be admitted in time, or ever.
+
+    Its reason is that of the whole queue, unless the weight never fits.
 
     Args:
         governor: The governor in whose queue the call waited.

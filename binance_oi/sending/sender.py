@@ -45,7 +45,7 @@ class Terms:
     timeout: float
     """Seconds for each request from its admission, over all its attempts."""
     max_wait: float | None
-    """Seconds that each request may wait for the budget; None for any time."""
+    """Seconds that each request may wait for the budget; None: no limit."""
     bulk: bool = False
     """Whether the requests are bulk work, which lets single calls go first."""
     ends: float = math.inf
@@ -138,7 +138,7 @@ class Sender:
     # -- the send loop ---------------------------------------------------------------------------
 
     async def open_connections(self, request: Request[Any], count: int) -> None:
-        """Open connections for `count` requests like `request`, after the admitted ones started."""
+        """Let admitted requests start; then open connections for `request`, up to `count`."""
         await asyncio.sleep(0)
         url = self._target(request).url
         await self._transport.open_connections(url, count, self.governor.in_flight)
@@ -161,8 +161,8 @@ class Sender:
         """Send until there is an answer, no attempt is left, or the time is over.
 
         The time runs while a request is on the wire, and between two attempts, but not in the
-        queue. If a charged request could not be written in time, that is not an attempt: the loop
-        charges it again.
+        queue. If a charged request may no longer be sent, that is not an attempt: the loop charges
+        it again.
 
         This method has a fast path for nearly all requests: a kept connection is open, and the
         answer is the usual one. In every other case, `_send` continues the request.
@@ -246,7 +246,7 @@ class Sender:
                     error=started.error,
                 )
                 value = self._value(request, answer, permit, governor)
-                if started.error is not None:  # the answer is good, but the pool failed
+                if started.error is not None:  # the answer is good, but booking it failed
                     raise started.error
                 self._retries.succeeded()
                 return value
@@ -307,7 +307,7 @@ class Sender:
 
         Args:
             answer: The answer, with the part of its text that we could read.
-            refusal: The refusal from its headers; None if the status is 2xx.
+            refusal: The refusal from its status and headers; None if the status is 200.
             governor: The governor of the limit on which the request drew.
         """
         if refusal is None:
@@ -328,7 +328,7 @@ class Sender:
         """Whether the next attempt needs a new connection.
 
         It needs one after a dead kept connection, so that a call meets only one dead connection.
-        The last attempt needs one too, because no further attempt could replace it.
+        The last attempt needs one too, because no further attempt can follow if it meets one.
         """
         dead = isinstance(error, TransportError) and error.retry == "now"
         return fresh or dead or attempt + 1 == self._policy.attempts
@@ -338,7 +338,9 @@ class Sender:
     ) -> float:
         """Return the seconds until the next attempt, or raise `error` if there is none.
 
-        It sets `permit.late` if the request was not sent; then it does not count as an attempt.
+        It sets or clears `permit.late`, which means that this try does not count as an attempt. It
+        sets this mark if there was no file descriptor while other requests are under way, and
+        clears it if no time is left or the sender is closed.
 
         Args:
             error: The error of the last attempt.
