@@ -1,4 +1,4 @@
-"""Everything that can go wrong between a call and its answer, as data, and a server for it.
+"""Faults between a call and its answer, as data, and a server that causes them.
 
 The rule of this package: `table` has each fault and its required outcome, `exchange` plays the
 fault on a real socket, and `rules` checks every fault by the same rules.

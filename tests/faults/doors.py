@@ -1,5 +1,7 @@
 """Faults on the way to the exchange: names, ports, certificates.
 
+A door is a client's way to the exchange: a name, a port, and perhaps TLS.
+
 Rule of this file: a door is shut until the call ends; then `repair` opens it at the same address.
 """
 

@@ -118,7 +118,7 @@ def is_virtual() -> bool:
 
 
 def patience(fault: Fault) -> float:
-    """The timeout of calls; on a real loop it is short only for faults that run into it."""
+    """The timeout of a call; on a real loop it is short only for faults that reach the timeout."""
     return fault.timeout if is_virtual() or fault.seconds > TEXT else HANGS
 
 
@@ -159,7 +159,7 @@ WAYS = ("ours", "aiohttp's", "the caller's")
 
 @contextlib.asynccontextmanager
 async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
-    """The session that sends: ours, ours without our fast parts, or one of the caller."""
+    """The session that sends: ours, ours without the fast path, or a caller's."""
     if way == "the caller's":
         async with aiohttp.ClientSession() as session:
             yield session

@@ -358,7 +358,7 @@ def encodings() -> Iterator[Fault]:
 
 
 def packed_zeros(wbits: int) -> bytes:
-    """64 MiB of zeros for a bomb, without the end, which no client reaches."""
+    """Compress 64 MiB of zeros. The result has no proper end, because no client reads so far."""
     packer, zeros = zlib.compressobj(9, wbits=wbits), bytes(2**20)
     first = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
     next_one = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)

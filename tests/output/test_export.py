@@ -566,7 +566,7 @@ def test_an_export_adds_to_another_programs_parquet_with_the_same_columns(
 
 
 def insert(file: Path, *rows: tuple[str, int, str, str | None]) -> None:
-    """Write samples into a recording that a recorder would not write."""
+    """Insert samples into a recording, even samples that a recorder would not write."""
     with closing(sqlite3.connect(file, factory=Connection)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, ?2, ?3, ?2, ?4)", rows)
 

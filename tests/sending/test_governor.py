@@ -871,15 +871,16 @@ SITUATIONS: dict[Reason, tuple[Situation, str]] = {
     ),
     Reason.SHARE: (
         with_a_used_share,
-        r"no room for weight 1 in time: our share of the minute is used until 12:\d\d:00 UTC",
+        r"no room for weight 1 in time: our share of the minute is used up until 12:\d\d:00 UTC",
     ),
     Reason.OTHERS: (
         beside_others,
-        "no room for weight 1 in time: held back for other clients on this address",
+        "no room for weight 1 in time: the rest of the minute is kept for other clients on this"
+        " address",
     ),
     Reason.OTHER_LIMIT: (
         with_another_limit,
-        "no room for weight 1 in time: a limit on another span than a minute is used up",
+        "no room for weight 1 in time: a limit whose span is not a minute is used up",
     ),
     Reason.CONNECTIONS: (
         with_all_connections_busy,

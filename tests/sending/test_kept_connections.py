@@ -40,7 +40,7 @@ def now() -> float:
 
 
 def opened(kept: KeptConnections, *, is_kept: bool = True) -> ConnectionState:
-    """A connection whose next request is on a kept connection, or is not."""
+    """Open a connection; its next request finds it as a kept connection if `is_kept`."""
     state = kept.opened()
     state.kept = is_kept
     return state
@@ -136,7 +136,7 @@ async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
 
 
 def _ours(armed: list[float]) -> list[float]:
-    """The timers of `KeptConnections`, 2 s ahead; those of `asyncio.sleep` are 0.05 s ahead."""
+    """The timers of `KeptConnections`: they are 2 s ahead, and those of `asyncio.sleep` 0.05 s."""
     return [when for number, when in enumerate(armed) if when > max(armed[:number], default=0.0)]
 
 
