@@ -21,8 +21,9 @@ READING, WRITING = "mode=ro", "mode=rw"  # parameters of SQLite's URIs
 def open_to_read(path: Path) -> sqlite3.Connection:
     """Open a connection that changes no file and leaves no new file behind.
 
-    If no recorder uses the file, and this user may not write to it, SQLite assumes that the file
-    never changes. While such a connection is open, do not start a recorder as another user.
+    If there is no log beside the file, and this user cannot write the file or its directory, SQLite
+    reads the file as one that never changes. While such a connection is open, do not start a
+    recorder as another user.
 
     Raises:
         RecordingError: The file is missing, is not a recording, or has an unknown version; or the
@@ -51,7 +52,8 @@ def _open(path: Path, *, reads_log: bool = True, may_be_empty: bool = False) -> 
             raise RecordingError(f"{error}; copy it with its log to a writable place") from error
         if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
             raise  # some of the recording may be only in the log or the journal
-        # SQLite cannot create its files in this directory, and the recording needs none of them.
+        # Perhaps SQLite could not create its files in this directory. Without a log and a journal,
+        # the file alone is the whole recording, so try again without them.
         return _checked(path, UNCHANGING, may_be_empty)
 
 

@@ -1,8 +1,8 @@
 """A recording in PostgreSQL as a sink: one transaction for each sweep.
 
 The rule of this file: when a call returns, the server has committed its rows, and a second write of
-the same rows changes nothing. So the sink may repeat a transaction whose COMMIT got no answer. One
-recorder writes at a time, because a recorder must hold an advisory lock. The server releases that
+the same rows changes nothing. So the sink may repeat a transaction whose COMMIT got no answer. A
+recorder must hold an advisory lock, so only one recorder writes at a time. The server releases that
 lock when the recorder's connection ends. After a lost connection, the sink takes the lock again
 before it writes.
 """
@@ -40,10 +40,10 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
 from binance_oi.times import unix_ms
 
-# After an outage of the server, a standby waits this long before it takes the lock. Meanwhile the
-# recorder that held the lock before can take it again.
+# s that a standby waits after an outage of the server before it takes the lock. In this time, the
+# recorder that held the lock before the outage can take it again.
 YIELD_S = 10.0
-MONTH_AHEAD_MS = 7 * 86_400_000  # the sink creates a month's partition 7 days before it begins
+MONTH_AHEAD_MS = 7 * 86_400_000  # before a month begins, the sink creates its partition
 
 # Numbers are sent as text, so the server stores every digit and every zero. `ON CONFLICT` makes a
 # repeated write harmless.
@@ -86,8 +86,7 @@ class PostgresSink:
     Args:
         url: ``postgresql://...``; the tables are in the first schema of its search path.
         source: The exchange's name, which the sink writes and compares. None skips both.
-        keep_days: The sink deletes samples older than this many whole days before the current day.
-            None keeps all samples.
+        keep_days: The number of whole days to keep, besides the current one; None keeps all.
         now: Returns Unix seconds.
     """
 
@@ -201,7 +200,7 @@ class PostgresSink:
         return self._run(lambda connection: last_slot(connection, end))
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
-        """See `Sink.save`. The same transaction notifies the listeners of `CHANNEL`."""
+        """See `Sink.save`. If the slot had no sweep, the transaction also notifies `CHANNEL`."""
 
         def write(connection: Connection) -> Saved:
             covered = sum(count_swept(connection, gap, period) for gap in gaps)
@@ -358,7 +357,7 @@ def _write(connection: Connection, sweep: Snapshot, rows: Sequence[Row], period:
         _SWEEP, (slot, period, started, finished, asked, len(sweep), new, sweep.weight)
     )
     remove_slots(connection, slot, slot)
-    # The slot has a sweep already: another one, or this one, whose COMMIT got no answer.
+    # The slot already has a sweep: another one, or this very one after a COMMIT without an answer.
     if first.rowcount == 0:
         ours = connection.execute(_STORED, (slot, started, finished)).fetchone()
         return new if ours is None else int(ours[0])

@@ -69,7 +69,8 @@ class Status(Encodable):
     """How many instants of the past the recorder has stored for gaps; see `Recorder`."""
     trouble: str | None = None
     """Why the latest slot has no sweep: a reason and its details. Before the first slot, why the
-    list of symbols could not be read. None if the latest slot has a sweep."""
+    list of symbols could not be read, or why a standby waits. None if the latest slot has a
+    sweep."""
     storage_error: str | None = None
     """Why the file cannot be written now; None if it can."""
 
@@ -110,8 +111,9 @@ class Recorder:
         symbols: The symbols to record; None follows the exchange's list.
         notional: Whether to record mark prices too; each sweep then costs 10 more weight.
         source: The name of the exchange in the file; a recording has one source. None takes
-            `client.source`: ``production``, ``testnet``, or ``local`` for any exchange on this
-            machine. A file without a source gets that of the first recorder that continues it.
+            `client.source`: ``production``, ``testnet``, ``local`` for any exchange on this
+            machine, or another base URL. A file without a source gets that of the first recorder
+            that continues it.
         on_sweep: Called with each snapshot after its commit.
         backfill: Whether to read the 5-minute instants of gaps from the exchange's history, gaps of
             earlier runs included. History has a limit of its own, so this delays no sweep. The gaps
@@ -128,7 +130,7 @@ class Recorder:
     Raises:
         TypeError: `path` is neither a path nor a sink. Or `backfill` is set and the client cannot
             read history.
-        ValueError: `every` cannot be a period.
+        ValueError: `every` cannot be a period, or `keep_days` or `rotate` does not fit `path`.
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
     """
 
@@ -224,7 +226,7 @@ class Recorder:
                     self._count_lost()
 
     async def _record(self) -> None:
-        """Claim the sink and record into it; a standby repeats that after another took over."""
+        """Claim the sink and record; a standby does so again after another recorder took over."""
         clock = asyncio.get_running_loop().time
         claim = partial(self._thread.run, partial(self._sink.claim, clock))
         if not self._standby:

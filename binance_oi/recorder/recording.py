@@ -52,7 +52,7 @@ class _Sweep(NamedTuple):
     read: int
     """How many symbols the exchange answered for."""
     new: int
-    """How many samples no earlier sweep had stored."""
+    """How many of its samples were new to the recording."""
     weight: int
     """The weight of the sweep's requests."""
 
@@ -69,12 +69,12 @@ class _CountedGap(NamedTuple):
     period: int
     """From slot to slot of this gap, ms; 0 if the stored period is impossible."""
     slots: int
-    """The number of slots in the gap; 0 for an empty gap. A slot that lies in two gaps counts in
-    the first one only."""
+    """How many of its slots have no sweep; 0 for an empty gap, whose `last` is before its `first`.
+    Where gaps overlap, only the first one counts the slots."""
 
 
 class CountedGap(_CountedGap, Encodable):
-    """A gap, and the number of its slots."""
+    """A gap of whole sweeps, and the number of its slots that have no sweep."""
 
     __slots__ = ()
 
@@ -148,8 +148,8 @@ class Recording:
 
         Two names may lead to one file: by a link, a hard link, another path to the directory, or
         upper and lower case on some file systems. The check finds all of these. It also refuses the
-        name of a side file (`-wal`, `-shm`, `-journal`) of any recording, even if there is no such
-        file, because SQLite would use a file of that name.
+        name of a side file (`-wal`, `-shm`, `-journal`, `-lock`) of any recording, even if there is
+        no such file, because SQLite or a recorder would use a file of that name.
 
         Raises:
             RecordingError: The target is the recording or one of its side files, or has the name of
@@ -159,7 +159,7 @@ class Recording:
         check_place(target)
         self._tables.check_target(target)
         if has_side_name(target):
-            raise RecordingError(f"{target} has the name of a file beside a recording")
+            raise RecordingError(f"{target} has the name of a side file of a recording")
 
     def backup(
         self,
@@ -172,7 +172,7 @@ class Recording:
 
         The copy is one file, which gets its name when it is complete. It contains every sweep that
         a recorder had committed before this call. It can be read, moved and continued like any
-        recording. The recorder continues during the copy; until the copy ends, its log grows.
+        recording. A recorder continues meanwhile, but its log grows until the copy ends.
 
         Args:
             target: The path of the copy.
@@ -182,7 +182,8 @@ class Recording:
 
         Raises:
             RecordingError: The target exists, belongs to the recording, or cannot be written; or
-                another process is writing it.
+                another process is writing it. Or the recording is damaged, cannot be read, or is a
+                database: `binance_oi.recorder.care.copy` copies a database.
         """
         path = check_path("target", target)
         self.check_target(path)
@@ -197,7 +198,7 @@ class Recording:
         return self._tables.source()
 
     def _rows(self, query: str, values: Sequence[object], *kinds: type) -> Iterator[Any]:
-        """Yield the rows of a query on the current state; read them as the caller takes them."""
+        """Query the current state, and yield the rows; fetch and check them only when needed."""
         return typed(self._tables.rows(query, values), self._tables, *kinds)
 
     def symbols(self) -> tuple[str, ...]:
@@ -278,10 +279,11 @@ class Recording:
         """Return samples and the past as one series: at most one row for each symbol and instant.
 
         The instants are the multiples of `step` since 1970, UTC. The row of an instant comes from
-        the first of these that has one: the last sample at or before the instant, if it is at most
-        one step old; the exchange's history; the exchange's archive. `Point.source` names it.
-        Otherwise the instant has no row. The last instant may lie up to one step after the last
-        sample. While a recorder runs, that row may still change.
+        the first source that has a value for it: the last sample at or before the instant, if that
+        sample is at most one step old; the exchange's history; the exchange's archive.
+        `Point.source` names the source. If no source has a value, there is no row. The last instant
+        may lie up to one step after the last sample. While a recorder runs, the row of that instant
+        may still change.
 
         Args:
             symbols: The symbols to read; None for all.
@@ -305,7 +307,7 @@ class Recording:
         return self.points(wanted, ms, span)
 
     def past_symbols(self) -> list[str]:
-        """The symbols that have rows of the past, sorted; see `past`."""
+        """Return every symbol that has rows of the past, sorted; see `past`."""
         with self._tables.moment(1) as run:
             return list(past_symbols(run)) if self._tables.has("past", run) else []
 
@@ -360,7 +362,7 @@ class Recording:
                 yield sample(both[0]), sample(both[-1])
 
     def span(self) -> tuple[datetime, datetime] | None:
-        """Return the first and the last slot, with a sweep or a gap; None if there is none."""
+        """Return the first and the last slot that has a sweep or a gap; None without one."""
         for first, last in self._rows(coverage.SPAN, (), int, int):
             return instant(first), instant(last)
         return None
@@ -369,8 +371,8 @@ class Recording:
         """Yield every sweep, in the order of their slots.
 
         Args:
-            span: The span of slots, Unix ms; the start is included, the end is not. The methods
-                below have the same argument.
+            span: The span of slots, Unix ms; the start is included, the end is not. It has the same
+                meaning in `counted_gaps` and `failures`.
         """
         kinds = [int] * len(Sweep._fields)
         return map(Sweep._make, self._rows(coverage.SWEEPS, span, *kinds))
@@ -396,9 +398,9 @@ class Recording:
         return self._has_table("about") and any(self._rows(coverage.MERGED, (), int))
 
     def integrity(self) -> Iterator[str]:
-        """Yield the damage that SQLite or PostgreSQL itself finds, as text for people.
+        """Yield the damage that SQLite itself finds, as text for people; nothing for PostgreSQL.
 
-        `check` finds more, such as impossible values.
+        `binance_oi.recorder.check.check` finds more, such as impossible values.
         """
         return self._tables.integrity()
 
@@ -412,9 +414,10 @@ class Recording:
         return int(missed)
 
     def counted_gaps(self, span: tuple[int, int] = ALWAYS) -> Iterator[CountedGap]:
-        """Yield every gap like `gaps`, with the number of its slots; the sum is `missed`.
+        """Yield each gap of whole sweeps, with the number of its slots that have no sweep.
 
-        If a gap begins before `span` or ends after it, only its slots within `span` count.
+        The sum of these numbers is `missed`. If a gap begins before `span` or ends after it, only
+        the part within `span` counts, and the yielded gap is that part.
         """
         kinds = int, int, str, str, int, int
         for *gap, period, slots in self._rows(coverage.COUNTED, span, *kinds):
@@ -428,5 +431,5 @@ class Recording:
         return self._rows(coverage.FAILED, span, str, str, int)
 
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
-        """Yield the gaps of whole sweeps, or those of one symbol in sweeps that lack it."""
+        """Yield the gaps of whole sweeps, or the gaps of sweeps that failed to read `symbol`."""
         return map(Gap._make, self._rows(coverage.GAPS, (symbol,), int, int, str, str))

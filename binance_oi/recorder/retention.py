@@ -1,15 +1,15 @@
 """Removes old days from a recording.
 
 The rule of this file: it removes whole days, in short steps, each of which is one transaction. The
-first step of a day replaces its sweeps and gaps by a summary: the number of slots with a sweep, and
-for each reason the number of slots without one. The next steps remove its samples, some thousands
-at a time. If the process is killed between two steps, samples without a sweep remain, and the next
-run removes them. A sweep without its samples never remains.
+first step of a day replaces its sweeps and gaps with a summary: the number of slots with a sweep,
+and for each reason the number of slots without one. The next steps remove its samples, some
+thousands at a time. If the process is killed between two steps, samples without a sweep remain, and
+the next run removes them. A sweep without its samples never remains.
 
 A step removes a sample only if its transaction time and the time of its answer are both too old.
-The first sweep of a kept day needs that: the exchange dates some of its samples before midnight.
+Otherwise a kept day's first sweep would lose the samples that the exchange dates before midnight.
 
-Instants of the past (`Recording.past`) are never removed, because the user asked for them.
+Rows of the past (`Recording.past`) are never removed, because the user asked for them.
 """
 
 from collections import Counter
@@ -73,14 +73,14 @@ class Pruned(_Pruned, Encodable):
 
 
 class Keeper(Protocol):
-    """Removes samples from one store, and returns its free space, in short steps."""
+    """Removes samples from one store, and frees disk space, in short steps."""
 
     def writing(self) -> AbstractContextManager[Statements]:
         """Return the context manager of one transaction."""
         ...
 
     def now(self) -> int | None:
-        """Return the time of the newest sample of a few symbols, Unix ms; None if there is none."""
+        """Return the newest sample time that is quick to find, Unix ms; None without a sample."""
         ...
 
     def drop_samples(self, before: int) -> bool:
@@ -88,7 +88,7 @@ class Keeper(Protocol):
         ...
 
     def compact(self) -> bool:
-        """Return some free space to the system; return whether there is more."""
+        """Give some free space back to the system; return whether there may be more."""
         ...
 
 
@@ -103,11 +103,12 @@ def end_of(days: int, now: int) -> int:
 
 
 class Pruning:
-    """Removes the days before the last `days` from one store, step by step.
+    """Keeps the current day and the `days` before it, and removes older days step by step.
 
     If the clock is ahead of the newest sample, the time of that sample counts as now. So a wrong
-    clock cannot remove days that should stay. It looks for that sample once for many steps, because
-    the search skips all entries of removed samples that the store still keeps.
+    clock cannot remove days that should stay. One search for that sample serves many steps, because
+    it may be slow: the store keeps index entries of removed samples, and the search reads past
+    them.
 
     Args:
         keeper: The store.
@@ -148,7 +149,7 @@ class Pruning:
 
 
 def summarize(run: Statements, day: int) -> None:
-    """Replace the sweeps and gaps of the oldest day by a summary.
+    """Replace the sweeps and gaps of the oldest day with a summary.
 
     Args:
         run: A connection, within a transaction.

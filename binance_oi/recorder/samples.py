@@ -1,8 +1,8 @@
 """Reads the samples of a recording in order, checks them, and needs little memory.
 
 The rule of this file: a reader changes nothing, and returns each number exactly as the exchange
-wrote it. SQLite and PostgreSQL find some damage themselves. This module finds the rest: values of a
-wrong type, and texts that are not numbers.
+wrote it. SQLite and PostgreSQL find some damage themselves. This module also rejects every value
+that no recorder writes: by its type, its range, or the form of a number or a symbol.
 """
 
 import re
@@ -99,7 +99,7 @@ def check_samples(rows: Sequence[Row], tables: Tables) -> None:
     It checks whole columns at once, because there may be millions of rows.
 
     Raises:
-        RecordingError: No recorder writes one of the values.
+        RecordingError: One of the values is one that no recorder writes.
     """
     symbols, times, values, received, marks = zip(*rows, strict=True)
     is_named = {*map(type, symbols)} == {str} and all(map(is_name, {*symbols}))
@@ -133,7 +133,10 @@ def are_right(
 
 
 def _are_numbers(texts: Sequence[Any]) -> bool:
-    """Whether each text is a number. One match of the joined texts is three times as fast."""
+    """Whether each text is a number.
+
+    One match of the joined texts takes a third of the time that a match of each text would take.
+    """
     joined = "\n".join(texts)
     return joined.count("\n") == len(texts) - 1 and _NUMBERS_IN_LINES.fullmatch(joined) is not None
 
@@ -261,8 +264,8 @@ class Samples:
     def columns(self) -> arrow.Columns:
         """Return the Arrow types of the numbers.
 
-        The types depend on the number of digits. It reads all numbers only if some are longer than
-        those that the exchange usually sends.
+        The types depend on the number of digits. This call reads every number only if a query finds
+        one that is longer than those that the exchange usually sends.
 
         Raises:
             RecordingError: The recording cannot be read or is damaged.
@@ -299,7 +302,7 @@ def _in_columns(rows: Sequence[Row]) -> Iterator[Sample]:
     return map(_SAMPLE, zip(symbols, times, amounts, received, numbers(marks), strict=True))
 
 
-# The constructor of a named tuple runs Python code for each of them; this one does not.
+# A named tuple's own constructor runs Python code for each tuple; `_SAMPLE` does not.
 _SAMPLE: Callable[[Iterable[Any]], Sample] = partial(cast("Any", tuple).__new__, Sample)
 
 

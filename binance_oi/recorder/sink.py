@@ -1,7 +1,8 @@
 """The protocol of a store for sweeps and gaps: a file, a database, or a store of the user's own.
 
 The rule of this file: the recorder decides when to store, and the sink how. When `save` returns, it
-has stored everything. When it raises, it has stored nothing.
+has stored everything. When `save` raises, it has stored nothing, or a second call with the same
+arguments does no harm: a server may store a sweep although its answer gets lost.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ class _Saved(NamedTuple):
     new: int
     """How many samples are new."""
     swept: int
-    """How many slots of the gaps have a sweep already. That sweep stays."""
+    """How many slots of the gaps already had a sweep; those sweeps stay."""
 
 
 class Saved(_Saved, Encodable):
@@ -29,9 +30,9 @@ class Saved(_Saved, Encodable):
 class Sink(Protocol):
     """Stores the sweeps and gaps of one recorder. Its `str` names it in messages.
 
-    The recorder calls it from one thread at a time, never from the event loop's, so a call may wait
-    for a disk or a server. Only `is_due` and `take_lost` may be called in any thread. Every other
-    call may raise `StorageError`.
+    The recorder calls a sink from one thread at a time, and not from that of the event loop, so a
+    call may wait for a disk or a server. Only `is_due` and `take_lost` may be called in any thread.
+    Every other call may raise `StorageError`.
     """
 
     def claim(self, clock: Callable[[], float]) -> None:
@@ -55,7 +56,7 @@ class Sink(Protocol):
         ...
 
     def last_slot(self, before: int | None = None) -> int | None:
-        """Return the last slot before `before` with a sweep or a gap; None if there is none.
+        """Return the last slot before `before` with a sweep or a gap, even a pruned one, or None.
 
         Args:
             before: Unix ms; None for the last slot of all.

@@ -1,24 +1,24 @@
 """Writes the slots of a recording: each one has a sweep, a gap, or nothing.
 
-The rule of this file: a slot never has both a sweep and a gap, and a written sweep never changes. A
-slot occurs a second time if someone sets the clock back. The second outcome then changes the slot
-as follows:
+The rule of this file: no slot has both a sweep and a gap of whole sweeps, and a written sweep never
+changes. (A gap of one symbol is different: it names a sweep that could not read the symbol.) A slot
+occurs a second time if someone sets the clock back. The second outcome then changes the slot as
+follows:
 
     slot has        second outcome: sweep                 second outcome: gap
     a sweep         the sweep stays, the samples are      the sweep stays
                     added
     a gap           the gap loses this slot               the gap stays
-    a gap `clock`   the gap loses this slot               the later gap replaces it there: it has
-                                                          the real reason
+    a gap `clock`   the gap loses this slot               the later gap, with the real reason,
+                                                          replaces it there
     nothing         the sweep is written                  the gap is written
 
-A recorder with a shorter period has slots between those of an older gap. If it misses them too,
-that span of the gap gets the shorter period, so that the gap contains each slot. A later sweep
+A recorder with a shorter period has slots between those of an older gap. If it misses these slots
+too, the part of the gap over them gets the shorter period, and so contains them. A later sweep
 removes only its own slot from the gap.
 
 The gaps that we write are disjoint. A file of version 2 may contain gaps that overlap, contain each
-other or have several periods. We do not change its rows, so no function here relies on disjoint
-gaps.
+other or have several periods. A migration keeps them, so no function here relies on disjoint gaps.
 
 All functions write within the caller's transaction. Their SQL works in SQLite and in PostgreSQL.
 """
@@ -71,7 +71,8 @@ INSERT INTO gaps (symbol, first, last, period, reason, detail) VALUES (?1, ?2, ?
 ON CONFLICT (symbol, first) DO UPDATE SET last = excluded.last, period = excluded.period,
     reason = excluded.reason, detail = excluded.detail
 """
-# A gap may only be extended over slots without a sweep; with another period there may be sweeps.
+# Extend a gap only if no sweep lies between it and the new slots: a recorder with another period
+# may have written one there.
 _EXTEND = """
 UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 AND period = ?4
     AND first = (SELECT max(first) FROM gaps WHERE symbol = ?2)
@@ -99,7 +100,7 @@ ORDER BY first, symbol
 def last_slot(connection: Statements, before: int) -> int | None:
     """Return the last slot before `before` (Unix ms) with a sweep or a gap; None without one.
 
-    Slots that a recorder has pruned since count too.
+    Slots that were pruned later count too.
     """
     found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
     return max((slot for slot in found if slot is not None), default=None)
@@ -112,11 +113,12 @@ def gaps_since(connection: Statements, since: int) -> list[tuple[str, Gap, int]]
 
 
 def write_missed(connection: Statements, gap: Gap, period: int) -> None:
-    """Write those slots of a gap that have no sweep.
+    """Write those slots of a gap that have neither a sweep nor a gap yet.
 
-    An empty gap means that someone set the clock back. Then the gap is extended to the last known
-    slot, and each later sweep removes its own slot. So the recording is right even if the recorder
-    stops before it reaches that slot.
+    A gap `clock` does not count, because the new gap replaces it. If `gap` is empty, someone set
+    the clock back. Then this function extends it to the last known slot, and each later sweep
+    removes its own slot from it. So no slot is left out, even if the recorder stops before that
+    last slot.
     """
     written = False
     empty = gap.last < gap.first
@@ -179,9 +181,9 @@ def count_swept(connection: Statements, gap: Gap, period: int) -> int:
 def write_gap(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
     """Write a gap, or extend the gap just before it if both have the same reason and period.
 
-    The table has at most one gap for each first slot. If a gap begins at the same slot already, it
-    stays, and the new one begins at the next slot where no gap begins. Only an empty gap is
-    replaced, because it has no slots.
+    The table has at most one gap for each symbol and first slot. If a gap begins at the same slot
+    already, it stays, and the new one begins at the next slot where no gap begins. Only an empty
+    gap is replaced, because it has no slots.
     """
     longer = (gap.last, symbol, gap.first, period, gap.reason)
     if not connection.execute(_EXTEND, longer).rowcount:
@@ -202,7 +204,10 @@ def _storable(text: str) -> str:
 
 
 def remove_slots(connection: Statements, first: int, last: int, reason: str | None = None) -> None:
-    """Remove the slots from `first` to `last` from all gaps, or only from gaps with `reason`."""
+    """Remove the slots from `first` to `last` from all gaps of whole sweeps.
+
+    With a `reason`, only from those gaps that have it.
+    """
     found = [
         (Gap(begin, end, why, detail), max(1, period))
         for begin, end, period, why, detail in connection.execute(_COVERING, (first, last))

@@ -1,8 +1,10 @@
 """A sink that stores into one SQLite file, even if other programs move or remove that file.
 
-The rule of this file: the sink loses no write that it has acknowledged. If another program has
-moved, removed or replaced the file, the sink creates a new file. It writes again, into that file,
-the data that only the log of the old file contained.
+The rule of this file: an acknowledged write is one whose call has returned, and the sink loses none
+if it can. If another program has moved, removed or replaced the file, the sink creates a new one,
+and writes there again what only the log of the old file contained. For that, it keeps copies in
+memory. If they have too many rows, it drops the oldest; if that loses a sweep, `take_lost` counts
+the sweep.
 """
 
 import logging
@@ -37,7 +39,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class Retention:
-    """Removes old days from a file in small steps, and returns their space to the file system.
+    """Removes old days from a file in small steps, and gives their space to the file system.
 
     Args:
         days: The number of whole days to keep, besides the current one.
@@ -88,9 +90,9 @@ class SqliteSink:
         self._clock: Callable[[], float] | None = None
         self._lock: RecorderLock | None = None
         self._store: Store | None = None
-        # Acknowledged writes that may be only in the log of a file that an error closed.
+        # Acknowledged writes that may be only in the log of a file that we closed after an error.
         self._in_closed_log: list[Kept] = []
-        self._unstored: list[Kept] = []  # acknowledged writes of a removed file, in no file now
+        self._unstored: list[Kept] = []  # acknowledged writes that are in no file now
         self._lost = 0  # acknowledged sweeps that are lost, and that `take_lost` has yet to report
 
     def __str__(self) -> str:
@@ -174,7 +176,7 @@ class SqliteSink:
             if self._retention is not None:
                 self._retention.step(self._store)
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(f"{self} stays in its log for now: {error}") from error
+            raise StorageError(f"{self}: its upkeep failed, and is tried again: {error}") from error
 
     def take_lost(self) -> int:
         """See `Sink.take_lost`. Such sweeps were only in the log of a removed file."""
@@ -208,9 +210,10 @@ class SqliteSink:
             raise StorageError(str(error)) from error
 
     def _written(self, write: Callable[[Store], _T]) -> _T:
-        """Write. If that fails, open the file again and try once more.
+        """Run a write. If it fails, open the file again and try once more.
 
-        The file may be another one now, or a temporary error may be over.
+        The path may lead to another file now, or a temporary error may be over. If another
+        connection has locked the file, there is no second try.
         """
         change = ""
         if self._store is not None:
@@ -236,7 +239,7 @@ class SqliteSink:
         return write(store)
 
     def _store_again(self, store: Store) -> None:
-        """Write the acknowledged writes again that are in no file now."""
+        """Write those acknowledged writes again that are in no file now."""
         if self._in_closed_log:
             self._unstored += store.remember(self._in_closed_log)
             self._in_closed_log = []
@@ -272,7 +275,7 @@ def _lock(path: Path) -> RecorderLock:
         raise RecordingError(f"{path} is a directory; a recording is a file")
     for name in (path, Path(os.path.realpath(path))):
         if has_side_name(name):
-            raise RecordingError(f"{name} has the name of a file beside a recording; take another")
+            raise RecordingError(f"{name} has the name of a side file of a recording; take another")
     try:
         return RecorderLock(path)
     except OSError as error:

@@ -80,7 +80,7 @@ class SqliteKeeper:
         return found
 
     def is_wasteful(self) -> bool:
-        """Whether more than a third of the file is free; then it is worth returning the space."""
+        """Whether more than a third of the file is free, and the file can return it in steps."""
         free, pages = (self._value(f"PRAGMA {name}_count") for name in ("freelist", "page"))
         return 3 * (free or 0) > (pages or 0) and self._is_incremental()
 

@@ -179,7 +179,7 @@ class SqliteTables:
         return self._connection
 
     def check_target(self, target: Path) -> None:
-        """See `Tables.check_target`. The recording is the file and SQLite's files beside it."""
+        """See `Tables.check_target`. The recording is the file and its side files."""
         if is_same(target, self.path):
             raise RecordingError(f"{target} is the recording itself")
         made = (target, *(path for path in target.parents if not os.path.exists(path)))

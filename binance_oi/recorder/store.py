@@ -1,12 +1,12 @@
 """Writes a recording into an SQLite file: one transaction for each sweep.
 
 The rule of this file: when `save` returns, the whole write is on disk, and stays there even if the
-process or the machine stops at that moment. When `save` raises, nothing of it is written. A write
-is *acknowledged* when `save` has returned.
+process or the machine stops at that moment. When `save` raises, it has written nothing. A write is
+*acknowledged* when its call has returned.
 
 SQLite first appends each transaction to its log, the file `-wal`. A *checkpoint* moves the log into
-the file itself. To *settle* samples moves them from the table `recent`, sorted by time, to the
-table `settled`, sorted by symbol.
+the file itself. *Settling* moves samples from the table `recent`, which is sorted by time, to the
+table `settled`, which is sorted by symbol.
 """
 
 import math
@@ -51,12 +51,12 @@ from binance_oi.times import unix_ms
 STRICT_SINCE = (3, 37)  # the first version of SQLite with STRICT tables
 LOCK_TIMEOUT_S = 1.0  # s to wait until another connection unlocks the file
 CACHE_KIB = 16 * 1024  # far more than one page of each symbol, with its parent pages
-# Settle about every sixty sweeps of the market. With fewer sweeps, most pages would get only a few
-# samples at once. With more, a reader of one symbol would have to scan too many samples in
-# `recent`.
+# Changed rows before samples are settled: some sixty sweeps of the market. With fewer, most pages
+# would get only a few samples at once. With more, a reader of one symbol would have to scan too
+# many samples in `recent`.
 SETTLE_AFTER_CHANGES = 49_152
 LOG_BYTES = 64 * 1024 * 1024  # size that the log keeps; it is longer only during a long read
-PAST_ROWS_IN_LOG = 131_072  # rows of the past before a checkpoint: a third of `LOG_BYTES`
+PAST_ROWS_IN_LOG = 131_072  # rows of the past before a checkpoint; they fill a third of `LOG_BYTES`
 
 # The file is at most a minute behind its log: after 40 s, the next `tidy` comes within 10 s.
 CHECKPOINT_AFTER = 40.0  # s
@@ -65,7 +65,7 @@ CLOSE_WAIT = 5.0  # s to wait at the end for other connections that read an earl
 RETRY_PAUSE_S = 0.05
 BEGIN_ATTEMPTS = 3  # tries to begin a transaction while another program checkpoints the log
 
-KEPT_ROWS = 200_000  # rows in memory, in case someone removes the file; they take some 60 MB
+KEPT_ROWS = 200_000  # rows in memory in case someone removes the file; they take about 60 MB
 
 # Write no observation that one of the two tables has already.
 _INSERT = """
@@ -143,7 +143,7 @@ class Store:
         """Use it to read; use `writing` for changes."""
         try:
             self._prepare(source)
-            self._tidied = -SETTLE_AFTER_CHANGES  # settle soon: a killed recorder may not have
+            self._tidied = -SETTLE_AFTER_CHANGES  # settle soon what a killed recorder left
             self._idle = self._second_connection()
         except BaseException:
             self._connection.close()
@@ -255,7 +255,7 @@ class Store:
 
         Args:
             wait: Seconds to wait for other connections that read an earlier state, or write. After
-                that, the content of the log stays there, and the next `Store` continues with it.
+                that time, the log keeps its content, and the next `Store` continues with it.
 
         Returns:
             Acknowledged writes that are in no file, because another program removed the file before
@@ -356,8 +356,7 @@ class Store:
         return self._connection.execute(query, (slot,)).fetchone() is not None
 
     def restore(self, kept: Kept) -> int:
-        """Write again a write that was lost with another file. A slot keeps its sweep, as in
-        `save`.
+        """Repeat a write that was lost with another file. A slot keeps its sweep, as in `save`.
 
         Returns:
             The number of sweeps that stay lost: 1 if memory kept only the slot of the sweep, and
@@ -420,7 +419,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Generator[sqlite3.Connection]:
-        """Run a transaction of other statements; like those of `save_past`, memory keeps no copy.
+        """Run other statements in a transaction; as with `save_past`, memory keeps no copy of them.
 
         Raises:
             sqlite3.Error: Nothing was written.
@@ -432,7 +431,7 @@ class Store:
         with self._transaction():
             yield self._connection
         changed = self._connection.total_changes - before
-        self._tidied += changed  # none of them is in `recent`
+        self._tidied += changed  # these changes add nothing to `recent`
         self._past_in_log += changed
         if self._past_in_log > PAST_ROWS_IN_LOG:
             self._behind_since = -math.inf  # checkpoint soon, because the log is long now
@@ -442,9 +441,9 @@ class Store:
     def _keep(self, kept: Kept) -> None:
         """Keep a copy of a write in memory until a second checkpoint after it.
 
-        Another program may remove the file before the first one. The second one is for ``mv`` to
-        another file system: it first copies the file, and the copy lacks the pages that a
-        checkpoint moves into the file afterwards.
+        Another program may remove the file before the first checkpoint. The second one is for
+        ``mv`` to another file system: ``mv`` first copies the file, and that copy lacks the pages
+        that a later checkpoint moves into the file.
         """
         if self._behind_since is None:
             self._behind_since = self._clock()

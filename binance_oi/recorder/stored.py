@@ -26,7 +26,7 @@ class SinkOptions(NamedTuple):
 
 
 def make_sink(path: StrPath | Sink, options: SinkOptions) -> tuple[Path | None, Sink]:
-    """Return the path of the recording, if it is a single file, and its sink.
+    """Return the path of the recording (None unless it is a single file) and its sink.
 
     Raises:
         TypeError: `path` is neither a path nor a sink.
@@ -38,7 +38,7 @@ def make_sink(path: StrPath | Sink, options: SinkOptions) -> tuple[Path | None, 
         raise ValueError(f"rotate must be day or month: {options.rotation!r}")
     is_file = isinstance(path, str | os.PathLike) and not is_database(path)
     if options.rotation is not None and not is_file:
-        raise ValueError("rotate is for files; a database has a partition for each month")
+        raise ValueError("rotate is only for files")
     if is_database(path):
         from binance_oi.recorder.postgres import PostgresSink
 

@@ -749,7 +749,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
 def test_only_files_can_rotate_and_only_by_day_or_month(tmp_path: Path, rotate: str) -> None:
     with pytest.raises(ValueError, match="rotate must be day or month"):
         Recorder(Market(), tmp_path / "oi.db", every=20.0, rotate=rotate)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="rotate is for files"):
+    with pytest.raises(ValueError, match="rotate is only for files"):
         Recorder(Market(), "postgresql:///x", every=20.0, rotate="day")
 
 

@@ -280,7 +280,7 @@ async def test_a_failing_move_warns_once_and_loses_no_sweep(
         await record(path, 4)
     assert len(tables(path)[0]) == 4
     assert [record.message for record in caplog.records] == [
-        f"{path} stays in its log for now: UNIQUE constraint failed"
+        f"{path}: its upkeep failed, and is tried again: UNIQUE constraint failed"
     ]
 
 
@@ -451,7 +451,7 @@ def test_a_recorder_refuses_the_name_of_a_side_file(path: Path, ending: str, lea
         case "link away":
             side.symlink_to(path.with_name("away.db"))
     before = sorted(path.parent.iterdir())
-    with pytest.raises(RecordingError, match="has the name of a file beside a recording"):
+    with pytest.raises(RecordingError, match="has the name of a side file of a recording"):
         virtual_clock.run(record(target, 1))
     assert sorted(path.parent.iterdir()) == before
 

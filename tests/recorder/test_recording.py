@@ -203,7 +203,7 @@ def test_a_link_to_a_recording_shares_its_side_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock", "-WAL"])
 def test_the_name_of_any_side_file_is_refused_as_a_target(path: Path, ending: str) -> None:
-    with Recording(path) as recording, pytest.raises(RecordingError, match="beside a recording"):
+    with Recording(path) as recording, pytest.raises(RecordingError, match="name of a side file"):
         recording.check_target(path.with_name(f"other.db{ending}"))
 
 
