@@ -1,9 +1,10 @@
 """Fills a recording with instants of the past, from the exchange's history and its archive.
 
-The rule of this file: a run requests only rows that the recording lacks, and stores rows as soon as
-it has received them. So a run may end at any moment, even by a kill. The next run stores the rest,
-and the recording then has the same rows as after a single run. If the exchange has no row for an
-instant, that is a hole. Each run requests it again, because the row may have appeared.
+The rule of this file: a run requests only rows of history that the recording lacks, and only files
+of the archive that the archive's cache lacks. It soon stores what it has received. So a run may end
+at any moment, even by a kill. The next run stores the rest, and the recording then has the same
+rows as after a single run. An instant for which the exchange has no row is a hole. Each run
+requests the holes of the history again, because a row may have appeared.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ STEP_MS = PERIODS["5m"]
 PAGE_MS = MAX_ROWS * STEP_MS  # the span of one request
 MONTH = timedelta(days=30)  # the exchange keeps rows of history for this long
 WORKERS = 8  # symbols at once, as in `histories`
-ROWS_PER_WRITE = 4096  # rows of the archive in one transaction: two weeks of a symbol
+ROWS_PER_WRITE = 4096  # the fewest rows of the archive in one transaction: two weeks of a symbol
 
 
 @runtime_checkable
@@ -82,7 +83,7 @@ class _BackfillProgress(NamedTuple):
     of: int
     """The number of all symbols or days."""
     rows: int
-    """The number of rows so far, from both sources."""
+    """The number of rows that the recording has received so far, from both sources."""
 
 
 class BackfillProgress(_BackfillProgress, Encodable):
@@ -112,8 +113,8 @@ def spans_of(times: Iterable[int]) -> Iterator[Span]:
     """Yield spans that cover these 5-minute instants with the fewest requests.
 
     Args:
-        times: The instants, Unix ms, sorted. A span may also cover other instants, because they
-            need no further request.
+        times: The instants, Unix ms, sorted. A span may also cover other instants, where these need
+            no further request.
     """
     first = last = -1
     for at in times:
@@ -146,7 +147,8 @@ class Filler:
     async def fill(self, symbol: str, span: Span, wanted: Container[int] | None = None) -> None:
         """Store the instants of `span` that the sink lacks and the exchange has.
 
-        The call omits the instants of the last minute, because their rows may still appear.
+        The call omits the instants of the last minute, whose rows may not have appeared yet, and
+        those that are too old for the exchange's history.
 
         Args:
             symbol: The symbol to read.
@@ -155,7 +157,7 @@ class Filler:
 
         Raises:
             BinanceOIError: The history could not be read. Rows received earlier are stored.
-            StorageError: The last write failed, and stored no row.
+            StorageError: The sink cannot be read, or the last write failed and stored no row.
         """
         now = round(self._clock() * 1000)
         first = max(span.first, now - KEPT_MS + MARGINS_MS[0])
@@ -268,8 +270,10 @@ async def backfill(
 
     The exchange's history has the last 30 days, and the archive has all days since 2020. The
     recording keeps the rows of both, so that a reader can compare them. A backfill waits for the
-    end of a ban or an outage. After an interruption, the same call continues it, and requests no
-    stored row again. From the archive, it requests the checksum of each day again.
+    end of a ban; if an outage lasts longer than about 90 s, the symbol or day fails. After an
+    interruption, the same call continues the backfill, and requests no stored row of the history
+    again. From the archive, it requests the checksum of each day again, and the day itself only if
+    the archive's cache lacks it.
 
     Args:
         reader: The client.

@@ -1,4 +1,4 @@
-"""Copies a recording, also while a recorder writes it.
+"""Copies a recording in a file into a new file, even while a recorder writes it.
 
 The rule of this file: the copy gets its name only when it is complete. Until then it has the name
 that `atomic` gives to unfinished files, so no program mistakes it for a recording. If the process
@@ -32,8 +32,8 @@ INSTRUCTIONS_PER_SIGNAL_CHECK = 100_000
 
 Pages = Callable[[int, int], object]
 
-# Error codes that blame the source of a copy. No other process opens the copy, so SQLite cannot
-# find the copy locked.
+# Error codes that only the source of a copy can cause. BUSY and LOCKED are among them, because no
+# other process opens the copy.
 _OF_SOURCE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL} | {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -199,7 +199,8 @@ def _make_room(target: Path) -> None:
     """Remove every file beside the target that SQLite would use together with the copy."""
     if os.path.isfile(target):
         set_aside_foreign_log(target)
-        # Move the target's log into the target. If that fails, the target is not a recording.
+        # Move the target's log into the target, which stays complete if the rename fails. SQLite
+        # reports an error for a target that is not a database.
         with suppress(sqlite3.Error):
             settle(target)
     for ending in SIDES:

@@ -1,4 +1,4 @@
-"""Maintains a recording over years: removes old days, returns space, and copies.
+"""Maintains a recording over years: removes old days, gives free space to the system, and copies.
 
 The rule of this file: it works in short steps. So a recorder can continue between them, and a
 killed process leaves a valid recording. A recorder must not write the target of a copy; it may
@@ -31,15 +31,15 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.store import ChangedError, Store
 
 PAUSE_S = 0.02  # s between two steps
-# A recorder that waits for SQLite's lock tries again after up to 100 ms. So a pause that is longer
-# lets it get the lock.
+# s of a longer pause. A recorder that waits for SQLite's lock tries again after at most 100 ms, so
+# it gets the lock in this pause.
 TURN_S = 0.12
 TURN_AFTER_S = 0.2  # s of work after which `rest` makes the longer pause
 LAST_WAIT_MS = 200  # the longest wait for readers at the end
 BUSY_FOR_MS = 600_000  # the longest wait for other programs that write
 
-# A copy reads rows in the order of the table `settled`. So it need not write them into `recent`
-# first.
+# A copy reads rows in the order of the table `settled`, so it writes them there and not first into
+# `recent`.
 _SAMPLES = """
 INSERT OR IGNORE INTO settled SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM recent WHERE symbol = ?1 AND time = ?2)
@@ -64,9 +64,10 @@ class _Cared(Protocol):
 
 
 def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.time) -> int:
-    """Remove whole days that are too old, and return their space; a summary of each day stays.
+    """Remove whole days that are too old, and give their space to the system.
 
-    A recorder may record there at the same time. The rows that a backfill wrote stay.
+    A summary of each day stays, and so do the rows of the past that a backfill wrote. A recorder
+    may record there at the same time.
 
     Args:
         place: The recording: a file, or the URL of a database.
@@ -96,7 +97,7 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
 
 
 def compact(place: StrPath) -> tuple[int, int]:
-    """Return free space to the system in short steps, even while others record and read.
+    """Give free space to the system in short steps, even while others record and read.
 
     If an earlier version of this library made the file, the first call rewrites the whole file. A
     recorder keeps its sweeps in memory during that time.
@@ -126,9 +127,10 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
     """Add all rows of one recording to another one, which is created if missing.
 
     Two samples are the same if they have the same symbol and time; two sweeps, if they have the
-    same slot. Existing rows of the target stay. A gap remains only where neither recording has a
-    sweep, and the summary of a pruned day only if neither has its slots. After an interruption, the
-    same call continues.
+    same slot. Existing samples and sweeps of the target stay; rows of the past get the numbers of
+    the source. A gap remains only where neither recording has a sweep, and the summary of a pruned
+    day only if neither recording has the slots of that day. After an interruption, the same call
+    continues.
 
     Args:
         source: A file, or the URL of a database. A recorder may write it.
@@ -166,7 +168,7 @@ def _target(place: StrPath, source: Recording) -> Generator[Target]:
             yield sink
         return
     path = check_path("target", place)
-    if source.source is not None:  # works even for a file without tables, from a killed copy
+    if source.source is not None:
         check_source(path, source.source)
     with closing(SqliteTarget(path, source.source)) as file:
         yield file
@@ -239,8 +241,8 @@ class _CaredFile:
         if worked < TURN_AFTER_S:
             time.sleep(PAUSE_S)
             return
-        # Each transaction of a recorder waits for its turn. On a busy machine, a step takes longer,
-        # and a pause of constant length would leave too few turns for a recorder to keep up.
+        # A recorder gets a turn for a transaction only in a pause. On a busy machine, a step takes
+        # longer, and with pauses of constant length a recorder would get too few turns to keep up.
         time.sleep(max(TURN_S, worked))
         self._since = time.monotonic()
 
@@ -248,7 +250,8 @@ class _CaredFile:
         return os.stat(self._path).st_size
 
     def close(self) -> None:
-        # The last checkpoint waits for readers, and a recorder waits for that checkpoint.
+        # The last checkpoint waits for readers, and a recorder waits for that checkpoint. So the
+        # wait must be short.
         self._store.connection.execute(f"PRAGMA busy_timeout = {LAST_WAIT_MS}")
         self._store.close()
 

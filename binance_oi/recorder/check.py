@@ -14,7 +14,7 @@ from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.recording import Recording
 
-MAX_NAMED = 20  # stretches of slots that a check names; it counts the others
+MAX_NAMED = 20  # the most stretches of slots that a check names; it counts the slots of all
 
 Known = tuple[int, int, int, bool]
 """A sweep or a gap: its first and last slot and its period, in ms, and whether it is a sweep."""
@@ -26,7 +26,7 @@ class _Check(NamedTuple):
     unaccounted: int
     """The number of slots with neither a sweep nor a gap."""
     stretches: tuple[tuple[int, int], ...]
-    """The first stretches of such slots: first and last slot, Unix ms."""
+    """The first `MAX_NAMED` stretches of such slots, each by its first and last slot, Unix ms."""
     sweeps: int
     """The number of sweeps."""
     rows: int
@@ -47,7 +47,7 @@ class Check(_Check, Encodable):
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is no damage and no missing sweep."""
+        """Whether there is no damage, no slot without a sweep, and no symbol that a sweep lacks."""
         return not (self.damage or self.unaccounted or self.missed or self.failed)
 
 
@@ -55,7 +55,7 @@ def check(recording: Recording) -> Check:
     """Check a whole recording, even while a recorder writes it.
 
     Raises:
-        RecordingError: The sweeps and gaps cannot be read.
+        RecordingError: The sweeps or the gaps cannot be read.
     """
     damage = list(recording.integrity())
     rows = 0
@@ -68,7 +68,8 @@ def check(recording: Recording) -> Check:
         damage.append(str(error))
     schedule = _Schedule()
     schedule.read(merge(_sweeps(recording), _gaps(recording)))
-    # There may be more samples than the sweeps count: from second sweeps of a slot, or from a copy.
+    # There may be more samples than the sweeps count, because a second sweep of a slot, or a copy,
+    # added some. After a copy of a second recording, there may also be fewer.
     if rows < schedule.new and not damage and not recording.is_merged:
         damage.append(f"samples that sweeps count but that are missing: {schedule.new - rows:,}")
     if schedule.twice:
@@ -120,7 +121,7 @@ class _Schedule:
             self._end = last if self._end is None else max(self._end, last)
 
     def _expect(self, first: int, period: int) -> None:
-        """Count the slots between the latest slot so far and `first`; none of them is known."""
+        """Count the slots after the last slot so far and before `first`, which are unaccounted."""
         if self._end is None or period <= 0:
             return
         due = (self._end // period + 1) * period

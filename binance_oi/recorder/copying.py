@@ -1,11 +1,11 @@
 """Copies one recording into another, which may have rows already.
 
-The rule of this file: existing rows of the target stay; a row of the source with the same key is
-not copied. A gap remains only where neither recording has a sweep. The summary of a pruned day
-remains only if neither recording has the slots of that day, so no slot counts twice. Samples are
-copied first, then sweeps, then gaps. So a killed copy leaves no sweep without its samples. Each
-transaction also writes the progress of the copy, and the next run continues there. Memory does not
-grow with the recording.
+The rule of this file: existing samples and sweeps of the target stay; a row of the source with the
+same key is not copied. Only a row of the past replaces the numbers of the target's row. A gap
+remains only where neither recording has a sweep. The summary of a pruned day remains only if
+neither recording has the slots of that day, so no slot counts twice. Samples are copied first, then
+the past, sweeps and gaps. So a killed copy leaves no sweep without its samples. A transaction with
+samples also writes how far the copy is, and the next run continues there.
 """
 
 import json
@@ -39,7 +39,7 @@ _SWEEP = f"""
 INSERT INTO sweeps ({", ".join(coverage.SWEEP)}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 ON CONFLICT DO NOTHING
 """
-# Slots that have both a sweep and a gap. The copy then removes them from the gap.
+# Finds slots that have both a sweep and a gap. The copy then removes them from the gap.
 _TWICE = """
 SELECT slot FROM sweeps JOIN gaps ON gaps.symbol = '' AND slot BETWEEN first AND last
 WHERE slot BETWEEN ?1 AND ?2
@@ -64,7 +64,7 @@ _T = TypeVar("_T")
 
 
 class Target(Protocol):
-    """The recording that gets the copy. No recorder writes it."""
+    """The recording that gets the rows. No recorder writes it meanwhile."""
 
     def writing(self) -> AbstractContextManager[Statements]:
         """Return the context of one transaction."""
@@ -124,9 +124,9 @@ class _Copy:
         return added
 
     def _last_sweep(self) -> list[int] | None:
-        """Return slot and end of the last sweep at the start of the copy.
+        """Return the slot and the end of the last sweep, before the copy starts.
 
-        The copy omits later sweeps, because it may omit their samples.
+        The copy omits later sweeps, because it may lack their samples.
         """
         span = self._source.span()
         if span is None:

@@ -31,7 +31,7 @@ _AFTER_START = larger("0", "(?1 - first + period - 1) / period")
 # Each gap with its period and the number of its slots without a sweep. If gaps overlap, a slot
 # counts once: a gap counts only slots after the end of all gaps that begin before it. Each gap has
 # its own period, because a recording may change its period. A gap with an impossible period has no
-# slots. The position of an empty gap is its first slot.
+# slots. An empty gap belongs to the span if its first slot does.
 COUNTED: str = f"""
 WITH gap AS (
     SELECT first, last, reason, detail, CASE WHEN period > 0 THEN period END AS period, coalesce(

@@ -1,9 +1,10 @@
 """Fills a recorder's own gaps with rows of the exchange's history.
 
-The rule of this file: it never delays a sweep. It reads one symbol at a time, after the sweep that
-ends a gap, and draws on the limit of history. It stores the rows in the recorder's thread, between
-two sweeps. For each 5-minute instant in a gap it stores the exchange's row. The gap itself stays,
-because its slots still have no sweep. A gap that contains no such instant cannot be filled.
+The rule of this file: filling never delays a sweep. The filler reads one symbol at a time, after
+the sweep that ends a gap, and draws on the limit of history. It stores the rows in the recorder's
+thread, between two writes of sweeps. For each 5-minute instant in a gap it stores the exchange's
+row. The gap itself stays, because its slots still have no sweep. A gap that contains no such
+instant cannot be filled.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import unix_ms
 
-AGAIN_S = 300.0  # s from a failure to the next try; a new instant appears as often
-NEVER = frozenset(("unknown", "not_trading"))  # for gaps with these reasons there is no history
+AGAIN_S = 300.0  # s from a failure to the next try; new rows appear as often
+NEVER = frozenset(("unknown", "not_trading"))  # reasons of gaps for which there is no history
 # After these errors, the same request may succeed later.
 PASSING = (TransportError, ServerError, RateLimitedError, BannedError, StorageError)
 
@@ -111,7 +112,11 @@ class GapFiller:
             self._want(symbol, gap, period)
 
     async def _fill(self) -> bool:
-        """Read the wanted instants; return whether any failed. Failed instants stay wanted."""
+        """Read the wanted instants.
+
+        Returns:
+            Whether a read failed that may succeed later; its instants stay wanted.
+        """
         until = round(self._clock() * 1000) - SETTLED_MS
         due = {
             symbol: {at for at in times if at <= until} for symbol, times in self._wanted.items()
@@ -141,6 +146,6 @@ class GapFiller:
 
 
 def instants_in(gap: Gap, period: int) -> Iterator[int]:
-    """Return the 5-minute instants from the first slot of a gap to the next slot after it."""
+    """Return the 5-minute instants from the first slot of a gap until the slot after the gap."""
     first = -(-gap.first // STEP_MS) * STEP_MS
     return iter(range(first, gap.last + max(1, period), STEP_MS))
