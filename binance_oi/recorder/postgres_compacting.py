@@ -1,4 +1,4 @@
-"""Returns free space of a database to the system, while other programs record and read.
+"""Gives free space of a database to the system, while other programs record and read.
 
 The rule of this file: no other program waits longer than one short step. VACUUM shortens a table
 only by free pages at its end. So we move the rows of the last pages to free pages before them, some
@@ -24,8 +24,8 @@ from binance_oi.recorder.postgres_vacuum import Patience, shorten, vacuum
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-# We compact a table, or build its indexes anew, if it is larger than twice the size that its rows
-# need, plus this. An index needs less than the rows, because a row has all of its columns.
+# Bytes. We compact a table that is larger than twice the size that its rows need, plus this. The
+# same bound holds for its indexes, which need less space than the rows: then we build them anew.
 WORTH_BYTES = 1 << 20
 PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved these pages
 # After a pass, some rows may still be near the end: the server may have moved a row to another page
@@ -33,8 +33,8 @@ PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has mo
 # fewer with each pass.
 PASSES = 10
 SPARE = 1.2  # the goal is a table of this many times the pages that its rows would fill
-MISSES = 3  # steps that moved a row behind the former end; then no page before it is free
-# How long we wait, in all, for transactions of other programs. We block no other program meanwhile.
+MISSES = 3  # steps that move a row behind the former end; after these, no page before it is free
+# s that we wait, in all, for transactions of other programs. We block no other program meanwhile.
 PATIENT_S = 600.0
 PAGE_SIZE = 8192  # bytes, PostgreSQL's default; with another page size, goals are too low or high
 
@@ -195,7 +195,7 @@ def _moved(
     """Move the rows of the last pages to free pages before them, one step for each `next`.
 
     Returns:
-        Whether it has stopped early, because no page before the end was free.
+        Whether it stopped early because no page before the end was free.
     """
     end, misses = size.end, 0
     while end > size.goal:
@@ -215,7 +215,7 @@ def _moved(
 
 
 def _indexes(connection: Connection, name: str) -> list[tuple[str, bool]]:
-    """Return the indexes of a table, and whether each is finished; a killed run leaves others."""
+    """Return the indexes of a table, and whether each is finished; a kill may leave others."""
     with connection.bounded():
         return [(index, done) for index, done in connection.execute(_INDEXES, (name,)).fetchall()]
 
@@ -227,8 +227,8 @@ def _are_finished(connection: Connection, name: str) -> bool:
 def _build_indexes(connection: Connection, name: str, patience: Patience) -> None:
     """Build the indexes of a table anew. The old ones keep the pages of deleted rows.
 
-    ``REINDEX TABLE`` would also build that of the table's TOAST table, which has no rows. If it
-    were interrupted, an unfinished index would remain in a schema that belongs to the server.
+    ``REINDEX TABLE`` would also build the index of the table's TOAST table, which has no rows. If
+    it were interrupted, an unfinished index would remain in a schema that belongs to the server.
     """
     with connection.translated():
         # Both statements wait for transactions that use the old indexes.

@@ -1,8 +1,9 @@
-"""A connection to PostgreSQL that accepts our SQL for SQLite, and never waits without limit.
+"""A connection to PostgreSQL that accepts our SQL for SQLite, and notices a server that is gone.
 
 The rule of this file: only this module imports psycopg. It translates every error of the driver or
-the server into an error of this package, whose message contains no password. If a server does not
-answer, a block of statements fails after `PATIENCE_S`.
+the server into an error of this package, whose message contains no password. If the server's host
+does not answer, a statement fails within `LOST_AFTER_MS`. If only the server's process does not
+answer, a block of `bounded` fails after `PATIENCE_S`.
 
 Source: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS and, on the
 server's side, https://www.postgresql.org/docs/current/runtime-config-connection.html, 2026-11.
@@ -23,10 +24,10 @@ from binance_oi.recorder.address import shown
 from binance_oi.recorder.statements import Found
 
 PATIENCE_S = 30.0  # s that one block of statements may take; then we cut the connection
-CONNECT_WITHIN_S = 5  # an attempt to connect fails after this time
-# After 5 s of silence, each side probes the other every 5 s, and gives up after two probes without
-# an answer: 15 s in all. So the server releases the lock of a host that vanished, and another
-# recorder takes over.
+CONNECT_WITHIN_S = 5  # s after which an attempt to connect fails
+# s of silence, and probes. After 5 s of silence, each side probes the other every 5 s, and gives up
+# after two probes without an answer: 15 s in all. So the server releases the lock of a host that
+# vanished, and another recorder takes over.
 SILENT_S, PROBES = 5, 2
 LOST_AFTER_MS = (SILENT_S + PROBES * SILENT_S) * 1000
 LOCK_TIMEOUT_MS = 10_000
@@ -179,7 +180,7 @@ class Connection:
 
     @contextmanager
     def bounded(self) -> Generator[None]:
-        """Translate errors within the block; after `PATIENCE_S` of it, cut the connection.
+        """Translate errors within the block; cut the connection if it takes over `PATIENCE_S`.
 
         The operating system of the server's host answers probes even if the server's process is
         stopped. So only a timer notices such a server.

@@ -1,8 +1,8 @@
-"""Removes samples from a database and returns their space while other programs use it.
+"""Removes samples from a database and frees their space while other programs use it.
 
 The rule of this file: when all of a month is too old, we drop its table at once. Otherwise, or
-while other programs use the table, we delete rows, `STEP_ROWS` in one transaction. So no other
-program waits for long.
+while other programs use the table, we delete rows: in one transaction those of one symbol after
+another, until they are `STEP_ROWS` or more. So no other program waits for long.
 """
 
 import time
@@ -46,7 +46,7 @@ class PostgresKeeper:
         self, connected: Callable[[], Connection], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connected, self._clock = connected, clock
-        self._in_use_until = -inf  # no table is dropped before, by `clock`
+        self._in_use_until = -inf  # seconds of `clock` before which we drop no table
         self._symbol = ""  # the symbol whose old samples were deleted last
         self._compacting: Iterator[None] | None = None  # the remaining steps of `compact`
 

@@ -22,8 +22,9 @@ ROWS_PER_FETCH = 4096
 KEPT = 2  # the most idle connections kept for later readers
 
 # SELECT DISTINCT would read every row. This query searches the index of each partition once for
-# each symbol. A search skips the entries of deleted rows, which stay until VACUUM removes them. One
-# search of all partitions would skip those of an empty partition again for each symbol.
+# each symbol. A search reads past the entries of deleted rows, which stay until VACUUM removes
+# them. A single search of all partitions would do so again for each symbol, even in a partition
+# that has no rows left.
 _SYMBOLS = f"""
 WITH RECURSIVE bounds (text) AS (
     SELECT pg_get_expr(relpartbound, pg_class.oid)
@@ -123,7 +124,7 @@ class PostgresTables:
 
     @contextmanager
     def _connection(self) -> Generator[Connection]:
-        """Give one reader a connection in a transaction, and keep it for the next reader."""
+        """Give one reader a connection in a transaction; then keep that connection for the next."""
         connection = self._taken()
         try:
             with connection.translated():

@@ -21,10 +21,10 @@ from contextlib import closing, suppress
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.postgres_connection import Connection
 
-QUEUE_MS = 200  # how long we queue for a moment without readers; others wait behind us
-HOLD_S = 0.1  # how long we keep that moment; VACUUM looks for it every 0.05 s
-GAP_S = 0.3  # between two attempts; others go on
-PAUSE_S = 2.0  # after a VACUUM that found no moment
+QUEUE_MS = 200  # ms that we queue for a moment without readers; others wait behind us
+HOLD_S = 0.1  # s that we keep that moment; VACUUM looks for one every 0.05 s
+GAP_S = 0.3  # s between two attempts; meanwhile others read and write
+PAUSE_S = 2.0  # s to wait after a VACUUM that found no moment
 
 # Without INDEX_CLEANUP, VACUUM would leave a few removed rows in place, and their pages in use.
 _VACUUM = "VACUUM (ANALYZE, INDEX_CLEANUP ON, TRUNCATE ON) {}"
@@ -37,7 +37,7 @@ SELECT EXISTS (
         AND backend_type = 'client backend' AND age(backend_xmin) > age(?1::text::xid8::xid)
 )
 """
-# Whether the VACUUM of the process ?1 looks for a moment without readers.
+# Whether the VACUUM of the process ?1 now looks for a moment without readers.
 _LOOKS = """
 SELECT EXISTS (
     SELECT FROM pg_stat_progress_vacuum WHERE pid = ?1 AND phase = 'truncating heap'
