@@ -2,12 +2,14 @@
 
 schema.py      the tables, their versions, and the migration
 sides.py       the names of the files that SQLite and a recorder keep beside a recording
+connection.py  a connection to SQLite that treats values alike on every Python
 opening.py     opening a recording to read it
 statements.py  SQL that every store runs
 tables.py      the interface through which readers use a recording
 sqlite_tables.py  this interface for a file
 coverage.py    sweeps and gaps, as SQL
 samples.py     the samples of a recording, in order
+lookup.py      the values of many symbols at a few instants
 series.py      samples and the past as one series
 recording.py   reading a recording: samples, series, sweeps, gaps, the past
 past.py        writing and reading rows of the past
@@ -28,9 +30,10 @@ gap_filler.py  reading the past of a recorder's gaps
 history_cache.py  recent history in the user's cache directory
 address.py     telling a file from a database by its name
 postgres.py    the interface for writing, for PostgreSQL
-postgres_connection.py  a connection to PostgreSQL whose every wait is bounded
+postgres_connection.py  a connection to PostgreSQL that does not wait for ever for the server
 postgres_schema.py      its tables and their partitions
 postgres_tables.py      the interface for reading, for PostgreSQL
+postgres_compacting.py, postgres_vacuum.py  giving free space of a database to the system
 stored.py      making the sink for a path or a URL
 retention.py   removing old days; sqlite_keeper.py and postgres_keeper.py do it in each store
 rotating.py    one file for each day or month

@@ -1,6 +1,6 @@
-"""Tells from its name whether a recording is a file or a database.
+"""Tells a file from a database by the name of a recording.
 
-The rule of this file: it opens nothing, and no text that it returns contains a password.
+The rule of this file: it opens nothing. The names that it makes for messages contain no password.
 """
 
 import os
@@ -47,7 +47,7 @@ def title_of(url: str) -> str:
 
 
 def same_file(one: object, other: object) -> bool:
-    """Whether two names lead to one file."""
+    """Whether two names lead to one file, or are the same URL of a database."""
     if is_database(one) or is_database(other):
         return one == other
     try:

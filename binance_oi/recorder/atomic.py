@@ -26,14 +26,14 @@ except ImportError:  # without POSIX locks, unfinished files of killed processes
 from binance_oi.errors import RecordingError
 
 # One pattern for every target, so that any command removes the stale files of any other. The
-# leading dot hides the file from readers of a Parquet directory. The pattern does not contain the
-# name of the target, because the result could be too long.
+# leading dot hides the file from readers of a Parquet directory. The name does not contain that of
+# the target, because it could then be too long.
 PREFIX, SUFFIX = ".binance-oi-", ".unfinished"
 _OURS = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII)
 JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # the index of the log is shared memory
 SIDES = JOURNAL, LOG, INDEX  # endings of the files that SQLite may put beside a database
-# We lock the directory for one rename. Another program may lock it for long, for example
-# `flock DIR binance-oi ...`; then we rename without the lock.
+# Tries to lock the directory for one rename, and seconds between two of them. Another program may
+# lock it for long, for example `flock DIR binance-oi ...`; then we rename without the lock.
 LOCK_TRIES, LOCK_PAUSE_S = 20, 0.005
 
 Version = tuple[int, ...]
@@ -57,8 +57,8 @@ def check_place(path: Path) -> None:
     """Check that a file may be put at `path`. A rename would replace even a device.
 
     Raises:
-        RecordingError: `path` is a device, a pipe or a socket, such as ``/dev/stdout``, or lies in
-            ``/dev`` or ``/proc``. That holds even if ``/dev/stdout`` leads to a regular file,
+        RecordingError: `path` is a device, a pipe or a socket, or lies directly in ``/dev`` or
+            anywhere in ``/proc``. So ``/dev/stdout`` is refused even if it leads to a regular file,
             because the rename would replace the link.
     """
     try:
@@ -93,8 +93,9 @@ def replace_atomically(
 
     Args:
         path: The final path. Its directory must exist.
-        is_current: Called just before the rename, while no other process of this library renames a
-            file in the directory. If it returns False, there is no rename.
+        is_current: Called just before the rename. If it returns False, there is no rename. Until
+            the rename, a lock keeps other processes of this library from renaming a file in the
+            directory, unless another program holds that lock.
 
     Raises:
         OvertakenError: `is_current` returned False.
@@ -188,7 +189,10 @@ def _lock_unfinished(file: BinaryIO) -> bool:
 
 @contextmanager
 def _alone_in(directory: Path) -> Generator[int | None]:
-    """Exclude renames of other processes of this library; yield the directory's descriptor."""
+    """Exclude renames by other processes of this library, if possible, within the block.
+
+    Yield the directory's descriptor; None if the system cannot open a directory.
+    """
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, AttributeError):  # the directory is not readable, or this is Windows

@@ -1,7 +1,7 @@
-"""A connection to SQLite that takes `?1`, `?2`, ... for the places of values, on every Python.
+"""A connection to SQLite in which `?1`, `?2`, ... are the first, second, ... value on every Python.
 
-The rule of this file: a statement has the same values on every Python. Python 3.12.0 to 3.12.3 take
-`?1` for a name, and warn of values in a sequence (python/cpython#117995).
+The rule of this file: a statement has the same values on every Python. Python 3.12.0 to 3.12.3 read
+`?1` as a name, and warn if the values are a sequence (python/cpython#117995).
 """
 
 import sqlite3
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def by_place(values: Sequence[Any]) -> Mapping[str, Any]:
-    """The values of `?1`, `?2`, ... by the names that SQLite has for these places."""
+    """Return the values by name: `?1` has the name ``1``, `?2` the name ``2``, ..."""
     return {str(place): value for place, value in enumerate(values, 1)}
 
 

@@ -42,8 +42,8 @@ SUFFIX: Final = ".json.z"
 PERIOD: Final = "5m"
 STEP: Final = PERIODS[PERIOD]
 KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # enough for changes over 24h, and an hour more
-UNUSED_S: Final = 30 * 86_400.0  # s without a use, after which the files of an exchange are removed
-LARGEST: Final = 1 << 24  # bytes of the uncompressed content of a file; 30 days are 1 MB
+UNUSED_S: Final = 30 * 86_400.0  # s without a write; then the files of an exchange are removed
+LARGEST: Final = 1 << 24  # bytes that a file may have, compressed or not; 30 days take about 1 MB
 REPLACED_AT_MOST: Final = 20  # times that other processes may replace a file during one `save`
 APPEARS_MS: Final = 7_000  # from an instant until its row appears; 6.2 s were seen [O 2026-09-12]
 
@@ -139,7 +139,7 @@ class HistoryCache:
             return None
 
     def save(self, symbol: str, kept: Kept, since: int) -> None:
-        """Cache the rows of a symbol, joined with those of other processes.
+        """Cache the rows of a symbol, joined with those of other processes, if that is possible.
 
         Args:
             symbol: The symbol.
@@ -180,7 +180,7 @@ class HistoryCache:
         return self.directory / f"{quote(symbol, safe='')}{SUFFIX}"
 
     def _clean(self) -> None:
-        """Remove the files of exchanges that were not used for long, such as local ones."""
+        """Remove the files of exchanges whose cache nobody wrote for long, such as local ones."""
         if self._is_cleaned or self.directory is None:
             return
         self._is_cleaned, before = True, time.time() - UNUSED_S
@@ -283,7 +283,7 @@ async def read_recent(
     now = round(time.time() * 1000)
     since = now - round(span.total_seconds() * 1000)
     known = await asyncio.to_thread(load_recent, cache, symbols)
-    # The exchange's clock may differ from ours by some seconds.
+    # The exchange's clock may differ from ours by some seconds, so a cache may begin a step later.
     known = {symbol: kept for symbol, kept in known.items() if kept.first <= since + STEP}
     for symbol, kept in known.items():
         if not kept.lacks(now):

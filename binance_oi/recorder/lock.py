@@ -58,14 +58,14 @@ class RecorderLock:
             os.close(file)  # the previous owner has just removed it
 
     def _name(self, file: int) -> Path | None:
-        """Return the path of the lock file, which differs if its directory was renamed."""
+        """Return the present path of the lock file, whose directory may have been renamed."""
         return self._path if _leads_to(self._path, file) else name_of(file)
 
     def protects(self, path: Path) -> bool:
         """Whether another recorder of `path` would find this lock.
 
-        It would not if the lock was removed, or its directory moved. Another path to the same file
-        is fine, such as one through a link to the directory, or through a mount of it.
+        It would not if someone removed the lock or moved its directory. Another path to the same
+        file is fine, such as one through a link to the directory, or through a mount of it.
         """
         return self._file is not None and _leads_to(beside(path, "-lock"), self._file)
 
@@ -73,7 +73,8 @@ class RecorderLock:
         """Move the lock to the directory to which `path` leads now, if that has changed.
 
         Raises:
-            RecordingError: Another recorder holds the lock there; the present lock stays.
+            OccupiedError: Another recorder holds the lock there; the present lock stays.
+            RecordingError: Another file has the name of the lock there; the present lock stays.
             OSError: The lock file cannot be made; the present lock stays.
         """
         if self.protects(path):

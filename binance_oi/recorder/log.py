@@ -22,10 +22,10 @@ Another program may restart the log and change the schema in it, by ``VACUUM`` o
 SQLite then increments the token, but only in the log. So a log also belongs to a file whose token
 is slightly below the first token of the log. Two random tokens are never that close.
 
-No two recordings have the same token, and no two states of one recording have. A copy has another
-token too: ``VACUUM INTO`` increments it, and SQLite's backup sets it to a small number. So the
-token of a copy is above the first token of the original's log, or far below it. The rule fails in
-one case: while no recorder runs, other programs change the schema of the original more than
+Two recordings never have the same token, and the token of one recording never returns. A copy has
+another token too: ``VACUUM INTO`` increments it, and SQLite's backup sets it to a small number. So
+the token of a copy is above the first token of the original's log, or far below it. The rule fails
+in one case: while no recorder runs, other programs change the schema of the original more than
 `MAX_SCHEMA_CHANGES` times. A log without a token comes from an older program. It proves nothing,
 and this module accepts it.
 
@@ -100,7 +100,7 @@ def is_foreign(path: Path, log: Path) -> bool:
 
 
 def generation(log: Path) -> Generation | None:
-    """The generation of the log in a file; None when the file is missing or empty."""
+    """Return the generation of the log in a file; None if the file is missing or has no header."""
     try:
         with open(log, "rb", buffering=0, opener=_open_regular) as file:
             return _read_header(file)
@@ -262,7 +262,11 @@ class LogReader(Connection):
         self._files, self._had_index = (path, log, index), index.exists()
 
     def close(self) -> None:
-        """Close the connection, and remove the log and the index if it was their last user."""
+        """Close the connection, and remove files that it leaves unused beside the database.
+
+        These are an empty log with its index, or an index that this connection created. If another
+        connection uses them, they stay.
+        """
         super().close()
         files, self._files = self._files, None
         if files is None:

@@ -17,8 +17,8 @@ from binance_oi.recorder.tables import ALWAYS, Tables
 
 ROWS_PER_READ = 1024
 
-# The exchange may replace a file of its archive by one with other numbers; then the newest ones are
-# right. If a row has not changed, this statement changes no page of the file.
+# The exchange may replace a file of its archive with one that has other numbers; the newest numbers
+# are right. If a row has not changed, this statement changes no page of the file.
 _INSERT = """
 INSERT INTO past VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     open_interest = excluded.open_interest,
@@ -93,7 +93,7 @@ class Past:
         source: int | None,
     ) -> None:
         self._tables, self._symbols, self._span = tables, symbols, (since, until)
-        # Without a source, read every number, so that `check_past` also sees damaged ones.
+        # Without a source, read rows of any source number, so that `check_past` also sees damage.
         self._sources = ALWAYS if source is None else (source, source)
 
     def __iter__(self) -> Iterator[Instant]:
@@ -167,7 +167,7 @@ def _are_right(rows: Sequence[InstantRow]) -> bool:
 
 
 def _known(texts: Sequence[str | None]) -> Sequence[str]:
-    """Return the texts that are not None; it is fast for the usual case, in which all are None."""
+    """Return the texts that are not None; fast if all are None."""
     if texts.count(None) == len(texts):
         return ()
     return [text for text in texts if text is not None]

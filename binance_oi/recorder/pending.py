@@ -13,9 +13,9 @@ from binance_oi.market.gap import Gap, add_gap
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import unix_ms
 
-KEPT_FOR_S = 600.0  # the longest that a sweep waits
-KEPT_BYTES = 64 * 1024 * 1024  # the most that all sweeps take
-# Memory of one object, measured with tracemalloc on CPython 3.11 and rounded up.
+KEPT_FOR_S = 600.0  # s that a sweep may wait
+KEPT_BYTES = 64 * 1024 * 1024  # bytes that all sweeps together may take
+# Bytes of memory of one object, measured with tracemalloc on CPython 3.11 and rounded up.
 SNAPSHOT_BYTES, VALUE_BYTES, MARK_BYTES, ERROR_BYTES = 2048, 512, 320, 2048
 
 
@@ -89,7 +89,9 @@ class Pending:
             self._prepend(unit.gaps)
 
     def give_up(self, now: float, why: str) -> int:
-        """Replace sweeps that are too old, or too many, with gaps; return how many.
+        """Replace the oldest sweep with a gap while it is too old, or all take too much memory.
+
+        Return how many sweeps were replaced.
 
         Args:
             now: Seconds of the same clock as in `add`.

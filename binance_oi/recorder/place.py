@@ -51,7 +51,7 @@ class Place:
         return _side(self._real, ending)
 
     def change(self) -> str | None:
-        """Return why the file must be opened again: a change by other programs; None without one.
+        """Return why the file must be opened again after a change by another program, or None.
 
         Raises:
             OSError: The system cannot show the state of the file.
@@ -76,8 +76,8 @@ class Place:
     def is_overwritten(self) -> bool:
         """Whether the file no longer has the content to which the log belongs.
 
-        Another program has truncated the file, copied another file over it, or opened it under its
-        new name. Then the log must not go into the file.
+        That is so if another program has truncated the file, copied another file over it, or opened
+        it under its new name. Then the log must not go into the file.
         """
         home = self._home()
         found = None if home is None else _found(home)
@@ -118,7 +118,8 @@ class Place:
     def set_aside_cut_file(self) -> None:
         """Rename the rest of a truncated file, so that a new file can have its path.
 
-        If it stayed, SQLite could not create a recording there while another program reads it.
+        If the rest stayed, SQLite could not create a recording there while another program reads
+        it.
         """
         found = _found(self._real)
         if found is None or self.is_moved() or not self._is_cut(self._real, found):
@@ -135,10 +136,10 @@ class Place:
         return all(self._sides[ending] is None or self._is_ours(ending) for ending in (LOG, INDEX))
 
     def forget_index(self) -> None:
-        """Make SQLite rebuild the index from the log, because the log has changed under it.
+        """Make SQLite rebuild the index from the log, because they no longer match.
 
-        All connections of a process share one index while any of them is open. Without a header,
-        SQLite rebuilds it.
+        All connections of a process share one index while any of them is open. This call clears its
+        header, and without a header SQLite rebuilds the index.
         """
         index = self._index()
         if index is not None:
@@ -186,12 +187,12 @@ class Place:
         return None if inode is None else descriptor(inode)
 
     def _now(self) -> Path | None:
-        """The path of the file now; None if it has none, or if the system does not show it."""
+        """Return the file's path now; None if it has none, or if the system does not show it."""
         file = descriptor(self._inode)
         return None if file is None else name_of(file)
 
     def _home(self) -> Path | None:
-        """The path under which the file is visible; None in the cases of `_now`."""
+        """Return the file's path, whether it was moved or not; None in the cases of `_now`."""
         return self._now() if self.is_moved() else self._real
 
     def take_log_along(self) -> Path | None:
@@ -271,7 +272,7 @@ def set_aside_foreign_log(path: Path) -> None:
     log = beside(path, LOG)
     if is_foreign(path, log):
         _set_aside(log)
-        # A program may still have the index open. It describes the old log, not the next one.
+        # The index describes the old log, not the next one, and a program may still have it open.
         beside(path, INDEX).unlink(missing_ok=True)
 
 
@@ -285,8 +286,8 @@ def _renamed(path: Path) -> Path:
 def _set_aside(log: Path) -> None:
     aside = _renamed(log)
     logger.warning(
-        "%s is the log of a recording that was moved away or replaced. It is now %s. It holds the "
-        "latest sweeps of that recording: to keep them, put it beside the recording, under the "
+        "%s is the log of a recording that was moved away or replaced. It is now %s. It may hold "
+        "the latest sweeps of that recording: to keep them, put it beside the recording, under the "
         "recording's name with -wal",
         *(log, aside.name),
     )

@@ -33,7 +33,7 @@ Rotation = Literal["day", "month"]
 """How much time one file covers: one UTC day, or one UTC month."""
 _FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m"}
 _PATTERNS = {"day": r"\d{4}-\d\d-\d\d", "month": r"\d{4}-\d\d"}
-# After a kill during a removal, the summaries may be stored already.
+# A process that was killed while it removed a file may have stored the summaries already.
 _SUMMARY = """
 INSERT INTO pruned (day, reason, slots, last, rows) VALUES (?1, ?2, ?3, ?4, ?5)
 ON CONFLICT DO NOTHING
@@ -48,8 +48,8 @@ class RotatingSink:
             ``oi.2026-11.db``.
         source: The exchange's name, which the sink writes and compares. None skips both.
         rotation: How much time one file covers.
-        keep_days: The sink removes a file when all its samples are older than this many whole days.
-            None keeps all files.
+        keep_days: The number of whole days to keep, besides the current one. The sink removes a
+            file when all of its days are older. None keeps all files.
         now: Returns Unix seconds.
     """
 
@@ -169,7 +169,7 @@ class RotatingSink:
     # -- files ---------------------------------------------------------------------------------
 
     def _begins(self) -> list[int]:
-        """The beginnings of the existing files, Unix ms, sorted."""
+        """Return the time at which each existing file begins, Unix ms, sorted."""
         found = (self._pattern.fullmatch(file.name) for file in self._path.parent.iterdir())
         begins = list[int]()
         for match in filter(None, found):
@@ -179,14 +179,14 @@ class RotatingSink:
         return sorted(begins)
 
     def _begin_of(self, slot: int) -> int:
-        """The beginning of the file to which a slot (Unix ms) belongs."""
+        """Return the beginning of the file to which a time belongs; both are Unix ms."""
         day = slot // DAY_MS * DAY_MS
         if self._rotation == "day":
             return day
         return unix_ms(instant(day).replace(day=1))
 
     def _after(self, begin: int) -> int:
-        """The beginning of the file after the one that begins at `begin`."""
+        """Return the beginning of the file after the one that begins at `begin`."""
         later = instant(begin) + timedelta(days=1 if self._rotation == "day" else 32)
         return self._begin_of(unix_ms(later))
 
@@ -202,7 +202,7 @@ class RotatingSink:
             last = min(gap.last, first + (end - 1 - first) // period * period)
             yield gap._replace(first=first, last=last)
             first = last + period
-        if gap.last < gap.first:  # a gap without slots: a user set the clock back
+        if gap.last < gap.first:  # a gap without slots: someone set the clock back
             yield gap
 
     def _at(self, begin: int) -> SqliteSink:

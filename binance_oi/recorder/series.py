@@ -26,9 +26,9 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import BY_TIME, Tables
 
 SAMPLE: Final = "sample"
-CHUNK_MS = 7 * 86_400_000  # the span of one query; memory holds its instants
+CHUNK_MS = 7 * 86_400_000  # the span of one query; memory holds all of its instants
 
-DENSE = 3  # samples per step; with more, the store selects the last sample faster than Python
+DENSE = 3  # samples per step; with more, the store finds the last one of a step faster than Python
 _PAST = """
 SELECT time, CAST(open_interest AS TEXT), CAST(notional AS TEXT),
     CAST(circulating_supply AS TEXT), source FROM past
@@ -164,7 +164,9 @@ class Series:
         return sum(len(chunk.time) for chunk in self._chunks())
 
     def newest(self) -> int | None:
-        """Return the latest time of a sample or of a row of the past, Unix ms, or None.
+        """Return the latest time before `until` of a sample or of a row of the past, or None.
+
+        The time is Unix ms. It may lie before `since`.
 
         Raises:
             RecordingError: The recording cannot be read.
@@ -383,7 +385,7 @@ class _Reader:
                 rows = self._run.execute(samples, span).fetchall()
             self._check(symbol, rows)
             before, latest = latest, {-(-row[0] // step): row for row in rows}
-            for slot, row in before.items():  # if both tables have a sample, `settled` decides
+            for slot, row in before.items():  # keep it if it is later than that of `settled`
                 if slot not in latest or latest[slot][0] < row[0]:
                     latest[slot], is_mixed = row, True
         return dict(sorted(latest.items())) if is_mixed else latest
