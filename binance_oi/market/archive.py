@@ -76,9 +76,9 @@ FIRST_DAY = date(2020, 9, 1)  # for BTCUSDT; most others begin on 2021-12-01 [O]
 PUBLISHED_WITHIN_MS = 2 * DAY_MS  # from the end of a day until its file appears; 1 day [O] 2026-11
 MAX_CONNECTIONS = 4
 AHEAD = 8  # files that we read before the caller takes them
-TRIES = 3  # requests for a file and its checksum, because the archive may replace both in between
+TRIES = 3  # for a file with its checksum: the archive may replace both between our two requests
 TRY_AGAIN_S = 2.0
-FAILED_IN_A_ROW = 3  # days; then we stop, because the archive itself does not answer
+FAILED_IN_A_ROW = 3  # failed days after which we stop: then the archive itself does not answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,7 +94,7 @@ class ArchiveDay(Encodable):
     holes: tuple[Gap, ...] = ()
     """The stretches without rows, each from its first to its last missing instant."""
     odd_rows: tuple[str, ...] = ()
-    """The first eight odd rows of the file, which `written` omits, each with the reason."""
+    """The first eight odd rows of the file, each with the reason; `written` omits all odd rows."""
     odd: int = 0
     """The number of odd rows."""
     repeated: int = 0
@@ -102,7 +102,7 @@ class ArchiveDay(Encodable):
     is_cached: bool = False
     """Whether the file came from the cache, with the checksum that the archive publishes now."""
     error: BinanceOIError | None = None
-    """Why there are no rows; None if the file could be read, or if the archive has none."""
+    """Why the file of the day could not be read; None if it was read, or if there is none."""
 
     def __len__(self) -> int:
         return len(self.written)
@@ -255,8 +255,8 @@ class Archive:
             ValueError: The call itself raises it: a bound is not a possible time, or `since` is
                 later than `until`.
             InvalidSymbolError: The call itself raises it: one of `symbols` cannot be a symbol.
-            BinanceOIError: The archive refuses this IP address, or three files in a row could not
-                be read. The same call later uses the files in the cache.
+            BinanceOIError: The archive refuses this IP address, or did not deliver three files in a
+                row. The same call later uses the files in the cache.
             RecordingError: The cache cannot be read or written.
 
         Cost: one request for each cached day, and two for each other day; no weight.
@@ -360,7 +360,7 @@ def _is_outage(error: BinanceOIError | None) -> bool:
 
 
 def _cached(place: Path, checksum: str, symbol: str, day: date) -> MetricsFile | None:
-    """Decode the cached file; None if there is none, or if the archive has another one now."""
+    """Decode the cached file; None if there is none, or if its checksum is another one."""
     try:
         with place.open("rb") as file:
             data = file.read(MAX_ZIP + 1)
@@ -376,7 +376,7 @@ def _cached(place: Path, checksum: str, symbol: str, day: date) -> MetricsFile |
 def _keep(place: Path, data: bytes, symbol: str, day: date) -> MetricsFile:
     """Write a file into the cache, and decode it.
 
-    A crash may leave an incomplete file in spite of the rename. We notice that by its checksum. The
+    A crash may leave an incomplete file in spite of the rename. Its checksum then shows that. The
     rename serves people who open the files by hand: they rarely see an incomplete one.
     """
     # The temporary name is random, because several archives may use one directory at once.

@@ -26,7 +26,7 @@ SCALE = 18  # the most digits after the point
 WHOLE_DIGITS = PRECISION - SCALE  # the most digits before the point
 PLAIN_SCALE = 8  # digits after the point; the exchange writes no more [O] 2026-11
 PLAIN_SUPPLY = 16  # digits before the point: enough for 1000000MOG and similar tokens
-PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point; largest: 51857726234713 and 63759 [O]
+PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point; seen: 51857726234713 and 63759 [O]
 SHORT = min(WHOLE_DIGITS, SCALE)  # a number of at most this many characters always fits
 TOO_WIDE = f"a number of more than {WHOLE_DIGITS} digits before the point or {SCALE} after it"
 WITHOUT_NOTIONAL = "rows have no notional"
@@ -77,7 +77,7 @@ class Columns(NamedTuple):
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> Self:
-        """Return the narrowest columns for these rows."""
+        """Return the columns for the usual numbers, wider only where these rows need it."""
         columns = cls()
         for batch in batches:
             columns = columns.widened(batch)
@@ -299,7 +299,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
     """Read the rows of a file with the columns of `write_parquet`, in the order of the file.
 
     Memory does not grow with the file. Decimals are exact. The function ignores the column
-    `notional`, which older files lack, and which follows from the other columns.
+    `notional`: older files lack it, and it follows from the other columns.
 
     Raises:
         RecordingError: The file cannot be read, or has other columns.

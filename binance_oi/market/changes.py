@@ -20,8 +20,8 @@ from binance_oi.encoding import Encodable
 from binance_oi.market.spread import Spread
 from binance_oi.market.windows import WINDOWS, Length, label, length_ms, step_ms, windows_ms
 
-USUAL_MS = 7 * 86_400_000  # ms; we compare a change with those that end in this time before it
-LATE_MS = 60_000  # ms after an instant; from then on, no sample from before the instant arrives
+USUAL_MS = 7 * 86_400_000  # we compare a change with those that end at most this long before it
+LATE_MS = 60_000  # this long after an instant, no sample from before the instant arrives any more
 # The product of two numbers of 60 digits has 120, and a difference may have one more.
 _EXACTLY = Context(prec=150)
 
@@ -163,8 +163,8 @@ class ChangeTracker:
     """Follows the changes of many symbols during a poll.
 
     Call `fill` with the past of a symbol, then `observe` with each new sample. An instant is a
-    multiple of the step. The row of an instant is the last sample before it, if that is at most one
-    step old, as in `Recording.series`. Samples may arrive up to 60 s out of order.
+    multiple of the step. The row of an instant is the last sample at or before it, if that sample
+    is at most one step old, as in `Recording.series`. Samples may arrive up to 60 s out of order.
 
     Each symbol needs memory for a row per step of the longest window. In addition, each of its
     windows needs 16 bytes per step of 7 days (32 KiB with steps of 5 minutes).
@@ -203,8 +203,8 @@ class ChangeTracker:
         Args:
             symbol: The symbol.
             rows: All known rows, in any order; those of 7 days plus the longest window are enough.
-                The tracker ignores a row if its instant has an observed sample, or if its time is
-                not a multiple of the step.
+                The tracker ignores a row if observed samples have made the row of that instant, or
+                may still make it, or if its time is not a multiple of the step.
         """
         step = self._plan.step
         found = {row.time: _row(row) for row in rows if row.time % step == 0}
@@ -249,8 +249,8 @@ class ChangeTracker:
     def settled(self, symbol: str, window: Length) -> Change | None:
         """Return the change that ends at the latest instant whose row no late sample can change.
 
-        It equals the change that `changes_of` computes. None if there is no row at either end of
-        the window.
+        It equals the change that `changes_of` computes. None if the row at one end of the window is
+        missing.
 
         Raises:
             ValueError: The tracker does not have this window.
@@ -259,7 +259,7 @@ class ChangeTracker:
         return None if track is None else track.settled(slots)
 
     def latest(self, symbol: str, window: Length) -> Change | None:
-        """Return the change that ends with the latest sample, or with a row if that is newer.
+        """Return the change that ends with the latest sample, or with the latest row if newer.
 
         The change begins at the row of the latest instant that is at least one window before the
         sample. None if there is no such row.
@@ -271,9 +271,13 @@ class ChangeTracker:
         return None if track is None else track.latest(slots)
 
     def open_interest_at(self, symbol: str, time: int) -> Decimal | None:
-        """Open interest of a row that the longest window still needs, by its instant (Unix ms).
+        """Return the open interest of a row that the longest window still needs.
 
-        None when there is no such row: a hole, an instant between the steps, an unknown symbol.
+        None if there is no such row: at a hole, between two steps, or for an unknown symbol.
+
+        Args:
+            symbol: The symbol.
+            time: The instant of the row, Unix ms.
         """
         slot, rest = divmod(time, self._plan.step)
         track = self._tracks.get(symbol)
@@ -306,7 +310,7 @@ class _Track:
     # -- rows ----------------------------------------------------------------------------------
 
     def add(self, row: _Row) -> None:
-        """Add the row of a later instant. The instants between have no row from then on.
+        """Add the row of a later instant. The instants that it skips have no row from then on.
 
         Raises:
             ValueError: The row is not later than the last one.

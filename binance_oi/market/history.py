@@ -7,8 +7,8 @@ without rows is a hole, with its reason:
     no_row    the exchange has no row there and will never have one: the symbol was not listed, or
               not traded
 
-We read pages backwards from the end. For each page we request a stretch of time for which the rows
-fit into one page. So a hole or an odd row does not shift the pages after it.
+We read pages backwards from the end. For each page we request a stretch of time so short that its
+rows fit into one page. So a hole or an odd row does not shift the pages after it.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ from binance_oi.sending.sender import Sender, Terms
 from binance_oi.times import instant
 
 INVALID = -1130  # the code for a startTime older than the kept rows [O 2026-07 to 09]
-# The oldest kept row moves on while a request waits in the queue, and clocks differ. So we request
-# only rows that are newer than the oldest one by this margin, in ms. If the exchange still refuses,
-# we try the next margin.
+# ms by which each requested row must be newer than the oldest one that the exchange keeps: the
+# oldest row moves on while a request waits in the queue, and clocks differ. If the exchange still
+# refuses, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
 SETTLED_MS = 60_000  # from an instant until its row has appeared, or never will; 6 s [O 2026-09-12]
-WORKERS = 8  # symbols read at once: they use up the limit even if an answer takes 2 s
+WORKERS = 8  # symbols read at once: enough to use the whole limit, even if an answer takes 2 s
 OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after each failure in a row; then the symbol fails
-MOVED = 60.0  # s; if our estimate of the exchange's clock jumps by more, it was wrong before
+MOVED = 60.0  # s: if our estimate of the exchange's clock jumps by more, the old one was wrong
 HELD = 1.0  # s: the shortest wait after a refusal
 
 
@@ -93,7 +93,7 @@ def stretch(period: str, since: Moment, until: Moment, now: int) -> Stretch:
     """
     step = PERIODS[period]
     last = now if until is None else moment_ms(until, now)
-    # The first row that the exchange certainly still keeps when the page's request arrives.
+    # The oldest row that the exchange should still keep when the request for it arrives.
     oldest = -(-(now - KEPT_MS + MARGINS_MS[0]) // step) * step
     first = oldest if since is None else moment_ms(since, now)
     if first > last:
@@ -110,7 +110,8 @@ class Reader:
         find_stretch: Returns the stretch to read, given the exchange's time in Unix ms.
         received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         terms: The terms of each request. `max_wait` bounds the wait of all pages of a symbol
-            together. With `bulk`, the reader waits until a ban, a refusal or an outage is over.
+            together. With `bulk`, the reader waits until a ban or a refusal is over, and repeats a
+            request that failed by an outage after the waits of `OUTAGE`.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Reader:
         self.pages: int = 0
         """The number of received pages."""
         self.requests: int = 0
-        """The number of requests charged for finished symbols."""
+        """The number of requests charged for symbols that are finished or have failed."""
         self.rows: int = 0
         """The number of rows of finished symbols."""
 
@@ -224,7 +225,7 @@ class Reader:
                 part = asked._replace(first=first, last=last)
                 return first, await self._rows(symbol, part, terms)
             except ResponseError as error:
-                # Compare by the present clock: this answer may have corrected it.
+                # Compare by the present estimate of the clock: this answer may have corrected it.
                 is_near = first < self.now - KEPT_MS + MARGINS_MS[-1]
                 if error.code != INVALID or not is_near or margin == MARGINS_MS[-1]:
                     raise
@@ -332,7 +333,7 @@ async def histories(
     reader = Reader(sender, listing, find_stretch, terms, received)
     names = [symbol for symbol in symbols if reader.stretch_of(symbol).pages]
     progress = _Progress(reader, names, on_progress)
-    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # do not run ahead
+    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # workers wait for callers
     left = iter(names)
 
     async def worker() -> None:

@@ -1,8 +1,8 @@
 """The symbols that the exchange lists, and the limits that it announces.
 
-The rule of this file: it reads the list again if it is too old, or if a refusal has shown that it
-is wrong. The budget gets its limits before any caller gets the list. The log has each odd row only
-once.
+The rule of this file: a `Listing` reads the list again if the list is too old, or if a refusal has
+shown that it is wrong. The budget gets the limits before any caller gets the list. The log repeats
+odd rows only when new ones appear.
 """
 
 import logging

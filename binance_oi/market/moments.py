@@ -1,7 +1,7 @@
 """Checks and converts the bounds of a stretch of the past, as a caller gives them.
 
-The rule of this file: it checks a bound immediately. To convert a bound to an instant, it uses only
-the time that the caller passes.
+The rule of this file: it reads no clock. To convert a bound to an instant, it uses the time that
+the caller passes.
 """
 
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ def check_moment(name: str, moment: object) -> None:
 
     Raises:
         TypeError: It has a wrong type.
-        ValueError: It has no time zone, or is before 1970.
+        ValueError: It has no time zone, is before 1970, or is a negative `timedelta`.
     """
     match moment:
         case None:

@@ -97,7 +97,7 @@ class Point(_Point, Encodable):
 
 
 def instant_of(row: InstantRow) -> Instant:
-    """Make a value of a row of a recording."""
+    """Convert a row of a recording."""
     symbol, time, source, value, notional, supply = row
     return Instant(
         symbol,
@@ -119,7 +119,7 @@ class _HistoryProgress(NamedTuple):
     requests: int
     """The number of requests so far."""
     seconds_left: float
-    """The estimated remaining time, by the pace so far or by that of the limit if it is slower."""
+    """The estimated remaining time: at the pace so far, or at that of the limit if it is slower."""
 
 
 class HistoryProgress(_HistoryProgress, Encodable):

@@ -20,7 +20,7 @@ from binance_oi.market.snapshot import Snapshot
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-SLOT_SLACK = 0.001  # s before its slot, from which a sweep may use an answer
+SLOT_SLACK = 0.001  # s: a sweep may use an answer that came at most this long before its slot
 
 
 class Sweep(Protocol):
@@ -88,7 +88,7 @@ class Pollers:
         self._groups: dict[float, Group] = {}  # by the requested period
 
     def group(self, every: float) -> "Group":
-        """Return the group of the polls that request this period, s; makes it if it is new."""
+        """Return the group of the polls that request this period (s); make it if it is missing."""
         group = self._groups.get(every)
         if group is None:
             group = self._groups[every] = Group(self, every)
@@ -97,8 +97,8 @@ class Pollers:
     def choose(self, names: Sequence[str], notional: bool) -> float:
         """Choose the shortest automatic schedule that would fit with a tenth more symbols.
 
-        If there is none, choose the shortest that fits. If other polls of this client run a
-        schedule already, this poll needs weight only for the symbols that they do not read.
+        If there is none, choose the shortest that fits. In a schedule that other polls of this
+        client run already, this poll needs weight only for the symbols that they do not read.
 
         Raises:
             MisfitError: No automatic schedule fits.
@@ -216,7 +216,7 @@ class Group:
         return Room(self._pollers.usage(), self._pollers.demands.demand(self))
 
     def misfit(self) -> MisfitError | None:
-        """Why the requested schedule does not fit into the budget; None if it does."""
+        """Return why the requested schedule does not fit into the budget; None if it does."""
         load, room = self.load, self.room
         return None if room.fits(load, self.requested) else room.misfit(load, self.requested)
 
@@ -236,8 +236,8 @@ class Group:
     def adapt(self) -> None:
         """Run the schedule that fits now: the requested one, or the next slower one that fits.
 
-        To return to a shorter schedule, it needs room for a tenth more symbols. So a small change
-        does not switch schedules again and again.
+        To return to a shorter schedule, the group needs room for a tenth more symbols. So a small
+        change does not switch schedules again and again.
         """
         load, before, room = self.load, self.every, self.room
         if room.fits(load, self.requested) and (

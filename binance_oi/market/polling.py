@@ -1,10 +1,10 @@
 """Snapshots on a schedule that follows the clock.
 
-The rule of this file: no slot is lost silently. For each slot, in order, the poll yields a
-snapshot, or a `Gap` with its reason:
+The rule of this file: no slot is lost silently. For each slot, in order, `sweeps` yields a
+snapshot, or a `Gap` with its reason. `poll` puts these gaps into `Snapshot.missed`:
 
     overrun     the previous sweep was still running
-    limited     the previous sweep was still running, because it had to wait after a 429
+    limited     the exchange answered 429, and this sweep failed or the previous one still waited
     banned      the exchange had banned this IP address
     budget      the budget had no room in time; or the schedule does not fit into the budget, and
                 a slower one runs instead
@@ -425,7 +425,7 @@ class Plan:
         self._priceless = error is not None
 
     def _unchanged(self, snapshot: Snapshot) -> frozenset[str]:
-        """Return the symbols without a new value. An earlier time than before is not new either."""
+        """Return the symbols without a new value; one with an earlier time is not new either."""
         old = frozenset(n for n, v in snapshot.items() if v.time <= self._times.get(n, -1))
         self._times.update({n: v.time for n, v in snapshot.items() if n not in old})
         return old

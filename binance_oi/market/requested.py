@@ -1,8 +1,9 @@
 """Fills in the slots of the requested schedule while a slower schedule runs.
 
-The rule of this file: pure. Each requested slot gets a snapshot or is in a gap, even while the
-slower schedule sweeps at other instants. Example: the user requested a sweep every 20 s, and a
-sweep every 60 s runs. Then the slots :20 and :40 are a gap `budget`, before the snapshot of :00.
+The rule of this file: no I/O and no clock. Each requested slot gets a snapshot or is in a gap, even
+while the slower schedule sweeps at other instants. Example: the user requested a sweep every 20 s,
+but the schedule that runs sweeps every 60 s. Then the slots :20 and :40 become a gap `budget`,
+before the snapshot of :00.
 """
 
 from collections.abc import Iterator

@@ -52,12 +52,12 @@ def next_slot(clock: Callable[[], float], period: int) -> int:
 
 
 def suspended_seconds() -> float:
-    """Seconds for which this machine was suspended since its boot; 0 if that is unknown."""
+    """Return for how many seconds this machine was suspended since its boot; 0 if unknown."""
     return steady_clock() - time.monotonic()
 
 
 def steady_seconds() -> float:
-    """The time of the running loop, plus the time for which the machine was suspended, s."""
+    """Return the time of the running loop plus `suspended_seconds`, s."""
     return asyncio.get_running_loop().time() + suspended_seconds()
 
 

@@ -52,8 +52,8 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     finished: datetime
     """When the last answer came (aware UTC, this machine's clock)."""
     weight: int
-    """The weight of all requests of the sweep, retries and exchangeInfo included. If several polls
-    share a snapshot, each of their snapshots has this whole weight."""
+    """The weight of all requests of the sweep, retries and exchangeInfo included. If several calls
+    share a sweep, the snapshot of each has this whole weight."""
     received_ms: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)
     """When each answer came, by symbol (Unix ms, this machine's clock)."""
     mark_prices: Mapping[str, MarkPrice] = field(default_factory=dict[str, MarkPrice], repr=False)
@@ -65,7 +65,8 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     next_slot: datetime | None = None
     """When the next snapshot is due (aware UTC); None outside of `poll`."""
     unchanged: frozenset[str] = frozenset()
-    """Symbols with the same `time` as in the previous snapshot, so that their value is not new."""
+    """Symbols whose `time` is not later than in an earlier snapshot, so that their value is not
+    new."""
     missed: tuple[Gap, ...] = ()
     """The slots without a snapshot since the previous snapshot, with the reasons.
 

@@ -37,7 +37,7 @@ from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 
 CLOCK_TOLERANCE = (
-    0.001  # s by which two callers may compute one moment differently, from two clocks
+    0.001  # s by which two callers may compute the same moment differently, because clocks differ
 )
 
 Progress = Callable[[int, int], None]
