@@ -8,6 +8,7 @@ headers.py    numbers out of headers
 refusals.py   the exchange's refusals
 decoding.py   bytes to models
 routes.py     paths, weights, and the limit that each draws on
+archive.py    the public archive: paths of its files, and their decoding
 """
 
 from binance_oi.exchange.hosts import PRODUCTION, TESTNET

@@ -13,7 +13,7 @@ these irregularities [O 2026-11]:
     ratios may be blank
     during outages of the exchange, open interest is 0, negative or blank
     some rows are missing, and so are the files of some days
-    the exchange replaces files by others with the same name and different content
+    the exchange replaces files with others of the same name and different content
 """
 
 import io
@@ -109,7 +109,7 @@ def unzip(data: bytes, name: str) -> bytes:
     Args:
         data: The content of the zip file.
         name: The name of the zip file, which ends in ``.zip``. If the zip file has several texts,
-            this selects the one of the same name, which ends in ``.csv``.
+            this name selects one: that with ``.csv`` in place of ``.zip``.
 
     Raises:
         DecodeError: It is not a zip file with such a text, or the text exceeds `MAX_TEXT` bytes.
@@ -141,7 +141,8 @@ def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
     """Decode the text of one day.
 
     The text may have its rows in any order, and more than once. If several rows with open interest
-    have the same instant, the result has the last of them; each contradiction is in `odd_rows`.
+    have the same instant, the result has the last of them. One that differs from the one before it
+    counts as odd.
 
     Args:
         body: CSV, with or without a header. It may have more columns than `COLUMNS`.

@@ -2,10 +2,10 @@
 
 The rule of this file: no I/O, and no trust in the bytes. For any bytes, a decoder returns exactly
 the values that the exchange sent, or raises an exception of this library. A row is *odd* if we
-cannot decode one of its fields. If one of many rows is odd, the decoder omits only that row, and
-names it. A number must be plain ASCII digits, because `Decimal` itself accepts ``NaN``, ``1_000``,
-``1E+999999999`` and digits of any script. A decoder ignores unknown fields, because the exchange
-may add fields at any time.
+cannot decode one of its fields. A decoder of many rows names the odd ones. It omits an odd row only
+if the field is required; any other field gets its default. A number must be plain ASCII digits,
+because `Decimal` itself accepts ``NaN``, ``1_000``, ``1E+999999999`` and digits of any script. A
+decoder ignores unknown fields, because the exchange may add fields at any time.
 """
 
 import json
@@ -140,8 +140,8 @@ def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
         wire = _open_interest.decode(body)
     except MALFORMED:
         wire = _decode(_open_interest, body)  # raises
-    # With three colons there are three fields, so none is repeated. The check for any other number
-    # parses the body again, and takes five times as long; only a new field makes it necessary.
+    # With three colons there are three fields, so none is repeated. With any other number, which
+    # only a new field causes, we parse the body again. That takes five times as long.
     if body.count(b":") != 3:
         _check_repeated(body)
     if wire.symbol != symbol:

@@ -30,8 +30,8 @@ _DATE = re.compile(  # the only form that RFC 9110 allows a server to send
 def used_weight(headers: Mapping[str, str]) -> int | None:
     """Return the weight that the whole IP address has used in the minute of this answer.
 
-    It includes the request itself. None if the header is missing or not a number; `-1` means that
-    the route has no count.
+    It includes the request itself. None if the header is missing or not plain digits. So `-1`, by
+    which the exchange means that the route has no count, also gives None.
 
     Source: [D, O] every fapi answer has it; `/futures/data` has not, and some routes send -1.
     """

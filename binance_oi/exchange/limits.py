@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from binance_oi.encoding import Encodable
 
-# The headers with the exchange's count, by the limit's span and whether it counts requests. Every
-# fapi answer has it; `/futures/data` has not, and some routes send -1 [D, O] 2026-11.
+# The header that reports the use of a limit, by the span of the limit, and whether the limit counts
+# requests. Every fapi answer has the header of the minute's weight, though some routes send -1.
+# `/futures/data` does not have it [D, O] 2026-11.
 _HEADERS = {(60, False): "X-MBX-USED-WEIGHT-1M"}
 
 
@@ -36,7 +37,8 @@ class Limit(_Limit, Encodable):
         """Whether we know that its windows are the minutes of the exchange's clock.
 
         Only a header shows that. We treat the windows of any other limit as rolling. If a client
-        keeps the limit in every rolling window, it keeps it wherever the exchange's windows start.
+        keeps the limit in every rolling window, it keeps the limit wherever the exchange's windows
+        start.
         """
         return bool(self.header)
 

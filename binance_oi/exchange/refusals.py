@@ -41,7 +41,7 @@ FIREWALL = 403  # status
 FIREWALL_COOLDOWN = 60.0  # s after a 403; the firewall forgets after about 5 minutes [D]
 MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
 MAX_BAN = 3 * 86_400.0  # s
-MAX_RETRY_AFTER = 3600.0  # s: we ignore a longer Retry-After of a 429, and wait for the minute
+MAX_RETRY_AFTER = 3600.0  # s: we ignore a longer Retry-After of a 429, and wait for the rollover
 NO_TEXT = "(no text)"
 
 _BANNED = re.compile(  # ms of the years 2001 to 2286
