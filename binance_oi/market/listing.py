@@ -31,7 +31,7 @@ class Listing:
         self._ignored: tuple[str, ...] = ()  # the ignored limits that we have logged
         self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest odd rows, by kind of answer
         self.odd_names: frozenset[str] = frozenset()
-        """Listed names that `check_symbol` refuses. They stay after `doubt`."""
+        """Listed names that `check_symbol` refuses or changes. They stay after `doubt`."""
 
     async def read(self, max_age: float, terms: Terms) -> ExchangeInfo:
         """Return the known list if it is younger than `max_age` seconds; otherwise read a new one.

@@ -1,9 +1,10 @@
 """Answers as the exchange does: routes, weights, headers and error texts, over aiohttp.web.
 
-The rule of this file: every request takes the same path: up leg, count, answer, down leg. The
-exchange counts the request when it arrives, even if the sender has gone by then. The answer shows
-the state at that moment. Every request that arrives costs its weight, even if the exchange refuses
-it.
+The rule of this file: every request takes the same path: up leg, count, answer, down leg. A leg is
+the way of a request or an answer through the network. The exchange counts the request when it
+arrives, even if the sender has gone by then. The answer shows the state at that moment. A request
+that arrives costs its weight, even if the exchange refuses it, unless `count_refused` is False.
+Commands of a test and files of the archive cost nothing.
 """
 
 import asyncio
@@ -152,7 +153,7 @@ class Exchange:
         self._random = Random(seed)
         self._responses = Responses(headers or Headers(), self._random)
         self.lock: AbstractContextManager[object] = threading.RLock()
-        """Locks everything that a command may change, for readers and for the command."""
+        """Protects everything that a command may change; readers and commands hold it."""
         self.place: str = _PLACE + secrets.token_hex(6)
         """The path of the exchange's URL. The exchange also answers requests with another path
         prefix, or without one."""

@@ -1,7 +1,8 @@
 """The public archive of a local exchange: one file a day, with the faults that real ones have.
 
-Pure functions of seed, symbol, day and edition. A value is the one that the history has for its
-instant, so the archive, the history and the live values agree.
+The rule of this file: a file depends only on the seed, the symbol, the day and the edition, which
+grows by 1 when the day is published again. Each value is that of the history at its instant, so the
+archive, the history and the live values agree.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ADMIN = "/admin"  # below the URL of an exchange
-PATIENCE_S = 60.0  # the time-out of a command of `Admin`
+PATIENCE_S = 60.0  # s that `Admin` waits for the answer to a command
 _ERRORS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
 
 Number = Decimal | str | int
@@ -45,8 +45,9 @@ class Commands:
         self._do("set_mark_price", symbol=symbol, price=_digits("price", price))
 
     def jump(self, symbol: str, share: float) -> None:
-        """Change open interest by a share of itself, as one observation; then it moves on from
-        there.
+        """Change open interest by a share of itself, as one observation.
+
+        Afterwards it moves on from the new value.
 
         Args:
             symbol: A listed symbol.
@@ -57,7 +58,7 @@ class Commands:
     def fail(self, times: int = 1, *, status: int = 503, symbol: str | None = None) -> None:
         """Answer the next requests with an error. They cost their weight.
 
-        The client retries after a 5xx. Only three failures in a row reach the caller.
+        By default the client retries after a 5xx, so a caller sees only the third failure in a row.
 
         Args:
             times: The number of requests.
@@ -136,8 +137,8 @@ class Commands:
 class Admin(Commands):
     """The same commands for an exchange of another process or thread, over its own socket.
 
-    Commands cost no weight. A call blocks until the exchange has run it, so never call it in the
-    event loop of the exchange.
+    Commands cost no weight. A call blocks until the exchange has run the command, so never make one
+    in the event loop of the exchange.
 
         with spawn() as url:
             Admin(url).fail(2)

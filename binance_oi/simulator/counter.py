@@ -57,8 +57,9 @@ class Bans:
     """The rule by which refusals turn into a ban, and the length of bans.
 
     The first `after` refusals get a 429, and the next one starts a ban (`None`: never). After a
-    whole minute without a refusal, the count starts again from 0. Each ban is twice as long as the
-    previous one.
+    whole minute without a refusal, the count starts again from 0. The first ban lasts `first_s`,
+    and each ban is twice as long as the previous one, up to `longest_s`. If `lengthen`, a request
+    during a ban makes the ban begin again.
 
     Source: bans last 2 minutes to 3 days and grow for repeat offenders (documented). Requests
     during a ban lengthen it (observed). How many 429s the exchange tolerates is unknown.
@@ -152,7 +153,7 @@ class WeightCounter:
 
         Args:
             now: Unix s.
-            seconds: how long; None for twice as long as the last ban.
+            seconds: how long; None for the length by `Bans`: twice that of the last ban.
         """
         twice = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
         self._ban_s = twice if seconds is None else seconds
@@ -200,7 +201,7 @@ class RollingCounter:
     Args:
         limit: requests allowed in any span of `seconds`.
         seconds: the length of the window.
-        address: the counter of the IP address, which has its refusals and bans.
+        address: the counter of the IP address, which decides about bans.
     """
 
     def __init__(self, limit: int, seconds: float, address: WeightCounter) -> None:

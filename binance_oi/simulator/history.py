@@ -1,8 +1,8 @@
 """Open interest of the past: which rows exist, and which of them a page contains.
 
-The rule of this file: rows are functions of seed, symbol and time only, and agree with the live
-values: a row has what a caller would have read at its instant. Time is an argument, in Unix ms by
-the exchange's clock.
+The rule of this file: a row depends only on seed, symbol, time and the commands of a test. It
+agrees with the live values: it has what a caller would have read at its instant. Time is an
+argument, in Unix ms by the exchange's clock.
 """
 
 import re
@@ -165,7 +165,7 @@ class History:
         ]
 
     def page(self, asked: Question, now: int) -> bytes:
-        """The rows of an answer: the newest up to the end, or the first if there is no end."""
+        """The rows of an answer: the newest up to the end; with only a start, the first ones."""
         start = 0 if asked.start is None else asked.start
         end = now if asked.end is None else asked.end
         rows = self.rows(asked.period, start, end, now)

@@ -40,8 +40,8 @@ class LocalExchange(Commands):
         with LocalExchange().in_thread() as exchange:
             ...  # the same for code without an event loop
 
-    It runs on every event loop, even on one with virtual time. If `clock` returns the time of such
-    a loop, latency takes no real time.
+    It runs on every event loop, even on one with virtual time, where latency takes no real time.
+    Let `clock` return the time of such a loop, so that the minutes of the exchange follow it.
 
     The `url` of each exchange has a path of its own, so each exchange has a budget of its own: a
     ban by one exchange does not hold for the next one on the same port. Any thread may call the

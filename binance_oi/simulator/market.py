@@ -1,4 +1,4 @@
-"""Moving open interest and mark prices, as functions of seed, symbol and time.
+"""Open interest and mark prices that move, as functions of seed, symbol and time.
 
 The rule of this file: the same seed, symbol and moment always give the same answer, so runs can be
 repeated and two processes agree. Only a test that fixes a value or makes it jump changes later
@@ -86,7 +86,7 @@ class Market:
         if time < step.since_ms:
             time, moment = step.since_ms, step.since_ms / 1000
             turn = int(moment / self._every_s)
-        # The upper half of the product, because the lower bits hardly vary.
+        # Take the upper half of the product, because the lower bits hardly vary.
         grain = ((turn * 2_654_435_761 + self._salt) & 0xFFFF_FFFF) >> 16
         value = self._open_interest * (self._swing(moment) + _GRAIN * (grain / 65_536 - 0.5))
         value *= step.factor

@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from binance_oi.simulator.counter import OK, Verdict
 
-GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one gzip in 2021
+GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one with gzip in 2021
 WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
 
 # Names and case as in an HTTP/1.1 answer of 2021, and the headers that CloudFront adds (2026-07).
@@ -94,7 +94,7 @@ class Responses:
         *,
         has_weight: bool,
     ) -> web.Response:
-        """Make the response to a request; without `has_weight` it has no weight header."""
+        """Make the response to a request; `has_weight` says whether it may have the weight."""
         status, body = answer
         response = web.Response(body=body, status=status, headers=_STATIC_HEADERS)
         headers = response.headers

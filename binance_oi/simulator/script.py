@@ -1,6 +1,6 @@
-"""The pending effects on answers, in the order of the commands that caused them.
+"""The pending effects on answers, in the order in which a test's `Commands` have caused them.
 
-The rule of this file: no I/O and no clock. An effect that is used up is removed.
+The rule of this file: no I/O and no clock. `Script.take` removes an effect that is used up.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class Effect:
 
     kind: Kind
     left: int | None
-    """The number of answers that it still affects; None for all."""
+    """How many more answers it affects; None for all."""
     symbol: str | None = None
     status: int = 0
     seconds: float = 0.0
 
 
 class Script:
-    """The pending effects, in the order of their commands."""
+    """The pending effects, the oldest first."""
 
     def __init__(self) -> None:
         self._effects: list[Effect] = []
