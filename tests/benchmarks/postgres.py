@@ -1,7 +1,8 @@
 """A recording in PostgreSQL against plain psycopg: `python -m tests.benchmarks postgres`.
 
-Rule of this file: a figure is a ratio of the CPU of two ways to do the same with the same rows,
-measured in turn; the server's CPU is not in it. The server is a real one, on a Unix socket.
+Rule of this file: a ratio is our CPU time divided by that of plain psycopg, for the same rows,
+measured in turn. CPU time is that of our process alone, without the server's. The server is a real
+one, on a Unix socket.
 """
 
 import statistics
@@ -22,10 +23,10 @@ from support.postgres_server import serving
 from .loopback import SYMBOLS
 from .recording import PERIOD, sweep
 
-SWEEPS = 20  # of one measurement
-DAYS = 5  # reads of one measurement
-DAY_ROWS = 4320  # of a symbol, every 20 s
-DAY_SYMBOLS = SYMBOLS[:50]  # in the table of the day
+SWEEPS = 20  # sweeps that one measurement stores
+DAYS = 5  # times that one measurement reads the day
+DAY_ROWS = 4320  # rows of a symbol in a day, one every 20 s
+DAY_SYMBOLS = SYMBOLS[:50]  # the symbols in the table that `_day` reads
 DAY_MS = 86_400_000
 BEGIN = 1_795_392_000_000
 TABLE = """
