@@ -19,8 +19,8 @@ READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older recording to t
 SINCE: Mapping[str, int] = MappingProxyType({"about": 3, "past": 4, "pruned": 5})
 # Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
-# The form of every number in the exchange's answers. A reader takes any other form for damage. `+` after a
-# quantifier keeps the matcher from noting where it could go back, which takes half of the time.
+# The form of every number in the exchange's answers. A reader takes any other form for damage.
+# A `+` after a quantifier makes matching twice as fast: the matcher need not note where to go back.
 NUMBER = re.compile(r"-?+[0-9]{1,30}+(?:\.[0-9]{1,30}+)?+")
 EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missing
 
