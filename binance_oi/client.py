@@ -258,7 +258,7 @@ class OpenInterestClient:
             ValueError: `max_age` is negative or not finite; the client sent nothing.
             BinanceOIError: See `get_open_interest`.
 
-        Cost: weight 1 for about 1 MB. A list that `max_age` allows has no cost.
+        Cost: weight 1; the answer has about 1 MB. A list that `max_age` allows has no cost.
 
         Source: Binance's documentation of ``GET /fapi/v1/exchangeInfo``, 2026-11.
         """

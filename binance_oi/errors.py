@@ -278,7 +278,8 @@ class RecordingError(BinanceOIError):
     """A recording, or the target of an export, cannot be used.
 
     For example, the recording is damaged, lacks the requested rows, or was written by a newer
-    version; or a file exists already, or is in an unsuitable place. The text names the file.
+    version; or a file exists already, or is in an unsuitable place. The text names the file. Repair
+    or move it, or name another one.
     """
 
 
