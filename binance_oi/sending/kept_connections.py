@@ -39,7 +39,7 @@ from dataclasses import dataclass
 PATIENCE = 2.0  # s without a byte; an answer takes 0.1 s, and by default a call has 10 s
 # The part of patience after which a call that ends without a byte makes its connection suspect.
 SUSPECT_AFTER = 0.25
-PATIENCE_FACTOR = 1.5  # patience per slowest recent answer; the next answer may be even slower
+PATIENCE_FACTOR = 1.5  # patience / slowest recent answer; the next answer may be even slower
 NEVER = -1  # the generation of a connection that must not be used again
 ANSWERS_REMEMBERED = 100  # patience depends on the slowest of the last 100 to 200 answers
 # Seconds from the end of patience until we abandon a connection. If the application has blocked the

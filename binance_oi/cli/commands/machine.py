@@ -20,13 +20,13 @@ def budget(
     egress: Annotated[str | None, Parameter(metavar="NAME"), variable("EGRESS")] = None,
     output: Output = Output(),
 ) -> int:
-    """Show the budget of every exchange that this machine reads. Sends an exchange nothing.
+    """Show the budget of every exchange that this machine reads, without a request.
 
     The last line names the file that all processes of this user share. The list omits local ports
     on which no program listens.
 
     Args:
-        forget: The name of a budget to delete. The command shows the budget and asks before.
+        forget: The name of a budget to delete. The command first shows the budget and asks.
         yes: Delete the budget without asking.
         budget: Show the budgets on this Redis or Valkey server instead, redis://host.
         egress: The name of the public address whose budgets to show.
