@@ -190,7 +190,7 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
             ("export {new} --to {out}.csv", "does not exist"),
             ("export {text} --to {out}.csv", "is not a recording"),
             ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
-            ("export {db} --to {out}.csv --until 2020-01-01", "no rows in that range"),
+            ("export {db} --to {out}.csv --until 2020-01-01", "no rows to export"),
             (
                 "export {db} --to {out}.csv --since never",
                 "a moment is ISO 8601, such as 2026-11-23",
@@ -227,7 +227,7 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
             ("export {db} --to=-", "a name is needed"),
             ("export {db} --to {pipe}.csv", "so no file can replace it"),
             ("export {db} --to {dir}.csv", "is a directory"),
-            ("export {db} --to {bad}.csv --replace --until 2020-01-01", "no rows in that range"),
+            ("export {db} --to {bad}.csv --replace --until 2020-01-01", "no rows to export"),
             ("export {db} --to {bad}.csv", "cannot be added to: line 1: it does not begin as"),
             ("export {db} --to {bad}.jsonl", "cannot be added to: line 1: it is not as an export"),
             ("export {db} --to {bad}.parquet", "cannot be added to: "),
