@@ -1,7 +1,8 @@
 """Real servers, real processes, a real clock: `python -m tests.simulation.servers`.
 
 Rule of this file: a drill passes if the exchange refused no request, and every process ended on
-request. Each drill has its own servers, some behind a relay.
+request. After a ban, no process may send later than a round trip after the first one has learned of
+it. Each drill has its own servers, some behind a relay.
 """
 
 import argparse
@@ -14,15 +15,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import aiohttp
 import trustme
 
 from binance_oi import BinanceOIError, OpenInterestClient, RedisBudget
+from binance_oi.budget import Pool
 from binance_oi.extras import library
 from binance_oi.simulator.local import LocalExchange
 from support.redis_servers import Server, free_port, program, running
@@ -33,13 +37,18 @@ SECONDS = 75.0
 LONG = {"kills": 300.0}  # s, for drills that last longer than `SECONDS`
 EGRESS = "drill"
 END_S = 120.0  # s in which a process must end, even on a slow machine
+DELAYED_S = 8.0  # s by which the exchange delays the answers to all processes but one
+OBEYED_S = 0.02  # s beyond a round trip; then no process sends after a ban
+PAUSE_S = 0.01  # s between two measured round trips
+LATEST = 1000  # the latest instants of requests that a process remembers
 
 
 class Process:
     """A separate process that sends as often as it may, until the drill stops it."""
 
-    def __init__(self, exchange: str, server: str) -> None:
-        command = [sys.executable, "-m", "tests.simulation.servers", "--use", exchange, server]
+    def __init__(self, exchange: str, server: str, symbol: str = "BTCUSDT") -> None:
+        use = "--use", exchange, server, symbol
+        command = [sys.executable, "-m", "tests.simulation.servers", *use]
         self._popen = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -51,38 +60,95 @@ class Process:
         self._popen.kill()
         self._popen.communicate()
 
-    def stop(self) -> dict[str, int]:
+    def stop(self) -> dict[str, Any]:
         """End the process; fail if it does not end in time."""
         out, _ = self._popen.communicate("stop\n", timeout=END_S)
         assert self._popen.returncode == 0, self._popen.returncode
-        found: dict[str, int] = json.loads(out.splitlines()[-1])
+        found: dict[str, Any] = json.loads(out.splitlines()[-1])
         return found
 
 
-async def use(exchange: str, server: str) -> None:
+async def use(exchange: str, server: str, symbol: str) -> None:
     """Run as a `Process`."""
     loop = asyncio.get_running_loop()
     stopped = loop.run_in_executor(None, sys.stdin.readline)
     answers = errors = 0
-    budget = RedisBudget(make_client(server), egress=EGRESS)
+    seen, budget = Seen(), RedisBudget(make_client(server), egress=EGRESS)
 
     async def ask(client: OpenInterestClient) -> None:
         nonlocal answers, errors
         while not stopped.done():
             try:
-                await client.get_open_interest("BTCUSDT", max_wait=3.0)
+                await client.get_open_interest(symbol, max_wait=3.0)
             except BinanceOIError:
                 errors += 1
                 await asyncio.sleep(0.05)
             else:
                 answers += 1
 
-    async with OpenInterestClient(
-        base_url=exchange, budget=budget, max_connections=WORKERS
-    ) as client:
+    async with (
+        aiohttp.ClientSession(trace_configs=[seen.requests()]) as session,
+        OpenInterestClient(
+            base_url=exchange, budget=budget, max_connections=WORKERS, session=session
+        ) as client,
+    ):
+        seen.pool = client._governor.pool
+        measuring = loop.create_task(seen.measure(make_client(server)))
         await asyncio.gather(*(ask(client) for _ in range(WORKERS)))
+        measuring.cancel()
     await budget.aclose()
-    sys.stdout.write(json.dumps({"answers": answers, "errors": errors}) + "\n")
+    sys.stdout.write(json.dumps({"answers": answers, "errors": errors, **seen.shown()}) + "\n")
+
+
+class Seen:
+    """The observations of a process: when it sends, when it learns of a ban, and round trips.
+
+    All instants are by the monotonic clock, which the processes of a machine share.
+    """
+
+    def __init__(self) -> None:
+        self.pool: Pool | None = None
+        self._sent = deque[float](maxlen=LATEST)
+        self._after = 0  # requests that the process sent although it knew of the ban
+        self._banned: float | None = None
+        self._own: float | None = None  # when its own first request was answered with the ban
+        self._trips = deque[tuple[float, float]](maxlen=LATEST)  # to the server: begin and end
+
+    def _look(self) -> None:
+        if self._banned is None and self.pool is not None and self.pool.usage.banned_until:
+            self._banned = time.monotonic()
+
+    def requests(self) -> aiohttp.TraceConfig:
+        async def begin(*_: object) -> None:
+            self._look()
+            self._sent.append(time.monotonic())
+            self._after += self._banned is not None
+
+        async def end(_: object, __: object, parameters: aiohttp.TraceRequestEndParams) -> None:
+            if self._own is None and parameters.response.status == 418:
+                self._own = time.monotonic()
+
+        config = aiohttp.TraceConfig()
+        config.on_request_start.append(begin)
+        config.on_request_end.append(end)
+        return config
+
+    async def measure(self, server: Any) -> None:
+        """Measure the time of a round trip to the server again and again."""
+        if not isinstance(server, str):  # a client of Sentinel or of a cluster: no drill asks
+            return
+        client = library("redis.asyncio", "redis").from_url(server)
+        while True:
+            began = time.monotonic()
+            with suppress(library("redis", "redis").RedisError):
+                await client.ping()
+                self._trips.append((began, time.monotonic()))
+            self._look()
+            await asyncio.sleep(PAUSE_S)
+
+    def shown(self) -> dict[str, Any]:
+        seen = {"banned": self._banned, "own": self._own, "after": self._after}
+        return {"sent": [*self._sent], "trips": [*self._trips], **seen}
 
 
 def make_client(server: str) -> Any:
@@ -158,9 +224,12 @@ class Stage:
     def server(self, name: str = "server", **options: Any) -> Server:
         return self.stack.enter_context(running(self.directory / name, **options))
 
-    def begin(self, *urls: str) -> None:
-        """Start the processes, and wait until the exchange has answered one of them."""
-        self.processes = [Process(self.exchange.url, urls[n % len(urls)]) for n in range(MEMBERS)]
+    def begin(self, *urls: str, symbols: tuple[str, ...] = ("BTCUSDT",)) -> None:
+        """Start the processes, and wait until all of them send."""
+        self.processes = [
+            Process(self.exchange.url, urls[n % len(urls)], symbols[n % len(symbols)])
+            for n in range(MEMBERS)
+        ]
         while not self.exchange.answers.total():
             time.sleep(0.05)
 
@@ -356,11 +425,43 @@ def tls(stage: Stage) -> None:
     stage.wait()
 
 
+def ban(stage: Stage) -> None:
+    """The exchange bans the address while all processes send. Only one of them gets an answer."""
+    symbols = "BTCUSDT", "ETHUSDT"
+    server = stage.server()
+    stage.begin(server.url, symbols=(*symbols[:1], *symbols[1:] * (MEMBERS - 1)))
+    stage.wait(stage.random.uniform(12.0, 14.0))  # soon after a rollover
+    stage.exchange.delay(DELAYED_S, 100_000, symbol=symbols[1])
+    stage.exchange.ban(600.0)
+    stage.wait(15.0)
+
+
+def obeyed(found: list[dict[str, Any]]) -> str:
+    """Check that the processes obeyed a ban; return what they did, as a text.
+
+    No process sends once it knows of the ban, and each one learns of it before the exchange answers
+    it. How long that takes depends on this machine. So the text compares it with the longest round
+    trip that a process measured in that second.
+    """
+    learned = [each["banned"] for each in found]
+    assert all(learned)
+    first = min(learned)
+    assert not any(each["after"] for each in found)
+    informed = [each for each in found if each["own"] is None or each["own"] > each["banned"]]
+    assert len(informed) >= MEMBERS - 1
+    trips = [(begin, end) for each in found for begin, end in each["trips"]]
+    trip = max(end - begin for begin, end in trips if end >= first and begin <= first + 1.0)
+    after = [sent - first for each in found for sent in each["sent"] if sent > first]
+    late = [seconds for seconds in after if seconds > trip + OBEYED_S]
+    last = 1000 * max(after, default=0.0)
+    return f"round trip {1000 * trip:.1f} ms, last request after {last:.1f} ms, {len(late)} late"
+
+
 DRILLS: dict[str, Play] = {
     play.__name__: play
     for play in (
         *(kills, empty, torn, promoted, sentinel, shards, far, cut, cut_all, flushed, full),
-        *(rights, tls, valkey),
+        *(rights, tls, valkey, ban),
     )
 }
 
@@ -383,18 +484,21 @@ def drill(name: str, seconds: float) -> None:
     with _stage(seconds) as stage:
         DRILLS[name](stage)
         found = [process.stop() for process in stage.processes]
-        refused = stage.exchange.answers[429] + stage.exchange.answers[418]
+        refused, banned = stage.exchange.answers[429], stage.exchange.answers[418]
         weights = list(stage.exchange.weights.values())
         answers = [each["answers"] for each in found]
     text = f"| {name} | {refused} refused | most {max(weights)} | minutes {weights} |"
+    if name == ban.__name__:
+        text += f" {obeyed(found)} |"
     sys.stdout.write(f"{text} answers {answers} |\n")
     sys.stdout.flush()
-    assert refused == 0
+    assert not refused
+    assert bool(banned) == (name == ban.__name__)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.servers")
-    parser.add_argument("--use", nargs=2, metavar=("EXCHANGE", "SERVER"), help="be a process")
+    parser.add_argument("--use", nargs=3, metavar=("EXCHANGE", "SERVER", "SYMBOL"))
     parser.add_argument("--seconds", type=float, help="of every drill")
     parser.add_argument("names", nargs="*", default=list(DRILLS))
     options = parser.parse_args()
