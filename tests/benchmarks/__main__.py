@@ -54,7 +54,7 @@ from .sampling import sampled
 REQUESTS = 4000  # of one measurement
 FIRST_MINUTE = 61.0  # s in which a client sends evenly; see `begin_evenly`
 LATEST = 42.0  # s: the latest moment of a minute at which a measurement begins
-WARM_UP = 1000  # requests before a measurement: every symbol once, because it repeats symbols
+WARM_UP = 1000  # requests before a measurement, which read every symbol at least once
 LARGE = 2**24  # bytes
 BURST = 1000  # requests that a governor's pacer lets go at once
 BODY = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
@@ -375,7 +375,7 @@ def history(rounds: int) -> None:
 
 
 def imports(rounds: int) -> None:
-    """Importing this package against importing its dependencies: wall time of a whole process."""
+    """Wall time of a process that imports this package, and of one with only its dependencies."""
     statements = {
         "import aiohttp, msgspec, aiolimiter": "import aiohttp, msgspec, aiolimiter",
         "import binance_oi": "import binance_oi",

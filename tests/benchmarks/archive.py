@@ -1,7 +1,8 @@
 """Days of the archive and instants of a backfill: CPU for a row, and memory.
 
 The rule of this file: the plain way reads the same files, or writes the same rows, without a check.
-The server is in this process, so no figure includes a download. Both ways read files.
+The server is in this process, so a download would also count the server's CPU. So both ways read
+files that are on disk already.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks growth
 
-The rule of this file: a fixed cost bends the first decade, so the exponent is that of the last one:
-1 is linear, and `n log n` has 1.13 from 1,000 to 10,000.
+The rule of this file: the exponent is computed from the two larger sizes, because fixed costs
+dominate at the smallest one. 1 is linear; `n log n` has 1.13 from 1,000 to 10,000.
 """
 
 import asyncio
@@ -241,5 +241,5 @@ def _least(path: Path3, size: int, rounds: int) -> float:
 
 
 def exponent(costs: Sequence[float]) -> float:
-    """The power of the size with which the cost grows over the last decade."""
+    """The power of the size with which the cost grows from the second size to the third."""
     return math.log10(costs[-1] / costs[-2])

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S [PACKED [CERTIFICATE]]]]
 
-It answers every openInterest request at once, or after LATENCY_S seconds, and on a new connection
-not before HANDSHAKE_S seconds, as if there had been a handshake; with the header set of a real
-answer. With PACKED, a page of history is compressed. exchangeInfo lists 789 symbols. It counts
-nothing: a benchmark is not a test.
+It answers every openInterest request at once, or after LATENCY_S seconds. On a new connection, it
+answers nothing before HANDSHAKE_S seconds, as if there had been a handshake. Answers have the
+headers of real ones. With PACKED, a page of history is compressed. exchangeInfo lists 789 symbols.
+The server counts no weight: a benchmark is not a test.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from support.record_keeper import Keeper
 HUGE = 10**7  # a limit that no round reaches
 MEMBERS = 4
 BEGINNING = 1_795_434_000.0  # of a minute, Unix s
-LAST_S = 45.0  # of a minute in which a round begins
+LAST_S = 45.0  # s: the latest moment of a minute at which a round begins
 ROUNDS = 100  # of each measurement
 ANSWER_S = 0.02
 

@@ -73,7 +73,7 @@ async def ours(url: str, budget: ProcessBudget) -> AsyncIterator[Read]:
 
 @contextmanager
 def _unpaced() -> Iterator[None]:
-    """Let pages follow each other at once: in the pauses of a pace the caches would go cold."""
+    """Let pages follow each other at once: during a pacer's pauses, the caches would go cold."""
     before, governors.HISTORY_PACE = governors.HISTORY_PACE, UNPACED
     try:
         yield

@@ -142,7 +142,7 @@ def _costs(latency_ms: int, connections: int, rounds: int) -> dict[str, list[Cos
 
 
 def main(rounds: int) -> None:
-    """Print each number of connections at each latency; times are above that of round trips."""
+    """Print each number of connections at each latency; times exclude the needed round trips."""
     print(
         "| latency, ms | connections | who | cold, ms above the floor | CPU, ms "
         "| warm, ms above the floor | CPU, ms |\n|---|---|---|---|---|---|---|"

@@ -203,7 +203,7 @@ def test_keep_days_must_be_a_positive_whole_number(place: str, days: object) -> 
 def test_a_pruning_looks_for_the_newest_sample_once(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The search passes the entries of removed samples, which become more with each step."""
+    """The search reads past the entries of removed samples, which grow in number with each step."""
     fill(place, SLOTS)
     looks, steps = list[int | None](), 0
     for name in ("sqlite_keeper.SqliteKeeper", "postgres_keeper.PostgresKeeper"):
@@ -391,7 +391,7 @@ def test_a_check_lists_missing_slots_with_their_reason(place: str) -> None:
         sink.save(sweep_of(START + HOUR, without=1), [], HOUR)
         gap = Gap(START + 2 * HOUR, START + 3 * HOUR, "banned")
         sink.save(sweep_of(START + 4 * HOUR), [gap], HOUR)
-        sink.save(sweep_of(START + 8 * HOUR), [], HOUR)  # three slots are in no sweep and no gap
+        sink.save(sweep_of(START + 8 * HOUR), [], HOUR)  # three slots have no sweep and no gap
         sink.save(sweep_of(START + 8 * HOUR + HOUR // 2), [], HOUR // 2)
     with Recording.open(place) as recording:
         found = check(recording)

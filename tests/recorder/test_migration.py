@@ -1,4 +1,4 @@
-"""Migration from version 2 or 3 to 4 is all or nothing, and changes no row.
+"""Migration from version 2 or 3 to the newest version is all or nothing, and changes no row.
 
 Rule of this file: the older file has the schema that the earlier program made.
 """

@@ -1,7 +1,7 @@
 """Moving, removing or changing a live recording loses no acknowledged sweep.
 
 Rule of this file: files are real, and a plain SQLite connection checks their content. Readers are
-other connections. A user who removes a file gets the content of the file without its log.
+other connections.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Outcomes wait in order. The oldest sweep is given up first, and a gap never.
+"""Outcomes wait in order. The oldest sweep is given up first, and a gap is never given up.
 
 Rule of this file: values are plain, and time is a number.
 """

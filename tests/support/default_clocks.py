@@ -1,4 +1,4 @@
-"""Replacements of default clocks, a part of the package: `binance_oi.testing.default_clocks`."""
+"""Makes the package's `binance_oi.testing.default_clocks` importable from `support` too."""
 
 from binance_oi.testing.default_clocks import replace_default_clocks
 

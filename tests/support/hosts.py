@@ -1,7 +1,7 @@
 """Simulated hosts on this machine that can vanish without a packet. It needs root on Linux.
 
 Rule of this file: a host is a network namespace behind a router. A vanished host neither sends nor
-receives, other hosts get no error, and its processes continue.
+receives. Its processes continue, and other hosts get no error.
 """
 
 import os

@@ -1,9 +1,9 @@
 """Runs of a command that are killed at random moments: `python killed_runs.py JSON`.
 
 Rule of this file: it imports the program once, and forks a child for each run. A child is a real
-process with real files and sockets. SIGKILL ends it at a random moment of the duration of an
-undisturbed run. For each kill it prints a line of JSON: whether the child was still running, the
-exit code of the next run, and a digest of the final output.
+process with real files and sockets. SIGKILL ends the child at a random moment of the time that an
+undisturbed run takes. For each kill, the program prints a line of JSON: whether the child was still
+running, the exit code of the next run, and a digest of the final output.
 """
 
 import hashlib

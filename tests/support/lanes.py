@@ -15,6 +15,6 @@ def thorough(*cases: object) -> list[object]:
 
 
 def some(cases: Sequence[object], always: int) -> list[object]:
-    """All `cases`, of which `always`, evenly spread, run in every lane."""
+    """All `cases`; as many as `always`, evenly spread, also run without `nox -s thorough`."""
     chosen = {len(cases) * number // always for number in range(always)}
     return [case if number in chosen else thorough(case)[0] for number, case in enumerate(cases)]

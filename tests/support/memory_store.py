@@ -57,7 +57,7 @@ class Memory:
         return self.cell.left()
 
     def replace(self, copy: Left | None = None) -> None:
-        """Replace the store by another one, which is empty or has an earlier copy."""
+        """Replace the store with another one, which is empty or has an earlier copy."""
         self.cell = _Cell()
         if copy is not None:
             self.cell.sequence, self.cell.record = copy.sequence, copy.record

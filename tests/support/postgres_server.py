@@ -1,7 +1,7 @@
 """A PostgreSQL server for tests, from `initdb` to its end, on a Unix socket in a directory.
 
-Rule of this file: an ordinary user runs the server, because it refuses root. It does not listen on
-the network. It can be killed and started again with its data.
+Rule of this file: an ordinary user runs the server, because PostgreSQL refuses root. The server
+does not listen on the network. A test can kill it and start it again with its data.
 """
 
 import os
@@ -142,7 +142,7 @@ class Server:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """The state of a process and its parent; a process that has ended is a zombie of process 0."""
+    """The state and the parent of a process; ``"Z"`` (zombie) and 0 for one that has ended."""
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:

@@ -1,6 +1,6 @@
 """A server in memory that stores records, and swaps them as the script of a real server does.
 
-Rule of this file: `Keeper.swap` is atomic, and answers as the script does, which a test checks. A
+Rule of this file: `Keeper.swap` is atomic, and a test checks that it answers as the script does. A
 `Link` is the network between one member and the keeper, with delays and faults.
 """
 
@@ -15,7 +15,7 @@ from binance_oi.budget.member_record import FORMAT, ID, VERSION
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
 from binance_oi.budget.turns import NEXT, TURN
 
-MEMORY_S = 60.0  # of writes that a restart from an older copy may undo
+MEMORY_S = 60.0  # s of writes that a restart from an older copy may undo
 NEVER = 1e9
 
 

@@ -69,7 +69,7 @@ def on_uvicorn(app: Any, place: socket.socket, path: str) -> None:
 
 
 def alone(place: socket.socket) -> None:
-    """Serve only the application of this package. uvicorn tells it when it ends."""
+    """Serve only the application of this package, which ends with the lifespan of uvicorn."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if not made:

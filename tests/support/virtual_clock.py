@@ -1,4 +1,4 @@
-"""The virtual clock, a part of the package: `binance_oi.testing.virtual_clock`."""
+"""Makes the package's `binance_oi.testing.virtual_clock` importable from `support` too."""
 
 from binance_oi.testing.virtual_clock import (
     EPOCH_S,

@@ -1,4 +1,4 @@
-"""Replaces all clocks of the package by the loop's, in a test marked `virtual_time`.
+"""Replaces all clocks of the package with that of the loop, in a test marked `virtual_time`.
 
 Rule of this file: it is for tests whose code uses default clocks.
 """
@@ -13,7 +13,7 @@ from binance_oi.testing.virtual_clock import VirtualDatetime, wall_time
 
 
 def use_virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace every default clock by that of the running loop."""
+    """Replace every default clock with that of the running loop."""
 
     def steady() -> float:
         return asyncio.get_running_loop().time()
