@@ -188,10 +188,10 @@ def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
 
 
 def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
-    """Send little before a minute's first count if it and the minute before may exceed the budget.
+    """Before a minute's first count, send little if two minutes together may exceed the budget.
 
-    The first count shows whether the exchange began to count from 0 again. If instead the exchange
-    counts the last 60 s, this minute and the one before it draw on the same limit.
+    The two are this minute and the one before it. The first count shows whether the exchange began
+    to count from 0 again. If instead it counts the last 60 s, both minutes draw on the same limit.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     if minute.reported or known.is_blind or before.used + minute.used + ask.weight <= ask.budget:

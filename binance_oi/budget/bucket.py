@@ -35,7 +35,7 @@ class Bucket:
     exchange may have counted the request, and to `refund` when the request was never sent.
 
     Args:
-        known: Our knowledge so far. A pool with several processes replaces it before each call.
+        known: Our knowledge so far. A pool that processes share replaces it as they change it.
         reserve: The part of the limit that we leave unused: a weight if `int`, a share if `float`.
         share: The largest share of the limit that we use ourselves, 0 to 1.
         interactive: The largest share of the limit that bulk work leaves for single calls, 0 to 1.
@@ -83,16 +83,16 @@ class Bucket:
         return self._book(ask, isinstance(verdict, admission.Probe))
 
     def charge_plainly(self, now: float, weight: int, bulk: bool) -> Receipt | None:
-        """Book a request, if it is clear without the rules that it may be sent now.
+        """Book a request, or several together, if they may clearly be sent now; otherwise None.
 
-        It is clear under these conditions: only one minute may count the request, we know a count
-        of that minute, we expect no others in it, and no refusal showed a lower limit. A property
-        test compares this path with the rules, and also one charge with many of the same weight in
-        all, which the rules would admit one after the other.
+        It is clear without the rules if no cooldown, no probe and no other limit stops the request,
+        only one minute may count it, that minute has a count and has room, we expect no others in
+        it, no refusal showed a lower limit, and bulk work has nothing to leave to single calls. A
+        property test compares this path with the rules, which admit several requests one by one.
 
         Args:
             now: Monotonic s.
-            weight: The weight of the request, or of several that are charged together.
+            weight: The weight of the request, or of all requests that are charged together.
             bulk: Whether they leave single calls their part of the minute.
         """
         known = self.known
@@ -124,7 +124,7 @@ class Bucket:
         return None
 
     def spare(self, now: float) -> int:
-        """Weight that we may still use of the current minute, if no other client uses it."""
+        """Weight that is left of the latest minute that may count a request sent now."""
         minute = self.known.ledger.minutes.get(self.known.span(now)[2])
         return 0 if minute is None else self._limit - self._reserve - minute.used
 
@@ -137,13 +137,14 @@ class Bucket:
         return Ask(now, weight, first, likeliest, last, *bounds, self._forecast, bulk, interactive)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
-        """Return whether a charged request may be written to the wire now.
+        """Return the receipt to use if a charged request may be written to the wire now.
 
-        The caller writes it right after this call, or does not write it.
+        The caller writes the request right after this call, or not at all.
 
         Returns:
             The receipt to use from now on. None if the request may not be written: a cooldown has
-            begun since the charge, or a minute to which the request is not booked might count it.
+            begun since the charge; or the charge is older than `PATIENCE`, and either a minute to
+            which the request is not booked might count it, or the exchange has other limits too.
             Then `refund` the receipt and charge again.
         """
         known, clock = self.known, self.known.clock
@@ -255,8 +256,8 @@ class Bucket:
     def set_limits(self, now: float, limit: int | None, others: Sequence[Limit]) -> None:
         """Adopt the limits that the exchange announced.
 
-        The window of a new limit starts with the weight of all minutes that overlap it. That may be
-        too much, but never too little.
+        The window of a new limit starts with our weight in all minutes that overlap it. That may be
+        too much. It is too little only if the window is longer than our memory of minutes.
 
         Args:
             now: Monotonic s.
@@ -314,7 +315,7 @@ class Bucket:
         Args:
             now: When the refusal came, monotonic s.
             seconds: The wait that the exchange asked for. The cooldown lasts at least until the
-                next minute.
+                minute of the refused request is over.
             ban: Whether the exchange called it a ban.
             minute: The minute that counted the request; None if it is unknown.
             used: The count in the refusal; None if it has none.

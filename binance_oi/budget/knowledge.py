@@ -37,8 +37,8 @@ class Known:
     """What we know about one IP address.
 
     A field whose name ends with `_at` is in monotonic seconds. One that ends with `_until` is in
-    Unix seconds by the exchange's clock, or is a minute of that clock if it is an `int`. Only
-    `cautious_until` is in monotonic seconds.
+    Unix seconds by the exchange's clock, or is a minute of that clock if it is an `int`. The one
+    exception is `cautious_until`, in monotonic seconds.
     """
 
     limit: int
@@ -52,13 +52,13 @@ class Known:
     """The end of the latest cooldown that the exchange called a ban; 0.0 if there is none."""
     counted_at: float = UNKNOWN
     """When we sent the newest request whose answer had a count. `UNKNOWN` if no count came since
-    the start, or since the last cooldown began."""
+    the start, since the last cooldown began, or since another clock replaced ours."""
     probe_ends_at: float = UNKNOWN
     """Monotonic s until which all requests wait for the answer to a probe. If the count in that
     answer may belong to either of two minutes, they wait longer: until the older minute is
     certainly over. Then another probe can show which minute it is."""
     silent: int = 0
-    """How many answers in a row had no usable count."""
+    """How many answers in a row had no usable count; at most `BLIND_AFTER`."""
     windows: list[Window] = field(default_factory=list[Window])
     """Our use of each limit whose span is not a minute of the exchange's clock."""
     demands: list[Demand] = field(default_factory=list[Demand])
@@ -129,9 +129,9 @@ class Known:
     def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
         """Return the weight that even sending allows us in minute `k` up to now, and its growth.
 
-        After a start we may send a part at once, and the rest evenly until the minute ends or until
-        `cautious_until`. After a ban we may send nothing at once, and the pace uses up one budget
-        in 60 s.
+        After a start we may send a part at once, and the rest evenly until the minute ends, or
+        until `cautious_until` if that is earlier. After a ban we may send nothing at once, and the
+        pace uses up one budget in 60 s.
 
         Returns:
             Weight, and weight/s.
@@ -220,7 +220,7 @@ class Known:
         return self.of_copies(k) > FAIR * self.limit
 
     def unseen(self, now: float, k: int) -> float:
-        """Weight that others may have used of minute `k` since our last count."""
+        """Weight that others, at their usual rate, have used of minute `k` since our last count."""
         gap = max(0.0, min(now - self.counted_at, self.clock.into(now, k)))
         return self.others.unseen(k, self.limit, gap)
 

@@ -37,7 +37,7 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
         known: What we know; this call adds to it.
         receipt: The receipt of the request.
         k: The minute that counted the request.
-        used: The count: the weight that minute `k` had counted when the request arrived.
+        used: The count: the weight of minute `k` when the request arrived, including the request.
     """
     ledger, others = known.ledger, known.others
     known.silent = 0
@@ -96,7 +96,7 @@ def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:
 
 
 def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
-    """Leave others as much of the rolling window as they used in the last 60 s.
+    """Leave others as much of the rolling window as they used in the last 60 s, and `OURS` more.
 
     But keep at least `OURS` of the limit for us.
     """
@@ -288,7 +288,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
 
 
 def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
-    """Book a request whose answer came late to the minutes up to `now` that may have counted it."""
+    """The answer came late: book its request to each minute that may have counted it since."""
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)

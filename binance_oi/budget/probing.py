@@ -1,8 +1,8 @@
 """Decides when to send a probe, and how much weight it may use.
 
 Pure. The rule of this file: a probe is a request that we send alone, to read the exchange's count
-in its answer. All other requests wait for it. Clocks only propose when to probe. The count decides
-what to do next. Two kinds of minute need probes:
+in its answer. All other requests wait for that answer. Clocks only propose when to probe. The count
+decides what to do next. Two kinds of minute need probes:
 
 - A *full* minute has no room left in our books. Its probes use the reserve, and never exceed the
   limit. Their counts show whether a new minute has begun, or whether our books are too high.

@@ -22,7 +22,7 @@ from binance_oi.budget.stored import StoredPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-MAX_LEASED_CALLS = 8  # calls, and weight, that a process charges in advance
+MAX_LEASED_CALLS = 8  # calls of weight 1 that a process usually charges in advance, at most
 # While the minute has much room, a lease is larger: at most 1/32 of the room (`LEASE_PART`), and at
 # most `LARGEST_LEASE` calls. So it takes no noticeable part of the room from other processes.
 LEASE_PART = 32
@@ -36,7 +36,7 @@ WINDOW_LEASED_CALLS = 16
 WINDOW_LEASE_S = 1.0
 WINDOW_SUCCESSION_S = 0.25
 MAX_LATE_SETTLEMENTS = 64  # settlements that may wait to be written into the record
-LOCKED_RETRY_S = 0.001  # s until the next try, while another process has locked the bucket
+LOCKED_RETRY_S = 0.001  # s until the next try, while another process has locked the record
 
 
 class SharedPool(StoredPool):
@@ -61,11 +61,11 @@ class SharedPool(StoredPool):
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`.
 
-        It leases weight for the waiting calls. If calls come in quick succession, it leases weight
-        for `MAX_LEASED_CALLS` of them, or for up to `LARGEST_LEASE` while there is much room. A
-        lease serves only calls of weight 1, and only those of one kind: single or bulk, like the
-        call with which it was charged. In a rolling window, bulk work is sent at an even pace, so
-        it takes no lease.
+        It leases weight for waiting calls, up to `MAX_LEASED_CALLS`. If calls come in quick
+        succession, it leases weight for `MAX_LEASED_CALLS` of them, or for up to `LARGEST_LEASE`
+        while there is much room. A lease serves only calls of weight 1, and only those of one kind:
+        single or bulk, like the call with which it was charged. In a rolling window, bulk work goes
+        at an even pace, and takes no lease.
         """
         now, leased = self._clock(), self._leased
         if leased and weight == 1 and self._process is fork.current:
@@ -126,7 +126,7 @@ class SharedPool(StoredPool):
     def _take_lease(self, now: float, wanted: int, bulk: bool) -> None:
         """Charge for the next few calls, so that one lock of the store serves all of them."""
         whole = self._bucket.charge_plainly(now, wanted, bulk)
-        if whole is not None:  # nearly always: they are alike, and so are their receipts
+        if whole is not None:  # nearly always: the calls are alike, and so are their receipts
             one = whole._replace(weight=1, single=0 if bulk else 1)
             self._leased = [one] * wanted
             return
