@@ -68,7 +68,7 @@ def test_a_local_address_of_another_ip_version_than_the_exchanges_is_refused() -
 
 async def test_a_session_of_the_caller_binds_its_own_connections() -> None:
     async with aiohttp.ClientSession() as session:
-        with pytest.raises(ValueError, match="it takes no local_address"):
+        with pytest.raises(ValueError, match="leave out local_address"):
             OpenInterestClient(local_address="127.0.0.2", session=session, budget=ProcessBudget())
 
 

@@ -225,7 +225,7 @@ class Stage:
         return self.stack.enter_context(running(self.directory / name, **options))
 
     def begin(self, *urls: str, symbols: tuple[str, ...] = ("BTCUSDT",)) -> None:
-        """Start the processes, and wait until all of them send."""
+        """Start the processes, and wait until the exchange has answered one of them."""
         self.processes = [
             Process(self.exchange.url, urls[n % len(urls)], symbols[n % len(symbols)])
             for n in range(MEMBERS)
