@@ -46,10 +46,13 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
     The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
     suspect a window of 60 s if the count did not fall at the rollover. By our books, others then
     seem to have used about as much of this minute at once as all clients used of the minute before.
+    Copies of us that use up a minute within seconds look the same. So these probes leave half of
+    the reserve: together they could exceed the limit otherwise.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     is_expected = ask.likeliest <= known.others.expected_until
-    is_possible = is_expected and ask.first == ask.last and minute.used + ask.weight <= known.limit
+    most = known.limit - FROM_RESERVE * ask.reserve
+    is_possible = is_expected and ask.first == ask.last and minute.used + ask.weight <= most
     is_seen = minute.others + HIDING * known.limit >= before.reported > known.limit / 2
     return is_possible and is_seen and ask.now - known.counted_at > FLIGHT
 

@@ -13,6 +13,7 @@ from binance_oi.budget import MachineBudget, ProcessBudget
 from binance_oi.budget.admission import Probe, decide
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.probing import expects_a_fall
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER, BLIND_FOR, DISTRUST, FLIGHT, UNSEEN_AT_ONCE
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -163,6 +164,16 @@ def test_a_count_that_did_not_fall_at_the_rollover_is_probed_again() -> None:
     made = rolling()
     assert not isinstance(decide(made.question(61.0 + FLIGHT, 1), made.known), Probe)
     assert isinstance(decide(made.question(61.2 + FLIGHT, 1), made.known), Probe)
+
+
+@pytest.mark.parametrize("count, probes", [(2387, True), (2388, False)])
+def test_probes_of_a_count_that_did_not_fall_leave_half_of_the_reserve(
+    count: int, probes: bool
+) -> None:
+    made = bucket()
+    use(made, 5.0, 2000, 2000)
+    use(made, 61.0, 1, count)
+    assert expects_a_fall(made.question(61.2 + FLIGHT, 1), made.known) is probes
 
 
 def test_a_count_that_falls_within_a_minute_shows_a_rolling_window() -> None:
