@@ -180,7 +180,8 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside other clients of this library, so that late ones find room too."""
     k = ask.likeliest
-    if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):
+    is_busy = known.of_copies(k - 1) > FAIR / 2 * known.limit  # more than half of a copy's part
+    if not (_keeps_room(known, k) and is_busy):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
     wait = ours / (PACE * known.limit) - known.clock.into(ask.now, k)

@@ -593,14 +593,16 @@ def test_while_a_copy_is_active_a_refusal_does_not_reduce_our_part() -> None:
     [
         ([501] * 12, 4.0, 150),  # a fortieth of the limit in each second, after 5 % at once
         ([501] * 12, 0.4, 60),
-        ([500] * 12, 4.0, None),  # one copy that uses exactly its part
+        ([251] * 12, 4.0, 150),  # one copy that uses a little more than half of its part
+        ([250] * 12, 4.0, None),
         ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # not early
     ],
 )
-def test_while_several_copies_are_active_we_send_slowly(
+def test_while_a_copy_uses_much_of_the_minute_early_we_send_slowly(
     theirs: list[int], now: float, most: int | None
 ) -> None:
     state, asked = among_copies(theirs, 499, now=now), ask(now=now)
+    state.ledger.minutes[K - 1].booked = 749  # together, the minute was used up early
     if most is None:
         assert admission.spread_beside_copies(asked._replace(weight=800), state) is None
         return

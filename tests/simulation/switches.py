@@ -108,7 +108,7 @@ SWITCHES = (
     Switch(
         "slowly beside copies",
         ADMISSION,
-        "    if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):\n",
+        "    if not (_keeps_room(known, k) and is_busy):\n",
         "    if True:\n",
     ),
     Switch(
