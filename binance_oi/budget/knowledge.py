@@ -201,22 +201,25 @@ class Known:
             others.expected_until = min(others.expected_until, k)
 
     def of_copies(self, k: int) -> float:
-        """Weight that possible copies of us used in the first `EARLY` seconds of minute `k`, or 0.
+        """Weight that possible copies of us used in the busiest `EARLY` seconds of `k`, or 0.
 
-        Others may be copies in two cases. By then they used more than `FAIR` of the limit, which is
-        the most that one copy uses beside another. Or that use and all of ours in the minute reach
-        `WHOLE` of the limit together. But copies never exceed the limit. So others are not copies
-        if a count of the last `MEMORY` minutes exceeds it.
+        Others may be copies in two cases. In some `EARLY` seconds of the minute they used more than
+        `FAIR` of the limit, which is the most that one copy uses beside another. Or their use in
+        its first `EARLY` seconds and all of ours in the minute reach `WHOLE` of the limit together.
+        But copies never exceed the limit. So others are not copies if a count of the last `MEMORY`
+        minutes exceeds it.
         """
-        early = self.others.curve(k, self.limit).at(EARLY, 0.0)
+        curve = self.others.curve(k, self.limit)
+        early = curve.at(EARLY, 0.0)
+        busiest = max(early, curve.busiest(EARLY))
         is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
-        if not is_used_up and early <= FAIR * self.limit:
+        if not is_used_up and busiest <= FAIR * self.limit:
             return 0.0
         most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
-        return early if most <= self.limit else 0.0
+        return busiest if most <= self.limit else 0.0
 
     def is_in_a_crowd(self, k: int) -> bool:
-        """Whether possible copies of us used so much of minute `k` that they are more than one."""
+        """Whether possible copies used minute `k` so fast that they are more than one."""
         return self.of_copies(k) > FAIR * self.limit
 
     def unseen(self, now: float, k: int) -> float:

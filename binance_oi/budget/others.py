@@ -95,6 +95,11 @@ class Curve:
         left = round(MINUTE / SLOT) - len(self.heights)
         return self.rises() + [round(rate * SLOT)] * left
 
+    def busiest(self, seconds: float) -> int:
+        """Weight that others used in their busiest `seconds` since our first count."""
+        heights = [0, *self.seen().heights]
+        return _in_busiest(round(seconds / SLOT), heights)
+
     def seen(self) -> "Curve":
         """Return this curve without the weight that others used before our first count."""
         heights = [max(0, height - self.base) for height in self.heights]

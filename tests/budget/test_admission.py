@@ -561,6 +561,9 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 300, 0, 40),  # 700 of 1,000 do not fill a minute
         ([501] * 12, 100, 0, 150),  # others use more than one copy's part
         (ALL_ALONG, 540, 0, 40),  # by second 30, others had used 200
+        ([0] * 9 + [167, 334, 501], 100, 0, 150),  # more than one copy's part in the last 15 s
+        ([0] * 9 + [167, 334, 500], 100, 0, 40),
+        ([0] * 8 + [1, 167, 334, 501], 100, 0, 40),  # in the last 20 s
         (EARLY_ON, 400, 1_001, 40),  # copies never exceed the limit
     ],
 )

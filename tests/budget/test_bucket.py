@@ -467,7 +467,7 @@ def test_however_much_others_use_we_keep_a_part_of_our_use_of_the_last_minute(
 ) -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, had)
-    fill(made, 30, 1, used=1000)  # others need the whole limit
+    fill(made, 50, 1, used=1000)  # others need the whole limit
     for k in range(1, MEMORY + 1):
         fill(made, 60 * k + 1, 1)
         assert 1 + sent_at_once(made, 60 * k + 1.2) == part
@@ -476,7 +476,7 @@ def test_however_much_others_use_we_keep_a_part_of_our_use_of_the_last_minute(
 def test_after_a_refusal_we_keep_no_part_for_ourselves() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1)
-    fill(made, 30, 1, used=1000)
+    fill(made, 50, 1, used=1000)
     made.known.others.expected_surge = 10
     fill(made, 61, 1)
     assert sent_at_once(made, 61.2) == 0
