@@ -311,7 +311,7 @@ def learn_refusal(
     Returns:
         The end of the cooldown, Unix s by the exchange's clock.
     """
-    clock, others = known.clock, known.others
+    clock, others, is_proved = known.clock, known.others, minute is not None
     if minute is None:
         minute = clock.latest(now)
     turn = MINUTE * (minute + 1)
@@ -323,7 +323,8 @@ def learn_refusal(
         known.lower(used - 1, minute)
         others.refused_count = used
         return end
-    if used is not None and _is_minute_before(known, now, minute, used):
+    # Near the rollover, a refusal of the old minute must not look like one of the new minute.
+    if is_proved and used is not None and _is_minute_before(known, now, minute, used):
         known.rolling_until = minute + DISTRUST
         return end
     others.expect_until(clock.latest(now + seconds) + MEMORY)

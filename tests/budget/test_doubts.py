@@ -243,14 +243,21 @@ def test_an_early_refusal_that_the_last_minute_explains_shows_a_rolling_window()
     assert made.known.is_rolling(K + 1)
 
 
-@pytest.mark.parametrize("now, used", [(62.1, 2401), (90.0, 2400)])
+@pytest.mark.parametrize(
+    "now, used, minute",
+    [
+        (62.1, 2401, K + 1),
+        (90.0, 2400, K + 1),
+        (62.1, 2400, None),  # the old minute may have counted the request
+    ],
+)
 def test_a_refusal_that_the_last_minute_does_not_explain_shows_others(
-    now: float, used: int
+    now: float, used: int, minute: int | None
 ) -> None:
     made = bucket()
     use(made, 5.0, 2376, 2376)
     made.charge(62.0, 24)
-    made.refused(now, 0.0, minute=K + 1, used=used)
+    made.refused(now, 0.0, minute=minute, used=used)
     assert not made.known.is_rolling(K + 1)
     assert made.known.others.expected_surge > 0
 

@@ -153,7 +153,7 @@ SWITCHES = (
     Switch(
         "a refusal that the minute before explains",
         LEARNING,
-        "if used is not None and _is_minute_before(known, now, minute, used):",
+        "if is_proved and used is not None and _is_minute_before(known, now, minute, used):",
         "if False:",
     ),
     Switch(
