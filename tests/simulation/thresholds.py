@@ -258,7 +258,7 @@ def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> D
 @script
 def copies_of_us_share_the_address(note: Note) -> None:
     """GROWS, FAIR, PACE: how large our part is, and when we may use it."""
-    for theirs, ours in ((17_000, 5_400), (12_080, 7_000), (11_920, 7_000)):
+    for theirs, ours in ((17_000, 5_400), (12_080, 5_400), (11_920, 5_400)):
         desk = _among_copies(note, theirs, ours, until=14.0)
         for second in (124.0, 131.0):
             desk.to(second)
@@ -270,8 +270,8 @@ def copies_of_us_share_the_address(note: Note) -> None:
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
     """EARLY, WHOLE: when others and we must have used up a minute for them to count as copies."""
-    for ours in range(6_300, 7_300, 40):
-        desk = _among_copies(note, 16_200, ours, until=19.7)
+    for ours in range(8_200, 8_720, 40):
+        desk = _among_copies(note, 15_000, ours, until=20.87)
         for second in (122.0, 131.0):
             desk.to(second)
             desk.send()
