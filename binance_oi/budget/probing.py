@@ -86,7 +86,7 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
         counted = max(minute.booked + minute.others, minute.reported)
         return counted + ask.weight <= known.limit
     if known.is_in_a_crowd(k):  # copies of us send probes into the same reserve
-        return minute.used + FROM_RESERVE * ask.reserve / 2 + ask.weight <= known.limit
+        return minute.used + FROM_RESERVE * ask.reserve + ask.weight <= known.limit
     return is_bearable(ask, known, k) and _leaves_the_rest(ask, known, k)
 
 

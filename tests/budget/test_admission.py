@@ -634,8 +634,8 @@ def test_a_minute_that_copies_filled_is_probed_within_the_reserve() -> None:
     state = among_copies(EARLY_ON, 400, now=20.0, booked=10)
     state.others.curves[K] = Curve(LIMIT / 60, full, since=1.7, until=1.7)
     state.ledger.minutes[K] = Minute(10, reported=FULL, others=980)
-    assert probing.is_affordable(ask(now=50.0), state, K)  # 990, 1 and a quarter of the reserve
-    assert not probing.is_affordable(ask(8, now=50.0), state, K)
+    assert probing.is_affordable(ask(5, now=50.0), state, K)  # 990, 5 and half of the reserve
+    assert not probing.is_affordable(ask(6, now=50.0), state, K)
     state.ledger.minutes[K].reported = LIMIT + 1
     assert not probing.is_affordable(ask(now=50.0), state, K)
 
