@@ -206,8 +206,13 @@ def test_a_pruning_looks_for_the_newest_sample_once(
     """The search reads past the entries of removed samples, which grow in number with each step."""
     fill(place, SLOTS)
     looks, steps = list[int | None](), 0
+
+    def newest(_: object) -> int:
+        looks.append(END)
+        return END
+
     for name in ("sqlite_keeper.SqliteKeeper", "postgres_keeper.PostgresKeeper"):
-        monkeypatch.setattr(f"binance_oi.recorder.{name}.now", lambda _: looks.append(END) or END)
+        monkeypatch.setattr(f"binance_oi.recorder.{name}.now", newest)
         monkeypatch.setattr(f"binance_oi.recorder.{name.partition('.')[0]}.STEP_ROWS", 7)
 
     def sleep(_: float) -> None:
