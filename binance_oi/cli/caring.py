@@ -63,6 +63,9 @@ def lines(found: Check) -> list[str]:
     if found.pruned:
         counts.append(f"days pruned {found.pruned:,}")
     said = [", ".join(counts)]
+    if found.copying is not None:
+        source = printable(found.copying)
+        said.append(f"incomplete: the copy from {source} has not ended; run it again to continue")
     said += [f"DAMAGED: {printable(what, 500)}" for what in found.damage]
     said += [f"missing: {counted(slots, 'slot')}: {printable(why)}" for why, slots in found.missed]
     if found.unaccounted:
@@ -77,7 +80,10 @@ def lines(found: Check) -> list[str]:
     ]
     if len(found.failed) > MAX_FAILED:
         said.append(f"missing: {len(found.failed) - MAX_FAILED:,} more symbols in some sweeps")
-    return said if len(said) > 1 else [*said, "whole: every slot has its sweep"]
+    if len(said) > 1:
+        return said
+    whole = "whole: every slot has its sweep"
+    return [*said, whole if found.sweeps else "no slots: there is no sweep to miss"]
 
 
 def _name(place: str | Path) -> str:

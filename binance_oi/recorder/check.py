@@ -1,8 +1,9 @@
 """Checks a whole recording for damage and missing slots.
 
 The rule of this file: each slot from the first to the last has a sweep or a gap. A slot with
-neither is unaccounted for. A slot with both is damaged. The memory for a check does not grow with
-the recording.
+neither is unaccounted for. A slot with both is damaged. While a copy into the recording has not
+ended, rows may be missing whose slots nobody knows. The memory for a check does not grow with the
+recording.
 """
 
 from collections import Counter
@@ -38,6 +39,8 @@ class _Check(NamedTuple):
     first."""
     pruned: int
     """The number of days that have only a summary."""
+    copying: str | None
+    """The source of a copy into this recording that has not ended; None without one."""
 
 
 class Check(_Check, Encodable):
@@ -47,8 +50,10 @@ class Check(_Check, Encodable):
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is no damage, no slot without a sweep, and no symbol that a sweep lacks."""
-        return not (self.damage or self.unaccounted or self.missed or self.failed)
+        """Whether every slot has a sweep of all symbols, nothing is damaged, and no copy is
+        unfinished. A recording without slots and samples is whole too."""
+        is_copying = self.copying is not None
+        return not (self.damage or self.unaccounted or self.missed or self.failed or is_copying)
 
 
 def check(recording: Recording) -> Check:
@@ -58,8 +63,9 @@ def check(recording: Recording) -> Check:
         RecordingError: The sweeps or the gaps cannot be read.
     """
     damage = list(recording.integrity())
-    rows = 0
+    rows, copying = 0, None
     try:
+        copying = recording.unfinished_copy()
         for batch in recording.samples().batches():
             rows += len(batch.symbol)
         for _ in recording.past().rows():
@@ -74,6 +80,10 @@ def check(recording: Recording) -> Check:
         damage.append(f"samples that sweeps count but that are missing: {schedule.new - rows:,}")
     if schedule.twice:
         damage.append(f"slots with a sweep and a gap: {schedule.twice:,}")
+    pruned = len({each.day for each in recording.pruned()})
+    # A copy writes sweeps after all samples; pruning removes them before the samples.
+    if rows and not (schedule.has_slots or damage or pruned or copying is not None):
+        damage.append(f"samples of no sweep, and no gap gives the reason: {rows:,}")
     reasons = Counter[str]()
     for gap, _, slots in recording.counted_gaps():
         reasons[gap.reason] += slots
@@ -85,7 +95,8 @@ def check(recording: Recording) -> Check:
         rows,
         tuple((reason, slots) for reason, slots in reasons.most_common() if slots),
         tuple(recording.failures()),
-        len({each.day for each in recording.pruned()}),
+        pruned,
+        copying,
     )
 
 
@@ -108,6 +119,11 @@ class _Schedule:
         self.stretches: list[tuple[int, int]] = []
         self._end: int | None = None  # the last slot so far
         self._gap: tuple[int, int, int] | None = None  # first, last and period of the latest gap
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether there was any sweep or gap."""
+        return self._end is not None
 
     def read(self, known: Iterable[tuple[Known, int]]) -> None:
         """Follow sweeps and gaps, sorted by their first slots."""

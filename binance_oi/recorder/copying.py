@@ -31,7 +31,6 @@ _REMEMBER = """
 INSERT INTO about (name, value) VALUES ('copying', ?1)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
-_REMEMBERED = "SELECT value FROM about WHERE name = 'copying'"
 _FORGET = "DELETE FROM about WHERE name = 'copying'"
 _MERGED = "INSERT INTO about (name, value) VALUES ('merged', 'yes') ON CONFLICT DO NOTHING"
 _SOURCE = "INSERT INTO about (name, value) VALUES ('source', ?1) ON CONFLICT DO NOTHING"
@@ -105,7 +104,7 @@ class _Copy:
         last = self._last_sweep()
         job = {"from": str(self._source), "last": last}
         with self._target.writing() as run:
-            row = run.execute(_REMEMBERED).fetchone()
+            row = run.execute(coverage.COPYING).fetchone()
             state: dict[str, Any] = {} if row is None else json.loads(row[0])
             if not self._continues(state):
                 state = {**job, "symbol": "", "time": 0}

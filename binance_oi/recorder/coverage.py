@@ -25,6 +25,7 @@ PERIODS: str = """
 SELECT symbol, first, last, reason, detail, period FROM gaps ORDER BY first, symbol
 """
 MERGED: str = "SELECT 1 FROM about WHERE name = 'merged'"
+COPYING: str = "SELECT value FROM about WHERE name = 'copying'"
 PRUNED: str = "SELECT day, reason, slots, last, rows FROM pruned ORDER BY day, reason"
 
 _AFTER_START = larger("0", "(?1 - first + period - 1) / period")

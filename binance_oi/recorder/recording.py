@@ -5,6 +5,7 @@ it. The rule of this file: a reader changes nothing, and returns each number exa
 wrote it. Every method reports damage as a `RecordingError` that names the recording.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -396,6 +397,21 @@ class Recording:
     def is_merged(self) -> bool:
         """Whether a second recording was copied into this one."""
         return self._has_table("about") and any(self._rows(coverage.MERGED, (), int))
+
+    def unfinished_copy(self) -> str | None:
+        """Return the source of a copy into this recording that has not ended; None without one.
+
+        A copy that was interrupted has not ended, nor has one that still runs. The source of the
+        copy is named as in messages, so a URL lacks its password.
+        """
+        if not self._has_table("about"):
+            return None
+        for (state,) in self._rows(coverage.COPYING, (), str):
+            try:
+                return str(json.loads(state)["from"])
+            except (ValueError, TypeError, LookupError, RecursionError):
+                raise damaged(self._tables, "the state of a copy is not readable") from None
+        return None
 
     def integrity(self) -> Iterator[str]:
         """Yield the damage that SQLite itself finds, as text for people; nothing for PostgreSQL.

@@ -16,8 +16,12 @@ from types import SimpleNamespace
 import pytest
 
 from binance_oi import Gap, OccupiedError, RecordingError, StorageError
+from binance_oi.cli import caring
+from binance_oi.cli.endings import SOME_FAILED
 from binance_oi.recorder import Recorder, Recording, care, copying, retention
+from binance_oi.recorder.address import is_database
 from binance_oi.recorder.check import check
+from binance_oi.recorder.postgres_connection import Connection
 from binance_oi.recorder.retention import Pruned
 from binance_oi.recorder.sqlite_keeper import STEP_S, SqliteKeeper
 from binance_oi.recorder.store import Kept, Store
@@ -54,6 +58,25 @@ def content(place: str) -> list[object]:
             list(recording.pruned()),
             recording.source,
         ]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def with_password(place: str) -> str:
+    """The same place; the URL of a database gets a password, which the server does not ask for."""
+    return f"{place}&password=secret" if is_database(place) else place
+
+
+def alter(place: str, statement: str) -> None:
+    """Change the tables of a recording, as damage or another program does."""
+    if is_database(place):
+        with closing(Connection(place, "test")) as database:
+            database.execute(statement)
+        return
+    with closing(sqlite3.connect(place)) as connection, connection:
+        connection.execute(statement)
 
 
 # -- prune ------------------------------------------------------------------------------------
@@ -440,6 +463,35 @@ def test_a_check_reports_damaged_pages_and_values(tmp_path: Path) -> None:
     assert "a value that no recorder writes" in damage
 
 
+@pytest.mark.parametrize("has_past", [False, True])
+def test_a_recording_without_slots_is_not_said_to_have_every_sweep(
+    place: str, has_past: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sink_at(place) as sink:
+        if has_past:
+            sink.save_past([("S000USDT", START, 1, "1.10", "7.0", None)])
+    assert caring.check(place, as_json=False) == 0
+    assert capsys.readouterr().out == "sweeps 0, rows 0\nno slots: there is no sweep to miss\n"
+
+
+def test_samples_without_any_sweep_or_gap_are_damage(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(place, range(START, START + 2 * HOUR, HOUR))
+    alter(place, "DELETE FROM sweeps")
+    assert caring.check(place, as_json=False) == SOME_FAILED
+    said = "DAMAGED: samples of no sweep, and no gap gives the reason: 6"
+    assert capsys.readouterr().out == f"sweeps 0, rows 6\n{said}\n"
+
+
+def test_samples_that_an_interrupted_pruning_left_are_no_damage(place: str) -> None:
+    fill(place, range(START, START + 2 * HOUR, HOUR))
+    alter(place, "DELETE FROM sweeps")
+    alter(place, f"INSERT INTO pruned VALUES ({START}, 'swept', 2, {START + HOUR}, 6)")
+    with Recording.open(place) as recording:
+        assert check(recording).is_whole
+
+
 # -- copy -------------------------------------------------------------------------------------
 
 
@@ -552,6 +604,35 @@ def test_an_interrupted_copy_is_continued_by_the_next_one(
     care.copy(place, other, on_rows=read.append)
     assert content(other) == content(place)
     assert sum(read) <= 13 - 2 * (fails_at - 2) + 4  # only the last part is read twice
+
+
+def test_a_check_reports_a_copy_that_has_not_ended(
+    place: str,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fill(place, range(START, START + 2 * HOUR, HOUR))
+    with monkeypatch.context() as patched:
+        patched.setattr(copying._Copy, "_sweeps", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            care.copy(with_password(place), other)
+    assert caring.check(other, as_json=False) == SOME_FAILED
+    with Recording(place) as source:
+        said = f"incomplete: the copy from {source} has not ended; run it again to continue"
+    assert capsys.readouterr().out == f"sweeps 0, rows 6\n{said}\n"
+    care.copy(with_password(place), other)
+    assert caring.check(other, as_json=False) == 0
+    assert capsys.readouterr().out == "sweeps 2, rows 6\nwhole: every slot has its sweep\n"
+
+
+@pytest.mark.parametrize("state", ["", "[]", "{}", "[" * 100_000])
+def test_a_damaged_state_of_a_copy_is_damage(place: str, state: str) -> None:
+    fill(place, range(START, START + HOUR, HOUR))
+    alter(place, f"INSERT INTO about VALUES ('copying', '{state}')")
+    with Recording.open(place) as recording:
+        (damage,) = check(recording).damage
+    assert "the state of a copy is not readable" in damage
 
 
 def test_a_copy_into_a_recording_in_use_or_of_another_exchange_is_refused(

@@ -195,7 +195,7 @@ def check(recording: Store, /, *, json: Flag = False) -> int:
     """Check a whole recording for damage and missing sweeps, and show the reasons.
 
     Every slot from the first to the last should have a sweep of all symbols. If a sweep or a symbol
-    in it is missing, or the recording is damaged, the exit code is 6.
+    in it is missing, the recording is damaged, or a copy into it has not ended, the exit code is 6.
 
     Args:
         recording: The recording: a file, or the URL of a database.
