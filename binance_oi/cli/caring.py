@@ -4,6 +4,7 @@ The rule of this file: `check` prints all its findings, and each other command o
 result. None of these commands needs a client or an event loop.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from binance_oi.cli.endings import OK, SOME_FAILED, as_usage_errors
@@ -23,11 +24,14 @@ MAX_FAILED = 10  # lines at most about symbols that sweeps failed to read
 
 def copy(source: str | Path, target: str | Path) -> int:
     """Copy a recording into another one, and print how many rows the other one gained."""
-    with as_usage_errors():
-        with Recording(source) as opened:
-            total = sum(sweep.new for sweep in opened.sweeps())
+    with ExitStack() as stack:
+        with as_usage_errors(storage=True):
+            with Recording(source) as opened:
+                total = sum(sweep.new for sweep in opened.sweeps())
+            copy_all = stack.enter_context(care.prepared_copy(source, target))
+        # From here on, an error is no `UsageError`, because the target may have new rows.
         with bar("copying", total) as on_rows:
-            added = care.copy(source, target, on_rows=on_rows)
+            added = copy_all(on_rows)
     write_note(f"{_name(target)} gained {counted(added, 'row')} of {_name(source)}")
     return OK
 

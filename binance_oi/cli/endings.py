@@ -63,16 +63,21 @@ class UsageError(Exception):
 
 
 @contextmanager
-def as_usage_errors() -> Generator[None]:
+def as_usage_errors(*, storage: bool = False) -> Generator[None]:
     """Turn errors that the user can correct into `UsageError`.
+
+    Args:
+        storage: Also turn a `StorageError`, because the block only opens a recording to write it.
 
     Raises:
         UsageError: The block raised such an error.
     """
     try:
         yield
-    except StorageError:  # it may work later
-        raise
+    except StorageError as error:
+        if not storage:  # it may work later
+            raise
+        raise UsageError(printable(str(error))) from error
     except InvalidSymbolError as error:
         if _is_unlisted(error):
             raise

@@ -146,12 +146,22 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
         OccupiedError: A recorder writes `target`.
         StorageError: `target` cannot be written now.
     """
+    with prepared_copy(source, target) as copy_all:
+        return copy_all(on_rows)
+
+
+@contextmanager
+def prepared_copy(source: StrPath, target: StrPath) -> Generator[Callable[[Progress], int]]:
+    """Open both recordings of a copy; yield the function that copies, see `copy`.
+
+    If it raises an error itself, no row was copied.
+    """
     if same_file(source, target):
         raise _same_recording(target)
     with Recording(source) as opened, _target(target, opened) as there:
         if is_database(source) and isinstance(there, PostgresSink) and there.is_at(source):
             raise _same_recording(target)  # two URLs may lead to one schema
-        return copy_into(there, opened, on_rows=on_rows)
+        yield lambda on_rows: copy_into(there, opened, on_rows=on_rows)
 
 
 def _same_recording(target: StrPath) -> RecordingError:

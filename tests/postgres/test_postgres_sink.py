@@ -24,6 +24,7 @@ import psycopg
 import pytest
 
 from binance_oi import Gap, OccupiedError, OpenInterest, RecordingError, Snapshot, StorageError
+from binance_oi.cli import main
 from binance_oi.output import export, plot
 from binance_oi.output.report import report
 from binance_oi.recorder import Recorder, Recording, care, postgres_connection
@@ -562,6 +563,20 @@ def test_a_recording_is_not_copied_into_itself_by_another_url(url: str) -> None:
     with Recording.open(url) as recording:
         assert not recording.is_merged
     assert everything_in(url) == before
+
+
+@pytest.mark.parametrize("is_source", [True, False])
+def test_an_unreachable_database_ends_a_copy_with_exit_code_2(
+    url: str, is_source: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(url) as sink:
+        write(sink)
+    there = "postgresql://oi:secret@127.0.0.1:1/oi"
+    assert main(["copy", *((there, url) if is_source else (url, there))]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("binance-oi: postgresql://127.0.0.1:1/oi: connection failed: ")
+    assert "secret" not in err
 
 
 def test_two_schemas_of_one_database_are_copied_into_each_other(url: str) -> None:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from binance_oi import Gap, OccupiedError, RecordingError, StorageError
-from binance_oi.cli import caring
+from binance_oi.cli import caring, main
 from binance_oi.cli.endings import SOME_FAILED
 from binance_oi.recorder import Recorder, Recording, care, copying, retention
 from binance_oi.recorder.address import is_database
@@ -656,6 +656,37 @@ def test_a_copy_of_another_exchange_is_refused(place: str, other: str) -> None:
     with pytest.raises(RecordingError, match="is a recording of"):
         care.copy(place, other)
     assert content(other) == before
+
+
+def test_a_target_that_cannot_be_opened_ends_a_copy_with_exit_code_2(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(place, range(START, START + HOUR, HOUR))
+    assert main(["copy", place, str(tmp_path / "nowhere" / "oi.db")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "No such file or directory" in err
+
+
+@pytest.mark.parametrize("error", [RecordingError("of the source"), StorageError("of the target")])
+def test_a_copy_that_fails_after_its_first_rows_ends_with_exit_code_1(
+    place: str,
+    other: str,
+    error: RecordingError,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The meaning of exit code 2 is that nothing was changed."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    fill(place, range(START, START + HOUR, HOUR))
+    monkeypatch.setattr(copying._Copy, "_sweeps", fail)
+    assert main(["copy", place, other]) == 1
+    assert capsys.readouterr().err == f"binance-oi: {error}\n"
+    with Recording(other) as recording:
+        assert recording.samples().count() == 3
 
 
 def test_a_recording_cannot_be_copied_into_itself(place: str) -> None:
