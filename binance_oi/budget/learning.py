@@ -45,11 +45,7 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
     if k > ledger.newest:
         before = ledger.minutes.get(k - 1)
         _begin(known, k, before)
-        if receipt.sent < known.cautious_until and before is not None and used > before.reported:
-            # A count falls at the rollover. This one is above the count that we assigned to the
-            # minute before, so that count probably belonged to this minute too.
-            before.others = 0
-            others.curves.pop(k - 1, None)
+        _correct_first_count(known, receipt, k, before, used)
     if used < minute.reported and _falls(known, receipt, minute, k, used):
         known.rolling_until = k + DISTRUST
     minute.unconfirmed -= receipt.weight
@@ -111,8 +107,7 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 
 
 def _begin(known: Known, k: int, before: Minute | None) -> None:
-    """Begin minute `k`: fade the surge after a whole minute without a refusal, and end what has
-    expired."""
+    """Begin minute `k`: fade the surge after a minute without a refusal, and end what expired."""
     others = known.others
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and not before.refused and was_whole:
@@ -127,6 +122,19 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
         known.windows = [window for window in known.windows if not window.is_minute]
         known.rolling_until = 0
     known.ledger.newest = k
+
+
+def _correct_first_count(
+    known: Known, receipt: Receipt, k: int, before: Minute | None, used: int
+) -> None:
+    """Forget what others used of minute `before` if its count probably belonged to minute `k`.
+
+    A count falls at the rollover. So if the first count of `k` is above the count that we assigned
+    to the minute before, that count was probably one of `k` too.
+    """
+    if before is not None and receipt.sent < known.cautious_until and used > before.reported:
+        before.others = 0
+        known.others.curves.pop(k - 1, None)
 
 
 def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
