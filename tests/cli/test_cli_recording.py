@@ -216,7 +216,7 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
             ("report {db} --to {out}/oi.html", "cannot be written: No such file or directory"),
             ("export {db} --to {out}.xlsx", "name ends in .parquet, .csv, .jsonl"),
             ("plot {db} BTCUSDT --to {out}.gif", "ends in .svg or .png"),
-            ("plot {db} BTCUSDT --to {out}.svg --since 2030-01-01", "nothing of BTCUSDT"),
+            ("plot {db} BTCUSDT --to {out}.svg --since 2030-01-01", "has no sample of BTCUSDT"),
             ("report {text} --to {out}.html", "is not a recording"),
             ("report {db} --to {db}-wal", "belongs to the recording"),
             ("export {db} --to {db}-wal", "belongs to the recording"),

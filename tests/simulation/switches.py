@@ -123,8 +123,8 @@ SWITCHES = (
     Switch(
         "copies never exceed the limit",
         KNOWLEDGE,
-        "return early if most <= self.limit else 0.0",
-        "return early",
+        "return busiest if most <= self.limit else 0.0",
+        "return busiest",
     ),
     Switch("room for our probes", ADMISSION, "return need, margin + probes", "return need, margin"),
     Switch(
@@ -148,7 +148,10 @@ SWITCHES = (
     Switch("rare counts are waited for", KNOWLEDGE, "BLIND_AFTER - is_rare", "BLIND_AFTER"),
     Switch("a lower limit", LEARNING, "known.lower(used - 1, minute)", "pass"),
     Switch(
-        "a count that falls", LEARNING, "if _falls(known, receipt, minute, k, used):", "if False:"
+        "a count that falls",
+        LEARNING,
+        "if used < minute.reported and _falls(known, receipt, minute, k, used):",
+        "if False:",
     ),
     Switch(
         "a refusal that the minute before explains",
