@@ -12,7 +12,7 @@ import gc
 import statistics
 import time
 import tracemalloc
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from binance_oi.budget import MachineBudget, ProcessBudget
 from binance_oi.budget.usage import Receipt
 from binance_oi.errors import BinanceOIError, ClientClosedError
 from binance_oi.sending.governor import Governor, Permit
+from support.waiting import future, tracked
 
 WAITER_COUNT = 10_000
 STEP = 100  # waiters that are added in one step
@@ -178,28 +179,11 @@ async def waiting() -> float:
     return share
 
 
-async def _tracked(call: Callable[[], Coroutine[Any, Any, object]], count: int = 500) -> float:
-    """Objects that the collector tracks for each waiting call, its task included."""
-    gc.collect()
-    before = len(gc.get_objects())
-    tasks = [asyncio.create_task(call()) for _ in range(count)]
-    await asyncio.sleep(0)
-    gc.collect()
-    found = (len(gc.get_objects()) - before) / count
-    cancel(tasks)
-    await asyncio.wait(tasks)
-    return found
-
-
 async def _of_a_client() -> tuple[float, float]:
     async with OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget()) as client:
         client._governor.pool.hold(600.0)
-        ours = await _tracked(partial(client.get_open_interest, "BTCUSDT"))
-
-    async def plain() -> None:
-        await asyncio.get_running_loop().create_future()
-
-    return ours, await _tracked(plain)
+        ours = await tracked(partial(client.get_open_interest, "BTCUSDT"), 500)
+    return ours, await tracked(future, 500)
 
 
 def objects(_: int) -> None:

@@ -5,8 +5,7 @@ fast path. Any unusual answer must end as it does without the fast path.
 """
 
 import asyncio
-import gc
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import Mock
@@ -28,6 +27,7 @@ from binance_oi.sending.guard import Attempt, Guard
 from binance_oi.sending.kept_connections import KeptConnections
 from binance_oi.sending.transport import Transport
 from support.raw_exchange import CLOSE, RawExchange, answer, open_interest
+from support.waiting import future, tracked
 
 pytestmark = [pytest.mark.virtual_time, pytest.mark.usefixtures("known_address")]
 
@@ -206,29 +206,11 @@ async def test_a_second_attempt_without_budget_raises_budget_exhausted() -> None
 # -- calls that wait ------------------------------------------------------------------------------
 
 
-async def tracked(call: Callable[[], Coroutine[Any, Any, object]]) -> float:
-    """How many objects the garbage collector tracks for each task that waits in `call`."""
-    count = 200
-    gc.collect()
-    before = len(gc.get_objects())
-    tasks = [asyncio.create_task(call()) for _ in range(count)]
-    await asyncio.sleep(0)
-    gc.collect()
-    found = (len(gc.get_objects()) - before) / count
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    return found
-
-
 async def test_a_waiting_call_has_fewer_objects_than_a_task_that_awaits_a_future() -> None:
-    async def plain() -> None:
-        await asyncio.get_running_loop().create_future()
-
     async with warm() as (client, _):
         client._governor.pool.hold(600.0)
-        ours = await tracked(lambda: client.get_open_interest("BTCUSDT"))
-        assert ours < await tracked(plain) - 0.5  # whole objects, and a few of the test itself
+        ours = await tracked(lambda: client.get_open_interest("BTCUSDT"), 200)
+        assert ours < await tracked(future, 200) - 0.5  # whole objects, and a few of the test
         assert client._governor.waiting == 0
 
 
