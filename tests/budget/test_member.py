@@ -931,13 +931,19 @@ def both(machines: Machines) -> tuple[MemberPool, MemberPool]:
     return one, other
 
 
-def test_others_leave_a_silent_member_its_part_until_a_count_shows_that_it_begins_too_late(
-    machines: Machines,
-) -> None:
+def one_beside_a_silent_member(machines: Machines) -> tuple[MemberPool, int]:
+    """A member that has used its own part of a new minute, and that part."""
     _, other = both(machines)
     machines.time.now = BEGUN
     part = LIMIT // 2
     machines.use(other, part)
+    return other, part
+
+
+def test_others_leave_a_silent_member_its_part_until_a_count_shows_that_it_begins_too_late(
+    machines: Machines,
+) -> None:
+    other, part = one_beside_a_silent_member(machines)
     assert isinstance(machines.want(other, 10), Wait)
     machines.time.now = 60.0 + CLAIM + SETTLED
     machines.talk(other)
@@ -950,10 +956,7 @@ def test_others_leave_a_silent_member_its_part_until_a_count_shows_that_it_begin
 def test_others_leave_a_silent_member_its_part_for_the_whole_minute_once_it_has_begun(
     machines: Machines,
 ) -> None:
-    _, other = both(machines)
-    machines.time.now = BEGUN
-    part = LIMIT // 2
-    machines.use(other, part)
+    other, part = one_beside_a_silent_member(machines)
     machines.time.now = 60.0 + CLAIM + SETTLED + 4.0
     send(machines, other, 1, part + 1 + 100)  # the silent member has used 100
     assert machines.record().state.others.expected_until < int((NOON + machines.time.now) // 60)
