@@ -68,7 +68,6 @@ def thinned(line: Curve, columns: int) -> Curve:
     for begin in range(0, len(times), size):
         part = range(begin, min(begin + size, len(times)))
         holes = {i for i in part if math.isnan(values[i])}
-        known = [i for i in part if i not in holes]
-        ends = {min(known, key=values.__getitem__), max(known, key=values.__getitem__)}
-        kept += sorted(ends | holes)
+        known = sorted((i for i in part if i not in holes), key=values.__getitem__)
+        kept += sorted({*known[:1], *known[-1:], *holes})
     return Curve(*([column[i] for i in kept] for column in (times, values, prices)))

@@ -217,6 +217,12 @@ def test_thinning_keeps_the_lowest_the_highest_and_the_breaks() -> None:
     assert (max(known), min(known), len(kept) - len(known)) == (5.0, -5.0, 1)
 
 
+def test_thinning_keeps_a_long_stretch_without_values() -> None:
+    values = [1.0] * 1000 + [math.nan] * 500 + [2.0] * 1000
+    kept = thinned(Curve([float(i) for i in range(2500)], values, values), 100).values
+    assert [math.isnan(value) for value in kept] == [False] * 80 + [True] * 500 + [False] * 80
+
+
 def without_time(page: str) -> str:
     return re.sub(r"Made [\d :-]+ UTC", "", page)
 
