@@ -1,19 +1,20 @@
 """Checks a whole recording for damage and missing slots.
 
-The rule of this file: each slot from the first to the last has a sweep or a gap. A slot with
-neither is unaccounted for. A slot with both is damaged. While a copy into the recording has not
-ended, rows may be missing whose slots nobody knows. The memory for a check does not grow with the
-recording.
+The rule of this file: each slot from the first to the last has a sweep or a gap, or belongs to a
+pruned day, which has a summary. Any other slot is unaccounted for. A slot with both a sweep and a
+gap is damaged. While a copy into the recording has not ended, rows may be missing whose slots
+nobody knows. The memory for a check does not grow with the recording.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from typing import NamedTuple
 
 from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.recording import Recording
+from binance_oi.recorder.retention import DAY_MS
 
 MAX_NAMED = 20  # the most stretches of slots that a check names; it counts the slots of all
 
@@ -25,7 +26,7 @@ class _Check(NamedTuple):
     damage: tuple[str, ...]
     """The damage: unreadable or contradictory parts, each as text for people."""
     unaccounted: int
-    """The number of slots with neither a sweep nor a gap."""
+    """The number of slots with neither a sweep nor a gap, outside of pruned days."""
     stretches: tuple[tuple[int, int], ...]
     """The first `MAX_NAMED` stretches of such slots, each by its first and last slot, Unix ms."""
     sweeps: int
@@ -72,7 +73,8 @@ def check(recording: Recording) -> Check:
             pass
     except RecordingError as error:
         damage.append(str(error))
-    schedule = _Schedule()
+    pruned = sorted({each.day for each in recording.pruned()})
+    schedule = _Schedule(pruned)
     schedule.read(merge(_sweeps(recording), _gaps(recording)))
     # There may be more samples than the sweeps count, because a second sweep of a slot, or a copy,
     # added some. After a copy of a second recording, there may also be fewer.
@@ -80,7 +82,6 @@ def check(recording: Recording) -> Check:
         damage.append(f"samples that sweeps count but that are missing: {schedule.new - rows:,}")
     if schedule.twice:
         damage.append(f"slots with a sweep and a gap: {schedule.twice:,}")
-    pruned = len({each.day for each in recording.pruned()})
     # A copy writes sweeps after all samples; pruning removes them before the samples.
     if rows and not (schedule.has_slots or damage or pruned or copying is not None):
         damage.append(f"samples of no sweep, and no gap gives the reason: {rows:,}")
@@ -95,7 +96,7 @@ def check(recording: Recording) -> Check:
         rows,
         tuple((reason, slots) for reason, slots in reasons.most_common() if slots),
         tuple(recording.failures()),
-        pruned,
+        len(pruned),
         copying,
     )
 
@@ -112,9 +113,10 @@ def _gaps(recording: Recording) -> Iterator[tuple[Known, int]]:
 
 
 class _Schedule:
-    """Follows the schedule from slot to slot."""
+    """Follows the schedule from slot to slot; `pruned` are the beginnings of the pruned days."""
 
-    def __init__(self) -> None:
+    def __init__(self, pruned: Sequence[int]) -> None:
+        self._pruned = pruned
         self.sweeps = self.new = self.twice = self.unaccounted = 0
         self.stretches: list[tuple[int, int]] = []
         self._end: int | None = None  # the last slot so far
@@ -141,10 +143,20 @@ class _Schedule:
         if self._end is None or period <= 0:
             return
         due = (self._end // period + 1) * period
-        if first > due:
-            self.unaccounted += (first - due + period - 1) // period
+        if first <= due:
+            return
+        for day in self._pruned:  # few lie between two slots: those of a recording copied into this
+            if due < day + DAY_MS and day < first:
+                self._leave_out(due, day, period)
+                due = -(-(day + DAY_MS) // period) * period
+        self._leave_out(due, first, period)
+
+    def _leave_out(self, due: int, end: int, period: int) -> None:
+        """Count the slots from `due` on and before `end`, which are unaccounted."""
+        if end > due:
+            self.unaccounted += (end - due + period - 1) // period
             if len(self.stretches) < MAX_NAMED:
-                self.stretches.append((due, due + (first - due - 1) // period * period))
+                self.stretches.append((due, due + (end - due - 1) // period * period))
 
     def _is_in_gap(self, slot: int) -> bool:
         if self._gap is None:

@@ -18,7 +18,7 @@ from binance_oi.market.gap import Gap
 from binance_oi.market.rows import InstantRow, Row
 from binance_oi.recorder import coverage
 from binance_oi.recorder.recording import Recording, Sweep
-from binance_oi.recorder.retention import DAY_MS
+from binance_oi.recorder.retention import DAY_MS, Pruned
 from binance_oi.recorder.slots import remove_slots, write_empty, write_gap, write_missed
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
@@ -152,19 +152,23 @@ class _Copy:
         self._bridge(run)
 
     def _bridge(self, run: Statements) -> None:
-        """If there is time between the two recordings, write a gap for it."""
+        """If there is time between the two recordings, write a gap for it.
+
+        A recording begins with its pruned days, of which only the summaries are left.
+        """
         span, found = self._source.span(), run.execute(coverage.SPAN).fetchone()
-        if span is None or found is None or found[0] is None:
+        sweep = next(self._source.sweeps(), None)
+        if span is None or sweep is None or found is None or found[0] is None:
             return
-        ours = found[0], found[1]
-        theirs = tuple(round(moment.timestamp() * 1000) for moment in span)
-        (_, end), (begin, _) = sorted((ours, theirs))
-        for sweep in self._source.sweeps():
-            first, last = (end // sweep.period + 1) * sweep.period, begin - sweep.period
-            if first <= last:
-                gap = Gap(first, last, "stopped", "no recorder was running")
-                write_missed(run, gap, sweep.period)
-            break
+        period, pruned = sweep.period, run.execute(coverage.PRUNED).fetchall()
+        begin, end = (round(moment.timestamp() * 1000) for moment in span)
+        ours = found[0], found[1], [*map(Pruned._make, pruned)]
+        theirs = begin, end, [*self._source.pruned()]
+        (_, end, _), (begin, _, pruned) = sorted((ours, theirs))
+        begin = _with_pruned(begin, [row for row in pruned if row.day > end], period)
+        first, last = (end // period + 1) * period, begin - period
+        if first <= last:
+            write_missed(run, Gap(first, last, "stopped", "no recorder was running"), period)
 
     def _samples(self, state: dict[str, Any]) -> int:
         added = 0
@@ -216,6 +220,17 @@ class _Copy:
 
 def _remember(run: Statements, state: dict[str, Any]) -> None:
     run.execute(_REMEMBER, (json.dumps(state, ensure_ascii=False),))
+
+
+def _with_pruned(begin: int, pruned: Sequence[Pruned], period: int) -> int:
+    """Return the first slot of a recording that begins at `begin` and with the `pruned` days.
+
+    The summaries of a day have its last slot, and count all of its slots.
+    """
+    if not pruned:
+        return begin
+    day = [row for row in pruned if row.day == min(row.day for row in pruned)]
+    return max(row.last for row in day) - (sum(row.slots for row in day) - 1) * period
 
 
 def _within(gap: Gap, period: int, first: int, last: int, slots: set[int]) -> Iterator[Gap]:

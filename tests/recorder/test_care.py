@@ -560,6 +560,30 @@ def test_copying_into_a_recording_that_does_not_adjoin_adds_a_gap(place: str, ot
         assert check(recording).unaccounted == 0
 
 
+@pytest.mark.parametrize("is_source", [True, False])
+@pytest.mark.parametrize(
+    "begin, missed",
+    [
+        (0, 3),  # h after midnight, and the slots between the two recordings
+        (5, 8),
+        (-5, 3),  # the first pruned day has slots of the other recording, so its summary goes
+    ],
+)
+def test_a_copy_does_not_count_pruned_days_as_missed(
+    place: str, other: str, begin: int, missed: int, is_source: bool
+) -> None:
+    """In the first case, the older recording ends three hours before the pruned one begins."""
+    fill(place, range(START + begin * HOUR, END, HOUR))
+    care.prune(place, 2, now=at(END - 1))
+    fill(other, range(START - 6 * HOUR, START - 3 * HOUR, HOUR))
+    source, target = (place, other) if is_source else (other, place)
+    care.copy(source, target)
+    with Recording.open(target) as recording:
+        found = check(recording)
+        assert found.missed == (("stopped", missed),)
+        assert (found.unaccounted, found.pruned) == (0, 2)
+
+
 @pytest.mark.parametrize("pruned_first", [True, False])
 def test_a_copy_has_each_day_as_slots_or_as_a_summary(
     place: str, other: str, pruned_first: bool
