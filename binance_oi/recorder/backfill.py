@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from binance_oi.arguments import StrPath
 from binance_oi.encoding import Encodable
-from binance_oi.errors import BinanceOIError, RecordingError, StorageError
+from binance_oi.errors import BinanceOIError, StorageError
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.archive import Archive
@@ -29,7 +29,7 @@ from binance_oi.market.past import History
 from binance_oi.market.rows import HISTORY, InstantRow, instant_row
 from binance_oi.recorder.address import check_recording, is_database
 from binance_oi.recorder.recording import Recording
-from binance_oi.recorder.sink import Sink
+from binance_oi.recorder.sink import Sink, as_unusable
 from binance_oi.recorder.stored import SinkOptions, make_sink
 from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import instant
@@ -316,18 +316,19 @@ async def backfill(
     sink = _sink_of(to, reader.source if source is None else source, clock)
     with WritingThread() as thread:
         try:
-            await thread.run(partial(sink.claim, asyncio.get_running_loop().time))
-            names = (
-                wanted or await thread.run(partial(_recorded, to, sink)) or await reader.symbols()
-            )
-            await thread.run(sink.open)
-            filler = Filler(reader, sink, thread, clock)
-            run = _Run(filler, names, on_progress)
-            await run.history(span)
-            if archive is not None:
-                await run.archive(archive, span)
-        except StorageError as error:
-            raise RecordingError(f"{sink} cannot be written: {error}") from error
+            with as_unusable(sink, "written"):
+                await thread.run(partial(sink.claim, asyncio.get_running_loop().time))
+                names = (
+                    wanted
+                    or await thread.run(partial(_recorded, to, sink))
+                    or await reader.symbols()
+                )
+                await thread.run(sink.open)
+                filler = Filler(reader, sink, thread, clock)
+                run = _Run(filler, names, on_progress)
+                await run.history(span)
+                if archive is not None:
+                    await run.archive(archive, span)
         finally:
             await thread.run(sink.close)
     return Backfilled(

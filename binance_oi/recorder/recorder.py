@@ -29,7 +29,7 @@ from binance_oi.recorder.backfill import Filler, PastReader
 from binance_oi.recorder.gap_filler import GapFiller
 from binance_oi.recorder.pending import Pending
 from binance_oi.recorder.rotating import Rotation
-from binance_oi.recorder.sink import Saved, Sink
+from binance_oi.recorder.sink import Saved, Sink, as_unusable
 from binance_oi.recorder.standby import stand_by
 from binance_oi.recorder.store import TIDY_EVERY
 from binance_oi.recorder.stored import SinkOptions, make_sink
@@ -230,7 +230,8 @@ class Recorder:
         clock = asyncio.get_running_loop().time
         claim = partial(self._thread.run, partial(self._sink.claim, clock))
         if not self._standby:
-            await claim()
+            with as_unusable(self._sink, "recorded into"):
+                await claim()
             await self._record_once()
         else:
             await stand_by(claim, self._record_once, self._give_way, self._sink, self._set_trouble)
@@ -258,10 +259,8 @@ class Recorder:
         trouble = None if plan.trouble is None else f"outage: {plan.trouble}"
         self._status = replace(self._status, every=plan.period / 1000, trouble=trouble)
         begin = next_slot(self._clock, self._period)
-        try:
+        with as_unusable(self._sink, "recorded into"):
             is_continued = await self._thread.run(partial(self._open, begin, plan.misfit))
-        except StorageError as error:
-            raise RecordingError(f"{self._sink} cannot be recorded into: {error}") from error
         if is_continued:
             plan.yield_room()
         polling = self._poll(begin, plan)

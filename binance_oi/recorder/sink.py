@@ -5,10 +5,12 @@ has stored everything. When `save` raises, it has stored nothing, or a second ca
 arguments does no harm: a server may store a sweep although its answer gets lost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from binance_oi.encoding import Encodable
+from binance_oi.errors import RecordingError, StorageError
 from binance_oi.market.gap import Gap
 from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
@@ -25,6 +27,20 @@ class Saved(_Saved, Encodable):
     """The result of a write."""
 
     __slots__ = ()
+
+
+@contextmanager
+def as_unusable(sink: object, what: str) -> Generator[None]:
+    """Turn a `StorageError`, after which a caller may try again, into a plain `RecordingError`.
+
+    Raises:
+        RecordingError: `sink` cannot be `what`; its text has the sink's name once.
+    """
+    try:
+        yield
+    except StorageError as error:
+        reason = str(error).removeprefix(f"{sink}: ")
+        raise RecordingError(f"{sink} cannot be {what}: {reason}") from error
 
 
 class Sink(Protocol):

@@ -579,6 +579,19 @@ def test_an_unreachable_database_ends_a_copy_with_exit_code_2(
     assert "secret" not in err
 
 
+@pytest.mark.parametrize("command", [("record", "--to"), ("backfill",)])
+def test_an_unreachable_database_ends_a_recorder_with_exit_code_2(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = "postgresql://oi:secret@127.0.0.1:1/oi"
+    assert main([*command, there, "BTCUSDT", "--simulated"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("binance-oi: postgresql://127.0.0.1:1/oi cannot be ")
+    assert err.count("postgresql://") == 1
+    assert "secret" not in err
+
+
 def test_two_schemas_of_one_database_are_copied_into_each_other(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA other")
