@@ -79,7 +79,7 @@ def too_heavy(ask: Ask, known: Known) -> Verdict | None:
     return None
 
 
-def look_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
+def probe_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
     """Probe to see whether the count falls within a minute, which shows a rolling window."""
     return Probe() if probing.expects_a_fall(ask, known) else None
 
@@ -92,7 +92,7 @@ def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
             return _full(ask, known, k, Reason.MINUTE_FULL)
         if minute.booked + ask.weight > ask.share:
             return _full(ask, known, k, Reason.SHARE)
-        if k < ask.likeliest and not probing.is_bearable(ask, known, k):
+        if k < ask.likeliest and not probing.stays_within_limit(ask, known, k):
             return Wait(POLL, Reason.MINUTE_UNCERTAIN, PROBE_PAUSE)
     return None
 
@@ -180,7 +180,7 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside other clients of this library, so that late ones find room too."""
     k = ask.likeliest
-    is_busy = known.of_copies(k - 1) > FAIR / 2 * known.limit  # more than half of a copy's part
+    is_busy = known.weight_of_copies(k - 1) > FAIR / 2 * known.limit  # half of a copy's part
     if not (_keeps_room(known, k) and is_busy):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
@@ -206,7 +206,7 @@ def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if known.cautious_until == math.inf and not minute.under_way:
         return None  # the first request: its answer begins the 60 s of even sending
-    most, rate = known.evenly(ask.now, k, ask.budget)
+    most, rate = known.even_allowance(ask.now, k, ask.budget)
     if most >= ask.budget:
         return None
     left = min(1.0, known.clock.left(ask.now, k) / RELEASE)
@@ -233,10 +233,10 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     if fits or (not crowded and _is_our_part(ask, known, k)):
         # If a refusal showed a lower limit, only probes may exceed it: one request at a time.
         return Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None
-    return _look_again(ask, known, k, need - room)
+    return _probe_others(ask, known, k, need - room)
 
 
-def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
+def _probe_others(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
     """Wait, or probe the use of others: the weight to keep for them exceeds the room by `lack`."""
     wait = probing.until_reserved_minute(ask, known, k, lack)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
@@ -279,7 +279,7 @@ def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
     ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
-    if known.of_copies(k - 1):
+    if known.weight_of_copies(k - 1):
         most = max(known.ledger.minute(j).booked for j in range(k - MEMORY, k))
         return ours <= min(FAIR * known.limit, most + GROWS * known.limit)
     if others.expected_surge or before is None or not others.past(k):
@@ -292,7 +292,7 @@ RULES: tuple[Rule, ...] = (
     probe_pending,
     every_limit_has_room,
     too_heavy,
-    look_for_a_fall,
+    probe_for_a_fall,
     every_minute_has_room,
     probe_first,
     leave_room_for_single_calls,
@@ -303,7 +303,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def see_others_in_time(ask: Ask, known: Known) -> Verdict | None:
+def limit_weight_under_way(ask: Ask, known: Known) -> Verdict | None:
     """Limit our weight under way in a rolling window, because that weight hides use by others."""
     flying = sum(known.ledger.minute(k).under_way for k in {ask.first, ask.last})
     for window in (window for window in known.windows if window.is_minute):
@@ -315,7 +315,7 @@ def see_others_in_time(ask: Ask, known: Known) -> Verdict | None:
 
 ROLLING: tuple[Rule, ...] = (
     *(in_cooldown, probe_pending, every_limit_has_room, too_heavy, probe_first),
-    see_others_in_time,
+    limit_weight_under_way,
 )
 """The rules while the exchange seems to count the last 60 s: one window replaces the minutes."""
 

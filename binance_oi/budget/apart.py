@@ -10,18 +10,24 @@ from collections.abc import Callable
 from typing import Literal
 
 from binance_oi.budget import member_record, record_time
-from binance_oi.budget.journal import ALONE, Booked
+from binance_oi.budget.journal import UNWRITTEN, Booked
 from binance_oi.budget.knowledge import UNKNOWN, Known
-from binance_oi.budget.member_record import BEGIN, CLAIM, PARTED, SETTLED, Line
+from binance_oi.budget.member_record import (
+    APART_AFTER_S,
+    CLAIM_BY_S,
+    COUNTED_AFTER_S,
+    LATE_CLAIM_S,
+    Line,
+)
 from binance_oi.budget.pool import Change, Clock
-from binance_oi.budget.record_pool import BEAT, MakeBucket, logger
+from binance_oi.budget.record_pool import UPDATE_S, MakeBucket, logger
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import MEMORY
-from binance_oi.budget.turns import LEAST_MEMBERS, SOON, TurnPool
+from binance_oi.budget.turns import LEAST_MEMBERS, READ_PAUSE_S, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
-ROOM = 8  # weight left for each member; with less, this member waits for the next minute
+MIN_PART_WEIGHT = 8  # weight left for each member; with less, this member waits for the next minute
 
 
 class Early(Receipt):
@@ -71,14 +77,14 @@ class ApartPool(TurnPool):
             self._parted_in = known.clock.earliest(self._read_at)
         lines = self._own_lines()
         members = max([self._members(k), *(line.members for line in lines)])
-        self._claim_from = min((line.at + PARTED for line in lines), default=None)
+        self._claim_from = min((line.at + APART_AFTER_S for line in lines), default=None)
         self._claimed.clear()
-        begin = max((line.at + PARTED for line in lines), default=-math.inf)
+        begin = max((line.at + APART_AFTER_S for line in lines), default=-math.inf)
         if not self._is_apart:
-            begin = max(begin, self._read_at + SETTLED)
+            begin = max(begin, self._read_at + COUNTED_AFTER_S)
             leases = self._return_leases()
             self._parted = known.limit, known.others.expected_until
-            if self._bucket.usage(now).remaining >= ROOM * members:
+            if self._bucket.usage(now).remaining >= MIN_PART_WEIGHT * members:
                 self._alone_from = min(self._alone_from, now)
                 self._count_only_ours(known.clock.earliest(now), leases, members)
         self._alone_from = max(self._alone_from, begin)
@@ -115,7 +121,7 @@ class ApartPool(TurnPool):
                 continue
             returned = sum(each.weight for each in leases if each.first <= k <= each.last)
             ours = max(0, self._journal.booked(k) - returned)
-            under_way = max(0, min(self._out, minute.under_way))
+            under_way = max(0, min(self._unreturned, minute.under_way))
             minute.others = max(minute.others, minute.reported - max(0, ours - under_way))
             minute.booked = max(ours, -(-minute.booked // members))
             for line in self._own_lines():
@@ -142,7 +148,7 @@ class ApartPool(TurnPool):
         k = known.span(now)[0]
         minute = known.ledger.minute(k)
         shown = minute.booked - minute.unconfirmed - self._claimed.get(k, 0)
-        until = max(MINUTE * k - known.clock.hi + CLAIM, self._claim_from + BEGIN)
+        until = max(MINUTE * k - known.clock.hi + CLAIM_BY_S, self._claim_from + LATE_CLAIM_S)
         if shown > known.negligible or now <= until:
             return 0.0
         return known.clock.when_over(MINUTE * (k + 1)) - now
@@ -155,9 +161,9 @@ class ApartPool(TurnPool):
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
         """Charge to our own part of the limit; the record gets the change when we join again."""
         if not self._is_lost or self._is_joining:
-            return Wait(SOON, Reason.LEASE)
+            return Wait(READ_PAUSE_S, Reason.LEASE)
         if self._without_server == "wait":
-            return Wait(BEAT, Reason.LEASE)
+            return Wait(UPDATE_S, Reason.LEASE)
         if now < self._alone_from:
             return Wait(self._alone_from - now, Reason.LEASE)
         too_late = self._until_claim(now)
@@ -168,12 +174,12 @@ class ApartPool(TurnPool):
         if isinstance(answer, Wait):
             return answer
         self._keep(before)
-        self._out += answer.weight
+        self._unreturned += answer.weight
         return answer if self._time.is_known else Early(*answer)
 
     def _keep(self, before: Booked) -> None:
         """Put the change of our books since `before` into the journal, for when we join again."""
-        self._journal.add(ALONE, self._now(), Booked.of(self._bucket.known).since(before))
+        self._journal.add(UNWRITTEN, self._now(), Booked.of(self._bucket.known).since(before))
         self._is_changed = True
 
     def _note(self, change: Change) -> None:

@@ -116,7 +116,7 @@ class Bucket:
             and minute.reported
             and minute.used + weight <= budget
             and (ours := minute.booked + weight) <= self._share
-            and (now >= known.cautious_until or known.is_even(now, last, ours, budget))
+            and (now >= known.cautious_until or known.stays_even(now, last, ours, budget))
         ):
             single = 0 if bulk else weight
             minute.book(weight, single, self._interactive)

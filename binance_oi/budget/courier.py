@@ -14,7 +14,7 @@ from binance_oi import fork
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.record_pool import logger
 from binance_oi.budget.record_server import RecordServer, is_cancelled
-from binance_oi.budget.turns import PATIENCE, RETRY, SOON
+from binance_oi.budget.turns import CALL_TIMEOUT_S, READ_PAUSE_S, RETRY_S
 from binance_oi.errors import ClientClosedError
 
 ANOTHER_LOOP = "the budget belongs to another event loop, which is running"
@@ -98,7 +98,7 @@ class Courier:
                     await self._step(server)
                 except Exception:
                     logger.exception("a turn at the shared budget failed")
-                    await asyncio.sleep(RETRY)
+                    await asyncio.sleep(RETRY_S)
         finally:
             if self._process is fork.current:
                 await self._finish(server)
@@ -110,9 +110,9 @@ class Courier:
         if seconds is None or seconds > 0.0:
             await self._sleep(seconds)
             return
-        await self._tell(server)
+        await self._publish_cooldown(server)
         if not await self._take_turn(server) and self._pool.due_in() == 0.0:
-            await self._sleep(SOON)  # the pool had no call after all: do not spin
+            await self._sleep(READ_PAUSE_S)  # the pool had no call after all: do not spin
 
     async def _sleep(self, seconds: float | None) -> None:
         if self._is_woken:
@@ -131,13 +131,13 @@ class Courier:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
-    async def _tell(self, server: RecordServer) -> None:
+    async def _publish_cooldown(self, server: RecordServer) -> None:
         """Publish a new cooldown before the pool writes it: a write may take several calls."""
         news = self._pool.take_news()
         if news:
             with suppress(Exception):  # the record will hold the cooldown, too
-                async with asyncio.timeout(PATIENCE):
-                    await server.tell(self._name, news)
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    await server.publish(self._name, news)
 
     async def _take_turn(self, server: RecordServer) -> bool:
         """Make one call to the server; return False if the pool has no call to make."""
@@ -146,10 +146,10 @@ class Courier:
             return False
         sent = self._steady()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(CALL_TIMEOUT_S):
                 answer = await server.swap(self._name, turn.swap)
         except TimeoutError:
-            self._pool.failed(turn, f"no answer within {PATIENCE:g} s", sent)
+            self._pool.failed(turn, f"no answer within {CALL_TIMEOUT_S:g} s", sent)
         except asyncio.CancelledError:
             self._pool.failed(turn, "the task of the budget was cancelled", sent)
             raise
@@ -165,7 +165,7 @@ class Courier:
             with suppress(Exception):
                 await server.listen(self._name, self._pool.hear, self._pool.reset)
             if not is_cancelled():
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(RETRY_S)
 
     async def _finish(self, server: RecordServer) -> None:
         """Return the leases, and write the late changes in a few turns, if the server answers."""
@@ -194,7 +194,7 @@ class Courier:
         while pending:  # a library may swallow a cancellation
             for task in pending:
                 task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=LAST_TURNS * PATIENCE + RETRY)
+            _, pending = await asyncio.wait(pending, timeout=LAST_TURNS * CALL_TIMEOUT_S + RETRY_S)
         self._begin_anew()
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """The journal of a member, one process that shares a record on a server: the member's changes.
 
 Pure. The rule of this file: an entry holds the change that one write made, and the serial of that
-write; or a change that the member made without the server, and the serial `ALONE`. A server that
-restarts empty, or from an older copy, has lost our latest writes. The member then books the changes
-of those writes again, and no others. For example, the restored record names write 7 as our latest,
-and the journal goes up to write 9: the member books writes 8 and 9 again.
+write; or a change that the member made without the server, and the serial `UNWRITTEN`. A server
+that restarts empty, or from an older copy, has lost our latest writes. The member then books the
+changes of those writes again, and no others. For example, the restored record names write 7 as our
+latest, and the journal goes up to write 9: the member books writes 8 and 9 again.
 """
 
 from collections import Counter, deque
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from binance_oi.budget.knowledge import Known
 
-KEPT = 600.0  # s for which an entry stays: longer than a minute, and than a window of 5 minutes
-TOGETHER = 5.0  # s; changes with one serial share an entry if they fall into one such period
-ALONE = 2**62  # the serial of weight that we used without the server, and that no write holds yet
+ENTRY_LIFE_S = 600.0  # s for which an entry stays: longer than a minute or a window of 5 minutes
+ENTRY_SPAN_S = 5.0  # s; changes with one serial share an entry if they fall into one such period
+UNWRITTEN = 2**62  # the serial of weight that we used without the server; no write contains it yet
 
 Slot = tuple[int, bool, int]
 """The length of a window in s, whether that window counts requests, and the number of a slot."""
@@ -92,7 +92,7 @@ class Journal:
         """Note that write `serial` made `change`, in a new entry or in the last one.
 
         Args:
-            serial: The serial of the write, or `ALONE`.
+            serial: The serial of the write, or `UNWRITTEN`.
             now: Seconds, in the time of the record.
             change: If it is empty, the journal stays as it is.
         """
@@ -102,7 +102,11 @@ class Journal:
         self._count(change, 1)
         self._highest = max(self._highest, serial)
         last = self._entries[-1] if self._entries and not self._is_sealed else None
-        if last is not None and last.serial == serial and last.at // TOGETHER == now // TOGETHER:
+        if (
+            last is not None
+            and last.serial == serial
+            and last.at // ENTRY_SPAN_S == now // ENTRY_SPAN_S
+        ):
             last.change.add(change)
         else:
             self._entries.append(_Entry(serial, now, change))
@@ -180,6 +184,6 @@ class Journal:
             entry.change.slots = Counter(moved)
 
     def _forget(self, now: float) -> None:
-        while self._entries and self._entries[0].at < now - KEPT:
+        while self._entries and self._entries[0].at < now - ENTRY_LIFE_S:
             self._count(self._entries.popleft().change, -1)
             self._dropped += 1

@@ -24,7 +24,7 @@ from binance_oi.budget.tuning import (
     NEGLIGIBLE_SHARE,
     NEGLIGIBLE_WEIGHT,
     POLL,
-    WHOLE,
+    USED_UP,
 )
 from binance_oi.budget.window import Window
 from binance_oi.exchange.limits import Limit
@@ -102,8 +102,8 @@ class Known:
 
     def miss_count(self, now: float) -> None:
         """Note an answer without a count. As long as counts come now and then, we are not blind."""
-        is_rare = now <= self.counted_at + BLIND_FOR
-        self.silent = min(self.silent + 1, BLIND_AFTER - is_rare)
+        is_count_recent = now <= self.counted_at + BLIND_FOR
+        self.silent = min(self.silent + 1, BLIND_AFTER - is_count_recent)
 
     def lower(self, limit: int, k: int) -> None:
         """Obey `limit`, which a refusal in minute `k` showed, for `DISTRUST` minutes."""
@@ -126,7 +126,7 @@ class Known:
         if not self.is_held(now):
             self.cautious_until = sent + MINUTE
 
-    def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
+    def even_allowance(self, now: float, k: int, budget: int) -> tuple[float, float]:
         """Return the weight that even sending allows us in minute `k` up to now, and its growth.
 
         After a start we may send a part at once, and the rest evenly until the minute ends, or
@@ -146,8 +146,8 @@ class Known:
         rate = (budget - first) / span
         return first + rate * max(0.0, now - since), rate
 
-    def is_even(self, now: float, k: int, ours: int, budget: int) -> bool:
-        """Whether our weight `ours` certainly stays within `evenly`, for the fast path.
+    def stays_even(self, now: float, k: int, ours: int, budget: int) -> bool:
+        """Whether our weight `ours` certainly stays within `even_allowance`, for the fast path.
 
         It ignores the weight that bulk work leaves for single calls, because the fast path runs
         only while that weight is 0. Before the first answer the result is False, and the rules
@@ -157,7 +157,7 @@ class Known:
             return False
         if not self.after_ban and ours <= min(budget, int(AT_ONCE * self.limit)):
             return True
-        most, _ = self.evenly(now, k, budget)
+        most, _ = self.even_allowance(now, k, budget)
         return ours <= most or most >= budget
 
     def start_again(self, after: ServerClock, now: float) -> None:
@@ -171,8 +171,8 @@ class Known:
         ledger, others = self.ledger, self.others
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
         left = others.expected_until - self.clock.latest(now)
-        self.cooldown_until = self.clock.carried(self.cooldown_until, now, after)
-        self.banned_until = self.clock.carried(self.banned_until, now, after)
+        self.cooldown_until = self.clock.convert(self.cooldown_until, now, after)
+        self.banned_until = self.clock.convert(self.banned_until, now, after)
         others.expected_until = after.latest(now) + left if left >= 0 else -1
         shift = after.latest(now) - self.clock.latest(now)
         self.lowered_until += shift
@@ -200,19 +200,19 @@ class Known:
         if not others.curves and not others.expected_surge:
             others.expected_until = min(others.expected_until, k)
 
-    def of_copies(self, k: int) -> float:
+    def weight_of_copies(self, k: int) -> float:
         """Weight that possible copies of us used in the busiest `EARLY` seconds of `k`, or 0.
 
-        Others may be copies in two cases. In some `EARLY` seconds of the minute they used more than
-        `FAIR` of the limit, which is the most that one copy uses beside another. Or their use in
-        its first `EARLY` seconds and all of ours in the minute reach `WHOLE` of the limit together.
-        But copies never exceed the limit. So others are not copies if a count of the last `MEMORY`
-        minutes exceeds it.
+        Others may be copies in two cases. First, they used more than `FAIR` of the limit in some
+        `EARLY` seconds of the minute. Second, their use in its first `EARLY` seconds and all our
+        use of the minute add up to `USED_UP` of the limit. In both cases they are no copies if a
+        count of this minute, or of the `MEMORY` minutes before it, exceeds the limit: copies never
+        exceed it.
         """
         curve = self.others.curve(k, self.limit)
         early = curve.at(EARLY, 0.0)
         busiest = max(early, curve.busiest(EARLY))
-        is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
+        is_used_up = early + self.ledger.minute(k).booked >= USED_UP * self.limit
         if not is_used_up and busiest <= FAIR * self.limit:
             return 0.0
         most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
@@ -220,7 +220,7 @@ class Known:
 
     def is_in_a_crowd(self, k: int) -> bool:
         """Whether possible copies used minute `k` so fast that they are more than one."""
-        return self.of_copies(k) > FAIR * self.limit
+        return self.weight_of_copies(k) > FAIR * self.limit
 
     def unseen(self, now: float, k: int) -> float:
         """Weight that others, at their usual rate, have used of minute `k` since our last count."""

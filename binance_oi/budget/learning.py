@@ -313,8 +313,8 @@ def learn_refusal(
 
     A 429 shows one of three things: the limit is lower than we thought, the exchange counts the
     last 60 s, or others use more than we expected. A ban shows none of them, because another client
-    may have caused it. After a ban we send evenly (`Known.evenly`), and the counts show others in
-    time.
+    may have caused it. After a ban we send evenly (`Known.even_allowance`), so the counts show the
+    use by others before we send much.
 
     Returns:
         The end of the cooldown, Unix s by the exchange's clock.

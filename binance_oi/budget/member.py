@@ -21,17 +21,17 @@ from binance_oi.budget.process import UNKNOWN_NAMESPACE
 from binance_oi.budget.record_pool import Want, logger
 from binance_oi.budget.shared import apply_demand
 from binance_oi.budget.tuning import PATIENCE
-from binance_oi.budget.turns import HOLD, LEASE, NEWS, NEXT, SOON
+from binance_oi.budget.turns import COOLDOWN, LEASE_S, NEWS, NEXT, READ_PAUSE_S
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
 GROUP_MINUTES = 3  # minutes in a row in which others look like a second group, before we warn
-MANY = 256  # late changes; with this many, the pool writes them without delay
-_HOLD = struct.Struct("<dd")  # the ends of a cooldown and of a ban, Unix s
+MAX_LATE_CHANGES = 256  # late changes at which the pool writes them without delay
+_COOLDOWN = struct.Struct("<dd")  # the ends of a cooldown and of a ban, Unix s
 ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # on another machine; we cannot see its end
 
 
-def _nobody() -> None:
+def _no_courier() -> None:
     """Do nothing, because the pool has no courier yet."""
 
 
@@ -46,9 +46,9 @@ class MemberPool(ApartPool):
         without_server: What to do while the server is lost: `share` the limit, or `wait`.
     """
 
-    wake: Callable[[], object] = staticmethod(_nobody)
+    wake: Callable[[], object] = staticmethod(_no_courier)
     """The pool calls this to make the courier ask the server; it starts the courier if needed."""
-    nudge: Callable[[], object] = staticmethod(_nobody)
+    nudge: Callable[[], object] = staticmethod(_no_courier)
     """The pool calls this to make a running courier ask the server; it starts none."""
     has_news: bool  # see `ProcessPool`
     _like_a_group = 0  # minutes in a row in which others looked like a second group of members
@@ -60,8 +60,8 @@ class MemberPool(ApartPool):
             self._notice_fork()
         now = self._now()
         leased = self._leased.get((weight, bulk))
-        if leased and now - leased[0].sent < LEASE:
-            self._out += weight
+        if leased and now - leased[0].sent < LEASE_S:
+            self._unreturned += weight
             return leased.popleft()
         if self._is_apart:
             self.wake()
@@ -79,7 +79,7 @@ class MemberPool(ApartPool):
             end = None if wait.end is None else max(seconds, wait.end - (now - since))
             return Wait(seconds, wait.reason, end)
         self.wake()
-        return Wait(SOON, Reason.LEASE)
+        return Wait(READ_PAUSE_S, Reason.LEASE)
 
     @changing
     def _charge_alone(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
@@ -107,7 +107,7 @@ class MemberPool(ApartPool):
         self._come_back(receipt, methodcaller("settle", receipt, self._now(), used, date))
         self._is_probe_late |= receipt.probe
         is_new_minute = self._bucket.known.ledger.newest > newest
-        if receipt.probe or len(self._late) >= MANY or is_new_minute:
+        if receipt.probe or len(self._late) >= MAX_LATE_CHANGES or is_new_minute:
             self._hurry()
         if is_new_minute and not self._is_apart:
             self._warn_of_a_group()
@@ -116,7 +116,7 @@ class MemberPool(ApartPool):
     def _warn_of_a_group(self) -> None:
         """Warn once if, for several minutes, others used the limit as a second group would."""
         known = self._bucket.known
-        is_like_one = known.of_copies(known.ledger.newest - 1) > 0.0
+        is_like_one = known.weight_of_copies(known.ledger.newest - 1) > 0.0
         self._like_a_group = self._like_a_group + 1 if is_like_one else 0
         if self._like_a_group == GROUP_MINUTES:
             logger.warning(
@@ -139,7 +139,7 @@ class MemberPool(ApartPool):
     @changing
     def _come_back(self, receipt: Receipt, change: Change) -> None:
         """Note that a caller has returned a receipt, and apply the `change` that this makes."""
-        self._out -= receipt.weight
+        self._unreturned -= receipt.weight
         self.has_news = True
         self._note(change)
         self.nudge()
@@ -151,7 +151,7 @@ class MemberPool(ApartPool):
         if self._is_of_parent(receipt):
             self.refused(seconds, ban=ban)
             return
-        self._out -= receipt.weight
+        self._unreturned -= receipt.weight
         receipt = self._timely(receipt)
         self._hold(partial(apply_refusal, receipt, self._now(), used, date, seconds, ban))
         self._warn_of_doubts()
@@ -186,7 +186,7 @@ class MemberPool(ApartPool):
         self.nudge()
 
     def _drop_leases(self) -> None:
-        self._holds += 1
+        self._cooldowns += 1
         self._return_leases()
 
     # -- demands ---------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class MemberPool(ApartPool):
             return b""
         heard.cooldown_until = max(heard.cooldown_until, known.cooldown_until)
         heard.banned_until = max(heard.banned_until, known.banned_until)
-        return HOLD + _HOLD.pack(heard.cooldown_until, heard.banned_until)
+        return COOLDOWN + _COOLDOWN.pack(heard.cooldown_until, heard.banned_until)
 
     @changing
     def hear(self, news: bytes) -> None:
@@ -242,8 +242,8 @@ class MemberPool(ApartPool):
         kind, rest = news[:1], news[1:]
         if kind == NEXT and rest != self.member:
             return
-        if kind == HOLD and len(rest) == _HOLD.size:
-            self._hear_hold(*_HOLD.unpack(rest))
+        if kind == COOLDOWN and len(rest) == _COOLDOWN.size:
+            self._hear_cooldown(*_COOLDOWN.unpack(rest))
         elif kind == NEXT:
             self._turn_at = -math.inf
         elif kind == NEWS:
@@ -251,7 +251,7 @@ class MemberPool(ApartPool):
         if self._want is not None:
             self.nudge()
 
-    def _hear_hold(self, cooldown: float, banned: float) -> None:
+    def _hear_cooldown(self, cooldown: float, banned: float) -> None:
         """Obey a cooldown of another member, if an exchange may ask for one of that length.
 
         Args:
@@ -261,7 +261,7 @@ class MemberPool(ApartPool):
         known, now = self._bucket.known, self._now()
         heard = Known(1, known.clock, cooldown_until=cooldown, banned_until=banned)
         before = known.cooldown_until, known.banned_until
-        record.keep_holds(known, heard, now)
+        record.keep_cooldowns(known, heard, now)
         after = known.cooldown_until, known.banned_until
         if after != before:
             self._heard.cooldown_until, self._heard.banned_until = after

@@ -20,17 +20,21 @@ from binance_oi.budget.usage import Receipt
 FORMAT = 1  # the version of the layout of a record; part of the record's key
 VERSION = 16  # bytes in front of a record, random for each write
 ID = 16  # bytes of the id of a member
-GONE = 12  # minutes without a write after which the record drops a member
-MOST_MEMBERS = 256
-WAITED = 2.0  # s without a write; until then, others leave a silent member its even part
-SETTLED = FLIGHT + 1.0  # s without a write; by then the exchange has counted all of its requests
-LOOK = 2  # weight that others leave unused, so that a later request can read the counter
-PRESENT = 2.0  # s between two writes of a member that has a part of its own, at most
-SILENT = 4.0  # s without a write; then others keep the part of the member free
-PARTED = SILENT + SETTLED  # s without a write; then a member may begin to use its part alone
-CLAIM = 6.0  # s from the beginning of a minute; a member that is alone begins by then
-BEGIN = 3.0  # s from `PARTED` on; the same in the minute in which it lost the server
-LONGEST_SHIFT = 1e11  # s
+KEPT_MINUTES = 12  # minutes without a write after which the record drops a member
+MOST_MEMBERS = 256  # members in a record, at most
+PROBE_ROOM = 2  # weight that others leave unused, so that a later request can read the count
+PRESENCE_S = 2.0  # s between two writes of a member that has a part of its own, at most
+LONGEST_SHIFT = 1e11  # s; a record with a larger `shift` is damaged
+
+# Seconds since the last write of a member:
+EVEN_PART_S = 2.0  # s; until then, the others leave the member its even part of the weight
+SILENT_AFTER_S = 4.0  # s; from then on, they keep its own part of the limit free
+COUNTED_AFTER_S = FLIGHT + 1.0  # s; by then the exchange has counted all of its requests
+APART_AFTER_S = SILENT_AFTER_S + COUNTED_AFTER_S  # s; from then on, it may use its part alone
+
+# A member uses its part of a minute only if it begins by the later of two moments:
+CLAIM_BY_S = 6.0  # s from the beginning of the minute
+LATE_CLAIM_S = 3.0  # s from `APART_AFTER_S` on
 
 
 class Line(msgspec.Struct, array_like=True):
@@ -92,7 +96,7 @@ class Shared(msgspec.Struct, array_like=True):
 
         For example, two members have used 10 and 40, and 50 are free. Both should reach 50, so the
         first may take 40 and the second 10. The function leaves out members that have written
-        nothing for `WAITED` seconds, so a dead member delays the others only briefly.
+        nothing for `EVEN_PART_S` seconds, so a dead member delays the others only briefly.
 
         Args:
             member: The id of the member.
@@ -102,9 +106,9 @@ class Shared(msgspec.Struct, array_like=True):
         """
         clock, parts = self.state.clock, [used]
         minute = clock.likeliest(now)
-        is_new = clock.into(now, minute) < WAITED
+        is_new = clock.into(now, minute) < EVEN_PART_S
         for who, line in self.lines.items():
-            is_there = now - line.at < WAITED or (is_new and line.minute == minute - 1)
+            is_there = now - line.at < EVEN_PART_S or (is_new and line.minute == minute - 1)
             if who != member and line.is_hungry and is_there:
                 parts.append(line.used if line.minute == minute else 0)
         return max(0, _level(sorted(parts), free) - used)
@@ -120,7 +124,7 @@ class Shared(msgspec.Struct, array_like=True):
         exchange counted.
         """
         is_any = any(
-            who != member and now - line.at > WAITED and line.under_way.get(k)
+            who != member and now - line.at > EVEN_PART_S and line.under_way.get(k)
             for who, line in self.lines.items()
         )
         others = self.state.ledger.minute(k).others
@@ -130,7 +134,7 @@ class Shared(msgspec.Struct, array_like=True):
             for line, shown_at in self._silent(member, k, now)
             if is_used or self.state.counted_at < shown_at
         )
-        return max(LOOK if is_any else 0, parts - others)
+        return max(PROBE_ROOM if is_any else 0, parts - others)
 
     def is_count_due(self, member: bytes, now: float) -> bool:
         """Whether one request should show if silent members use their parts of the minute."""
@@ -160,14 +164,17 @@ class Shared(msgspec.Struct, array_like=True):
             sent alone in minute `k`.
         """
         start = MINUTE * k - self.state.clock.lo
-        return [
-            (line, max(start + CLAIM, line.at + PARTED + BEGIN) + SETTLED)
+        lines = [
+            line
             for who, line in self.lines.items()
             if who != member
             and line.members
-            and now - line.at > SILENT
+            and now - line.at > SILENT_AFTER_S
             and line.minute >= k - MEMORY
         ]
+        first = start + CLAIM_BY_S
+        late = APART_AFTER_S + LATE_CLAIM_S
+        return [(line, max(first, line.at + late) + COUNTED_AFTER_S) for line in lines]
 
     def release(self, member: bytes, now: float) -> None:
         """Let the next used-weight header decide the weight that silent members had under way.
@@ -177,7 +184,7 @@ class Shared(msgspec.Struct, array_like=True):
         """
         ledger = self.state.ledger
         for who, line in self.lines.items():
-            if who == member or not line.under_way or now - line.at <= SETTLED:
+            if who == member or not line.under_way or now - line.at <= COUNTED_AFTER_S:
                 continue
             for k, weight in line.under_way.items():
                 if k in ledger.minutes:
@@ -200,11 +207,11 @@ class Shared(msgspec.Struct, array_like=True):
         line.released = {}
 
     def sign(self, member: bytes, line: Line) -> None:
-        """Write the line of a member, and drop members without a write in `GONE` minutes.
+        """Write the line of a member, and drop members without a write in `KEPT_MINUTES` minutes.
 
         If too many members are left, the function also drops those with the oldest minutes.
         """
-        first = line.minute - GONE
+        first = line.minute - KEPT_MINUTES
         lines = {who: line for who, line in self.lines.items() if line.minute >= first}
         lines.pop(member, None)
         for who in sorted(lines, key=lambda who: lines[who].minute)[: -(MOST_MEMBERS - 1)]:

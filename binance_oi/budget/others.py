@@ -28,16 +28,16 @@ from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
     CHANCE,
     FORECAST_AGE,
+    LAST_SLOT_QUANTILE,
     LATE,
     MEMORY,
-    NEARLY,
-    OFTEN,
+    ONCE_A_MINUTE_SLOTS,
     SIGMA,
     SLOT,
     SURPRISE,
-    SURPRISED,
+    SURPRISE_MINUTES,
     UNSEEN,
-    WHOLE,
+    USED_UP,
 )
 from binance_oi.exchange.limits import WEIGHT
 
@@ -115,7 +115,7 @@ class Curve:
 
         The curve rises evenly between two counts. It puts all use before our first count into the
         slot of that count. A curve never falls, because others cannot return weight. So its values
-        are never negative, and `to_come` may take their square root.
+        are never negative, and `rest_if_repeated` may take their square root.
         """
         into, height = min(max(into, self.until, FORECAST_AGE), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
@@ -146,7 +146,7 @@ class Curve:
         return before + (self.heights[slot] - before) * (into - start) / (end - start)
 
 
-def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
+def rest_if_repeated(curve: Curve, into: float, others: int, rate: float) -> float:
     """How much others will still use of this minute if they repeat an earlier one.
 
     Args:
@@ -171,7 +171,7 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
     return rest
 
 
-def going_on(current: Curve, into: float, others: int) -> float:
+def rest_if_steady(current: Curve, into: float, others: int) -> float:
     """How much others will still use of a minute if they continue at their mean rate.
 
     The result is the higher of two forecasts: one from their mean rate up to now, and one from
@@ -187,7 +187,7 @@ def going_on(current: Curve, into: float, others: int) -> float:
     return max(rate * (MINUTE - into), held)
 
 
-def expected(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
+def expected_rest(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
     """The most that others are expected to use in the rest of a minute.
 
     Args:
@@ -205,40 +205,40 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
         if whole and not curve.whole:
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
-        most = max(most, to_come(curve, into, others, rate))
+        most = max(most, rest_if_repeated(curve, into, others, rate))
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
     if others > known or not whole:
-        most = max(most, going_on(current, into, others))
+        most = max(most, rest_if_steady(current, into, others))
     return most
 
 
-def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
-    """How much others may still use of a minute if they may come at any second.
+def rest_if_in_bursts(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
+    """How much others may still use of a minute if a burst of theirs may begin at any second.
 
     Example: 20 s of this minute are left. Then the result is the weight that others used in the
-    busiest 20 s of the last minutes. Two limits keep the result small. In the last slot, the weight
-    that we keep free is often lost, so there the result is the use that 90 % of all slots (`OFTEN`)
-    did not exceed. And once we have seen a whole minute, we expect that their use of all of this
-    minute does not exceed their use in the busiest 55 s (`NEARLY` slots). So if a client comes once
-    a minute, we do not expect it twice.
+    busiest 20 s of the last minutes. Two bounds keep the result small. First, weight that we keep
+    free in the last slot often stays unused. So there the result is only the use that 90 % of all
+    slots did not exceed (`LAST_SLOT_QUANTILE`). Second, once we have seen a whole minute, we expect
+    at most as much use in all of this minute as in their busiest 55 s (`ONCE_A_MINUTE_SLOTS`). So
+    if a client comes once a minute, we do not expect it twice.
 
-    The arguments are those of `expected`.
+    The arguments are those of `expected_rest`.
     """
-    if max(curve.top for curve in [*past, current]) > WHOLE / 2 * current.fastest * MINUTE:
+    if max(curve.top for curve in [*past, current]) > USED_UP / 2 * current.fastest * MINUTE:
         return 0.0  # maybe copies of us: each would keep room for the others, and none would use it
     rises = [rise for curve in past for rise in curve.all_rises()]
     rises = [*rises, *current.rises()] or [0]
     used = [*accumulate(rises, initial=0)]
     rest = math.ceil((MINUTE - into) / SLOT)
     if rest == 1:
-        most = sorted(rises)[math.ceil(OFTEN * (len(rises) - 1))]
+        most = sorted(rises)[math.ceil(LAST_SLOT_QUANTILE * (len(rises) - 1))]
     else:
         most = _in_busiest(rest, used)
     # The slots of `most` may last longer than the rest of the minute. Subtract the usual use in the
     # excess.
     need = most - current.calm * (rest * SLOT - (MINUTE - into))
     if any(curve.whole for curve in past):
-        need = min(need, _in_busiest(NEARLY, used) - others)
+        need = min(need, _in_busiest(ONCE_A_MINUTE_SLOTS, used) - others)
     return need
 
 
@@ -251,13 +251,13 @@ def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
     """Whether others lately used much more in a slot than each earlier minute explains; see
     `_is_new`.
 
-    "Lately" is in this minute, or in the `SURPRISED` - 1 minutes before it. Until we have seen
-    `SURPRISED` whole minutes, the answer is True.
+    "Lately" is in this minute, or in the `SURPRISE_MINUTES` - 1 minutes before it. Until we have
+    seen `SURPRISE_MINUTES` whole minutes, the answer is True.
     """
-    if sum(curve.whole for curve in past) < SURPRISED:
+    if sum(curve.whole for curve in past) < SURPRISE_MINUTES:
         return True
     rises, much = [curve.rises() for curve in [*past, current]], SURPRISE * current.fastest * MINUTE
-    lately = range(len(rises) - SURPRISED, len(rises))
+    lately = range(len(rises) - SURPRISE_MINUTES, len(rises))
     return any(_is_new(rises[:n], rises[n], much) for n in lately)
 
 
@@ -346,9 +346,9 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            need = expected(past, curve, into, others)
+            need = expected_rest(past, curve, into, others)
             if is_surprising(past, curve):
-                need = max(need, at_any_second(past, curve, into, others))
+                need = max(need, rest_if_in_bursts(past, curve, into, others))
             latest.question, latest.need = question, need
         need = latest.need
         # A rate that we saw for only a tenth of a minute has ten times the variance.

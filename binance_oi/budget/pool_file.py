@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 from binance_oi import fork
 from binance_oi.budget.place import check_private
-from binance_oi.budget.stored import Left
+from binance_oi.budget.stored import EarlierRecord
 from binance_oi.exchange.hosts import is_local_exchange
 from binance_oi.exchange.models import MAX_SPAN
 
@@ -87,7 +87,7 @@ class PoolFile:
         self._stuck_since = math.inf  # monotonic s of the first failed try since a successful one
         self._failures = 0  # failed tries since then
         # Records of earlier files, oldest first. We drop a record that a later one continues.
-        self._left: list[Left] = []
+        self._earlier: list[EarlierRecord] = []
         self._open()
 
     def _open(self) -> None:
@@ -132,7 +132,7 @@ class PoolFile:
         """Release the lock."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def is_left(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether our path leads to another file, or to none: others no longer use this one.
 
         It needs no lock and takes 1 us. While we have the file open, the system gives its inode
@@ -144,26 +144,26 @@ class PoolFile:
             return True
         return (found.st_dev, found.st_ino) != self._identity
 
-    def take_left(self) -> Left | None:
+    def take_earlier_record(self) -> EarlierRecord | None:
         """Remove and return the oldest record of earlier files; None if there is none.
 
         There may be several: another process may replace a file before we have taken its lock.
         """
-        return self._left.pop(0) if self._left else None
+        return self._earlier.pop(0) if self._earlier else None
 
-    def leave(self) -> Sequence[Left]:
+    def leave(self) -> Sequence[EarlierRecord]:
         """Close this file; return its record and those of earlier files, as far as readable."""
         self._leave()
         self.close()
-        return self._left
+        return self._earlier
 
-    def take_over(self, left: Sequence[Left]) -> None:
+    def take_over(self, earlier: Sequence[EarlierRecord]) -> None:
         """Take over the records that `leave` of an earlier file returned."""
-        self._left = list(left)
+        self._earlier = list(earlier)
 
-    def continue_record(self, left: Left) -> None:
+    def continue_record(self, earlier: EarlierRecord) -> None:
         """Continue the record of an earlier file, in its lineage."""
-        self._sequence, self._seen = left.sequence, b""
+        self._sequence, self._seen = earlier.sequence, b""
 
     def _follow(self) -> bool:
         """Switch to the new file if this one was deleted or replaced; True if it was.
@@ -172,7 +172,7 @@ class PoolFile:
         use. Before we switch, we read the old file once more: it may contain a charge that no
         process has copied to the new one.
         """
-        if not self.is_left():
+        if not self.is_replaced():
             return False
         self._leave()
         self.close()
@@ -186,9 +186,9 @@ class PoolFile:
             page = next((page for page in pages if page[_NAME] == self._name), b"")
             record = _record(page)
             if record is not None:
-                found = _left(_HEADER.unpack_from(page)[2], record)
-                self._left = [left for left in self._left if not found.contains(left)]
-                self._left.append(found)
+                found = _earlier_record(_HEADER.unpack_from(page)[2], record)
+                self._earlier = [each for each in self._earlier if not found.contains(each)]
+                self._earlier.append(found)
 
     def _replace(self) -> None:
         """Replace the file with a copy, because a suspended process has the lock of the file."""
@@ -213,7 +213,7 @@ class PoolFile:
             self._offset = self._find()
         elif (
             self._seen
-            and not self._left
+            and not self._earlier
             and os.pread(self._fd, len(self._seen), self._offset) == self._seen
         ):
             return None
@@ -229,24 +229,24 @@ class PoolFile:
         if header[5] != self._name or record is None:
             self.begin_anew()
             return b""
-        found = _left(header[2], record)
+        found = _earlier_record(header[2], record)
         # If this file is a copy, it contains a record that we know. An equal sequence does not
         # prove that: two processes may have continued one record in two files. So we compare the
         # content too.
-        is_ours = found.sequence == self._sequence and found in self._left
+        is_ours = found.sequence == self._sequence and found in self._earlier
         self._continue(found)
         self._seen = page[: _HEADER.size + len(record)]
-        self._left = [left for left in self._left if not found.contains(left)]
+        self._earlier = [each for each in self._earlier if not found.contains(each)]
         return None if is_ours else record
 
-    def _continue(self, found: Left) -> None:
+    def _continue(self, found: EarlierRecord) -> None:
         """Continue the record `found`, or begin a new lineage if it is older than ours.
 
         It is older if a user has restored an old copy of the file. Every process that used the
         record sees the new lineage, and adds its own knowledge.
         """
         is_older = found.lineage == self.lineage and found.sequence <= self._sequence
-        if is_older and self._seen and not self._left:
+        if is_older and self._seen and not self._earlier:
             self.begin_anew()
         else:
             self._sequence = found.sequence
@@ -265,7 +265,7 @@ class PoolFile:
         """
         return self._sequence >> _WRITES
 
-    def is_hold_new(self) -> bool:
+    def is_cooldown_new(self) -> bool:
         """Whether another process has changed the end of the cooldown since our last read or write.
 
         It needs no lock and takes 1 us. Before our first read, it is True if there is a record of
@@ -351,8 +351,8 @@ class PoolFile:
         return free or oldest[1]
 
 
-def _left(sequence: int, record: bytes) -> Left:
-    return Left(sequence >> _WRITES, sequence, record)
+def _earlier_record(sequence: int, record: bytes) -> EarlierRecord:
+    return EarlierRecord(sequence >> _WRITES, sequence, record)
 
 
 def read_records(directory: Path) -> Iterator[bytes]:

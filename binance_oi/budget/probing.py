@@ -57,7 +57,7 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
     return is_possible and is_seen and ask.now - known.counted_at > FLIGHT
 
 
-def is_bearable(ask: Ask, known: Known, k: int) -> bool:
+def stays_within_limit(ask: Ask, known: Known, k: int) -> bool:
     """Whether the request stays within the limit, even if others used more since our last count."""
     minute = known.ledger.minute(k)
     theirs = known.unseen(ask.now, k) if minute.others else 0.0
@@ -72,7 +72,7 @@ def _leaves_the_rest(ask: Ask, known: Known, k: int) -> bool:
     if ask.weight <= known.negligible:
         return True
     rest = known.others.unseen(k, known.limit, known.clock.left(ask.now, k))
-    return is_bearable(ask._replace(weight=ask.weight + math.ceil(rest)), known, k)
+    return stays_within_limit(ask._replace(weight=ask.weight + math.ceil(rest)), known, k)
 
 
 def is_affordable(ask: Ask, known: Known, k: int) -> bool:
@@ -87,7 +87,7 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
         return counted + ask.weight <= known.limit
     if known.is_in_a_crowd(k):  # copies of us send probes into the same reserve
         return minute.used + FROM_RESERVE * ask.reserve + ask.weight <= known.limit
-    return is_bearable(ask, known, k) and _leaves_the_rest(ask, known, k)
+    return stays_within_limit(ask, known, k) and _leaves_the_rest(ask, known, k)
 
 
 def until_full_minute(ask: Ask, known: Known, k: int) -> float:
@@ -149,4 +149,4 @@ def until_last(now: float, known: Known, k: int) -> float:
     the end.
     """
     clock = known.clock
-    return clock.left(now, k) - CLOSING - clock.doubt * (k % 3) / 2
+    return clock.left(now, k) - CLOSING - clock.max_error * (k % 3) / 2

@@ -284,7 +284,7 @@ def _is_curve_possible(curve: Curve) -> bool:
     )
 
 
-def keep_holds(ours: Known, found: Known, now: float) -> None:
+def keep_cooldowns(ours: Known, found: Known, now: float) -> None:
     """Obey the cooldown and the ban of a record that we do not trust otherwise.
 
     Both are Unix s, so they have a meaning even after a reboot.

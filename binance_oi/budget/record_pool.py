@@ -21,7 +21,7 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.deferred import DeferredPool
 from binance_oi.budget.journal import Booked, Journal
 from binance_oi.budget.knowledge import UNKNOWN, Known
-from binance_oi.budget.member_record import SETTLED, Line, Shared
+from binance_oi.budget.member_record import COUNTED_AFTER_S, Line, Shared
 from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_server import Swap
 from binance_oi.budget.record_time import RecordTime
@@ -29,9 +29,9 @@ from binance_oi.budget.usage import Receipt, Wait
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-BEAT = 1.0  # s for which a change may wait for the next write
-GRACE = 2.0  # s in which members restore lost writes; longer than `BEAT` and one call
-RESTORED = 0.3  # s after trouble with the server in which members notice what it lost
+UPDATE_S = 1.0  # s for which a change may wait for the next write, at most
+RESTORE_S = 2.0  # s in which members restore lost writes; longer than `UPDATE_S` and one call
+NOTICE_LOSS_S = 0.3  # s after trouble with the server in which members notice what it lost
 NEVER = 2**62  # a minute that does not come
 TRUSTED = -10  # a count of contradictions so low that no answer replaces a copy of our clock
 
@@ -65,7 +65,7 @@ class Turn:
     receipts: list[Receipt] = field(default_factory=list[Receipt])  # charged by the write
     change: Booked = field(default_factory=Booked)  # for the journal
     rebooked: tuple[int, int] | None = None  # `after` and `end` of `Journal.renumber`
-    holds: int = 0  # `_holds` when the pool made this turn
+    cooldowns: int = 0  # `_cooldowns` when the pool made this turn
     is_bulk: bool = False  # whether `receipts` are for bulk work
 
     @property
@@ -128,10 +128,10 @@ class RecordPool(DeferredPool):
             None  # its end, its start, and the wait that callers get until its end
         )
         self._turn_at = -math.inf  # the earliest instant of our next request for a turn
-        self._lots = 0  # weight to charge in advance; doubles while calls use all of it
+        self._lease_weight = 0  # of the latest lease; the next doubles it, if we returned none
         self._read_at: float = -math.inf  # the instant of the server's last answer
-        self._out: int = 0  # weight of receipts that callers have not returned yet
-        self._holds = 0  # number of cooldowns so far; each makes the leases from before it invalid
+        self._unreturned: int = 0  # weight of receipts that callers have not returned yet
+        self._cooldowns = 0  # number of cooldowns so far; each ends all leases from before it
         self._heard = Known(1, copy(self._bucket.known.clock))  # cooldowns that were published
         self._is_urgent = False
         self._is_probe_late = False
@@ -169,9 +169,9 @@ class RecordPool(DeferredPool):
             rebooked = after, self._journal.seal()
             self._rebook(shared, missing, now)
         if is_lost or (rebooked and self._may_others_miss(shared, now)):
-            shared.quiet_until = now + GRACE
+            shared.quiet_until = now + RESTORE_S
             shared.state.counted_at = UNKNOWN
-        shared.quiet_until = min(shared.quiet_until, now + GRACE)
+        shared.quiet_until = min(shared.quiet_until, now + RESTORE_S)
         if self._may_release(shared, now):
             shared.release(self.member, now)
         return shared, rebooked
@@ -183,7 +183,7 @@ class RecordPool(DeferredPool):
         connection, the record may be an older copy. Then the lines of all members are old until
         they have restored what the server lost. To release their weight would book it twice.
         """
-        is_trusted = self._steady() - self._doubted_at > GRACE
+        is_trusted = self._steady() - self._doubted_at > RESTORE_S
         return self._is_settled() and now >= shared.quiet_until and is_trusted
 
     def _until_restored(self) -> float:
@@ -193,10 +193,10 @@ class RecordPool(DeferredPool):
         """
         if not self._is_settled():  # a new member sees no trouble
             return 0.0
-        return max(0.0, self._doubted_at + RESTORED - self._steady())
+        return max(0.0, self._doubted_at + NOTICE_LOSS_S - self._steady())
 
     def _is_settled(self) -> bool:
-        return self._time.joined_for(self._steady()) > SETTLED
+        return self._time.joined_for(self._steady()) > COUNTED_AFTER_S
 
     def _may_others_miss(self, shared: Shared, now: float) -> bool:
         """Whether other members may have to restore changes too; False if only we were apart."""
@@ -204,7 +204,7 @@ class RecordPool(DeferredPool):
             return True
         minute = min(shared.state.clock.likeliest(now), self._parted_in)
         lines = [line for who, line in shared.lines.items() if who != self.member]
-        return any(line.minute >= minute - 1 and now - line.at > 2 * BEAT for line in lines)
+        return any(line.minute >= minute - 1 and now - line.at > 2 * UPDATE_S for line in lines)
 
     def _believed(self, data: bytes, now: float) -> Shared | None:
         shared = member_record.decode(data) if data else None
@@ -281,7 +281,7 @@ class RecordPool(DeferredPool):
         self._take_clock(bucket.known)
         for change in late:
             change(bucket)
-        record.keep_holds(bucket.known, self._heard, self._now())
+        record.keep_cooldowns(bucket.known, self._heard, self._now())
         bucket.known.clock = clock
         self._bucket = bucket
 

@@ -63,7 +63,7 @@ class RecordServer(Protocol):
         """Compare the versions, and replace the record if they agree, in one atomic step."""
         ...
 
-    async def tell(self, pool: str, news: bytes) -> None:
+    async def publish(self, pool: str, news: bytes) -> None:
         """Publish the message `news` to all members of `pool`."""
         ...
 

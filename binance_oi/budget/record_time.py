@@ -11,10 +11,10 @@ import math
 
 from binance_oi.budget.knowledge import Known
 
-JUMP = 0.1  # s, plus half a round trip: a larger difference means that the server's clock was set
-FOLLOW = 0.02  # s; `learn` ignores a smaller difference, which is an error of measurement
-STEP = 0.0005  # s by which one answer corrects `ahead` for drift
-YOUNG = 60.0  # s after our first answer in which a contradicting record corrects our time
+CLOCK_SET_S = 0.1  # s, plus half a round trip; after a larger error, the server's clock was set
+MIN_DRIFT_S = 0.02  # s; `learn` ignores a smaller difference, which is an error of measurement
+DRIFT_STEP_S = 0.0005  # s by which one answer corrects `ahead` for drift
+CORRECTABLE_S = 60.0  # s after our first answer in which a contradicting record corrects our time
 
 
 class RecordTime:
@@ -50,22 +50,22 @@ class RecordTime:
 
         Returns:
             Seconds by which `ahead` has jumped. It jumps only at the first answer and in the
-            `YOUNG` seconds after it; otherwise the result is 0.0.
+            `CORRECTABLE_S` seconds after it; otherwise the result is 0.0.
         """
-        ahead, slack = server - (sent + received) / 2, JUMP + (received - sent) / 2
+        ahead, slack = server - (sent + received) / 2, CLOCK_SET_S + (received - sent) / 2
         if not self.is_known:
             self._joined_at = received
             return self._move(ahead, self.shift if shift is None else shift)
         if shift is not None and shift != self.shift:
             if abs(ahead + shift - self.ahead) <= slack:  # another member noticed the jump first
                 self.shift = shift
-            elif received < self._joined_at + YOUNG:
+            elif received < self._joined_at + CORRECTABLE_S:
                 return self._move(ahead, shift)
         error = ahead + self.shift - self.ahead
         if abs(error) > slack:
             self.shift -= error
-        elif abs(error) > FOLLOW:
-            self.ahead += math.copysign(STEP, error)
+        elif abs(error) > MIN_DRIFT_S:
+            self.ahead += math.copysign(DRIFT_STEP_S, error)
         return 0.0
 
     def _move(self, ahead: float, shift: float) -> float:

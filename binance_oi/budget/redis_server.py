@@ -13,7 +13,7 @@ from typing import Any
 
 from binance_oi.budget.member_record import FORMAT, ID, VERSION
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap, is_cancelled
-from binance_oi.budget.turns import NEXT, PATIENCE, TURN
+from binance_oi.budget.turns import CALL_TIMEOUT_S, NEXT, TURN_S
 from binance_oi.errors import printable
 from binance_oi.extras import library
 
@@ -48,7 +48,7 @@ if new ~= '' and is_next and is_same then
     if waiting == '' then
       redis.call('DEL', queue)
     else
-      redis.call('SET', queue, waiting, 'PX', {1000 * TURN:.0f})
+      redis.call('SET', queue, waiting, 'PX', {1000 * TURN_S:.0f})
       redis.call('PUBLISH', channel, '{NEXT.decode()}' .. string.sub(waiting, 1, {ID}))
     end
   end
@@ -56,7 +56,7 @@ if new ~= '' and is_next and is_same then
 end
 if member ~= '' and not string.find(waiting, member, 1, true) then
   if waiting == '' then
-    redis.call('SET', queue, member, 'PX', {1000 * TURN:.0f})
+    redis.call('SET', queue, member, 'PX', {1000 * TURN_S:.0f})
   elseif #waiting < {ID * MOST_WAITING} then
     redis.call('APPEND', queue, member)
   end
@@ -98,7 +98,7 @@ def make_client(server: Any) -> Any:
         retry = library("redis.asyncio.retry", "redis").Retry
         backoff = library("redis.backoff", "redis").NoBackoff
         client = redis.Redis.from_url(
-            server, retry=retry(backoff(), 0), socket_connect_timeout=PATIENCE
+            server, retry=retry(backoff(), 0), socket_connect_timeout=CALL_TIMEOUT_S
         )
     elif callable(getattr(server, "evalsha", None)) and hasattr(server, "get_encoder"):
         client = server
@@ -183,8 +183,8 @@ class RedisServer:
                 printable(policy),
             )
 
-    async def tell(self, pool: str, news: bytes) -> None:
-        """See `RecordServer.tell`."""
+    async def publish(self, pool: str, news: bytes) -> None:
+        """See `RecordServer.publish`."""
         try:
             await self._client.publish(self.keys(pool)[0], news)
         except self._errors as error:

@@ -37,7 +37,7 @@ class ServerClock:
         return (self.lo + self.hi) / 2
 
     @property
-    def doubt(self) -> float:
+    def max_error(self) -> float:
         """Seconds by which `middle` may be wrong."""
         return (self.hi - self.lo) / 2
 
@@ -113,7 +113,7 @@ class ServerClock:
         """
         return (until - self.lo - DRIFT * self.at) / (1.0 - DRIFT)
 
-    def carried(self, until: float, now: float, after: "ServerClock") -> float:
+    def convert(self, until: float, now: float, after: "ServerClock") -> float:
         """Convert an instant of this clock to another estimate, `after`; 0.0 if it is over.
 
         At least as much time is left by the new estimate, even after later answers narrow it.

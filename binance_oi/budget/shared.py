@@ -73,7 +73,7 @@ class SharedPool(StoredPool):
             is_fit = (not receipt.single) is bulk
             if is_fit and now - receipt.sent < (LEASE_S if is_brief else WINDOW_LEASE_S):
                 is_new = now - receipt.sent < LEASE_S
-                if not self._is_hold_possible(is_new):
+                if not self._is_cooldown_possible(is_new):
                     if not is_brief:  # a lease of a minute ends before the next charge
                         self._charged_at = now
                     return leased.pop()  # one step, so a reader sees it done or not begun
@@ -110,7 +110,7 @@ class SharedPool(StoredPool):
             return max(most, min(LARGEST_LEASE, spare // LEASE_PART))
         return min(waiting, most) if weight == 1 else 0
 
-    def _is_hold_possible(self, is_new: bool = False) -> bool:
+    def _is_cooldown_possible(self, is_new: bool = False) -> bool:
         """Whether another process may have written a cooldown, here or in a newer store.
 
         Args:
@@ -119,7 +119,9 @@ class SharedPool(StoredPool):
         """
         store = self._store
         try:
-            return store is not None and (store.is_hold_new() or (not is_new and store.is_left()))
+            return store is not None and (
+                store.is_cooldown_new() or (not is_new and store.is_replaced())
+            )
         except OSError:
             return True  # the next `_enter` reports the error
 
@@ -141,7 +143,7 @@ class SharedPool(StoredPool):
         """See `Pool.sending`; it also obeys a cooldown that another process has written."""
         if self._is_of_parent(receipt):
             return None
-        if self._clock() - receipt.sent >= LEASE_S and self._is_hold_possible():
+        if self._clock() - receipt.sent >= LEASE_S and self._is_cooldown_possible():
             if not self._enter():
                 return None
             self._leave(changed=self._changed)
@@ -227,7 +229,7 @@ class SharedPool(StoredPool):
 
     def held_for(self, *, ban: bool = False) -> float:
         """See `Pool.held_for`."""
-        if self._is_hold_possible():
+        if self._is_cooldown_possible():
             return self._between_changes(self._shown).held_for(self._clock(), ban=ban)
         return super().held_for(ban=ban)
 

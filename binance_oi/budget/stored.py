@@ -41,12 +41,12 @@ def reason_to_doubt(found: record.Record, now: float) -> str:
 
 def keep_of_doubtful(ours: Known, found: record.Record, now: float) -> None:
     """Adopt the cooldowns of a record that we do not trust, and its windows if it is only old."""
-    record.keep_holds(ours, found.state, now)
+    record.keep_cooldowns(ours, found.state, now)
     if is_same_boot(found.boot, BOOT) and record.is_old(found.state, now):
         record.keep_windows(ours, found.state, now)
 
 
-class Left(NamedTuple):
+class EarlierRecord(NamedTuple):
     """The last record of an earlier store, which was deleted or replaced."""
 
     lineage: int
@@ -56,7 +56,7 @@ class Left(NamedTuple):
     record: bytes
     """The encoded record."""
 
-    def contains(self, other: "Left") -> bool:
+    def contains(self, other: "EarlierRecord") -> bool:
         """Whether this record contains `other`: it is the same, or a later write of its lineage."""
         if self.lineage != other.lineage:
             return False
@@ -72,10 +72,10 @@ class Store(Protocol):
     others for long.
 
     A store may be deleted or replaced while it is in use, even several times. `lock` then switches
-    to the new store, and `take_left` returns the records of the old ones.
+    to the new store, and `take_earlier_record` returns the records of the old ones.
 
-    `peek`, `take_left`, `leave`, `take_over` and `close` raise nothing. The other methods may raise
-    `OSError`. Then the pool continues alone, and later asks for another store.
+    `peek`, `take_earlier_record`, `leave`, `take_over` and `close` raise nothing. The other methods
+    may raise `OSError`. Then the pool continues alone, and later asks for another store.
     """
 
     @property
@@ -127,7 +127,7 @@ class Store(Protocol):
         """Read the record without the lock, from any thread; empty if it cannot be read."""
         ...
 
-    def is_hold_new(self) -> bool:
+    def is_cooldown_new(self) -> bool:
         """Whether another process has changed the end of the cooldown; needs no lock."""
         ...
 
@@ -135,26 +135,26 @@ class Store(Protocol):
         """Begin a new lineage, so that every process that used the record adds its knowledge."""
         ...
 
-    def is_left(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether others no longer use this store: it was deleted or replaced. Needs no lock."""
         ...
 
-    def take_left(self) -> Left | None:
+    def take_earlier_record(self) -> EarlierRecord | None:
         """Remove and return the oldest record of earlier stores; None if there is none.
 
         There may be several: another process may replace a store before we have taken its lock.
         """
         ...
 
-    def continue_record(self, left: Left) -> None:
+    def continue_record(self, earlier: EarlierRecord) -> None:
         """Continue the record of an earlier store, in its lineage."""
         ...
 
-    def leave(self) -> Sequence[Left]:
+    def leave(self) -> Sequence[EarlierRecord]:
         """Close the store; return its record and those of earlier stores, as far as readable."""
         ...
 
-    def take_over(self, left: Sequence[Left]) -> None:
+    def take_over(self, earlier: Sequence[EarlierRecord]) -> None:
         """Take over the records that `leave` of an earlier store returned."""
         ...
 
@@ -224,13 +224,13 @@ class StoredPool(DeferredPool):
             try:
                 if not store.lock():
                     return False
-                data, left = store.read(), store.take_left()
-                if left is not None:
-                    data = self._take_all_left(store, data, left)
+                data, earlier = store.read(), store.take_earlier_record()
+                if earlier is not None:
+                    data = self._take_earlier_records(store, data, earlier)
                 if data is not None:
                     self.has_news = True  # another process wrote it
                     self._take(store, data)
-                if left is not None:
+                if earlier is not None:
                     self._has_unwritten = True
             except OSError as error:
                 self._continue_alone(error)
@@ -243,36 +243,38 @@ class StoredPool(DeferredPool):
         self._changed = bool(late or leased)
         return True
 
-    def _take_all_left(self, store: Store, data: bytes | None, left: Left) -> bytes | None:
-        """Learn the records of earlier stores, beginning with `left`.
+    def _take_earlier_records(
+        self, store: Store, data: bytes | None, earlier: EarlierRecord
+    ) -> bytes | None:
+        """Learn the records of earlier stores, beginning with `earlier`.
 
         Returns:
             The record to continue: `data`, or the last record of an earlier store if the new store
             is still empty.
         """
-        all_left = [left, *iter(store.take_left, None)]
+        records = [earlier, *iter(store.take_earlier_record, None)]
         if data == b"":  # no process has continued the last record yet
-            last = all_left.pop()
+            last = records.pop()
             store.continue_record(last)
             data = last.record
-        for each in all_left:
-            self._take_left(each)
+        for each in records:
+            self._adopt_earlier_record(each)
         return data
 
-    def _take_left(self, left: Left) -> None:
+    def _adopt_earlier_record(self, earlier: EarlierRecord) -> None:
         """Adopt the record of an earlier store, so that we can write it into the new one."""
-        found, now = record.decode(left.record), self._clock()
+        found, now = record.decode(earlier.record), self._clock()
         if found is None:
             return
         if reason_to_doubt(found, now):
             keep_of_doubtful(self._bucket.known, found, now)
             return
-        if self._lineage not in (None, left.lineage):  # a new lineage lacks our weight: add all
+        if self._lineage not in (None, earlier.lineage):  # a new lineage lacks our weight: add all
             self._has_unwritten, self._base = True, b""
         if self._has_unwritten:
             self._merge_into(found.state, now)
         self._bucket.known = found.state
-        self._has_unwritten, self._base = True, left.record
+        self._has_unwritten, self._base = True, earlier.record
         self._lineage = NO_LINEAGE
 
     def _merge_into(self, shared: Known, now: float) -> None:
@@ -291,7 +293,7 @@ class StoredPool(DeferredPool):
         )
         if found is None or doubt:
             if data:
-                self._say_doubt(doubt)
+                self._warn_of_distrust(doubt)
                 store.begin_anew()
             if found is not None:
                 keep_of_doubtful(self._bucket.known, found, now)
@@ -304,7 +306,7 @@ class StoredPool(DeferredPool):
         self._base, self._lineage = data, store.lineage
         self._bucket.known = found.state
 
-    def _say_doubt(self, doubt: str) -> None:
+    def _warn_of_distrust(self, doubt: str) -> None:
         if not self._has_doubted:
             self._has_doubted = True
             logger.warning("starting a new shared budget; the old one is not trusted: %s", doubt)
@@ -319,7 +321,7 @@ class StoredPool(DeferredPool):
                 state = self._bucket.known
                 data = record.fitted(record.Record(store.pool, BOOT, state), store.room)
                 store.write(data, state.cooldown_until)
-                if store.is_left():  # replaced while we had the lock: others may miss our write
+                if store.is_replaced():  # replaced while we had the lock: others may miss our write
                     self._has_unwritten = True
                 else:
                     self._base, self._lineage = data, store.lineage
@@ -358,7 +360,7 @@ class StoredPool(DeferredPool):
         self._process, now = fork.current, self._clock()
         self._inherited_until = now
         if self._held is not None:
-            record.keep_holds(self._bucket.known, self._held.known, now)
+            record.keep_cooldowns(self._bucket.known, self._held.known, now)
             self._has_unwritten = True
         self._late, self._leased, self._held = [], [], None
         self._base = record.encode(record.Record("", BOOT, self._bucket.known))
@@ -393,8 +395,9 @@ class StoredPool(DeferredPool):
         store, self._store = self._store, None
         if store is not None:
             store.close()
-            for left in iter(store.take_left, None):  # no later store takes these records over
-                self._take_left(left)
+            # Adopt the earlier records now, because no later store takes them over.
+            for earlier in iter(store.take_earlier_record, None):
+                self._adopt_earlier_record(earlier)
         now = self._clock()
         if store is not None and now - self._joined_at > CHECK_S:
             self._pause = RETRY_S

@@ -13,30 +13,30 @@ from operator import methodcaller
 from binance_oi.budget import member_record, record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.journal import Booked
-from binance_oi.budget.member_record import PRESENT, Line, Shared
+from binance_oi.budget.member_record import PRESENCE_S, Line, Shared
 from binance_oi.budget.pool import changing
-from binance_oi.budget.record_pool import BEAT, GRACE, RecordPool, Turn, Want
+from binance_oi.budget.record_pool import RESTORE_S, UPDATE_S, RecordPool, Turn, Want
 from binance_oi.budget.record_server import Answer, Outcome, Swap
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
-LOT = 100  # the most weight that a turn charges in advance
-LEAST_LOT = 4  # weight that it may charge in advance even if little is free, or beside others
-LEASE = 1.0  # s in which a call may use weight charged in advance
-SOON = 0.1  # s between two reads while room may appear at any time
-CROWD = 10  # members; with more, each one reads the record less often while it waits for room
-CROWD_BEAT = 1.5  # s between two such reads; plus `PATIENCE`, no longer than `GRACE`
-PATIENCE = 0.5  # s; the timeout of one call of the server
-LEAST_MEMBERS = 2  # a member may exist that this one has never seen
-LOST = 2.5  # s in which at least `TRIES` calls fail in a row: then the server is lost
-TRIES = 3
-AGAIN = 0.1  # s between two calls before the server is lost
-RETRY = 1.0  # s between two calls while the server is lost
-ASKED = 2.0  # s since the last attempt to charge; then the pool assumes that no call waits
-TURN = 0.1  # s in which only the member at the head of the server's queue may write a charge
-KEPT = 900.0  # s without a write after which the server drops a record
+MAX_LEASE_WEIGHT = 100  # weight that a turn charges in advance, at most
+SMALL_LEASE_WEIGHT = 4  # weight of a lease, at most, while others are expected or little is free
+LEASE_S = 1.0  # s in which a call may use weight charged in advance
+READ_PAUSE_S = 0.1  # s between two reads while room may appear at any time
+CROWD_MEMBERS = 10  # members; if there are more, each one that waits for room reads less often
+CROWD_UPDATE_S = 1.5  # s between two such reads; plus `CALL_TIMEOUT_S`, no longer than `RESTORE_S`
+CALL_TIMEOUT_S = 0.5  # s; the timeout of one call of the server
+LEAST_MEMBERS = 2  # members that we assume, at least: one may exist that this one has never seen
+LOST_AFTER_CALLS = 3  # calls that fail in a row, at least, before we treat the server as lost
+LOST_AFTER_S = 2.5  # s from the first of these failed calls, at least
+QUICK_RETRY_S = 0.1  # s between two failed calls before the server is lost
+RETRY_S = 1.0  # s between two calls while the server is lost
+WANT_LIFE_S = 2.0  # s since the last attempt to charge; then the pool assumes that no call waits
+TURN_S = 0.1  # s in which only the member at the head of the server's queue may write a charge
+RECORD_LIFE_S = 900.0  # s without a write after which the server drops a record
 
-# The kinds of messages. NEWS: the record has changed. HOLD: a cooldown. NEXT: whose turn it is.
-NEWS, HOLD, NEXT = b"n", b"h", b"t"
+# The kinds of messages. NEWS: the record has changed. COOLDOWN: a cooldown. NEXT: whose turn it is.
+NEWS, COOLDOWN, NEXT = b"n", b"h", b"t"
 
 
 class TurnPool(RecordPool):
@@ -51,13 +51,13 @@ class TurnPool(RecordPool):
             return max(0.0, self._retry_at - now)
         if self._found is None or self._is_urgent or self._is_unseen:
             return 0.0
-        moments = [self._late_since + BEAT]
-        if self._out:
-            moments.append(self._read_at + BEAT)
+        moments = [self._late_since + UPDATE_S]
+        if self._unreturned:
+            moments.append(self._read_at + UPDATE_S)
         if self._has_leases:
-            moments.append(self._leased_at + LEASE)
+            moments.append(self._leased_at + LEASE_S)
         if self._line is not None and self._line.members:
-            moments.append(self._line.at + PRESENT)
+            moments.append(self._line.at + PRESENCE_S)
         if self._want is not None:
             moments.append(max(self._refusal[0] if self._refusal else now, self._turn_at))
         due = min(moments)
@@ -74,9 +74,9 @@ class TurnPool(RecordPool):
         is_unknown = self._found is None or self._is_reading
         if is_unknown or (self._is_apart and not self._is_joining):
             return self._reading()
-        if self._has_leases and now - self._leased_at >= LEASE:
+        if self._has_leases and now - self._leased_at >= LEASE_S:
             self._return_leases()
-        if self._want is not None and now - self._want.at > ASKED:
+        if self._want is not None and now - self._want.at > WANT_LIFE_S:
             self._want = None
         was_refused = self._refusal
         turn = self._turn(now)
@@ -84,7 +84,7 @@ class TurnPool(RecordPool):
             return turn
         self._is_urgent = False
         is_refused = self._refusal is not None and self._refusal is not was_refused
-        if is_refused and now - self._read_at > SOON:  # our copy of the record may be outdated
+        if is_refused and now - self._read_at > READ_PAUSE_S:  # our copy may be outdated
             self._refusal = None
             return self._reading()
         return None
@@ -94,7 +94,7 @@ class TurnPool(RecordPool):
 
     def _return_leases(self) -> list[Receipt]:
         """Refund all weight that is charged in advance, and return its receipts."""
-        self._lots = 0
+        self._lease_weight = 0
         leased = self._take_leases()
         for receipt in leased:
             self._note(methodcaller("refund", receipt))
@@ -113,11 +113,11 @@ class TurnPool(RecordPool):
         before, newest, held = Booked.of(state), state.ledger.newest, state.cooldown_until
         for late in self._late:
             late(bucket)
-        record.keep_holds(state, self._heard, now)
+        record.keep_cooldowns(state, self._heard, now)
         shared.expect_members(self.member, now)
         receipts = self._charged(bucket, shared, now)
-        is_due = self._is_urgent or now >= min(self._late_since, self._read_at) + BEAT
-        is_due_now = (is_due and bool(self._late or self._out)) or self._is_presence_due(now)
+        is_due = self._is_urgent or now >= min(self._late_since, self._read_at) + UPDATE_S
+        is_due_now = (is_due and bool(self._late or self._unreturned)) or self._is_presence_due(now)
         if not (receipts or is_due_now or rebooked or self._is_apart):
             self._adopt(bucket, ())
             return None
@@ -127,7 +127,7 @@ class TurnPool(RecordPool):
         k = state.clock.likeliest(now)
         used = max(0, self._journal.booked(k) + change.booked[k])
         under_way = self._journal.under_way(k, change)
-        is_hungry = self._want is not None and self._lots > 0
+        is_hungry = self._want is not None and self._lease_weight > 0
         members = self._members_beside(shared, k) if used or self._is_active(k) else 0
         left = max(0, state.limit - state.ledger.minute(k).used) // max(1, members)
         line = Line(self._serial, now, k, used, is_hungry, under_way, {}, members, left)
@@ -138,22 +138,22 @@ class TurnPool(RecordPool):
             member_record.encode(shared),
             self.member if receipts else b"",
             NEWS if is_news or self._is_probe_late else b"",
-            int(1000 * (KEPT + max(0.0, state.cooldown_until - now - state.clock.lo))),
+            int(1000 * (RECORD_LIFE_S + max(0.0, state.cooldown_until - now - state.clock.lo))),
         )
         sent = len(self._late)
-        made = Turn(swap, line, bucket, sent, receipts, change, rebooked, self._holds)
+        made = Turn(swap, line, bucket, sent, receipts, change, rebooked, self._cooldowns)
         made.is_bulk = self._want is not None and self._want.bulk
         return made
 
     def _is_presence_due(self, now: float) -> bool:
         """Whether a write is due that only shows the others that we reach the server, or leave."""
         line = self._line
-        is_due = line is not None and line.members > 0 and now >= line.at + PRESENT
+        is_due = line is not None and line.members > 0 and now >= line.at + PRESENCE_S
         return is_due or self._is_leaving
 
     def _is_active(self, k: int) -> bool:
         """Whether we have used weight in minute `k` or in the minute before it, or are about to."""
-        is_calling = self._want is not None or bool(self._out)
+        is_calling = self._want is not None or bool(self._unreturned)
         return is_calling or any(self._journal.booked(j) > 0 for j in (k - 1, k))
 
     def _members_beside(self, shared: Shared, k: int) -> int:
@@ -179,9 +179,9 @@ class TurnPool(RecordPool):
         used = self._journal.booked(bucket.known.clock.likeliest(now))
         part = shared.even_part(self.member, used, free, now)
         is_count_due = shared.is_count_due(self.member, now)
-        soon = SOON * max(1, shared.fresh(now, GRACE)) / 2
-        is_crowd = shared.seen(bucket.known.clock.likeliest(now)) > CROWD
-        longest = CROWD_BEAT if is_crowd else BEAT
+        soon = READ_PAUSE_S * max(1, shared.fresh(now, RESTORE_S)) / 2
+        is_crowd = shared.seen(bucket.known.clock.likeliest(now)) > CROWD_MEMBERS
+        longest = CROWD_UPDATE_S if is_crowd else UPDATE_S
         if not wait and remaining >= want.weight > part and not is_count_due:
             wait = Wait(soon if free else longest, Reason.LEASE)
         first = wait or bucket.charge(now, want.weight, want.bulk)
@@ -191,8 +191,8 @@ class TurnPool(RecordPool):
             self.has_news |= first.seconds is None
             return []
         receipts = [first]
-        lot = 0 if is_count_due else min(self._lot(bucket, shared, want, now), part - 1)
-        while len(receipts) <= lot:
+        lease = 0 if is_count_due else self._next_lease(bucket, shared, want, now)
+        while len(receipts) <= min(lease, part - 1):
             more = bucket.charge(now, 1, want.bulk)
             if isinstance(more, Wait):
                 break
@@ -220,28 +220,28 @@ class TurnPool(RecordPool):
         restored = max(shared.quiet_until - now, self._until_restored())
         if restored > 0.0:
             return Wait(restored, Reason.LEASE)
-        if self._out and not self._bucket.known.clock.dated:
-            return Wait(SOON, Reason.PROBE_PENDING)  # the answer brings the exchange's time
+        if self._unreturned and not self._bucket.known.clock.dated:
+            return Wait(READ_PAUSE_S, Reason.PROBE_PENDING)  # the answer brings the exchange's time
         return None
 
-    def _lot(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
+    def _next_lease(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
         """The weight to charge in advance for the calls behind the first one, 1 for each call."""
         known = bucket.known
         is_single = want.weight != 1 or not bucket.leases_bulk or not known.clock.dated
         if is_single or known.is_held(now) or known.probe_ends_at > now:
             return 0
         if not want.waiting or known.span(now)[2] <= known.others.expected_until:
-            return min(want.waiting, LEAST_LOT)
-        self._lots = min(max(2 * self._lots, want.waiting), LOT)
-        free = bucket.usage(now).remaining
-        return min(self._lots, max(LEAST_LOT, free // (2 * max(1, shared.fresh(now, GRACE)))))
+            return min(want.waiting, SMALL_LEASE_WEIGHT)
+        self._lease_weight = min(max(2 * self._lease_weight, want.waiting), MAX_LEASE_WEIGHT)
+        free, members = bucket.usage(now).remaining, max(1, shared.fresh(now, RESTORE_S))
+        return min(self._lease_weight, max(SMALL_LEASE_WEIGHT, free // (2 * members)))
 
     @changing
     def answered(self, turn: Turn, answer: Answer, sent: float) -> None:
         """Process the server's answer to a call that began at `sent`, by our steady clock."""
         if answer.outcome is Outcome.OUTDATED:
             self._lose_server("a newer version of this package uses the same budget")
-            self._is_reading, self._retry_at = True, self._now() + RETRY
+            self._is_reading, self._retry_at = True, self._now() + RETRY_S
             return
         self._is_reading, self._retry_at = False, -math.inf
         if answer.outcome is Outcome.DONE or not self._is_write_failing:
@@ -262,7 +262,7 @@ class TurnPool(RecordPool):
             self._refusal = None
             self._judge_unsure()
         if answer.outcome is Outcome.TURN:
-            self._turn_at = self._read_at + TURN / 2
+            self._turn_at = self._read_at + TURN_S / 2
         if turn.bucket is None:
             self._is_unseen = True
             self._see()
@@ -283,7 +283,7 @@ class TurnPool(RecordPool):
             for receipt in turn.receipts:
                 key = receipt.weight, turn.is_bulk
                 self._leased.setdefault(key, deque()).append(receipt)
-            if turn.holds != self._holds:
+            if turn.cooldowns != self._cooldowns:
                 self._return_leases()
 
     def _see(self) -> None:
@@ -294,7 +294,7 @@ class TurnPool(RecordPool):
         now = self._now()
         shared, own = self._believed(self._found or b"", now), self._bucket.known
         if shared is not None:
-            record.keep_holds(own, shared.state, now)
+            record.keep_cooldowns(own, shared.state, now)
         if shared is not None and not own.clock.dated and shared.state.clock.dated:
             clock = shared.state.clock
             clock.drift(now)
@@ -312,10 +312,12 @@ class TurnPool(RecordPool):
         self._doubted_at = self._steady()
         self._failures += 1
         self._failing_since = min(self._failing_since, sent)
-        is_lost = self._failures >= TRIES and self._steady() - self._failing_since > LOST
+        failing_s = self._steady() - self._failing_since
+        is_lost = self._failures >= LOST_AFTER_CALLS and failing_s > LOST_AFTER_S
         if is_lost:
             self._lose_server(why)
-        self._retry_at = now + (RETRY if is_lost else AGAIN if self._failures > 1 else 0.0)
+        pause = RETRY_S if is_lost else QUICK_RETRY_S if self._failures > 1 else 0.0
+        self._retry_at = now + pause
 
     def _lose_server(self, why: str) -> None:
         raise NotImplementedError

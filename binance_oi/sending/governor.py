@@ -230,7 +230,8 @@ class Governor:
     def waiting_for(self) -> dict[Reason, int]:
         """How many calls wait, by reason. Any thread may read it.
 
-        The calls wait one behind the other, so all of them have the reason of the first one.
+        All of them get one reason: why the first call waits. That is the oldest single call, or the
+        oldest bulk call if no single call waits.
         """
         waiting = self.waiting
         return {self.reason: waiting} if waiting else {}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from binance_oi.budget import ProcessBudget
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.pool import fresh_state
-from binance_oi.budget.turns import LOT
+from binance_oi.budget.turns import MAX_LEASE_WEIGHT
 from binance_oi.budget.usage import Receipt
 from simulation.members import run
 from support.record_keeper import Keeper
@@ -59,8 +59,8 @@ class _Machines:
         return MemberPool(make, fresh, self.clock, self.clock)
 
     def charge(self, member: MemberPool) -> None:
-        member._lots = LOT
-        assert not isinstance(member.charge(1, LOT), Receipt)
+        member._lease_weight = MAX_LEASE_WEIGHT
+        assert not isinstance(member.charge(1, MAX_LEASE_WEIGHT), Receipt)
 
     def ask(self, member: MemberPool) -> float:
         """Call the server until nothing is left to say; return the CPU time of the last call."""
@@ -82,7 +82,7 @@ class _Machines:
         """Take every leased weight."""
         receipts: list[Receipt] = []
         while member._has_leases:
-            answer = member.charge(1, LOT)
+            answer = member.charge(1, MAX_LEASE_WEIGHT)
             assert isinstance(answer, Receipt)
             receipts.append(answer)
         return receipts
@@ -105,7 +105,7 @@ class _Machines:
         receipts = self.taken(member)
         charge = (time.thread_time() - began) / max(1, len(receipts))
         self.settle(member, receipts)
-        return _Round(charge, turn) if len(receipts) > LOT else None
+        return _Round(charge, turn) if len(receipts) > MAX_LEASE_WEIGHT else None
 
 
 def _plain_charge() -> float:
@@ -116,8 +116,8 @@ def _plain_charge() -> float:
     for now in (BEGINNING + 1.0, BEGINNING + 65.0, BEGINNING + 70.0):
         pool.settle(cast(Receipt, pool.charge(1)), 1, float(int(now)))
     began = time.thread_time()
-    charged = [pool.charge(1, LOT) for _ in range(LOT)]
-    taken = (time.thread_time() - began) / LOT
+    charged = [pool.charge(1, MAX_LEASE_WEIGHT) for _ in range(MAX_LEASE_WEIGHT)]
+    taken = (time.thread_time() - began) / MAX_LEASE_WEIGHT
     assert all(isinstance(each, Receipt) for each in charged)
     return taken
 

@@ -579,9 +579,9 @@ def test_each_answer_narrows_the_interval_of_the_server_clock() -> None:
 def test_the_interval_of_the_server_clock_widens_with_time() -> None:
     made = bucket()
     take(made, 1000)
-    assert made.known.clock.doubt == pytest.approx(0.1)
+    assert made.known.clock.max_error == pytest.approx(0.1)
     made.settle(take(made, 1001.5), 2001.5, 1, None)
-    assert made.known.clock.doubt == pytest.approx(0.2, abs=0.01)
+    assert made.known.clock.max_error == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_single_wrong_date_is_not_trusted() -> None:

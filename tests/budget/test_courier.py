@@ -15,7 +15,7 @@ from binance_oi.budget.courier import Courier
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.pool import ProcessBudget, fresh_state
 from binance_oi.budget.record_server import Answer, ServerError, Swap
-from binance_oi.budget.turns import LOST
+from binance_oi.budget.turns import LOST_AFTER_S
 from binance_oi.errors import BudgetExhaustedError, ClientClosedError, Reason
 from binance_oi.sending.governor import Governor
 from support.record_keeper import Keeper, Link
@@ -156,7 +156,7 @@ async def test_a_ban_reaches_every_member_within_a_round_trip(keeper: Keeper) ->
 async def test_a_member_that_missed_the_news_of_a_ban_learns_it_with_its_next_charge(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Keeper, "tell", lambda *_: None)
+    monkeypatch.setattr(Keeper, "publish", lambda *_: None)
     one, other = Member(keeper), Member(keeper)
     await one.call()
     await other.call()
@@ -175,7 +175,7 @@ async def test_without_a_server_at_the_start_calls_wait_for_the_next_minute(
     member = Member(keeper)
     member.link.is_refused = True
     with pytest.raises(BudgetExhaustedError) as caught:
-        await member.call(max_wait=LOST + 5.0)
+        await member.call(max_wait=LOST_AFTER_S + 5.0)
     assert caught.value.reason is Reason.LEASE
     await member.call()
     assert steady() > 60.0

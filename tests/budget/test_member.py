@@ -16,20 +16,20 @@ from binance_oi.budget.journal import Booked
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.member_record import (
-    BEGIN,
-    CLAIM,
-    LOOK,
-    PARTED,
-    PRESENT,
-    SETTLED,
-    SILENT,
-    WAITED,
+    APART_AFTER_S,
+    CLAIM_BY_S,
+    COUNTED_AFTER_S,
+    EVEN_PART_S,
+    LATE_CLAIM_S,
+    PRESENCE_S,
+    PROBE_ROOM,
+    SILENT_AFTER_S,
 )
 from binance_oi.budget.pool import ProcessBudget, fresh_state
-from binance_oi.budget.record_pool import BEAT, GRACE, Turn
+from binance_oi.budget.record_pool import RESTORE_S, UPDATE_S, Turn
 from binance_oi.budget.record_server import Answer, Outcome, Swap
 from binance_oi.budget.tuning import PATIENCE
-from binance_oi.budget.turns import LEASE, LOST, LOT, TRIES
+from binance_oi.budget.turns import LEASE_S, LOST_AFTER_CALLS, LOST_AFTER_S, MAX_LEASE_WEIGHT
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from support.clocks import NOON, Time
 from support.lanes import thorough
@@ -110,7 +110,7 @@ class Machines:
 
     def tell(self, pool: MemberPool) -> None:
         """Write pending settlements to the server."""
-        self.time.move(BEAT)
+        self.time.move(UPDATE_S)
         self.talk(pool)
 
     def record(self) -> member_record.Shared:
@@ -125,13 +125,13 @@ class Machines:
 
     def lose(self, pool: MemberPool) -> None:
         """Let the server fail until the pool treats it as lost."""
-        for _ in range(TRIES + 2):
+        for _ in range(LOST_AFTER_CALLS + 2):
             turn = pool.begin()
             if turn is None:
                 pool.charge(1)
                 continue
             sent = pool._steady()
-            self.time.move(LOST / 2)
+            self.time.move(LOST_AFTER_S / 2)
             pool.failed(turn, "no answer", sent)
 
 
@@ -183,16 +183,16 @@ def test_a_lease_admits_the_waiting_calls_without_another_call_to_the_server(
 def test_a_lease_doubles_each_time_it_is_used_up(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
-    lots, count = list[int](), 1
+    sizes, count = list[int](), 1
     for _ in range(6):
-        lot = [machines.take(pool, waiting=9)]
+        charged = [machines.take(pool, waiting=9)]
         while isinstance(answer := pool.charge(1, 9), Receipt):
-            lot.append(answer)
-        lots.append(len(lot))
-        for receipt in lot:
+            charged.append(answer)
+        sizes.append(len(charged))
+        for receipt in charged:
             count += 1
             pool.settle(receipt, count, NOON + int(machines.time.now))
-    assert lots == [10, 19, 37, 73, LOT + 1, LOT + 1]
+    assert sizes == [10, 19, 37, 73, MAX_LEASE_WEIGHT + 1, MAX_LEASE_WEIGHT + 1]
 
 
 def test_an_unused_lease_is_returned_after_its_life(machines: Machines) -> None:
@@ -200,7 +200,7 @@ def test_an_unused_lease_is_returned_after_its_life(machines: Machines) -> None:
     machines.use(pool)
     machines.take(pool, waiting=9)
     assert machines.booked() == 1 + 10
-    machines.time.move(LEASE)
+    machines.time.move(LEASE_S)
     machines.talk(pool)
     machines.tell(pool)
     assert machines.booked() == 1 + 1
@@ -210,7 +210,7 @@ def test_an_expired_lease_is_not_used(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
     machines.take(pool, waiting=9)
-    machines.time.move(LEASE)
+    machines.time.move(LEASE_S)
     assert not isinstance(pool.charge(1, 8), Receipt)
 
 
@@ -349,13 +349,13 @@ def test_an_older_copy_makes_no_member_look_silent(
     for pool, receipt in receipts:
         pool.settle(receipt, 301, NOON + int(machines.time.now))
         machines.tell(pool)
-    machines.time.move(SETTLED)
+    machines.time.move(COUNTED_AFTER_S)
     for pool in (one, *others):
         machines.talk(pool)
     if not is_idle:
         machines.use(one)
     booked = 301 if is_idle else 302
-    machines.keeper.restart(lost=machines.time.now - taken - BEAT / 2)
+    machines.keeper.restart(lost=machines.time.now - taken - UPDATE_S / 2)
     for pool in (one, *others):
         if is_noticed == "by a failed call":
             while (turn := pool.begin()) is None:
@@ -370,16 +370,16 @@ def test_a_member_that_lost_nothing_waits_until_others_have_restored_an_older_co
 ) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
-    machines.time.move(SETTLED)
+    machines.time.move(COUNTED_AFTER_S)
     machines.talk(one)
     machines.use(other, LIMIT - 300)
-    machines.keeper.restart(lost=2 * BEAT)
+    machines.keeper.restart(lost=2 * UPDATE_S)
     while (turn := one.begin()) is None:
         one.charge(300)
     one.failed(turn, "the connection was closed", one._steady())
     assert isinstance(machines.want(one, 300), Wait)
     read(machines, other)
-    machines.time.move(GRACE + 0.01)
+    machines.time.move(RESTORE_S + 0.01)
     assert isinstance(machines.want(one, 300), Wait)
     assert machines.booked() == LIMIT - 299
 
@@ -392,7 +392,7 @@ def test_a_member_that_stays_silent_after_an_older_copy_is_released(machines: Ma
     machines.use(one)
     machines.keeper.restart(lost=0.5)
     read(machines, one)
-    machines.time.move(SETTLED)
+    machines.time.move(COUNTED_AFTER_S)
     machines.take(one)
     minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
     assert sum(weight for _, weight in minute.undecided) == 100
@@ -432,7 +432,7 @@ def test_after_a_restart_members_first_book_again_and_then_send_a_single_probe(
     answer = machines.want(one)
     assert isinstance(answer, Wait)
     assert answer.reason is Reason.LEASE
-    machines.time.move(GRACE + 0.01)
+    machines.time.move(RESTORE_S + 0.01)
     receipt = machines.take(one)
     assert receipt.probe
     assert isinstance(machines.want(one), Wait)
@@ -514,7 +514,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
     read(machines, one)
     machines.lose(one)
     assert isinstance(one.charge(1), Wait)
-    machines.time.now = PARTED + 13.0
+    machines.time.now = APART_AFTER_S + 13.0
     receipt = one.charge(1)
     assert isinstance(receipt, Receipt)
     assert receipt.probe
@@ -539,7 +539,7 @@ def test_nothing_is_sent_in_a_minute_that_was_nearly_full_when_the_server_was_lo
     machines.use(other, LIMIT - 10)
     read(machines, one)
     machines.lose(one)
-    machines.time.now = SETTLED + 20.0
+    machines.time.now = COUNTED_AFTER_S + 20.0
     assert isinstance(one.charge(1), Wait)
 
 
@@ -567,12 +567,12 @@ def test_after_a_long_outage_the_first_member_to_rejoin_waits_for_the_others(
         receipt = pool.charge(1)
         assert isinstance(receipt, Receipt)
         pool.settle(receipt, 2, NOON + 183)
-    machines.time.move(BEAT)
+    machines.time.move(UPDATE_S)
     machines.talk(one)
     assert isinstance(machines.want(one), Wait)
     assert machines.record().quiet_until > one._now()
     machines.talk(other)
-    machines.time.move(GRACE)
+    machines.time.move(RESTORE_S)
     assert isinstance(machines.want(one), Receipt)
 
 
@@ -786,7 +786,7 @@ def test_a_record_drops_members_that_have_not_written_for_long(machines: Machine
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
-    machines.time.move(60.0 * (member_record.GONE + 2))
+    machines.time.move(60.0 * (member_record.KEPT_MINUTES + 2))
     machines.use(other)
     assert set(machines.record().lines) == {other.member}
     machines.use(one, 5)
@@ -833,7 +833,7 @@ def test_unsent_weight_of_a_killed_member_is_released_by_a_later_count(
     machines.use(killed)
     machines.use(one)
     machines.take(killed, 100, waiting=40)  # no part of it is sent
-    machines.time.move(SETTLED - 1.0)
+    machines.time.move(COUNTED_AFTER_S - 1.0)
     send(machines, one, 10, 12)
     assert minute(machines).used == 12 + 100
     machines.time.move(2.0)
@@ -847,7 +847,7 @@ def test_sent_weight_of_a_killed_member_stays_booked(machines: Machines) -> None
     machines.use(killed)
     machines.use(one)
     machines.take(killed, 100)  # all of it is sent, and the exchange counts it
-    machines.time.move(SETTLED + 1.0)
+    machines.time.move(COUNTED_AFTER_S + 1.0)
     send(machines, one, 10, 112)
     assert minute(machines).used == 112
 
@@ -859,11 +859,11 @@ def test_members_save_some_weight_for_the_count_that_releases_that_of_a_killed_m
     machines.use(killed)
     machines.use(one)
     machines.take(killed, 100)
-    machines.time.move(WAITED + BEAT)
-    rest = LIMIT - 102 - LOOK
+    machines.time.move(EVEN_PART_S + UPDATE_S)
+    rest = LIMIT - 102 - PROBE_ROOM
     send(machines, one, rest, 2 + rest)
     assert isinstance(machines.want(one), Wait)
-    machines.time.move(PARTED + BEGIN + SETTLED)
+    machines.time.move(APART_AFTER_S + LATE_CLAIM_S + COUNTED_AFTER_S)
     send(machines, one, 1, 3 + rest)
     assert minute(machines).used == 3 + rest
     assert isinstance(machines.want(one, 100), Receipt)
@@ -877,7 +877,7 @@ def test_a_member_that_returns_settles_the_weight_that_it_had_under_way(
     machines.use(silent)
     machines.use(one)
     receipt = machines.take(silent, 100)
-    machines.time.move(SETTLED + 1.0)
+    machines.time.move(COUNTED_AFTER_S + 1.0)
     machines.use(one, 10)
     if is_counted:  # before the silent member returns
         machines.use(one, 1)
@@ -945,7 +945,7 @@ def test_others_leave_a_silent_member_its_part_until_a_count_shows_that_it_begin
 ) -> None:
     other, part = one_beside_a_silent_member(machines)
     assert isinstance(machines.want(other, 10), Wait)
-    machines.time.now = 60.0 + CLAIM + SETTLED
+    machines.time.now = 60.0 + CLAIM_BY_S + COUNTED_AFTER_S
     machines.talk(other)
     assert isinstance(machines.want(other, 10), Wait)
     machines.time.move(4.0)  # the uncertainty of the exchange's clock
@@ -957,7 +957,7 @@ def test_others_leave_a_silent_member_its_part_for_the_whole_minute_once_it_has_
     machines: Machines,
 ) -> None:
     other, part = one_beside_a_silent_member(machines)
-    machines.time.now = 60.0 + CLAIM + SETTLED + 4.0
+    machines.time.now = 60.0 + CLAIM_BY_S + COUNTED_AFTER_S + 4.0
     send(machines, other, 1, part + 1 + 100)  # the silent member has used 100
     assert machines.record().state.others.expected_until < int((NOON + machines.time.now) // 60)
     machines.time.now = 110.0
@@ -973,7 +973,7 @@ def test_in_the_minute_of_its_last_write_a_silent_member_has_a_part_of_what_was_
     machines.talk(one)
     read(machines, one)
     machines.use(one)
-    machines.time.move(SILENT + 0.5)
+    machines.time.move(SILENT_AFTER_S + 0.5)
     machines.talk(other)
     assert isinstance(machines.want(other, 220), Wait)
     assert isinstance(machines.want(other, 190), Receipt)
@@ -1004,8 +1004,8 @@ def test_a_member_without_calls_writes_until_it_has_used_nothing_for_a_whole_min
         machines.time.move(due)
         machines.talk(pool)
         moments.append(machines.time.now)
-    assert 60.0 / PRESENT < len(moments) < 120.0 / PRESENT + 2
-    assert 120.0 <= moments[-1] <= 120.0 + PRESENT
+    assert 60.0 / PRESENCE_S < len(moments) < 120.0 / PRESENCE_S + 2
+    assert 120.0 <= moments[-1] <= 120.0 + PRESENCE_S
     assert machines.record().lines[pool.member].members == 0
     assert isinstance(machines.want(pool), Receipt)
     assert machines.record().lines[pool.member].members == 2
@@ -1026,7 +1026,7 @@ def test_a_member_without_the_server_begins_early_in_a_minute_or_not_at_all(
 ) -> None:
     one, _ = both(machines)
     machines.lose(one)
-    machines.time.now = 60.0 + CLAIM + 2.0
+    machines.time.now = 60.0 + CLAIM_BY_S + 2.0
     answer = one.charge(1)
     assert isinstance(answer, Wait)
     assert answer.seconds is not None
@@ -1034,7 +1034,7 @@ def test_a_member_without_the_server_begins_early_in_a_minute_or_not_at_all(
     machines.time.now = 120.0 + 3.0
     receipt = one.charge(10)
     assert isinstance(receipt, Receipt)
-    machines.time.now = 120.0 + CLAIM + 2.0
+    machines.time.now = 120.0 + CLAIM_BY_S + 2.0
     assert isinstance(one.charge(1), Wait)  # no count has shown the first request yet
     one.settle(receipt, 10, NOON + int(machines.time.now))
     machines.time.now = 165.0
@@ -1062,11 +1062,11 @@ def test_weight_that_replaces_leases_is_no_sign_that_a_member_uses_its_part(
     assert leased > 50
     while one._claim_from is None:
         sent = one._steady()
-        machines.time.move(LOST / 2)
+        machines.time.move(LOST_AFTER_S / 2)
         one.failed(Turn(Swap(b"")), "no answer", sent)
     claim_from = one._claim_from
     assert claim_from is not None
-    machines.time.move(claim_from - one._now() + BEGIN - 0.5)
+    machines.time.move(claim_from - one._now() + LATE_CLAIM_S - 0.5)
     receipt = one.charge(leased)
     assert isinstance(receipt, Receipt)
     one.settle(receipt, LIMIT // 2, NOON + int(machines.time.now))
@@ -1080,7 +1080,7 @@ def test_a_member_that_lost_the_server_in_a_write_keeps_to_both_of_its_lines(
     one, _ = both(machines)
     confirmed = one._line
     machines.take(one)
-    machines.time.move(BEAT)
+    machines.time.move(UPDATE_S)
     turn = one.begin()
     assert turn is not None
     assert turn.line is not None
@@ -1090,5 +1090,5 @@ def test_a_member_that_lost_the_server_in_a_write_keeps_to_both_of_its_lines(
     lines = one._own_lines()
     assert one._line in lines
     assert turn.line in lines
-    assert one._claim_from == min(line.at for line in lines) + PARTED
-    assert one._alone_from >= max(line.at for line in lines) + PARTED
+    assert one._claim_from == min(line.at for line in lines) + APART_AFTER_S
+    assert one._alone_from >= max(line.at for line in lines) + APART_AFTER_S

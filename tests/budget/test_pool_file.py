@@ -299,9 +299,9 @@ def test_the_records_of_two_replaced_files_are_kept_until_the_pool_takes_them(pl
     (place / FILE_NAME).unlink()
     assert exchange(PoolFile(place, "a"), b"third") == b""
     assert exchange(one) == b"third"
-    left = [one.take_left(), one.take_left()]
-    assert [each and each.record for each in left] == [b"first", b"second"]
-    assert one.take_left() is None
+    earlier = [one.take_earlier_record(), one.take_earlier_record()]
+    assert [each and each.record for each in earlier] == [b"first", b"second"]
+    assert one.take_earlier_record() is None
 
 
 def test_a_record_that_a_later_file_continues_is_not_kept(place: Path) -> None:
@@ -311,19 +311,19 @@ def test_a_record_that_a_later_file_continues_is_not_kept(place: Path) -> None:
     (place / FILE_NAME).unlink()
     assert other.lock()
     assert other.read() == b""
-    left = other.take_left()
-    assert left is not None
-    other.continue_record(left)
+    earlier = other.take_earlier_record()
+    assert earlier is not None
+    other.continue_record(earlier)
     other.write(b"second")
     assert not one.lock()
     other.unlock()
     (place / FILE_NAME).unlink()
     exchange(PoolFile(place, "a"), b"third")
     assert exchange(one) == b"third"
-    left = one.take_left()
-    assert left is not None
-    assert left.record == b"second"
-    assert one.take_left() is None
+    earlier = one.take_earlier_record()
+    assert earlier is not None
+    assert earlier.record == b"second"
+    assert one.take_earlier_record() is None
 
 
 def test_a_deleted_file_is_created_again_and_all_processes_follow(place: Path) -> None:

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine, wait for every answer of the server, even the last."""
     for module in (courier, redis_server):
-        monkeypatch.setattr(module, "PATIENCE", HANGS)
+        monkeypatch.setattr(module, "CALL_TIMEOUT_S", HANGS)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ FORK = """
 import asyncio, os, sys
 from binance_oi import BannedError, OpenInterestClient, RedisBudget
 from binance_oi.budget import courier, redis_server
-courier.PATIENCE = redis_server.PATIENCE = 300.0
+courier.CALL_TIMEOUT_S = redis_server.CALL_TIMEOUT_S = 300.0
 budget = RedisBudget(sys.argv[1], egress=sys.argv[3])
 
 async def use(calls):

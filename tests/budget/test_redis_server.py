@@ -19,7 +19,7 @@ from binance_oi.budget import redis_server
 from binance_oi.budget.member_record import ID, VERSION
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
 from binance_oi.budget.redis_server import RedisServer, check_egress, make_client
-from binance_oi.budget.turns import TURN
+from binance_oi.budget.turns import TURN_S
 from support.lanes import thorough
 from support.record_keeper import Keeper
 from support.redis_servers import Server, free_port, needs_server, running
@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the connection to a server on a busy machine."""
-    monkeypatch.setattr(redis_server, "PATIENCE", 300.0)
+    monkeypatch.setattr(redis_server, "CALL_TIMEOUT_S", 300.0)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def swap_of(random: Random, known: list[bytes]) -> Swap:
 @pytest.fixture
 def long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no turn end by itself, as it may on a slow machine between two calls."""
-    usual, long = f"'PX', {1000 * TURN:.0f})", f"'PX', {LONG_MS})"
+    usual, long = f"'PX', {1000 * TURN_S:.0f})", f"'PX', {LONG_MS})"
     assert redis_server.SCRIPT.count(usual) == 2
     script = redis_server.SCRIPT.replace(usual, long)
     monkeypatch.setattr(redis_server, "SCRIPT", script)
@@ -106,7 +106,7 @@ async def test_the_server_gives_its_time_and_the_news_of_others(server: Server) 
     heard, resets = list[bytes](), list[int]()
     listening = asyncio.create_task(one.listen(POOL, heard.append, lambda: resets.append(1)))
     await until(lambda: bool(resets), listening)
-    await other.tell(POOL, b"h1")
+    await other.publish(POOL, b"h1")
     await until(lambda: bool(heard), listening)
     answer = await other.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"n", 1000))
     await until(lambda: len(heard) > 1, listening)
@@ -172,7 +172,7 @@ async def test_the_documented_access_rights_are_enough(tmp_path: Path, url: str)
         for expected, version in ((b"", b"1" * VERSION), (b"1" * VERSION, b"2" * VERSION)):
             swap = Swap(expected, version, b"m" * ID, b"n", 1000)
             assert (await made.swap(POOL, swap)).outcome is Outcome.DONE
-        await made.tell(POOL, b"n")
+        await made.publish(POOL, b"n")
         await made.aclose()
         await client.aclose()
 
@@ -266,7 +266,7 @@ async def test_a_missing_server_is_an_error() -> None:
     with pytest.raises(ServerError):
         await made.swap(POOL, Swap(b""))
     with pytest.raises(ServerError):
-        await made.tell(POOL, b"n")
+        await made.publish(POOL, b"n")
     with pytest.raises(ServerError):
         await made.listen(POOL, lambda _: None, lambda: None)
     await made.aclose()

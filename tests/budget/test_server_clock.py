@@ -29,7 +29,7 @@ def test_near_a_rollover_either_of_two_minutes_may_be_current() -> None:
     made = clock(-1.0, 2.0)
     moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
     assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
-    assert (made.middle - CORES_APART_S, made.doubt) == (0.5, 1.5)
+    assert (made.middle - CORES_APART_S, made.max_error) == (0.5, 1.5)
 
 
 @pytest.mark.parametrize("now, into, left", [(-9, 0, 69), (0, 0, 60), (20, 20, 40), (70, 60, 0)])
@@ -123,9 +123,9 @@ def test_the_end_of_an_instant_allows_for_drift_until_then() -> None:
 
 def test_a_converted_instant_never_comes_earlier() -> None:
     made, after = clock(), clock(-3602.0, -3598.0)
-    assert made.carried(CORES_APART_S + 600, 10.0, after) - CORES_APART_S == 600 + 2 - 3598
-    assert made.carried(CORES_APART_S + 600, 603.0, after) == 0.0
-    assert made.carried(0.0, -1e9, after) == 0.0
+    assert made.convert(CORES_APART_S + 600, 10.0, after) - CORES_APART_S == 600 + 2 - 3598
+    assert made.convert(CORES_APART_S + 600, 603.0, after) == 0.0
+    assert made.convert(0.0, -1e9, after) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -952,7 +952,7 @@ def test_a_store_that_fails_the_check_for_cooldowns_shows_its_last_record(
 ) -> None:
     one, other = make(), make()
     other.hold(300, ban=True)
-    with failing("is_hold_new", errno.EIO):
+    with failing("is_cooldown_new", errno.EIO):
         assert one.held_for(ban=True) == other.held_for(ban=True) > 0.0
 
 

@@ -131,9 +131,9 @@ class _Gated:
         await self.gate.wait()
         return answer
 
-    async def tell(self, pool: str, news: bytes) -> None:
+    async def publish(self, pool: str, news: bytes) -> None:
         await self.gate.wait()
-        await self.link.tell(pool, news)
+        await self.link.publish(pool, news)
 
     async def listen(self, pool: str, hear: Any, reset: Any) -> None:
         loop = asyncio.get_running_loop()

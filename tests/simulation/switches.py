@@ -35,19 +35,19 @@ SWITCHES = (
     Switch(
         "once a minute, no second burst",
         OTHERS,
-        "need = min(need, _in_busiest(NEARLY, used) - others)",
+        "need = min(need, _in_busiest(ONCE_A_MINUTE_SLOTS, used) - others)",
         "pass",
     ),
     Switch("rarely in the last slot", OTHERS, "    if rest == 1:\n", "    if False:\n"),
     Switch(
         "no room at any second for copies",
         OTHERS,
-        "> WHOLE / 2 * current.fastest * MINUTE:",
+        "> USED_UP / 2 * current.fastest * MINUTE:",
         "> math.inf:",
     ),
     Switch("others who stopped", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"),
     Switch("going on beside a past", OTHERS, "if others > known or not whole:", "if not whole:"),
-    Switch("going on", OTHERS, "most = max(most, going_on(current, into, others))", "pass"),
+    Switch("going on", OTHERS, "most = max(most, rest_if_steady(current, into, others))", "pass"),
     Switch(
         "going on as last seen",
         OTHERS,
@@ -102,7 +102,7 @@ SWITCHES = (
     Switch(
         "our part grows beside a copy",
         ADMISSION,
-        "    if known.of_copies(k - 1):\n",
+        "    if known.weight_of_copies(k - 1):\n",
         "    if False:\n",
     ),
     Switch(
@@ -145,7 +145,7 @@ SWITCHES = (
         "Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None",
         "None",
     ),
-    Switch("rare counts are waited for", KNOWLEDGE, "BLIND_AFTER - is_rare", "BLIND_AFTER"),
+    Switch("rare counts are waited for", KNOWLEDGE, "BLIND_AFTER - is_count_recent", "BLIND_AFTER"),
     Switch("a lower limit", LEARNING, "known.lower(used - 1, minute)", "pass"),
     Switch(
         "a count that falls",
@@ -203,7 +203,7 @@ SWITCHES = (
         "return min(wait, closing) if closing + since > 0.0 else wait",
         "return wait",
     ),
-    Switch("the last probe moves", PROBING, " - clock.doubt * (k % 3) / 2", ""),
+    Switch("the last probe moves", PROBING, " - clock.max_error * (k % 3) / 2", ""),
     Switch(
         "reported twice when alone", PROBING, "if k > known.others.expected_until:", "if False:"
     ),

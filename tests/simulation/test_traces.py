@@ -107,22 +107,58 @@ UNNOTICED = {
     "budget.stored.NO_LINEAGE": "a name that no record has",
     **dict.fromkeys(
         (
-            *(f"budget.journal.{name}" for name in ("KEPT", "TOGETHER", "ALONE")),
-            *(f"budget.record_time.{name}" for name in ("JUMP", "FOLLOW", "STEP", "YOUNG")),
-            *(f"budget.member_record.{name}" for name in ("FORMAT", "VERSION", "ID", "GONE")),
-            *(f"budget.member_record.{name}" for name in ("MOST_MEMBERS", "WAITED")),
-            *(f"budget.member_record.{name}" for name in ("SETTLED", "LOOK", "PRESENT")),
-            *(f"budget.member_record.{name}" for name in ("SILENT", "PARTED", "CLAIM", "BEGIN")),
+            *(f"budget.journal.{name}" for name in ("ENTRY_LIFE_S", "ENTRY_SPAN_S", "UNWRITTEN")),
+            *(
+                f"budget.record_time.{name}"
+                for name in ("CLOCK_SET_S", "MIN_DRIFT_S", "DRIFT_STEP_S", "CORRECTABLE_S")
+            ),
+            *(
+                f"budget.member_record.{name}"
+                for name in ("FORMAT", "VERSION", "ID", "KEPT_MINUTES")
+            ),
+            *(f"budget.member_record.{name}" for name in ("MOST_MEMBERS", "EVEN_PART_S")),
+            *(
+                f"budget.member_record.{name}"
+                for name in ("COUNTED_AFTER_S", "PROBE_ROOM", "PRESENCE_S")
+            ),
+            *(
+                f"budget.member_record.{name}"
+                for name in ("SILENT_AFTER_S", "APART_AFTER_S", "CLAIM_BY_S", "LATE_CLAIM_S")
+            ),
             "budget.member_record.LONGEST_SHIFT",
-            *(f"budget.record_pool.{name}" for name in ("BEAT", "GRACE", "RESTORED", "TRUSTED")),
-            *(f"budget.turns.{name}" for name in ("LOT", "LEAST_LOT", "LEASE", "SOON", "PATIENCE")),
-            *(f"budget.turns.{name}" for name in ("LOST", "TRIES", "AGAIN", "RETRY", "ASKED")),
-            *(f"budget.turns.{name}" for name in ("TURN", "KEPT", "CROWD", "CROWD_BEAT")),
+            *(
+                f"budget.record_pool.{name}"
+                for name in ("UPDATE_S", "RESTORE_S", "NOTICE_LOSS_S", "TRUSTED")
+            ),
+            *(
+                f"budget.turns.{name}"
+                for name in (
+                    "MAX_LEASE_WEIGHT",
+                    "SMALL_LEASE_WEIGHT",
+                    "LEASE_S",
+                    "READ_PAUSE_S",
+                    "CALL_TIMEOUT_S",
+                )
+            ),
+            *(
+                f"budget.turns.{name}"
+                for name in (
+                    "LOST_AFTER_S",
+                    "LOST_AFTER_CALLS",
+                    "QUICK_RETRY_S",
+                    "RETRY_S",
+                    "WANT_LIFE_S",
+                )
+            ),
+            *(
+                f"budget.turns.{name}"
+                for name in ("TURN_S", "RECORD_LIFE_S", "CROWD_MEMBERS", "CROWD_UPDATE_S")
+            ),
             "budget.turns.LEAST_MEMBERS",
-            "budget.apart.ROOM",
+            "budget.apart.MIN_PART_WEIGHT",
             "budget.record_pool.NEVER",
             "budget.member.GROUP_MINUTES",
-            "budget.member.MANY",
+            "budget.member.MAX_LATE_CHANGES",
             "budget.courier.LAST_TURNS",
             *(
                 f"budget.redis_server.{name}"

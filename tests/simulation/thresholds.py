@@ -269,7 +269,7 @@ def copies_of_us_share_the_address(note: Note) -> None:
 
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
-    """EARLY, WHOLE: when others and we must have used up a minute for them to count as copies."""
+    """EARLY, USED_UP: when others and we must have used up a minute for them to count as copies."""
     for ours in range(8_200, 8_720, 40):
         desk = _among_copies(note, 15_000, ours, until=20.87)
         for second in (122.0, 131.0):
@@ -313,7 +313,7 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 @script
 def others_come_at_a_second_that_is_new(note: Note) -> None:
-    """SURPRISE, SURPRISED: which use is a surprise, and for how long we then leave room."""
+    """SURPRISE, SURPRISE_MINUTES: which use is a surprise, and for how long we then leave room."""
     for size in (955, 965):
 
         def used(minute: int, into: float, size: int = size) -> int:
@@ -327,7 +327,7 @@ def others_come_at_a_second_that_is_new(note: Note) -> None:
 
 @script
 def others_come_every_50_s(note: Note) -> None:
-    """OFTEN, NEARLY: how much we leave others in the last slot, and in the whole minute."""
+    """LAST_SLOT_QUANTILE, ONCE_A_MINUTE_SLOTS: how much we leave others late, and in a minute."""
 
     def used(minute: int, into: float) -> int:
         rest = sum((500 + 7 * minute + 3 * at) * (into >= at) for at in (12, 22))

@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack
 from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Clock, ProcessBudget
 from binance_oi.budget.shared import SharedPool
-from binance_oi.budget.stored import Left, Store
+from binance_oi.budget.stored import EarlierRecord, Store
 
 LINEAGE = 32  # low bits of a sequence that count writes; the others identify its origin
 
@@ -26,8 +26,8 @@ class _Cell:
         self.held_until = 0.0
         self.holder: MemoryStore | None = None
 
-    def left(self) -> Left:
-        return Left(self.sequence >> LINEAGE, self.sequence, self.record)
+    def as_earlier_record(self) -> EarlierRecord:
+        return EarlierRecord(self.sequence >> LINEAGE, self.sequence, self.record)
 
 
 class Memory:
@@ -52,11 +52,11 @@ class Memory:
         """Forget the record."""
         self.cell.record, self.cell.sequence = b"", -1
 
-    def copy(self) -> Left:
+    def copy(self) -> EarlierRecord:
         """A copy of the current record."""
-        return self.cell.left()
+        return self.cell.as_earlier_record()
 
-    def replace(self, copy: Left | None = None) -> None:
+    def replace(self, copy: EarlierRecord | None = None) -> None:
         """Replace the store with another one, which is empty or has an earlier copy."""
         self.cell = _Cell()
         if copy is not None:
@@ -75,14 +75,14 @@ class MemoryStore:
     def __init__(self, memory: Memory) -> None:
         self._memory, self._cell = memory, memory.cell
         self._sequence, self._held = -1, 0.0
-        self._left: list[Left] = []
+        self._earlier: list[EarlierRecord] = []
 
     @property
     def lineage(self) -> int:
         return self._sequence >> LINEAGE
 
     def lock(self) -> bool:
-        if self.is_left():
+        if self.is_replaced():
             self._keep_left()
             self._cell = self._memory.cell
         if self._memory.is_locked or self._cell.holder not in (None, self):
@@ -100,10 +100,10 @@ class MemoryStore:
         if not cell.record:
             self.begin_anew()
             return b""
-        found, is_known = cell.left(), cell.sequence == self._sequence
-        is_ours = is_known and (not self._left or found in self._left)
+        found, is_known = cell.as_earlier_record(), cell.sequence == self._sequence
+        is_ours = is_known and (not self._earlier or found in self._earlier)
         self._sequence = cell.sequence
-        self._left = [left for left in self._left if not found.contains(left)]
+        self._earlier = [each for each in self._earlier if not found.contains(each)]
         return None if is_ours else cell.record
 
     def write(self, record: bytes, held_until: float = 0.0) -> None:
@@ -117,28 +117,28 @@ class MemoryStore:
     def peek(self) -> bytes:
         return self._memory.cell.record
 
-    def is_hold_new(self) -> bool:
+    def is_cooldown_new(self) -> bool:
         return self._cell.held_until != self._held
 
     def begin_anew(self) -> None:
         self._sequence = self._memory.next_lineage() << LINEAGE
 
-    def is_left(self) -> bool:
+    def is_replaced(self) -> bool:
         return self._cell is not self._memory.cell
 
-    def take_left(self) -> Left | None:
-        return self._left.pop(0) if self._left else None
+    def take_earlier_record(self) -> EarlierRecord | None:
+        return self._earlier.pop(0) if self._earlier else None
 
-    def continue_record(self, left: Left) -> None:
-        self._sequence = left.sequence
+    def continue_record(self, earlier: EarlierRecord) -> None:
+        self._sequence = earlier.sequence
 
-    def leave(self) -> Sequence[Left]:
+    def leave(self) -> Sequence[EarlierRecord]:
         self._keep_left()
         self.close()
-        return self._left
+        return self._earlier
 
-    def take_over(self, left: Sequence[Left]) -> None:
-        self._left = list(left)
+    def take_over(self, earlier: Sequence[EarlierRecord]) -> None:
+        self._earlier = list(earlier)
 
     def close(self) -> None:
         if self._cell.holder is self:
@@ -146,9 +146,9 @@ class MemoryStore:
 
     def _keep_left(self) -> None:
         if self._cell.record:
-            found = self._cell.left()
-            self._left = [left for left in self._left if not found.contains(left)]
-            self._left.append(found)
+            found = self._cell.as_earlier_record()
+            self._earlier = [each for each in self._earlier if not found.contains(each)]
+            self._earlier.append(found)
 
 
 class Options(TypedDict):

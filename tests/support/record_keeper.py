@@ -13,7 +13,7 @@ from random import Random
 
 from binance_oi.budget.member_record import FORMAT, ID, VERSION
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
-from binance_oi.budget.turns import NEXT, TURN
+from binance_oi.budget.turns import NEXT, TURN_S
 
 MEMORY_S = 60.0  # s of writes that a restart from an older copy may undo
 NEVER = 1e9
@@ -68,16 +68,16 @@ class Keeper:
             place.newest = form
             self._note(now, pool, swap.record)
             if swap.member and queue:
-                place.queue, place.turn_ends = queue[ID:], now + TURN
+                place.queue, place.turn_ends = queue[ID:], now + TURN_S
             if swap.news:
-                self.tell(pool, swap.news)
+                self.publish(pool, swap.news)
             if place.queue and swap.member:
-                self.tell(pool, NEXT + place.queue[:ID])
+                self.publish(pool, NEXT + place.queue[:ID])
             return Answer(Outcome.DONE, self.time(), None)
         if swap.member and swap.member not in queue:
             place.queue += swap.member
             if not queue:
-                place.turn_ends = now + TURN
+                place.turn_ends = now + TURN_S
         outcome = Outcome.LATE if is_next else Outcome.TURN
         return Answer(outcome, self.time(), None if is_same else found)
 
@@ -86,7 +86,7 @@ class Keeper:
         while self.writes[0][0] < now - MEMORY_S:
             self.writes.popleft()
 
-    def tell(self, pool: str, news: bytes) -> None:
+    def publish(self, pool: str, news: bytes) -> None:
         for hear in list(self.hearers.get(pool, [])):
             hear(pool, news)
 
@@ -147,11 +147,11 @@ class Link:
             raise ServerError("connection refused")
         await asyncio.sleep(self.delay)
 
-    async def tell(self, pool: str, news: bytes) -> None:
+    async def publish(self, pool: str, news: bytes) -> None:
         await self._travel()
         if asyncio.get_running_loop().time() < self.cut_until:
             await asyncio.sleep(NEVER)
-        self.keeper.tell(pool, news)
+        self.keeper.publish(pool, news)
         await self._travel()
 
     async def listen(
