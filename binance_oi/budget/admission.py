@@ -129,14 +129,16 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until full minute `k` may have room: until its end, or less if answers make room.
 
     An answer makes room in two cases. It shows that another minute counted the request, or that the
-    reported count already contained the request's weight. Neither helps if only this minute can
-    count our request, and booked weight alone already fills this minute.
+    reported count already contained the request's weight. The second does not help if booked weight
+    alone already fills this minute. The first is possible while requests near the rollover are
+    under way: they are booked to two minutes.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight
     lack = max(minute.used + ask.weight - ask.budget, booked - ask.share)
     is_booked = booked + minute.others > ask.budget or booked > ask.share
-    if minute.under_way >= lack and (ask.first < ask.last or not is_booked):
+    is_near_rollover = ask.first < ask.last or known.ledger.minute(k - 1).under_way > 0
+    if minute.under_way >= lack and (is_near_rollover or not is_booked):
         return min(end, PROBE_PAUSE)
     if minute.undecided and probing.is_affordable(ask, known, k):
         return min(end, max(PROBE_PAUSE, minute.undecided[0][0] - ask.now))

@@ -955,6 +955,16 @@ def test_despite_clock_drift_a_caller_finds_room_when_it_is_expected(name: str) 
     assert isinstance(made.charge(2 + room + 1e-6, 1), Receipt)
 
 
+def test_room_is_expected_when_answers_may_show_that_the_minute_before_counted_them() -> None:
+    made = bucket(100, reserve=1)
+    late = [take(made, 55) for _ in range(80)]  # booked to two minutes
+    # A request sent now belongs to the second one, in which 80 and 50 do not fit.
+    assert made.room_in(61.6, 50) == pytest.approx(1.0, abs=0.01)
+    for receipt in late:
+        made.settle(receipt, 61.7, 80, NOON + 57)
+    assert isinstance(made.charge(61.75, 50), Receipt)
+
+
 def test_room_is_expected_when_a_probe_can_decide_lost_weight() -> None:
     made = bucket(100, reserve=1)
     made.lose(take(made, 49, 99), 59)
