@@ -1,8 +1,9 @@
-"""The behaviour of a member while the server is lost, and how that member joins again.
+"""What a member does while the server is lost, and how it joins again.
 
-The rule of this file: a member without the server uses only its own part of the limit. For example,
-if it saw four members, it uses a quarter of the limit. So all of them together stay within the
-limit, even though none of them sees the others' requests.
+A member is a process that shares a budget through a server, which keeps the record. The rule of
+this file: a member without the server uses only its own part of the limit. For example, if it last
+saw four members, itself included, it uses a quarter of the limit. So all members together stay
+within the limit, even though none of them sees the others' requests.
 """
 
 import math
@@ -27,11 +28,11 @@ from binance_oi.budget.turns import LEAST_MEMBERS, READ_PAUSE_S, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
-MIN_PART_WEIGHT = 8  # weight left for each member; with less, this member waits for the next minute
+MIN_PART_WEIGHT = 8  # weight for each member; if less is left, this one waits for the next minute
 
 
 class Early(Receipt):
-    """A receipt from before the first answer of the server; its times depend on a guess."""
+    """A receipt from before the first answer of the server; its instants depend on a guess."""
 
     __slots__ = ()
 
@@ -51,18 +52,22 @@ class ApartPool(TurnPool):
     ) -> None:
         self._without_server = without_server
         self._moved = 0.0  # s by which our time has jumped since the start
-        self._is_lost, self._alone_from = False, 0.0  # when we may begin to use our own part
-        self._claim_from: float | None = None  # when the others expect us to begin; None: never
-        self._claimed: dict[int, int] = {}  # weight by minute that shows the others no use alone
-        self._is_part_free = False  # whether the others, and nobody else, leave us our part
+        self._is_lost = False  # whether we have logged that the server is lost
+        self._alone_from = 0.0  # the instant from which we may use our part alone
+        # The instant from which the others expect us to use our part; None: they keep none for us.
+        self._claim_from: float | None = None
+        # Weight by minute that we had booked when the server was lost; the others know of it.
+        self._claimed: dict[int, int] = {}
+        # Whether the members keep our part free, and we expect no other clients.
+        self._is_part_free = False
         super().__init__(make_bucket, make_state, steady, wall)
 
     def _lose_server(self, why: str) -> None:
-        """Warn once, and begin to use only our own part of the limit.
+        """Warn once, and use only our own part of the limit from now on.
 
-        We wait until the others keep our part free, and until the exchange has counted all that
-        they sent before. We also wait until the current minute is over, unless enough weight is
-        left in it.
+        We first wait until the others have kept our part free for so long that the exchange has
+        counted all their earlier requests. We also wait for the next minute, unless we shared the
+        record until now, and it shows enough weight left in this minute.
 
         Args:
             why: The error of the last call, for the warning.
@@ -105,11 +110,12 @@ class ApartPool(TurnPool):
         )
 
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
-        """Count the weight of the other members in `others`, so that our part is for us alone.
+        """Move the weight of the other members into `others`, and leave only ours booked.
 
-        We may use an even part of the weight that is left, and at most an even part of the limit.
-        So an even part of all booked weight counts as ours, or all that we have booked if that is
-        more. Our first request is a probe: its used-weight header shows how much the others sent.
+        Our budget is now an even part of the limit. So we book an even part of all booked weight as
+        ours, or our own weight if that is more. Then at most an even part of the weight that was
+        left remains for us, and at most the part that our line in the record names. Our first
+        request is a probe: the count in its answer shows how much the others sent.
 
         Args:
             first: The first minute to change; earlier minutes are over.
@@ -131,16 +137,16 @@ class ApartPool(TurnPool):
             self._claimed[k] = minute.booked + returned
 
     def _own_lines(self) -> list[Line]:
-        """Our lines that the record may hold, if they give us a part without the server."""
+        """Those of our lines that may be in the record and give us a part without the server."""
         lines = [self._line, *(turn.line for turn in self._unsure)]
         return [line for line in lines if line is not None and line.members]
 
     def _until_claim(self, now: float) -> float:
-        """Seconds until we may use our part, or 0.0: in each minute, we begin early or not at all.
+        """Seconds until we may use our part; 0.0 if we may use it now.
 
-        After that time, the others use our part if no count has shown that we use it ourselves.
-        Weight without an answer shows nothing, and neither does weight that replaces our leases
-        from before: the others have booked those too.
+        In each minute, we begin to use it early or not at all: the others use it if the counts do
+        not show soon that we do. Weight without an answer is not certain to be in a count. Neither
+        does the weight in `_claimed` show our use, because the others have booked it too.
         """
         if self._claim_from is None:
             return 0.0
@@ -154,12 +160,12 @@ class ApartPool(TurnPool):
         return known.clock.when_over(MINUTE * (k + 1)) - now
 
     def _members(self, minute: int) -> int:
-        """The number of members that shared the record when the server last answered."""
+        """The number of members that wrote shortly before the server's last answer; at least 2."""
         found = member_record.decode(self._found or b"") or member_record.decode(self._last)
         return max(LEAST_MEMBERS, found.seen(min(minute, self._parted_in)) if found else 0)
 
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
-        """Charge to our own part of the limit; the record gets the change when we join again."""
+        """Charge to our own part of the limit; we write the change when we join again."""
         if not self._is_lost or self._is_joining:
             return Wait(READ_PAUSE_S, Reason.LEASE)
         if self._without_server == "wait":
@@ -178,12 +184,12 @@ class ApartPool(TurnPool):
         return answer if self._time.is_known else Early(*answer)
 
     def _keep(self, before: Booked) -> None:
-        """Put the change of our books since `before` into the journal, for when we join again."""
+        """Add the change of our books since `before` to the journal; we write it when we join."""
         self._journal.add(UNWRITTEN, self._now(), Booked.of(self._bucket.known).since(before))
         self._is_changed = True
 
     def _note(self, change: Change) -> None:
-        """Apply a change; the record gets it with the next write, or when we join again."""
+        """Apply a change; we write it with the next turn, or when we join again."""
         if not self._is_apart or self._is_joining:
             super()._note(change)
             return
@@ -191,7 +197,7 @@ class ApartPool(TurnPool):
         before = Booked.of(known)
         change(self._bucket)
         self._keep(before)
-        if self._is_part_free:  # a forecast of the members would only keep us from our part
+        if self._is_part_free:  # the counts show members, for whom we must leave no more room
             known.others.curves.clear()
             known.forget_others(known.ledger.newest - 1)
 
@@ -217,7 +223,7 @@ class ApartPool(TurnPool):
         self._refusal = None
 
     def _timely(self, receipt: Receipt) -> Receipt:
-        """Return `receipt` with its times in the time of the record."""
+        """Return `receipt` with its instants in the time of the record."""
         if not isinstance(receipt, Early):
             return receipt
         return Receipt(*receipt)._replace(sent=receipt.sent + self._moved)

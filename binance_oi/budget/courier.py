@@ -1,8 +1,8 @@
-"""Makes the calls of a pool to its server, in a task of the event loop.
+"""Makes the calls of a pool to the server of its shared record, in a task of the event loop.
 
-The rule of this file: it sleeps and sends, and decides nothing. It passes every failed turn to the
-pool, and the pool decides when to continue without the server. A turn is one read or one write of
-the record.
+A turn is one such call: a read or a write of the record. The rule of this file: it sleeps and
+sends, and decides nothing. It passes every failed turn to the pool, and the pool decides when to
+continue without the server.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from binance_oi.budget.turns import CALL_TIMEOUT_S, READ_PAUSE_S, RETRY_S
 from binance_oi.errors import ClientClosedError
 
 ANOTHER_LOOP = "the budget belongs to another event loop, which is running"
-LAST_TURNS = 4  # calls, at most, in which a closing pool writes its late changes
+LAST_TURNS = 4  # turns, at most, in which a closing pool writes its late changes
 
 
 class Courier:
@@ -132,10 +132,10 @@ class Courier:
             self._wakeup.set_result(None)
 
     async def _publish_cooldown(self, server: RecordServer) -> None:
-        """Publish a new cooldown before the pool writes it: a write may take several calls."""
+        """Publish a new cooldown before the pool writes it: a write may take several turns."""
         news = self._pool.take_news()
         if news:
-            with suppress(Exception):  # the record will hold the cooldown, too
+            with suppress(Exception):  # the next write contains the cooldown too
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     await server.publish(self._name, news)
 
@@ -153,14 +153,14 @@ class Courier:
         except asyncio.CancelledError:
             self._pool.failed(turn, "the task of the budget was cancelled", sent)
             raise
-        except Exception as error:  # without a result, callers of the pool would wait for ever
+        except Exception as error:  # the pool counts every failure, to continue without the server
             self._pool.failed(turn, str(error), sent)
         else:
             self._pool.answered(turn, answer, sent)
         return True
 
     async def _listen(self, server: RecordServer) -> None:
-        """Receive messages. If a message is lost, the next turn still reads the record."""
+        """Receive messages. A lost message does no harm: the next turn reads the record anyway."""
         while not is_cancelled():
             with suppress(Exception):
                 await server.listen(self._name, self._pool.hear, self._pool.reset)

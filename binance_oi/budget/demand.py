@@ -6,8 +6,8 @@ request is sent. Each pool object writes one demand into the shared record, the 
 pollers, and renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
 
 A poller subtracts the demands of the pollers that began before it, and plans with the rest. So if
-two pollers do not fit together, the older one polls as before. A demand shows only when the newest
-of its pollers began, so between two pool objects the newest poller of each one decides.
+two pollers do not fit together, the older one polls as before. A demand names only one start, that
+of its newest poller. So the pool object with the newest poller subtracts the demands of all others.
 """
 
 import math
@@ -20,7 +20,7 @@ from binance_oi import fork
 DEMAND_LIFE_S = 180.0  # s from the last renewal to the end: a busy machine may miss two renewals
 RENEWAL_S = 60.0  # s between two renewals, at least
 CLOCK_TOLERANCE_S = 1.0  # s by which two processes may read the monotonic clock differently
-MAX_DEMANDS = 32  # demands in a record, which fill half of its 4 KB; of more, the newest stay
+MAX_DEMANDS = 32  # demands in a record, at most the newest; so many fill half of its 4 KB
 MAX_NEED = 1e12  # weight per minute; a higher demand comes from a damaged record
 
 
@@ -126,7 +126,7 @@ class Declared:
 
 
 def believed(demands: Iterable[Demand], now: float) -> list[Demand]:
-    """Return the demands that are possible and have not ended: the `MAX_DEMANDS` newest at most."""
+    """Return the demands that are possible and have not ended; at most the `MAX_DEMANDS` newest."""
     possible = [each for each in demands if _is_possible(each, now)]
     possible.sort(key=lambda each: each.since)
     return possible[-MAX_DEMANDS:]

@@ -56,7 +56,7 @@ class Known:
     probe_ends_at: float = UNKNOWN
     """Monotonic s until which all requests wait for the answer to a probe. If the count in that
     answer may belong to either of two minutes, they wait longer: until the older minute is
-    certainly over. Then another probe can show which minute it is."""
+    certainly over. Then another probe shows the count of the newer minute."""
     silent: int = 0
     """How many answers in a row had no usable count; at most `BLIND_AFTER`."""
     windows: list[Window] = field(default_factory=list[Window])
@@ -101,7 +101,7 @@ class Known:
         self.limit = limit
 
     def miss_count(self, now: float) -> None:
-        """Note an answer without a count. As long as counts come now and then, we are not blind."""
+        """Note an answer without a count. For `BLIND_FOR` after a count, we do not become blind."""
         is_count_recent = now <= self.counted_at + BLIND_FOR
         self.silent = min(self.silent + 1, BLIND_AFTER - is_count_recent)
 
@@ -120,14 +120,15 @@ class Known:
         """Set the end of even sending, now that the first answer since a start or a ban is here.
 
         Args:
-            sent: When the request of that answer was sent, monotonic s; the 60 s begin there.
+            sent: When the request of that answer was sent, monotonic s. Even sending ends 60 s
+                later.
             now: When the answer came, monotonic s.
         """
         if not self.is_held(now):
             self.cautious_until = sent + MINUTE
 
     def even_allowance(self, now: float, k: int, budget: int) -> tuple[float, float]:
-        """Return the weight that even sending allows us in minute `k` up to now, and its growth.
+        """Return the weight that even sending allows us in minute `k` up to now, and its rate.
 
         After a start we may send a part at once, and the rest evenly until the minute ends, or
         until `cautious_until` if that is earlier. After a ban we may send nothing at once, and the
@@ -195,15 +196,16 @@ class Known:
         return first, min(max(first, clock.likeliest(now)), last), last
 
     def forget_others(self, k: int) -> None:
-        """Expect no others after minute `k`, unless a curve or a surge is left of them."""
+        """Expect no others after minute `k`, unless we know a curve or a surge of theirs."""
         others = self.others
         if not others.curves and not others.expected_surge:
             others.expected_until = min(others.expected_until, k)
 
     def weight_of_copies(self, k: int) -> float:
-        """Weight that possible copies of us used in the busiest `EARLY` seconds of `k`, or 0.
+        """Weight that copies of us may have used in the busiest `EARLY` seconds of minute `k`.
 
-        Others may be copies in two cases. First, they used more than `FAIR` of the limit in some
+        Copies are other clients that run this library; 0 means that others are none. Others may be
+        copies in two cases. First, they used more than `FAIR` of the limit in some
         `EARLY` seconds of the minute. Second, their use in its first `EARLY` seconds and all our
         use of the minute add up to `USED_UP` of the limit. In both cases they are no copies if a
         count of this minute, or of the `MEMORY` minutes before it, exceeds the limit: copies never

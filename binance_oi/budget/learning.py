@@ -107,7 +107,11 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 
 
 def _begin(known: Known, k: int, before: Minute | None) -> None:
-    """Begin minute `k`: fade the surge after a minute without a refusal, and end what expired."""
+    """Begin minute `k`.
+
+    Halve the expected surge if the minute before had no refusal. If their time is over, stop
+    obeying a lower limit, and stop counting a rolling window.
+    """
     others = known.others
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and not before.refused and was_whole:
@@ -130,7 +134,8 @@ def _correct_first_count(
     """Forget what others used of minute `before` if its count probably belonged to minute `k`.
 
     A count falls at the rollover. So if the first count of `k` is above the count that we assigned
-    to the minute before, that count was probably one of `k` too.
+    to the minute before, we probably assigned that earlier count to the wrong minute. We assume
+    this only while we send evenly, after a start or a ban.
     """
     if before is not None and receipt.sent < known.cautious_until and used > before.reported:
         before.others = 0
@@ -187,9 +192,9 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
 def _expect_others_at_first_count(known: Known, receipt: Receipt, used: int) -> None:
     """Expect others after our first count, which shows their use in one of two minutes.
 
-    Another probe can show which minute it is. All requests wait until such a probe is possible, at
-    least `PROBE_PAUSE`. If the count has reached the limit, the old minute would have no room for
-    that probe. Then we assume that the new minute is full too.
+    All requests wait until another probe can show which minute it was, at least `PROBE_PAUSE`. If
+    the count has reached the limit, the old minute would have no room for that probe. Then we
+    assume that the new minute is full too.
     """
     ledger, others, theirs = known.ledger, known.others, used - receipt.weight
     old, shown = ledger.open_minute(receipt.first), receipt.first

@@ -1,6 +1,6 @@
-"""The pool of one member: it serves the calls of clients, from a record on a server.
+"""The pool of one member: a process that shares a budget with other machines through a server.
 
-The rule of this file: no call blocks. A charge takes a lease, which the pool has charged in
+The rule of this file: no call blocks. A charge takes a lease: weight that the pool has charged in
 advance. Without a lease, the charge returns a wait and wakes the courier, which talks to the
 server. `turns` decides what the courier asks. `apart` decides what happens without the server.
 """
@@ -25,10 +25,10 @@ from binance_oi.budget.turns import COOLDOWN, LEASE_S, NEWS, NEXT, READ_PAUSE_S
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-GROUP_MINUTES = 3  # minutes in a row in which others look like a second group, before we warn
+GROUP_MINUTES = 3  # minutes in a row in which others look like a second group; then we warn
 MAX_LATE_CHANGES = 256  # late changes at which the pool writes them without delay
 _COOLDOWN = struct.Struct("<dd")  # the ends of a cooldown and of a ban, Unix s
-ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # on another machine; we cannot see its end
+ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # it may be on another machine: we never see it end
 
 
 def _no_courier() -> None:
@@ -40,7 +40,7 @@ class MemberPool(ApartPool):
 
     Args:
         make_bucket: Makes a bucket with our reserve and our share.
-        make_state: Makes the knowledge of a new pool, with no answer yet; it gets the pool's clock.
+        make_state: Makes the knowledge of a pool before any answer; its argument is our clock.
         steady: Monotonic seconds of this machine.
         wall: Unix seconds.
         without_server: What to do while the server is lost: `share` the limit, or `wait`.
@@ -104,7 +104,7 @@ class MemberPool(ApartPool):
             return
         newest = self._bucket.known.ledger.newest
         receipt = self._timely(receipt)
-        self._come_back(receipt, methodcaller("settle", receipt, self._now(), used, date))
+        self._take_back(receipt, methodcaller("settle", receipt, self._now(), used, date))
         self._is_probe_late |= receipt.probe
         is_new_minute = self._bucket.known.ledger.newest > newest
         if receipt.probe or len(self._late) >= MAX_LATE_CHANGES or is_new_minute:
@@ -114,7 +114,7 @@ class MemberPool(ApartPool):
         self._warn_of_doubts()
 
     def _warn_of_a_group(self) -> None:
-        """Warn once if, for several minutes, others used the limit as a second group would."""
+        """Warn if others used the limit as a second group would, `GROUP_MINUTES` in a row."""
         known = self._bucket.known
         is_like_one = known.weight_of_copies(known.ledger.newest - 1) > 0.0
         self._like_a_group = self._like_a_group + 1 if is_like_one else 0
@@ -128,17 +128,17 @@ class MemberPool(ApartPool):
         """See `Pool.lose`."""
         if not self._is_of_parent(receipt):
             receipt = self._timely(receipt)
-            self._come_back(receipt, methodcaller("lose", receipt, self._now()))
+            self._take_back(receipt, methodcaller("lose", receipt, self._now()))
 
     def refund(self, receipt: Receipt) -> None:
         """See `Pool.refund`."""
         if not self._is_of_parent(receipt):
             receipt = self._timely(receipt)
-            self._come_back(receipt, methodcaller("refund", receipt))
+            self._take_back(receipt, methodcaller("refund", receipt))
 
     @changing
-    def _come_back(self, receipt: Receipt, change: Change) -> None:
-        """Note that a caller has returned a receipt, and apply the `change` that this makes."""
+    def _take_back(self, receipt: Receipt, change: Change) -> None:
+        """Take a receipt back from a caller, and apply the `change` of the books."""
         self._unreturned -= receipt.weight
         self.has_news = True
         self._note(change)
@@ -252,7 +252,7 @@ class MemberPool(ApartPool):
             self.nudge()
 
     def _hear_cooldown(self, cooldown: float, banned: float) -> None:
-        """Obey a cooldown of another member, if an exchange may ask for one of that length.
+        """Obey a cooldown of another member, unless it is longer than the longest ban.
 
         Args:
             cooldown: The end of the cooldown, Unix s.
@@ -269,9 +269,9 @@ class MemberPool(ApartPool):
             self.has_news = True
 
     def reset(self) -> None:
-        """Compare the record with the journal, because the connection is new.
+        """Read the record again, because the connection is new.
 
-        Perhaps the server is another one, or has lost our writes.
+        Perhaps it leads to another server, or the server has lost our writes.
         """
         self._doubted_at = self._steady()
         if len(self._journal) or self._is_apart:
@@ -279,7 +279,10 @@ class MemberPool(ApartPool):
             self.nudge()
 
     def give_back(self) -> None:
-        """Return the leases, withdraw the demand, and make the late changes due."""
+        """Return the leases, withdraw the demand, and make a last write due.
+
+        That write contains the late changes, and gives up our part of the limit.
+        """
         self.withdraw()
         self._want = None
         self._return_leases()
@@ -287,12 +290,12 @@ class MemberPool(ApartPool):
         self._is_urgent = bool(self._late) or self._is_leaving
 
     def is_written(self) -> bool:
-        """Whether the record holds all our changes."""
+        """Whether nothing is left to write. Without the server, we do not write, so nothing is."""
         return self._is_apart or not (self._late or self._unsure or self._is_leaving)
 
     def held_for(self, *, ban: bool = False) -> float:
-        """See `Pool.held_for`. It makes the courier read the record, for cooldowns of other
-        members."""
+        """See `Pool.held_for`. Before our first read of the record, the call wakes the courier,
+        because another member may be in a cooldown."""
         if self._found is None:
             self.wake()
         return super().held_for(ban=ban)

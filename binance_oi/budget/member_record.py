@@ -1,10 +1,12 @@
-"""The record that members on several machines share: the knowledge of one pool, and its members.
+"""The record that processes on several machines share: the books of one limit, and a line for each.
 
-A member is one process that takes part in the pool.
+Each such process is a member, and a server keeps the record. A member that has written nothing for
+some seconds is silent: it was killed, or has lost the server. Without the server, a member may use
+only its part: the limit divided by the number of members.
 
 Pure. The rule of this file: a record holds no reading of a single machine's clock. Its instants are
-in the time of the record, which is the server's clock plus `shift`. When the server's clock is set,
-or another server takes over, the members change `shift`. So no instant moves.
+in the time of the record, which is the clock of the record's server plus `shift`. When that clock
+is set, or another server takes over, the members change `shift`. So no instant moves.
 """
 
 import math
@@ -18,12 +20,12 @@ from binance_oi.budget.tuning import FLIGHT, MEMORY
 from binance_oi.budget.usage import Receipt
 
 FORMAT = 1  # the version of the layout of a record; part of the record's key
-VERSION = 16  # bytes in front of a record, random for each write
+VERSION = 16  # bytes of a record's version, which is in front of it and random for each write
 ID = 16  # bytes of the id of a member
 KEPT_MINUTES = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256  # members in a record, at most
-PROBE_ROOM = 2  # weight that others leave unused, so that a later request can read the count
-PRESENCE_S = 2.0  # s between two writes of a member that has a part of its own, at most
+PROBE_ROOM = 2  # weight kept free for a request whose count shows what a silent member sent
+PRESENCE_S = 2.0  # s between two writes of a member that has a part, at most
 LONGEST_SHIFT = 1e11  # s; a record with a larger `shift` is damaged
 
 # Seconds since the last write of a member:
@@ -41,24 +43,24 @@ class Line(msgspec.Struct, array_like=True):
     """The entry of one member in the record."""
 
     serial: int
-    """The serial of the member's latest write in this record."""
+    """The serial number of the member's latest write in this record."""
     at: float
     """The instant of that write, in the time of the record."""
     minute: int
-    """The exchange's minute at that write, by the member's clock."""
+    """The exchange's minute at that write, as the member estimated it."""
     used: int
     """Weight that the member has booked to that minute."""
     is_hungry: bool
-    """Whether more calls of the member wait for weight."""
+    """Whether the member needs more weight than that write charged."""
     under_way: dict[int, int] = msgspec.field(default_factory=dict[int, int])
     """Weight of the member's requests without an answer, by minute."""
     released: dict[int, int] = msgspec.field(default_factory=dict[int, int])
     """Weight that others moved out of `under_way`, because the member was silent. See
     `Shared.release`."""
     members: int = 0
-    """Without the server, the member may use the limit divided by this number; 0: no part."""
+    """The part of the member is the limit divided by this number. 0: it has no part."""
     left: int = 0
-    """Weight that it may then use of `minute`."""
+    """The part of the member in `minute`: an even part of the weight left at that write."""
 
     def part(self, k: int, limit: int) -> int:
         """The weight that the member may use of minute `k` without the server."""
@@ -95,8 +97,9 @@ class Shared(msgspec.Struct, array_like=True):
         """The part of `free` for `member`, so that all hungry members use the same weight.
 
         For example, two members have used 10 and 40, and 50 are free. Both should reach 50, so the
-        first may take 40 and the second 10. The function leaves out members that have written
-        nothing for `EVEN_PART_S` seconds, so a dead member delays the others only briefly.
+        first may take 40 and the second 10. A member without a write in the last `EVEN_PART_S`
+        seconds gets no part, so a dead member delays the others only briefly. In the first
+        `EVEN_PART_S` seconds of a minute, a write in the minute before is enough.
 
         Args:
             member: The id of the member.
@@ -114,14 +117,14 @@ class Shared(msgspec.Struct, array_like=True):
         return max(0, _level(sorted(parts), free) - used)
 
     def kept(self, member: bytes, k: int, now: float) -> int:
-        """Weight of minute `k` that `member` leaves to members that are silent; usually 0.
+        """Weight of minute `k` that `member` leaves to silent members; usually 0.
 
-        A silent member may be apart, and then it uses its own part of the minute. It begins early
-        in the minute, or not at all. So a later count shows whether the others may use the part.
+        A silent member may have lost the server. Then it begins to use its part early in the
+        minute, or not at all. So a later count shows whether it uses the part. If not, the others
+        use it. Weight of others in the count is subtracted, because it may be the silent member's.
 
-        A silent member may also have sent requests before. The other members need room in this
-        minute for one more request. Its used-weight header shows how much of that weight the
-        exchange counted.
+        A silent member may also have requests under way. The others keep `PROBE_ROOM` for one more
+        request. The count in its answer shows how much of the weight under way arrived.
         """
         is_any = any(
             who != member and now - line.at > EVEN_PART_S and line.under_way.get(k)
@@ -137,7 +140,7 @@ class Shared(msgspec.Struct, array_like=True):
         return max(PROBE_ROOM if is_any else 0, parts - others)
 
     def is_count_due(self, member: bytes, now: float) -> bool:
-        """Whether one request should show if silent members use their parts of the minute."""
+        """Whether `member` may charge one request, to learn if silent members use their parts."""
         known = self.state
         k = known.clock.likeliest(now)
         return not known.ledger.minute(k).under_way and any(
@@ -145,9 +148,9 @@ class Shared(msgspec.Struct, array_like=True):
         )
 
     def expect_members(self, member: bytes, now: float) -> None:
-        """Expect no others for weight that silent members may have used alone.
+        """Expect no other clients because of weight that silent members may have used.
 
-        That weight is no reason to leave more room than `kept`.
+        `kept` leaves enough room for that weight.
         """
         known = self.state
         k = known.clock.likeliest(now)
@@ -157,11 +160,11 @@ class Shared(msgspec.Struct, array_like=True):
             known.forget_others(known.clock.earliest(now) - 1)
 
     def _silent(self, member: bytes, k: int, now: float) -> list[tuple[Line, float]]:
-        """The lines of silent members that have a part of their own.
+        """The lines of silent members that have a part.
 
         Returns:
-            Each line, and the instant from which a count contains a request that the member has
-            sent alone in minute `k`.
+            Each line, and the instant from which a count shows whether the member uses its part of
+            minute `k`.
         """
         start = MINUTE * k - self.state.clock.lo
         lines = [
@@ -177,10 +180,11 @@ class Shared(msgspec.Struct, array_like=True):
         return [(line, max(first, line.at + late) + COUNTED_AFTER_S) for line in lines]
 
     def release(self, member: bytes, now: float) -> None:
-        """Let the next used-weight header decide the weight that silent members had under way.
+        """Let a later count decide the weight that silent members had under way.
 
         A member that was killed settles nothing. The exchange counts each of its requests at most
-        `FLIGHT` seconds after the charge. So a later header shows which weight was never sent.
+        `FLIGHT` seconds after the charge. So the count of a request that we send from now on shows
+        how much of that weight the exchange has counted.
         """
         ledger = self.state.ledger
         for who, line in self.lines.items():
@@ -195,8 +199,8 @@ class Shared(msgspec.Struct, array_like=True):
     def restore(self, member: bytes) -> None:
         """Book again the weight of `member` that others released.
 
-        The member is back, and settles that weight itself. Until a used-weight header has decided
-        the released weight, the books hold that weight twice.
+        The member is back, and settles that weight itself. Until a count has decided the released
+        weight, the books contain it twice.
         """
         line, ledger = self.lines.get(member), self.state.ledger
         if line is None:
@@ -206,10 +210,11 @@ class Shared(msgspec.Struct, array_like=True):
                 ledger.book(weight, k, k)
         line.released = {}
 
-    def sign(self, member: bytes, line: Line) -> None:
-        """Write the line of a member, and drop members without a write in `KEPT_MINUTES` minutes.
+    def put_line(self, member: bytes, line: Line) -> None:
+        """Set the line of a member, and drop members without a write in `KEPT_MINUTES` minutes.
 
-        If too many members are left, the function also drops those with the oldest minutes.
+        If too many members are left, the function also drops those that wrote in the oldest
+        minutes.
         """
         first = line.minute - KEPT_MINUTES
         lines = {who: line for who, line in self.lines.items() if line.minute >= first}
@@ -221,7 +226,7 @@ class Shared(msgspec.Struct, array_like=True):
 
 
 def _level(parts: list[int], free: int) -> int:
-    """Return the equal weight that the lowest parts reach if they get all of `free`.
+    """Return the level to which all of `free` raises the lowest of `parts`, rounded up.
 
     Args:
         parts: Weight that each member has used, in ascending order.

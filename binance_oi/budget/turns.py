@@ -1,8 +1,9 @@
-"""Chooses a process's next call to the server that holds the shared record; handles the result.
+"""Chooses the next turn of a process at the shared record, and handles the result of that turn.
 
-A turn is one read or one write of the record. The rule of this file: it decides, and does no I/O.
-`begin` returns the next call. A task (`courier`) makes that call, and passes the result to
-`answered` or `failed`. A lease is weight that a turn charges in advance for later calls.
+A server keeps the record, and a member is a process that shares it. A turn is one call to the
+server: a read or a write of the record. The rule of this file: it decides, and does no I/O. `begin`
+returns the next turn. A task (`courier`) makes the call, and passes the result to `answered` or
+`failed`. A lease is weight that a turn charges in advance for later requests to the exchange.
 """
 
 import math
@@ -21,17 +22,17 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 
 MAX_LEASE_WEIGHT = 100  # weight that a turn charges in advance, at most
 SMALL_LEASE_WEIGHT = 4  # weight of a lease, at most, while others are expected or little is free
-LEASE_S = 1.0  # s in which a call may use weight charged in advance
+LEASE_S = 1.0  # s in which a request may use weight charged in advance
 READ_PAUSE_S = 0.1  # s between two reads while room may appear at any time
 CROWD_MEMBERS = 10  # members; if there are more, each one that waits for room reads less often
-CROWD_UPDATE_S = 1.5  # s between two such reads; plus `CALL_TIMEOUT_S`, no longer than `RESTORE_S`
-CALL_TIMEOUT_S = 0.5  # s; the timeout of one call of the server
+CROWD_UPDATE_S = 1.5  # s between two such reads; with `CALL_TIMEOUT_S`, at most `RESTORE_S`
+CALL_TIMEOUT_S = 0.5  # s; the timeout of one call to the server
 LEAST_MEMBERS = 2  # members that we assume, at least: one may exist that this one has never seen
 LOST_AFTER_CALLS = 3  # calls that fail in a row, at least, before we treat the server as lost
-LOST_AFTER_S = 2.5  # s from the first of these failed calls, at least
+LOST_AFTER_S = 2.5  # s from the start of the first of these calls, at least
 QUICK_RETRY_S = 0.1  # s between two failed calls before the server is lost
 RETRY_S = 1.0  # s between two calls while the server is lost
-WANT_LIFE_S = 2.0  # s since the last attempt to charge; then the pool assumes that no call waits
+WANT_LIFE_S = 2.0  # s since the last attempt to charge; then we assume that no request waits
 TURN_S = 0.1  # s in which only the member at the head of the server's queue may write a charge
 RECORD_LIFE_S = 900.0  # s without a write after which the server drops a record
 
@@ -45,7 +46,7 @@ class TurnPool(RecordPool):
     has_news: bool  # see `ProcessPool`
 
     def due_in(self) -> float | None:
-        """Seconds until `begin` may return a call; None until a caller or a message comes."""
+        """Seconds until `begin` may return a turn; None until a request or a message comes."""
         now = self._now()
         if self._is_reading or self._is_apart:
             return max(0.0, self._retry_at - now)
@@ -69,7 +70,7 @@ class TurnPool(RecordPool):
 
     @changing
     def begin(self) -> Turn | None:
-        """Return the next call to the server; None if no call is due."""
+        """Return the next turn; None if none is due."""
         now = self._now()
         is_unknown = self._found is None or self._is_reading
         if is_unknown or (self._is_apart and not self._is_joining):
@@ -131,7 +132,7 @@ class TurnPool(RecordPool):
         members = self._members_beside(shared, k) if used or self._is_active(k) else 0
         left = max(0, state.limit - state.ledger.minute(k).used) // max(1, members)
         line = Line(self._serial, now, k, used, is_hungry, under_way, {}, members, left)
-        shared.sign(self.member, line)
+        shared.put_line(self.member, line)
         is_news = state.ledger.newest > newest or state.cooldown_until > held
         swap = Swap(
             member_record.version(self._found or b""),
@@ -146,7 +147,7 @@ class TurnPool(RecordPool):
         return made
 
     def _is_presence_due(self, now: float) -> bool:
-        """Whether a write is due that only shows the others that we reach the server, or leave."""
+        """Whether to write without a change, to show that we still reach the server, or leave."""
         line = self._line
         is_due = line is not None and line.members > 0 and now >= line.at + PRESENCE_S
         return is_due or self._is_leaving
@@ -164,10 +165,10 @@ class TurnPool(RecordPool):
         return max(LEAST_MEMBERS, shared.seen(k) + is_new)
 
     def _charged(self, bucket: Bucket, shared: Shared, now: float) -> list[Receipt]:
-        """Charge for the call at the head of our queue, and in advance for the calls behind it.
+        """Charge for the request at the head of our queue, and in advance for later ones.
 
         Returns:
-            The receipt of that call, and then the leases; empty without a charge.
+            The receipt of that request, and then the leases; empty without a charge.
         """
         want = self._want
         is_refused = self._refusal is not None and now < self._refusal[0]
@@ -200,10 +201,10 @@ class TurnPool(RecordPool):
         return receipts
 
     def _free(self, bucket: Bucket, shared: Shared, weight: int, now: float) -> int:
-        """The weight that is left for us, without what we leave to silent members.
+        """The weight that we may use, less the weight that we leave to silent members.
 
-        Near a rollover, every minute that may count the request must have it. A minute that has no
-        room at all makes the bucket refuse the charge, so this function leaves it out.
+        Near a rollover, every minute that may count the request must have room for both. This
+        function ignores a minute without room for the request: there the bucket itself decides.
         """
         usage, known = bucket.usage(now), bucket.known
         first, likeliest, last = known.span(now)
@@ -225,7 +226,7 @@ class TurnPool(RecordPool):
         return None
 
     def _next_lease(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
-        """The weight to charge in advance for the calls behind the first one, 1 for each call."""
+        """The weight to charge in advance for the requests behind the first one, 1 for each."""
         known = bucket.known
         is_single = want.weight != 1 or not bucket.leases_bulk or not known.clock.dated
         if is_single or known.is_held(now) or known.probe_ends_at > now:
@@ -238,7 +239,7 @@ class TurnPool(RecordPool):
 
     @changing
     def answered(self, turn: Turn, answer: Answer, sent: float) -> None:
-        """Process the server's answer to a call that began at `sent`, by our steady clock."""
+        """Process the server's answer to a call that began at `sent`, steady s."""
         if answer.outcome is Outcome.OUTDATED:
             self._lose_server("a newer version of this package uses the same budget")
             self._is_reading, self._retry_at = True, self._now() + RETRY_S
@@ -265,7 +266,7 @@ class TurnPool(RecordPool):
             self._turn_at = self._read_at + TURN_S / 2
         if turn.bucket is None:
             self._is_unseen = True
-            self._see()
+            self._begin_to_join()
 
     def _done(self, turn: Turn) -> None:
         """The server has done the write: continue with the books and leases of `turn`."""
@@ -286,8 +287,8 @@ class TurnPool(RecordPool):
             if turn.cooldowns != self._cooldowns:
                 self._return_leases()
 
-    def _see(self) -> None:
-        """We have read the record: if we worked without it, begin to join."""
+    def _begin_to_join(self) -> None:
+        """If we were apart, begin to join, because we have read the record."""
         if not self._is_apart:
             return
         self._is_joining = True
@@ -303,7 +304,7 @@ class TurnPool(RecordPool):
 
     @changing
     def failed(self, turn: Turn, why: str, sent: float) -> None:
-        """Process the failure of a call that began at `sent`; the server may have done the call."""
+        """Process the failure of a call that began at `sent`; the server may have done it."""
         now = self._now()
         if turn.bucket is not None:
             self._unsure.append(turn)
