@@ -3,8 +3,8 @@
 The rule of this file: the place depends on the user id alone. A login shell, cron, a service and
 `su` have different values of `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and the working directory. So the
 places and their order are fixed. We skip a place only for a reason that holds for every process of
-this user. A temporary error is no such reason: the caller gets the error, and tries again. Only one
-environment variable, `VARIABLE`, overrides the places: nothing but a user's intent sets it.
+this user. A temporary error is no such reason: the caller gets the error, and tries again. Only the
+environment variable `VARIABLE` overrides the places, because a user sets it on purpose.
 """
 
 import errno
@@ -40,9 +40,9 @@ ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))  # no such path, 
 def budget_directory() -> Path:
     """Return the directory of this user's budgets; it may not exist yet.
 
-    Every process of a user gets the same answer, whatever its environment (except `VARIABLE`). If a
-    place has a path of that name that is no private directory of this user, we log a warning and
-    skip the place.
+    Every process of a user gets the same answer, whatever its environment (except `VARIABLE`). If
+    the path `binance-oi-UID` in a place is not a private directory of this user, we log a warning
+    and skip the place.
 
     Raises:
         OSError: There is no suitable place, `VARIABLE` names none, or a temporary error prevents a
@@ -96,7 +96,7 @@ def _check_place(place: str, directory: str) -> None:
         raise _UnfitError(f"{place}: other users can replace the files in it")
     if _is_place_on_network(place, found.st_dev):
         raise _UnfitError(f"{place} is on a network file system")
-    _check_access(place, os.X_OK)  # after this check, an EACCES below is a temporary error
+    _check_access(place, os.X_OK)  # so an EACCES of the next check is a temporary error
     try:
         check_private(directory)
     except FileNotFoundError:

@@ -58,7 +58,7 @@ def export(
 
 
 class SeriesArguments(NamedTuple):
-    """The part of a recording to write as a series."""
+    """The arguments of `output.export_series` that choose the rows and their distance in time."""
 
     step: str
     symbols: Sequence[str] | None

@@ -290,7 +290,7 @@ def decode_exchange_info(body: bytes) -> ExchangeInfo:
 
     The result omits a row without a name or a status. If another field is odd, it gets its default.
     `ExchangeInfo.odd_rows` names the rows in both cases. `ExchangeInfo.ignored_limits` has the
-    limits that we cannot decode.
+    limits that the budget ignores, for example because we cannot decode them.
 
     A name is odd if `is_name` refuses it. `is_name` accepts more names than `check_symbol`, so that
     the result contains symbols with new kinds of names.

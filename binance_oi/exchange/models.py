@@ -1,6 +1,6 @@
 """The exchange's answers, as frozen structs.
 
-The rule of this file: it defines values, which users see. The values decode nothing and check
+The rule of this file: it defines values, which users see. Making a value decodes and checks
 nothing.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
@@ -18,11 +18,11 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
-MAX_OTHERS = 8  # limits that we keep whose span is not a minute; two are known [D] 2026-11
-MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
-# We choose these eight among the tightest 64 only. The choice compares each pair of limits, and no
-# answer of a server may make it slow.
+MAX_OTHERS = 8  # limits that we keep beside the weight per minute; two are known [D] 2026-11
+# limits: we choose `MAX_OTHERS` among so many of the tightest. The choice compares each pair of
+# them, and no answer of a server may make it slow.
 MAX_COMPARED = 64
+MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
 OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limits on requests, not on orders [D] 2026-11
 _MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
@@ -107,7 +107,8 @@ class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
 
 class SymbolInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
-    """A listed symbol. To select symbols, use `status`: new contract types appear all the time."""
+    """A listed symbol. Select symbols by `status`, not by `contract_type`: its values often grow in
+    number."""
 
     symbol: _Text
     status: _Text
@@ -137,13 +138,13 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     ignored_limits: tuple[str, ...] = ()
     """Limits on requests that the budget ignores, as the exchange wrote them.
 
-    Such a limit cannot be decoded, or is impossible, or is one of the loosest when more than eight
-    have a span other than a minute.
+    Such a limit cannot be decoded, or is impossible, or is too loose for `other_limits`, which has
+    only eight. We name the first eight such limits.
     """
     odd_rows: tuple[str, ...] = ()
     """The symbols with a field that we cannot decode, each with the names of these fields.
 
-    It names the first eight, and counts the others. If the field is the name or the status,
+    After eight symbols, the last text is ``and N more``. If the field is the name or the status,
     `symbols` does not contain the row.
     """
     left_out: int = 0
@@ -166,11 +167,11 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def other_limits(self) -> tuple[Limit, ...]:
-        """The lowest limit for each other span, of weight and of requests; the tightest first.
+        """The limits other than the weight per minute: the lowest for each span; tightest first.
 
-        The result has at most eight. If there are more, it first omits those that another limit
-        implies: a limit of 10 per second implies 600 per minute. `ignored_limits` has all others
-        that it omits.
+        A span has one limit of weight and one of requests. The result has at most eight limits. If
+        there are more, it first omits those that another one implies: a limit of 10 per second
+        implies 600 per minute. `ignored_limits` has limits that it omits without this reason.
         """
         return tuple(_kept(_least(self.rate_limits)))
 
@@ -181,7 +182,7 @@ def span_of(limit: RateLimit) -> tuple[int, bool]:
 
 
 def _least(limits: Iterable[RateLimit]) -> list[Limit]:
-    """Return the lowest possible limit for each span except the minute's; the tightest first."""
+    """Return the lowest sane limit of each span, but not the weight per minute; tightest first."""
     least: dict[tuple[int, bool], int] = {}
     for limit in limits:
         if limit.is_ours and limit.is_sane and (span := span_of(limit)) != _MINUTE:

@@ -339,7 +339,7 @@ def _parquet(path: Path) -> Generator[Any]:
             yield file
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         why = printable(str(error), 200)
-        raise RecordingError(f"{path} cannot be added to: {why}; replace it") from error
+        raise RecordingError(f"{path} cannot be added to: {why}; replace the file") from error
 
 
 def _check_kinds(found: Any) -> None:

@@ -4,11 +4,11 @@ The rule of this file: slots are multiples of the period since 1970. The wall cl
 is due; a steady clock says how much time has really passed. When the two disagree, a user has set
 the wall clock, and the schedule continues at the new time at once:
 
-    set forward   slots that were never due in real time are a gap `clock`, not `late`
+    set forward   the clock skips slots, which were never due: a gap with the reason `clock`
     set back      the schedule restarts at the new time, and slots come a second time; no slot is
-                  missing, so the gap `clock` is empty: it ends before it begins
+                  missing, so the gap with the reason `clock` is empty: it ends before it begins
     suspended     the steady clock runs while the machine sleeps, so the slots of that time were
-                  due and are `late`; on macOS it stops, and they are `clock`
+                  due: a gap with the reason `late`; on macOS it stops: the reason is `clock`
 
 After a small step back, the schedule does not restart: NTP and a leap second cause such a step. As
 long as the next slot is at most a period and `TOLERATED_STEP` away, the schedule waits for it, and
@@ -80,7 +80,8 @@ class Schedule:
         """From slot to slot, ms. The owner may change it between two slots."""
         self._clock = clock
         self._pause = pause
-        self._wall, self._steady = self._read_clocks()  # at the decision about the latest slot
+        # Both clocks when the schedule last decided which slots were missed, or began.
+        self._wall, self._steady = self._read_clocks()
 
     def next_slot(self) -> int:
         """Return the first slot that is now or later, Unix ms."""
@@ -106,8 +107,7 @@ class Schedule:
         """Sleep until `lead` seconds before `slot`; return False if someone set the clock back.
 
         Args:
-            slot: The next slot. It is at most a period away. If it is farther away, someone has set
-                the clock back.
+            slot: The next slot. It is at most a period away, unless someone has set the clock back.
             lead: Seconds.
         """
         while (left := self.seconds_to(slot)) > lead:
@@ -117,7 +117,7 @@ class Schedule:
         return True
 
     def restart(self, slot: int) -> Gap:
-        """Return an empty gap after the clock was set back; the schedule continues at its `first`.
+        """After the clock was set back, return an empty gap whose `first` is the next slot.
 
         Args:
             slot: The slot that is too far away now.

@@ -26,14 +26,14 @@ from binance_oi.times import unix_ms
 
 SUFFIXES = (".svg", ".png")
 SIZE = (11.0, 4.5)  # inches of one chart
-COLUMNS = 1100  # columns of a chart; each has its lowest and its highest value
+COLUMNS = 1100  # columns of a chart; of a longer line, we draw the extremes in each column
 CHINESE = (  # fonts of common systems, for symbols such as 币安人生USDT
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
     *("Microsoft YaHei", "SimHei"),
 )
 
-FAILED, HELD = "#cf222e", "#bf8700"  # colours of gaps, as on the page
+FAILED, HELD = "#cf222e", "#bf8700"  # colours of gaps, as in page/page.css
 SHADES = {
     **dict.fromkeys(("overrun", "late", "limited", "budget", "clock"), HELD),
     "stopped": "#6e7781",
@@ -82,7 +82,7 @@ def plot(
     path, names = check_path("target", target), check_symbols(symbols)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")
+        raise RecordingError(f"{path}: a chart's name must end in {' or '.join(SUFFIXES)}")
     chosen = [recording.samples([name], since=since, until=until) for name in names]
     lines = [curve(dated(samples, recording)) for samples in chosen]
     for name, line in zip(names, lines, strict=True):

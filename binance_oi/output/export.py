@@ -7,8 +7,8 @@ it cannot write like this, and a warning names the first of them.
 
 An export adds rows to the target. It reads the file and the recording in parallel, both sorted by
 symbol and time, and merges them. Its memory does not grow with their size. Symbol and time identify
-a row. If both have a row, the row of the file stays. An export does not write a file that would get
-no new row.
+a row. If the file and the recording both have a row, the row of the file stays. A file that would
+get no new row is not written. The option `replace` changes this: see `export`.
 """
 
 import json
@@ -56,9 +56,10 @@ class Form(NamedTuple):
     write: Callable[[Iterable[Batch], BinaryIO, Columns, OddRows], object]
     """Raises `TooNarrowError` for a row that does not fit the columns."""
     read: Callable[[Path], Iterator[Row]]
-    """Yields the rows in the order of the file; raises RecordingError for other rows."""
+    """Yields the rows in the order of the file; raises RecordingError for a row that no export
+    writes."""
     check: Callable[[Path], object] = lambda _: None
-    """Raises those errors of `read` that it finds without reading the rows."""
+    """Raises the errors of `read` that can be found without reading the rows."""
     takes: Callable[[Row], bool] = lambda _: True
     """Returns whether a file of this form can have the row."""
 
@@ -78,9 +79,9 @@ def export(
     """Add recorded samples to a file or a directory, sorted by symbol and time.
 
     All existing rows of the target stay unchanged, even rows that are not selected or that the
-    recording no longer has. If a file would get no new row, it is not written. The new file
-    replaces the old one in a single step. If two exports add to a file at the same time, it gets
-    the rows of both.
+    recording no longer has. A file that would get no new row is not written. `replace` changes
+    both. The new file replaces the old one in a single step. If two exports add to a file at the
+    same time, it gets the rows of both.
 
     An export omits samples dated before 2020 or after 2099. A Parquet file also omits samples with
     more than 20 digits before the point, or more than 18 after it. A warning names the first of
@@ -90,8 +91,8 @@ def export(
         recording: The source of the samples.
         target: A file whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``; or a directory,
             which gets one Parquet file a day: ``date=2026-11-23/open_interest.parquet``. A missing
-            target directory is created, unless its name has another suffix, which is probably a
-            mistake. The parent directory of a file must exist.
+            target whose name has no suffix becomes a directory; any other suffix is an error. The
+            parent directory of a file must exist.
         symbols: The symbols to export; None for all.
         since: The earliest transaction time, included (aware).
         until: The end of the span, excluded (aware).
@@ -100,8 +101,8 @@ def export(
         new: Together with `replace`, do not write files that have every selected sample already.
             Write only missing files, and files that lack samples of the recording.
         csv_safe: In CSV, put an apostrophe before a cell that begins like a formula (``=``, ``+``,
-            ``-``, ``@``, a tab or the end of a line), because a spreadsheet would run it. Such a
-            file can later be added to only with this option.
+            ``-``, ``@``, a tab or the end of a line), because a spreadsheet would run it. To add to
+            such a file later, set this option again.
         on_rows: Called with the number of samples read since the last call.
 
     Returns:
@@ -143,7 +144,7 @@ def _form(path: Path, csv_safe: bool) -> "Form | None":
             raise RecordingError(f"{path} is a directory")
         return None
     if form is None and (path.suffix or path.exists()):
-        raise RecordingError(f"{path}: a file's name ends in {', '.join(FORMS)}")
+        raise RecordingError(f"{path}: a file's name must end in one of {', '.join(FORMS)}")
     return form
 
 
@@ -308,7 +309,7 @@ class Merged:
             last = key
 
     def batches(self, progress: Progress) -> Iterator[Batch]:
-        """Yield the rows by column; call `progress` with the number of rows read for each batch."""
+        """Yield batches of rows, and report to `progress` how many rows were read for each."""
         rows, reported = iter(self), 0
         while batch := list(islice(rows, ROWS_PER_BATCH)):
             yield Batch.of(batch)
@@ -322,7 +323,7 @@ def _in_order(rows: Iterable[Row], path: Path) -> Iterator[Row]:
     for row in rows:
         if (key := row[:2]) < last:
             raise RecordingError(
-                f"{path} cannot be added to: it is not sorted by symbol and time; replace it"
+                f"{path} cannot be added to: it is not sorted by symbol and time; replace the file"
             )
         yield row
         last = key
@@ -385,7 +386,7 @@ def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
         except (OSError, ValueError) as error:
             why = printable(str(error), 200)
             raise RecordingError(
-                f"{path} cannot be added to: line {number}: {why}; replace it"
+                f"{path} cannot be added to: line {number}: {why}; replace the file"
             ) from error
 
     return Form(write, read)

@@ -57,7 +57,7 @@ class PastFile:
         csv_safe: bool = False,
     ) -> None:
         if target.suffix.lower() not in ENDINGS:
-            raise RecordingError(f"{target}: a file's name ends in {', '.join(ENDINGS)}")
+            raise RecordingError(f"{target}: a file's name must end in one of {', '.join(ENDINGS)}")
         check_place(target)
         if target.exists() and not replace:
             raise RecordingError(f"{target} exists already; replace it")

@@ -77,7 +77,7 @@ def write_report(
     path = check_path("target", target)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
+        raise RecordingError(f"{path}: a page's name must end in {' or '.join(SUFFIXES)}")
     page = report(recording, symbols=symbols, since=since, until=until, top=top)
     with translate_write_errors(path), replace_atomically(path) as file:
         file.write(page.encode())

@@ -66,7 +66,7 @@ def export_series(
     path = check_path("target", target)
     ending = path.suffix.lower()
     if ending not in ENDINGS:
-        raise RecordingError(f"{path}: a file's name ends in {', '.join(ENDINGS)}")
+        raise RecordingError(f"{path}: a file's name must end in one of {', '.join(ENDINGS)}")
     recording.check_target(path)
     if path.exists() and not replace:
         raise RecordingError(

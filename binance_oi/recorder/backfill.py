@@ -38,7 +38,7 @@ STEP_MS = PERIODS["5m"]
 PAGE_MS = MAX_ROWS * STEP_MS  # the span of one request
 MONTH = timedelta(days=30)  # the exchange keeps rows of history for this long
 WORKERS = 8  # symbols at once, as in `histories`
-ROWS_PER_WRITE = 4096  # the fewest rows of the archive in one transaction: two weeks of a symbol
+ROWS_PER_WRITE = 4096  # rows of the archive, two weeks of a symbol, to collect before a write
 
 
 @runtime_checkable

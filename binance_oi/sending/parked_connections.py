@@ -1,8 +1,8 @@
-"""Keeps connections that served a request a moment ago ready for the next request.
+"""Keeps connections for the next request after they have just served one.
 
 The rule of this file: it only stores connections; its callers decide which ones may be used. About
 once a second, all parked connections go to aiohttp's pool, which closes connections that stay idle.
-If every request used that pool, each would need a tenth more CPU time.
+If every request took its connection from that pool, it would need a tenth more CPU time.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ PARKED_S = 1.0  # s from the first parked connection until all of them go to aio
 class ParkedConnections(Generic[G]):
     """Hands out the connections to an origin in the order in which callers parked them.
 
-    Each connection is stored together with its guard, of type `G`.
+    Each connection is stored with its guard, of type `G`, which bounds what the connection receives
+    (`guard.Guard`).
     """
 
     def __init__(self) -> None:

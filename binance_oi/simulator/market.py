@@ -1,8 +1,8 @@
 """Open interest and mark prices that move, as functions of seed, symbol and time.
 
 The rule of this file: the same seed, symbol and moment always give the same answer, so runs can be
-repeated and two processes agree. Only a test that fixes a value or makes it jump changes later
-answers.
+repeated and two processes agree. A test can change later answers: it can fix a value, or make the
+value jump.
 """
 
 from decimal import Decimal
@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from binance_oi.simulator.universe import Symbol
 
-# What the exchange reported: BTCUSDT 94,792-106,312 and ETHUSDT 2,273,930 (seen 2026-09/10).
+# Open interest near the values of the exchange, in units of the base asset: BTCUSDT 94,792 to
+# 106,312, and ETHUSDT 2,273,930 (seen in 2026-09 and 2026-10).
 _KNOWN = {"BTCUSDT": 97_000.0, "ETHUSDT": 2_270_000.0}
 _SWINGS = ((0.0007, 660.0), (0.012, 18_000.0), (0.05, 260_000.0))  # share of the mean, period s
 _GRAIN = 0.0004  # share of the mean by which one observation may differ from the next
@@ -44,7 +45,7 @@ class Market:
     )
 
     def __init__(self, seed: int, symbol: Symbol) -> None:
-        # The seed is a text, because hash() differs between processes.
+        # Unlike `hash`, `Random` makes the same number of a text in every process.
         draw = Random(f"{seed}/{symbol.name}")
         notional = 10 ** draw.uniform(5.7, 8.2)
         self._name = symbol.name
@@ -86,7 +87,7 @@ class Market:
         if time < step.since_ms:
             time, moment = step.since_ms, step.since_ms / 1000
             turn = int(moment / self._every_s)
-        # Take the upper half of the product, because the lower bits hardly vary.
+        # Take the upper half of the product: its lower bits repeat after few turns.
         grain = ((turn * 2_654_435_761 + self._salt) & 0xFFFF_FFFF) >> 16
         value = self._open_interest * (self._swing(moment) + _GRAIN * (grain / 65_536 - 0.5))
         value *= step.factor

@@ -1,7 +1,7 @@
 """Keeps the listed symbols and their statuses, and makes `exchangeInfo`.
 
-The rule of this file: facts about single symbols are in `universe.txt`, which we wrote. What the
-exchange says about every symbol alike (filters, order types, margins) is here, once.
+The rule of this file: facts about single symbols are in `universe.txt`. What the exchange says
+about every symbol alike (filters, order types, margins) is here, once.
 """
 
 import json
@@ -59,7 +59,7 @@ class Symbol:
 
     @property
     def delivery_ms(self) -> int:
-        """Unix ms of delivery; for a settled symbol we assume a year after its listing."""
+        """Unix ms of delivery; for a ``SETTLING`` symbol we assume a year after its listing."""
         if self.is_delivery:
             return _unix_ms(self.name.rpartition("_")[2], "%y%m%d") + DELIVERY_MS
         return self.onboard_ms + 365 * DAY_MS if self.status == "SETTLING" else NEVER_MS

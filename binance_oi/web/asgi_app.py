@@ -71,13 +71,13 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
 
         app.mount("/oi", oi_asgi(client))
 
-    The first request that needs the market starts the poll. If a server runs this application
-    alone, the poll ends with the server. But frameworks do not notify a mounted application when
-    they end, so run `oi_lifespan` in the lifespan of your own application.
+    The first request for present values starts one poll for all visitors. If a server runs this
+    application alone, the poll ends with the server. But frameworks do not notify a mounted
+    application when they end, so run `oi_lifespan` in the lifespan of your own application.
 
     Args:
         client: Sends the requests to the exchange. With None, the service sends no requests, and
-            serves only the option `recording`.
+            serves only the values of the option `recording`.
         options: See `Options`.
 
     Raises:

@@ -64,7 +64,7 @@ def test_a_symbol_that_fails_is_named_and_the_others_are_shown(capsys: Captured)
         (["BTCUSDT", "--period", "7m"], "--period. Choose from"),
         (["BTCUSDT", "--since", "1h", "--until", "2h", "--simulated"], "must not be later"),
         (["BTC USDT", "--simulated"], "is not a symbol"),
-        (["BTCUSDT", "--to", "x.txt", "--simulated"], "a file's name ends in"),
+        (["BTCUSDT", "--to", "x.txt", "--simulated"], "a file's name must end in"),
     ],
 )
 def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(

@@ -177,7 +177,9 @@ def test_a_target_that_cannot_be_written_raises_recording_error(
         export(recording, tmp_path / "file" / "oi.csv")
     with pytest.raises(RecordingError, match="cannot be written: No such file or directory"):
         export(recording, tmp_path / "nowhere" / "oi.csv")
-    with pytest.raises(RecordingError, match=r"a file's name ends in \.parquet, \.csv, \.jsonl"):
+    with pytest.raises(
+        RecordingError, match=r"a file's name must end in one of \.parquet, \.csv, \.jsonl"
+    ):
         export(recording, tmp_path / "file")
 
 
@@ -531,7 +533,9 @@ def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_unchanged(
     for selection in (EARLY, LATE, {}):
         if selection is EARLY and name == "days":
             continue  # this kind of damage does not affect that day
-        with pytest.raises(RecordingError, match=r"parquet cannot be added to: .*; replace it"):
+        with pytest.raises(
+            RecordingError, match=r"parquet cannot be added to: .*; replace the file"
+        ):
             export(recording, target, **selection)
     assert state(target) == before
     assert [path.name for path in tmp_path.rglob(".*")] == []

@@ -459,7 +459,7 @@ def test_a_chart_shades_gaps_with_their_reason_and_names_its_unit(
 def test_a_chart_that_cannot_be_drawn_raises_recording_error(
     recording: Recording, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecordingError, match=r"ends in \.svg or \.png"):
+    with pytest.raises(RecordingError, match=r"must end in \.svg or \.png"):
         plot(recording, tmp_path / "oi.gif", ["BTCUSDT"])
     with pytest.raises(RecordingError, match="has no sample of BTCUSDT in that range"):
         plot(recording, tmp_path / "oi.svg", ["BTCUSDT"], since=BEGIN + timedelta(days=1))

@@ -83,9 +83,9 @@ def test_an_export_replaces_an_earlier_file(path: Path, tmp_path: Path) -> None:
         before = target.read_text()
         assert export_series(recording, target, since=BEGIN + DAY, replace=True) == 0
         assert target.read_text() == before
-        with pytest.raises(RecordingError, match="a file's name ends in"):
+        with pytest.raises(RecordingError, match="a file's name must end in"):
             export_series(recording, tmp_path / "x.txt")
-        with pytest.raises(RecordingError, match="name ends in"):
+        with pytest.raises(RecordingError, match="name must end in"):
             export_series(recording, path, replace=True)
 
 
