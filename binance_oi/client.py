@@ -34,11 +34,11 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-# Part of `timeout`, at most, that we wait on a silent kept connection, so that a second request has
-# time left. If this is less than 2 s, we wait 2 s.
+# Part of `timeout`, but at least 2 s: the longest wait on a silent kept connection while answers are
+# slow. So a second request has time left.
 PATIENCE_PART = 1 / 3
 # Calls recognise these two defaults by identity, so they never mistake a caller's number for one.
-DEFAULT: Final = float("-1.0")  # as `max_wait`: that of the client
+DEFAULT: Final = float("-1.0")  # as `max_wait`: use the client's
 FRESH: Final = float("0.0")  # as `max_age`: always send a request
 
 
@@ -62,8 +62,8 @@ class OpenInterestClient:
         pace: Requests per second, on average. Up to a second's requests may go at once.
         timeout: Seconds for one call from its admission, over all its attempts. Time in the queue
             does not count. If a kept connection is silent for 2 s (longer while answers are slow),
-            the client repeats the request on a new connection, at the same cost. If `retry` allows
-            only one attempt, the client does not repeat it.
+            the client repeats the request on a new connection, which costs its weight again. If
+            `retry` allows only one attempt, the client does not repeat it.
         max_wait: Seconds that a call may wait for the budget; None waits as long as necessary.
         retry: The policy that selects failed requests to send again.
         proxy: The URL of an HTTP proxy, ``http://`` or ``https://``. Environment variables for

@@ -162,10 +162,11 @@ class Pool(Protocol):
         ...
 
     def demand(self, key: object) -> float:
-        """Weight per minute that the pollers declared which began before `key`.
+        """Weight per minute that all pollers before `key` have declared together.
 
-        The result includes the pollers of every client and process that shares this pool; of
-        another process, all or none (`demand`). If `key` has declared nothing, it includes all.
+        These are pollers of every client and process that shares this pool. Another process counts
+        with all its pollers or with none; see `demand`. If `key` has declared nothing, all pollers
+        count.
         """
         ...
 

@@ -23,19 +23,19 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
 MAX_LEASED_CALLS = 8  # calls of weight 1 that a process usually charges in advance, at most
-# While the minute has much room, a lease is larger: at most 1/32 of the room (`LEASE_PART`), and at
-# most `LARGEST_LEASE` calls. So it takes no noticeable part of the room from other processes.
-LEASE_PART = 32
-LARGEST_LEASE = 32
+# While the minute has much room, a lease is larger. It takes so little of the room that other
+# processes do not notice.
+LEASE_PART = 32  # such a lease takes at most 1/32 of the room
+LARGEST_LEASE = 32  # calls in such a lease, at most
 LEASE_S = 0.02  # s for which a lease may be used; `FLIGHT` would allow far more
 QUICK_SUCCESSION_S = 0.005  # s between two charges; if they are closer, take a lease
-# The same three numbers for a rolling window. Its leases may be larger and older: no minute ends in
-# a window, and no other process waits for our counts. The pages of one history follow each other,
-# one round trip apart; 30 days of 5m have 18 pages.
-WINDOW_LEASED_CALLS = 16
-WINDOW_LEASE_S = 1.0
-WINDOW_SUCCESSION_S = 0.25
-MAX_LATE_SETTLEMENTS = 64  # settlements that may wait to be written into the record
+# The same for a rolling window. Its leases may be larger and older: no minute ends in a window, and
+# no other process waits for our counts. The pages of one history follow each other, one round trip
+# apart; 30 days of 5m have 18 pages.
+WINDOW_LEASED_CALLS = 16  # calls in a lease, at most
+WINDOW_LEASE_S = 1.0  # s for which a lease may be used
+WINDOW_SUCCESSION_S = 0.25  # s between two charges; if they are closer, take a lease
+MAX_LATE_SETTLEMENTS = 64  # settlements at which the pool writes them without delay
 LOCKED_RETRY_S = 0.001  # s until the next try, while another process has locked the record
 
 
@@ -74,7 +74,7 @@ class SharedPool(StoredPool):
             if is_fit and now - receipt.sent < (LEASE_S if is_brief else WINDOW_LEASE_S):
                 is_new = now - receipt.sent < LEASE_S
                 if not self._is_cooldown_possible(is_new):
-                    if not is_brief:  # a lease of a minute ends before the next charge
+                    if not is_brief:  # calls that use a long lease are in quick succession too
                         self._charged_at = now
                     return leased.pop()  # one step, so a reader sees it done or not begun
         return self._charge_anew(now, weight, waiting, bulk)

@@ -199,7 +199,7 @@ class StoredPool(DeferredPool):
         self._process = fork.current
         self._inherited_until = -math.inf  # monotonic s; our parent charged all earlier receipts
         self._changed = False  # whether `_enter` has changed the bucket
-        # The encoded record when we last shared. Our books less this record: what we charged alone.
+        # The encoded record that we last shared. What our books have beyond it, we charged alone.
         self._base = record.encode(record.Record("", BOOT, state))
         self._lineage: int | None = None  # the lineage of the record that we share
         self._has_unwritten = False  # whether our books contain more than the store
@@ -213,8 +213,8 @@ class StoredPool(DeferredPool):
     def _enter(self, now: float | None = None) -> bool:
         """Take the lock and load the shared state; False if another process has the lock.
 
-        It then applies the late changes, and refunds the leases. Without a store, the pool works on
-        its own books.
+        With the lock, the call applies the late changes and refunds the leases. Without a store, it
+        does so in our own books.
         """
         now = self._clock() if now is None else now
         if now >= self._check_at:
@@ -246,7 +246,7 @@ class StoredPool(DeferredPool):
     def _take_earlier_records(
         self, store: Store, data: bytes | None, earlier: EarlierRecord
     ) -> bytes | None:
-        """Learn the records of earlier stores, beginning with `earlier`.
+        """Adopt the records of earlier stores, beginning with `earlier`.
 
         Returns:
             The record to continue: `data`, or the last record of an earlier store if the new store
@@ -334,7 +334,8 @@ class StoredPool(DeferredPool):
     def _written(self) -> Known:
         """Return a copy of the shared knowledge.
 
-        Of our own instead if it contains more than the store, or if we cannot read the store.
+        If our own knowledge contains more than the store, or if we cannot read the store, the
+        result is a copy of our own.
         """
         store = self._store
         if store is not None and not self._has_unwritten:

@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines while no call waits
 ENDED_PER_STEP = 250  # waiters completed in one step of the loop; each task wakes in the next step
 LONGEST_SLEEP_S = 1.0  # s; then the queue asks the pool again: another process may have met a ban
-LEAST_RETRY_S = 0.1  # s from an error to its `retry_at`, so that a caller that obeys does not spin
+LEAST_RETRY_S = 0.1  # s from an error to its `retry_at`, at least: a caller that obeys cannot spin
 
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
@@ -159,8 +159,8 @@ class Waiter(asyncio.Future[Permit]):
     def _leave(self) -> None:
         super().cancel(self._message)
 
-    # A future makes an iterator for each await. This one is its own, and so the only object that a
-    # waiting call has in the queue: with thousands of calls, the garbage collector notices.
+    # A future makes an iterator for each await. A waiter is its own iterator, so a waiting call has
+    # only one object in the queue. With thousands of calls, this saves the garbage collector time.
 
     def __await__(self) -> Generator[Any, None, Permit]:
         return cast("Generator[Any, None, Permit]", self)
@@ -181,7 +181,8 @@ class Waiter(asyncio.Future[Permit]):
         raise error
 
 
-_Queue = OrderedDict[Waiter, int]  # the weight of each; objects would slow the garbage collector
+# The weight of each waiter. An object with more facts would cost the garbage collector time.
+_Queue = OrderedDict[Waiter, int]
 
 
 class Governor:
@@ -436,19 +437,19 @@ class Governor:
         """Admit one call at a time, in the order of the queue."""
         while self.waiting:
             if not self._pacer.passed and not self._pacer.take(self._wake):
-                await self._stand_still(self._pacer.every, Reason.PACE)
+                await self._refuse_or_sleep(self._pacer.every, Reason.PACE)
             elif self.in_flight >= self.connections.now:
-                await self._stand_still(LONGEST_SLEEP_S, Reason.CONNECTIONS)
+                await self._refuse_or_sleep(LONGEST_SLEEP_S, Reason.CONNECTIONS)
             else:
                 await self._admit_head()
 
-    async def _stand_still(self, seconds: float, reason: Reason) -> None:
+    async def _refuse_or_sleep(self, seconds: float, reason: Reason) -> None:
         """Refuse the calls whose deadline is within `seconds`; if there is none, sleep.
 
         The sleep ends at a wakeup.
 
         Args:
-            seconds: No call can be admitted before they have passed.
+            seconds: Seconds from now in which we admit no call.
             reason: Why no call can be admitted.
         """
         self.reason = reason
@@ -522,7 +523,7 @@ class Governor:
         """Refuse the calls whose deadline comes before the pool can admit any call.
 
         Args:
-            seconds: Time from now during which no call can be admitted.
+            seconds: Seconds from now in which we admit no call.
             room_in: Takes a weight, and whether it is for bulk work. Returns the seconds until
                 there may be room for that weight, or None if there never is. The `retry_at` of a
                 refused call comes after the longer of this time and `seconds`.
