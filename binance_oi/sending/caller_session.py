@@ -52,7 +52,7 @@ class CallerSessionMiddleware:
             assert attempt.guard is not None
             # Remove the guard as soon as the body ends. The session's owner may send the next
             # request on this connection before the present call continues.
-            response.content.on_eof(attempt.guard.leave)
+            response.content.on_eof(attempt.guard.detach)
             return response
 
     def _watch(self, request: aiohttp.ClientRequest, attempt: Attempt) -> None:
@@ -77,7 +77,7 @@ class CallerSessionMiddleware:
             try:
                 return await send(conn)
             except LateError:
-                attempt.guard.leave()
+                attempt.guard.detach()
                 conn.release()  # the next request uses it
                 raise
             finally:

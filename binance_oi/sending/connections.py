@@ -86,7 +86,7 @@ class Response:
         self.status: int = message.code
         self.headers: Mapping[str, str] = message.headers
         self.content: aiohttp.StreamReader = content
-        content.on_eof(guard.rest)
+        content.on_eof(guard.note_answer_end)
         content.on_eof(connection.release)
 
     def close(self) -> None:
@@ -300,7 +300,9 @@ class Connector(aiohttp.TCPConnector):
         template = self._templates.get(origin_of(url))
         if template is not None:
             trusts = self._kept.trusts
-            live = sum(not guard.gone and trusts(guard.state) for guard in self._guards.values())
+            live = sum(
+                not guard.is_closed and trusts(guard.state) for guard in self._guards.values()
+            )
             opening = (self._open_one(template) for _ in range(count - max(busy, live)))
             await asyncio.gather(*opening, return_exceptions=True)
 
@@ -312,7 +314,7 @@ class Connector(aiohttp.TCPConnector):
                 break
 
     def _new_guard(self, handler: ResponseHandler) -> Guard:
-        for key in [k for k, guard in self._guards.items() if guard.gone]:
+        for key in [k for k, guard in self._guards.items() if guard.is_closed]:
             del self._guards[key]
         guard = Guard(handler, self._kept, self._kept.opened(), self._buffer)
         self._guards[id(handler)] = guard

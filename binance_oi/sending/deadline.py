@@ -73,7 +73,7 @@ class Deadline:
             self.expired = True
             self.task.cancel()
 
-    def run_out(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+    def read_then_expire(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
         """Let the loop read the bytes that arrived; then expire if the task still waits."""
         arrival = self._progress()
         if arrival is None or arrival.received < 0:
@@ -136,7 +136,7 @@ class _EarlyDeadline(Deadline):
         super().__init__(when, task, arrival)
         self._early = early
         loop = task.get_loop()
-        self._timer = loop.call_at(when, self.run_out, loop, context, context=context)
+        self._timer = loop.call_at(when, self.read_then_expire, loop, context, context=context)
         early.add(self)
 
     def done(self) -> bool:
@@ -230,7 +230,7 @@ class Deadlines:
     def _expire_due(self, loop: asyncio.AbstractEventLoop) -> None:
         queue, now = self._queue, loop.time()
         while queue and (queue[0].when <= now or not queue[0].pending):
-            queue.popleft().run_out(loop, self._context)
+            queue.popleft().read_then_expire(loop, self._context)
         self._timer = None
         if queue:
             self._arm(loop, queue[0].when)

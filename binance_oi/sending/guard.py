@@ -28,7 +28,7 @@ REFUSALS = (403, 418, 429, 451)  # statuses; after all but 451, we send nothing 
 ENVELOPE = 64 * 1024
 BYTES_PER_READ = 16 * 1024  # bytes in one read if the body is small; a TLS record has no more
 MOST_PER_READ = 128 * 1024  # bytes in one read if the body may be large; a history page has 90,000
-HEADS_PER_READ = 8  # sets of headers separated in one read: of 1xx answers and the last one
+HEADS_PER_READ = 8  # sets of headers that we separate in one read: 1xx answers have their own
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
@@ -75,12 +75,12 @@ class Guard(asyncio.BufferedProtocol):
         self._is_idle = True  # whether no answer is due, because the last answer is complete
 
     @property
-    def flooded(self) -> bool:
+    def has_overflowed(self) -> bool:
         """Whether we ended the connection because it received too many bytes."""
         return self.left < 0
 
     @property
-    def gone(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether the connection is closed."""
         return self._handler.transport is None
 
@@ -174,7 +174,7 @@ class Guard(asyncio.BufferedProtocol):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 
-    def rest(self) -> None:
+    def note_answer_end(self) -> None:
         """Note that the answer is complete. Bytes from now to the next request are surplus."""
         self._is_idle = True
 
@@ -192,7 +192,7 @@ class Guard(asyncio.BufferedProtocol):
         if error is not None and body is not None and not body.is_eof():
             body.set_exception(aiohttp.ClientPayloadError(str(error)))
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Make aiohttp's handler the protocol of the connection again, without this guard."""
         transport = self._handler.transport
         if transport is not None and transport.get_protocol() is self:
@@ -339,9 +339,9 @@ class Attempt(Deadline):
         return 0 if self.guard is None else self.guard.refusal
 
     @property
-    def flooded(self) -> bool:
+    def has_overflowed(self) -> bool:
         """Whether we ended the connection because it received too many bytes."""
-        return self.guard is not None and self.guard.flooded
+        return self.guard is not None and self.guard.has_overflowed
 
     @property
     def dropped(self) -> bool:

@@ -290,15 +290,15 @@ class Transport:
             if not attempt.sent:
                 permit.refund()
             if attempt.guard is not None:
-                self._leave(attempt.guard, attempt)
+                self._end_use(attempt.guard, attempt)
 
-    def _leave(self, guard: Guard, attempt: Attempt) -> None:
+    def _end_use(self, guard: Guard, attempt: Attempt) -> None:
         """End the use of a connection by an attempt; reset the connection if no byte came."""
         if attempt.silent:
             self._kept.ended(guard.state)
             guard.reset()
         if not self._owned:
-            guard.leave()
+            guard.detach()
 
     async def _ask(
         self, url: URL, attempt: Attempt
@@ -331,7 +331,7 @@ class Transport:
             return Answer(response.status, body[:max_bytes], False)
         answer = await _rest(response, body, max_bytes)
         # If the guard has ended the connection, aiohttp takes the body for complete.
-        return answer._replace(complete=False) if attempt.flooded else answer
+        return answer._replace(complete=False) if attempt.has_overflowed else answer
 
     async def _error_answer(
         self, response: Response | aiohttp.ClientResponse, attempt: Attempt, max_bytes: int
@@ -410,7 +410,7 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
     retry = "later"
     if isinstance(error, LateError):
         return TransportTimeoutError(str(error))
-    if attempt.flooded:
+    if attempt.has_overflowed:
         return TransportError("the exchange sends without end", "never")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         text = f"the proxy answered {error.status}: {printable(error.message)}"

@@ -201,7 +201,7 @@ async def test_a_refusal_with_broken_headers_is_noticed_after_any_answer(
 def test_the_guard_does_not_touch_a_connection_with_another_protocol() -> None:
     taken = Mock(spec=asyncio.Transport)
     for handler in (Mock(spec=ResponseHandler, transport=taken), Mock(transport=None)):
-        guard_of(handler).leave()
+        guard_of(handler).detach()
     taken.set_protocol.assert_not_called()
 
 
@@ -217,8 +217,8 @@ def test_a_flood_after_the_end_of_its_connection_is_ignored() -> None:
     guard.left = 3
     guard.get_buffer(-1)[:4] = b"four"
     guard.buffer_updated(4)
-    assert guard.flooded
-    assert guard.gone
+    assert guard.has_overflowed
+    assert guard.is_closed
     assert handler.method_calls == []
 
 
