@@ -34,8 +34,8 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-# Part of `timeout`, but at least 2 s: the longest wait on a silent kept connection while answers are
-# slow. So a second request has time left.
+# Part of `timeout` that we wait on a silent kept connection while answers are slow, at most, but
+# always 2 s or more. So a second request has time left.
 PATIENCE_PART = 1 / 3
 # Calls recognise these two defaults by identity, so they never mistake a caller's number for one.
 DEFAULT: Final = float("-1.0")  # as `max_wait`: use the client's
@@ -427,10 +427,10 @@ class OpenInterestClient:
         """Yield past open interest of many symbols, each as soon as it is read, in any order.
 
         Requests go at an even pace over the 5 minutes of the limit. For 789 symbols, 30 days of 5m
-        take 72 minutes, and the newest 500 rows of each take 4 minutes. The call waits until a ban,
-        a refusal or an outage of up to 90 s is over, whatever the client's `max_wait` is. If a
-        symbol fails, its `History` has an `error` and no rows, and the other symbols are read. Only
-        a few symbols are in memory at once.
+        take 72 minutes, and the newest 500 rows of each take 4 minutes. The call waits until a ban
+        or a refusal is over. In an outage, it tries each request for about 90 s. The client's
+        `max_wait` does not apply. If a symbol fails, its `History` has an `error` and no rows, and
+        the other symbols are read. Only a few symbols are in memory at once.
 
         Args:
             symbols: The symbols; None for every symbol that is trading.

@@ -143,7 +143,8 @@ async def sweeps(
     """Yield the outcome of every slot in order, without end: a snapshot or a gap.
 
     If the schedule no longer fits into the budget, the poll continues with the next slower schedule
-    of `plan.AUTOMATIC` that fits. It then yields gaps `budget` for the requested slots between.
+    of `plan.AUTOMATIC` that fits. For the requested slots between, it yields gaps with the reason
+    `budget`.
 
     Args:
         reader: A client.
@@ -227,7 +228,7 @@ async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot
 
 
 def _log_gap(outcome: Snapshot | Gap, logged: str) -> str:
-    """Log a gap unless the previous one had the same reason; always log a gap `clock`."""
+    """Log a gap unless the previous one had the same reason; log the reason `clock` always."""
     if isinstance(outcome, Snapshot):
         return ""
     if outcome.last < outcome.first:

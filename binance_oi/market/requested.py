@@ -2,8 +2,8 @@
 
 The rule of this file: no I/O and no clock. Each requested slot gets a snapshot or is in a gap, even
 while the slower schedule sweeps at other instants. Example: the user requested a sweep every 20 s,
-but the schedule that runs sweeps every 60 s. Then the slots :20 and :40 become a gap `budget`,
-before the snapshot of :00.
+but the schedule that runs sweeps every 60 s. Then the slots :20 and :40 become a gap with the
+reason `budget`, before the snapshot of :00.
 """
 
 from collections.abc import Iterator

@@ -146,7 +146,7 @@ class Schedule:
         return self._missing((slot, min(due, end), end), (reason, detail), jump)
 
     def _missing(self, ends: tuple[int, int, int], why: tuple[str, str], jump: float) -> list[Gap]:
-        """Return a gap for missed slots, and a gap `clock` for slots that a set clock skipped.
+        """Return a gap for missed slots, and one with the reason `clock` for skipped slots.
 
         Args:
             ends: The first slot; the end of the missed slots; the end of the skipped slots.

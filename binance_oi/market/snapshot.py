@@ -70,7 +70,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     missed: tuple[Gap, ...] = ()
     """The slots without a snapshot since the previous snapshot, with the reasons.
 
-    An empty gap `clock` among them means that someone set the clock back, so that slots repeat.
+    An empty gap with the reason `clock` means that someone set the clock back, so slots repeat.
     """
 
     def __getitem__(self, symbol: str) -> OpenInterest:

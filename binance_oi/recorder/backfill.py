@@ -1,10 +1,10 @@
 """Fills a recording with instants of the past, from the exchange's history and its archive.
 
 The rule of this file: a run requests only rows of history that the recording lacks, and only files
-of the archive that the archive's cache lacks. It soon stores what it has received. So a run may end
-at any moment, even by a kill. The next run stores the rest, and the recording then has the same
-rows as after a single run. An instant for which the exchange has no row is a hole. Each run
-requests the holes of the history again, because a row may have appeared.
+of the archive that the archive's cache lacks. It stores rows soon after it has received them. So a
+run may end at any moment, even by a kill. The next run stores the rest, and the recording then has
+the same rows as after a single run. An instant for which the exchange has no row is a hole. Each
+run requests the holes of the history again, because a row may have appeared.
 """
 
 import asyncio

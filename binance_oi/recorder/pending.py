@@ -1,9 +1,9 @@
 """The queue of sweeps and gaps that polling has produced and the recorder has yet to store.
 
 The rule of this file: the queue keeps the order of the slots, and has each slot once. A sweep waits
-in memory while the file cannot be written. If the oldest sweep has waited too long, or if all of
-them take too much memory, the queue drops the oldest one and puts a gap `storage` in its place. It
-never drops a gap.
+in memory while the file cannot be written. If the oldest sweep has waited too long, or if all
+sweeps take too much memory, the queue drops the oldest one, and puts a gap with the reason
+`storage` in its place. It never drops a gap.
 """
 
 from collections import deque

@@ -3,7 +3,7 @@
 The rule of this file: trouble on one side does not stop the other. While the exchange cannot be
 read, the recorder writes gaps. While the file cannot be written, polling continues and sweeps wait
 in memory. The recorder writes them in order as soon as it can. If it has to drop a sweep, it writes
-a gap `storage` in its place.
+a gap with the reason `storage` in its place.
 """
 
 import asyncio
@@ -57,8 +57,8 @@ class Status(Encodable):
     """How many slots have no sweep."""
     lost: int = 0
     """The part of `missed` that the recorder read but could not keep. Either the file could not be
-    written in time, or another program removed the file while the sweep was only in its log. The
-    recorder writes a gap `storage` for each of these slots, if it can."""
+    written in time, or another program removed the file while the sweep was only in its log. If it
+    can, the recorder writes a gap with the reason `storage` for each of these slots."""
     unwritten: int = 0
     """How many sweeps wait in memory to be written; see `Recorder`."""
     late: float = 0.0
@@ -94,7 +94,7 @@ class Recorder:
     Sweeps that cannot be written wait in memory: each for at most 10 minutes, and all together in
     at most 64 MiB. The recorder tries to write them with every new sweep, and every two seconds. It
     writes them in order, each once. If it must drop sweeps, it drops the oldest first, and writes a
-    gap `storage` for each.
+    gap with the reason `storage` for each.
 
     If someone sets the clock back, slots occur a second time. Recording continues at once. If such
     a slot has a sweep, that sweep stays, and the new samples are added to it. Otherwise the slot
@@ -118,8 +118,8 @@ class Recorder:
         backfill: Whether to read the 5-minute instants of gaps from the exchange's history, gaps of
             earlier runs included. History has a limit of its own, so this delays no sweep. The gaps
             remain in the recording.
-        standby: Whether to wait while another recorder records there, and to take over when it
-            ends. If this recorder loses the database, and another standby takes over meanwhile,
+        standby: Whether to wait while another recorder records there, and to take over when that
+            one ends. If this recorder loses the database, and another standby takes over meanwhile,
             this one waits again.
         keep_days: The number of days to keep, besides the current one; older days become a summary.
             None keeps all.

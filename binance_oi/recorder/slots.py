@@ -79,7 +79,7 @@ UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 A
     AND NOT EXISTS (SELECT 1 FROM sweeps WHERE slot > ?3 - ?4 AND slot < ?3)
 """
 _LAST_SWEEP = "SELECT max(slot) FROM sweeps WHERE slot < ?1"
-# Omit a gap `clock` that ends at ?1 or later: a wrong clock wrote it.
+# Omit a gap with the reason `clock` that ends at ?1 or later: a wrong clock wrote it.
 _LAST_MISSED = f"""
 SELECT max({smaller("last", "?1 - 1")}) FROM gaps
 WHERE symbol = '' AND first < ?1 AND last >= first AND (reason != 'clock' OR last < ?1)
@@ -115,10 +115,10 @@ def gaps_since(connection: Statements, since: int) -> list[tuple[str, Gap, int]]
 def write_missed(connection: Statements, gap: Gap, period: int) -> None:
     """Write those slots of a gap that have neither a sweep nor a gap yet.
 
-    A gap `clock` does not count, because the new gap replaces it. If `gap` is empty, someone set
-    the clock back. Then this function extends it to the last known slot, and each later sweep
-    removes its own slot from it. So no slot is left out, even if the recorder stops before that
-    last slot.
+    A stored gap with the reason `clock` does not count, because the new gap replaces it. If `gap`
+    is empty, someone set the clock back. Then this function extends `gap` to the last known slot,
+    and each later sweep removes its own slot from it. So no slot is left out, even if the recorder
+    stops before that last slot.
     """
     written = False
     empty = gap.last < gap.first

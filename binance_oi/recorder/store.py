@@ -62,7 +62,7 @@ PAST_ROWS_IN_LOG = 131_072  # rows of the past before a checkpoint; they fill a 
 CHECKPOINT_AFTER = 40.0  # s
 TIDY_EVERY = 10.0  # s
 CLOSE_WAIT = 5.0  # s to wait at the end for other connections that read an earlier state, or write
-RETRY_PAUSE_S = 0.05
+RETRY_PAUSE_S = 0.05  # s between two checkpoints during that wait
 BEGIN_ATTEMPTS = 3  # tries to begin a transaction while another program checkpoints the log
 
 KEPT_ROWS = 200_000  # rows in memory in case someone removes the file; they take about 60 MB
@@ -104,8 +104,8 @@ class Store:
     """A connection that writes a recording. It belongs to the thread that made it.
 
     If the caller calls `tidy` several times a minute, the file itself is never more than a minute
-    behind the acknowledged writes. Another connection that reads an earlier state delays that until
-    it ends. Every `tidy` tries again.
+    behind the acknowledged writes. There is one exception: while another connection reads an
+    earlier state, the log keeps later writes. Every `tidy` tries again.
 
     Args:
         path: The recording. A missing file is created. An older version is migrated in one
