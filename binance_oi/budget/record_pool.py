@@ -31,7 +31,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 UPDATE_S = 1.0  # s for which a change may wait for the next write, at most
 RESTORE_S = 2.0  # s in which members restore lost writes; longer than `UPDATE_S` and one call
-NOTICE_LOSS_S = 0.3  # s after trouble with the server in which members notice what it lost
+NOTICE_LOSS_S = 0.3  # s after a failed call or a new connection; then members know what is lost
 NEVER = 2**62  # a minute that does not come
 TRUSTED = -10  # a count of contradictions so low that no answer replaces a copy of our clock
 
@@ -124,9 +124,8 @@ class RecordPool(DeferredPool):
         self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # leases, by weight and bulk
         self._leased_at = -math.inf  # the instant of their charge
         self._want: Want | None = None
-        self._refusal: tuple[float, float, Wait] | None = (
-            None  # its end, its start, and the wait that callers get until its end
-        )
+        # The end of the latest refusal, its start, and the wait that callers get until its end.
+        self._refusal: tuple[float, float, Wait] | None = None
         self._turn_at = -math.inf  # the earliest instant of our next request for a turn
         self._lease_weight = 0  # of the latest lease; the next doubles it, if we returned none
         self._read_at: float = -math.inf  # the instant of the server's last answer

@@ -20,8 +20,8 @@ from binance_oi.encoding import Encodable
 from binance_oi.market.spread import Spread
 from binance_oi.market.windows import WINDOWS, Length, label, length_ms, step_ms, windows_ms
 
-USUAL_MS = 7 * 86_400_000  # we compare a change with those that end at most this long before it
-LATE_MS = 60_000  # this long after an instant, no sample from before the instant arrives any more
+USUAL_MS = 7 * 86_400_000  # ms; we compare a change with those that end in this time before it
+LATE_MS = 60_000  # ms after an instant; by then every sample from before the instant has arrived
 # The product of two numbers of 60 digits has 120, and a difference may have one more.
 _EXACTLY = Context(prec=150)
 

@@ -42,7 +42,7 @@ INVALID = -1130  # the code for a startTime older than the kept rows [O 2026-07 
 # oldest row moves on while a request waits in the queue, and clocks differ. If the exchange still
 # refuses, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
-SETTLED_MS = 60_000  # from an instant until its row has appeared, or never will; 6 s [O 2026-09-12]
+SETTLED_MS = 60_000  # ms after an instant; by then its row has come, or never will; 6 s [O 2026-09]
 WORKERS = 8  # symbols read at once: enough to use the whole limit, even if an answer takes 2 s
 OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after each failure in a row; then the symbol fails
 MOVED = 60.0  # s: if our estimate of the exchange's clock jumps by more, the old one was wrong

@@ -14,8 +14,9 @@ snapshot, or a `Gap` with its reason. `poll` puts these gaps into `Snapshot.miss
     late        the caller did not take the next snapshot in time, or the machine was suspended
     clock       someone set the clock of this machine forward, past these slots
 
-If someone sets the clock back, slots occur a second time. Then no slot is missing, so the gap
-`clock` is empty: it begins at the slot with which the schedule continues, and ends before it.
+If someone sets the clock back, slots occur a second time. Then no slot is missing, so the gap with
+the reason `clock` is empty: it begins at the slot with which the schedule continues, and ends
+before that slot.
 
 A recorder adds two reasons: `storage` (it has read the sweep, but could not write it) and `stopped`
 (no recorder ran).

@@ -36,9 +36,7 @@ from binance_oi.market.snapshot import Snapshot
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 
-CLOCK_TOLERANCE = (
-    0.001  # s by which two callers may compute the same moment differently, because clocks differ
-)
+CLOCK_TOLERANCE = 0.001  # s by which two callers may compute the same moment differently
 
 Progress = Callable[[int, int], None]
 Prices = tuple[MarkPrice, ...] | BinanceOIError

@@ -2,8 +2,8 @@
 
 The rule of this file: the page first shows the changes of the market, and then the completeness of
 the recording. Its size is bounded for every recording, because it has no more points and gaps than
-a screen can show. Except for a very long recording, these include the lowest and highest values;
-they always include the longest gaps. Its tables and one chart need no script.
+a screen can show. The gaps include the longest ones. The points include the lowest and highest
+values, except for a very long recording. The tables and one chart need no script.
 """
 
 import math
@@ -39,7 +39,7 @@ MOVERS = 10  # rows of a table; each symbol in it gets a curve
 CHOSEN = 20  # symbols of the caller that get a curve
 FIRST_ROWS = 100  # symbols that the page shows without its script
 MOST_ROWS = 2_000  # symbols that the page shows with its script
-POINTS = 700  # columns of a curve; each has its lowest and its highest value
+POINTS = 700  # columns of a curve; of a longer curve, we keep the extremes in each column
 MOST_MOVERS = 50
 MOST_READ = 300_000  # sweeps; for a longer recording, a curve has only some instants
 DIGITS = 7  # digits of each value in a curve

@@ -18,7 +18,7 @@ _RETURN_PAGE = "PRAGMA incremental_vacuum(1)"
 PAGES_PER_STEP = 4096  # 4 MiB
 # To return a free page, SQLite searches the list of all free pages. If there are hundreds of
 # thousands, it needs more than a second for `PAGES_PER_STEP`, and a recorder waits that long.
-STEP_S = 0.05
+STEP_S = 0.05  # s of one step, at most
 INCREMENTAL = 2  # a value of `PRAGMA auto_vacuum`
 
 _RECENT = "DELETE FROM recent WHERE time < ?1 AND received < ?1"

@@ -23,12 +23,12 @@ def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options])
 
         app.add_subapp("/oi", oi_app(client))
 
-    The first request that needs the market starts the poll. When the application ends, it ends all
-    streams. It does not close the client: close it after the application.
+    The first request for present values starts one poll for all visitors. When the application
+    ends, it ends all streams. It does not close the client: close it after the application.
 
     Args:
         client: Sends the requests to the exchange. With None, the service sends no requests, and
-            serves only the option `recording`.
+            serves only the values of the option `recording`.
         options: See `Options`.
 
     Raises:

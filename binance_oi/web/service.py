@@ -1,8 +1,8 @@
 """A service: its hub, its values and its past, and their beginning and end.
 
 The rule of this file: the hub, which polls for all visitors, begins with the first request that
-needs it, or when the owner of the service calls `begin`. A framework does not notify a mounted
-application when the framework starts and stops, so the service does not need to know.
+needs it, or when the owner of the service calls `begin`. The service does not rely on a notice that
+the framework starts or stops, because a mounted application gets none.
 """
 
 import asyncio
