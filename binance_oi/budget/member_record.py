@@ -97,9 +97,9 @@ class Shared(msgspec.Struct, array_like=True):
         """The part of `free` for `member`, so that all hungry members use the same weight.
 
         For example, two members have used 10 and 40, and 50 are free. Both should reach 50, so the
-        first may take 40 and the second 10. A member without a write in the last `EVEN_PART_S`
-        seconds gets no part, so a dead member delays the others only briefly. In the first
-        `EVEN_PART_S` seconds of a minute, a write in the minute before is enough.
+        first may take 40 and the second 10. The function ignores a member without a write in the
+        last `EVEN_PART_S` seconds, so a dead member delays the others only briefly. In the first
+        `EVEN_PART_S` seconds of a minute, a write in the minute before is recent enough.
 
         Args:
             member: The id of the member.
@@ -175,9 +175,11 @@ class Shared(msgspec.Struct, array_like=True):
             and now - line.at > SILENT_AFTER_S
             and line.minute >= k - MEMORY
         ]
-        first = start + CLAIM_BY_S
-        late = APART_AFTER_S + LATE_CLAIM_S
-        return [(line, max(first, line.at + late) + COUNTED_AFTER_S) for line in lines]
+        by = start + CLAIM_BY_S
+        return [
+            (line, max(by, line.at + APART_AFTER_S + LATE_CLAIM_S) + COUNTED_AFTER_S)
+            for line in lines
+        ]
 
     def release(self, member: bytes, now: float) -> None:
         """Let a later count decide the weight that silent members had under way.
