@@ -52,7 +52,7 @@ class ApartPool(TurnPool):
     ) -> None:
         self._without_server = without_server
         self._moved = 0.0  # s by which our time has jumped since the start
-        self._is_lost = False  # whether we have logged that the server is lost
+        self._is_lost = False  # whether the server is lost; we have logged it then
         self._alone_from = 0.0  # the instant from which we may use our part alone
         # The instant from which the others expect us to use our part; None: they keep none for us.
         self._claim_from: float | None = None
@@ -112,10 +112,10 @@ class ApartPool(TurnPool):
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
         """Move the weight of the other members into `others`, and leave only ours booked.
 
-        Our budget is now an even part of the limit. So we book an even part of all booked weight as
-        ours, or our own weight if that is more. Then at most an even part of the weight that was
-        left remains for us, and at most the part that our line in the record names. Our first
-        request is a probe: the count in its answer shows how much the others sent.
+        From now on, our share is an even part of the limit. So we book an even part of all booked
+        weight as ours, or our own weight if that is more. Then at most an even part of the weight
+        that was left remains for us, and at most the part that our line in the record names. Our
+        first request is a probe: the count in its answer shows how much the others sent.
 
         Args:
             first: The first minute to change; earlier minutes are over.
@@ -144,9 +144,9 @@ class ApartPool(TurnPool):
     def _until_claim(self, now: float) -> float:
         """Seconds until we may use our part; 0.0 if we may use it now.
 
-        In each minute, we begin to use it early or not at all: the others use it if the counts do
-        not show soon that we do. Weight without an answer is not certain to be in a count. Neither
-        does the weight in `_claimed` show our use, because the others have booked it too.
+        In each minute, we begin to use it early or not at all: if the counts do not show soon that
+        we use it, the others use it. Two kinds of weight do not show it: weight without an answer,
+        which may be in no count yet, and the weight in `_claimed`, which the others have booked.
         """
         if self._claim_from is None:
             return 0.0
