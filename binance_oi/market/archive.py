@@ -73,11 +73,11 @@ DETAILS = {
 }
 
 FIRST_DAY = date(2020, 9, 1)  # for BTCUSDT; most others begin on 2021-12-01 [O] 2026-11
-PUBLISHED_WITHIN_MS = 2 * DAY_MS  # from the end of a day until its file appears; 1 day [O] 2026-11
-MAX_CONNECTIONS = 4
+PUBLISHED_WITHIN_MS = 2 * DAY_MS  # ms from a day's end until its file appears; 1 day [O] 2026-11
+MAX_CONNECTIONS = 4  # requests at the same time, at most
 AHEAD = 8  # files that we read before the caller takes them
-TRIES = 3  # for a file with its checksum: the archive may replace both between our two requests
-TRY_AGAIN_S = 2.0
+TRIES = 3  # attempts at a file and its checksum, which the archive may replace between two requests
+TRY_AGAIN_S = 2.0  # s between two of these attempts
 FAILED_IN_A_ROW = 3  # failed days after which we stop: then the archive itself does not answer
 
 

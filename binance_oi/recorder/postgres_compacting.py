@@ -28,12 +28,12 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 # same bound holds for its indexes, which need less space than the rows: then we build them anew.
 WORTH_BYTES = 1 << 20
 PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved these pages
-# After a pass, some rows may still be near the end: the server may have moved a row to another page
-# there, or a recorder may have written new rows there meanwhile. The pages near the end become
-# fewer with each pass.
+# Passes over a table, at most. After a pass, some rows may still be near the end: the server may
+# have moved a row to another page there, or a recorder may have written new rows there meanwhile.
+# Each pass leaves fewer pages near the end.
 PASSES = 10
 SPARE = 1.2  # the goal is a table of this many times the pages that its rows would fill
-MISSES = 3  # steps that move a row behind the former end; after these, no page before it is free
+MISSES = 3  # steps that move a row beyond the former end; then we take all pages before it for full
 # s that we wait, in all, for transactions of other programs. We block no other program meanwhile.
 PATIENT_S = 600.0
 PAGE_SIZE = 8192  # bytes, PostgreSQL's default; with another page size, goals are too low or high

@@ -1,10 +1,10 @@
 """A sink that stores into one SQLite file, even if other programs move or remove that file.
 
-The rule of this file: an acknowledged write is one whose call has returned, and the sink loses none
-if it can. If another program has moved, removed or replaced the file, the sink creates a new one,
-and writes there again what only the log of the old file contained. For that, it keeps copies in
-memory. If they have too many rows, it drops the oldest; if that loses a sweep, `take_lost` counts
-the sweep.
+The rule of this file: the sink does what it can to lose no acknowledged write, which is a write
+whose call has returned. If another program has moved, removed or replaced the file, the sink
+creates a new one, and writes there again what only the log of the old file contained. For that, it
+keeps copies in memory. If they have too many rows, it drops the oldest; if that loses a sweep,
+`take_lost` counts the sweep.
 """
 
 import logging

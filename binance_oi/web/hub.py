@@ -86,7 +86,7 @@ class Hub:
         self.gaps: list[Gap] = []
         """The latest gaps."""
         self.is_closed: bool = False
-        """Whether the streams end."""
+        """Whether the hub is closed. Then each stream ends after its remaining events."""
         self.read_at: float | None = None
         """Loop time of the latest sweep; None before the first one."""
         self.period: int | None = None

@@ -91,7 +91,7 @@ class Values:
             raise
 
     def stale(self, hub: Hub, names: Sequence[str], max_age: float) -> list[str]:
-        """Return the names whose latest value is missing, or older than `max_age` and `min_age`."""
+        """Return the names whose value is missing, or older than both `max_age` and `min_age`."""
         return [name for name in names if self._known(hub, name, max_age) is None]
 
     async def renew(self, hub: Hub, names: Sequence[str], max_age: float) -> None:
