@@ -49,8 +49,8 @@ class Encodable:
 
         Args:
             decimals: ``"number"`` writes each decimal as a JSON number with the exchange's digits.
-                Most readers of JSON convert a number to a double. So a decimal that such
-                a reader would show with other digits remains text.
+                Most readers of JSON convert a number to a double. So a decimal that such a reader
+                would show with other digits remains text.
 
         Raises:
             ValueError: `decimals` is neither ``"text"`` nor ``"number"``.

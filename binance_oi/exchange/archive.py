@@ -109,10 +109,11 @@ def unzip(data: bytes, name: str) -> bytes:
     Args:
         data: The content of the zip file.
         name: The name of the zip file, which ends in ``.zip``. If the zip file has several texts,
-            this name selects one: that with ``.csv`` in place of ``.zip``.
+            we unpack the text of the same name with ``.csv`` in place of ``.zip``.
 
     Raises:
-        DecodeError: It is not a zip file with such a text, or the text exceeds `MAX_TEXT` bytes.
+        DecodeError: `data` cannot be unpacked, or has no such text or several of them; or the text
+            exceeds `MAX_TEXT` bytes.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
@@ -141,8 +142,8 @@ def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
     """Decode the text of one day.
 
     The text may have its rows in any order, and more than once. If several rows with open interest
-    have the same instant, the result has the last of them. One that differs from the one before it
-    counts as odd.
+    have the same instant, the result has the last of them. Each of these rows that differs from the
+    previous one counts as odd.
 
     Args:
         body: CSV, with or without a header. It may have more columns than `COLUMNS`.
@@ -204,13 +205,13 @@ class _Reader:
     def add(self, line: str, cells: Sequence[str]) -> None:
         """Decode one line, which has these cells."""
         if len(cells) <= max(self._time, self._value):
-            self._leave_out(line, "it is cut off")
+            self._note_odd(line, "it is cut off")
             return
         time = self._instant(cells[self._time])
         if time is None:
-            self._leave_out(line, "its time is not of this day")
+            self._note_odd(line, "its time is not of this day")
         elif self._name is not None and not self._is_ours(cells):
-            self._leave_out(line, "it is of another symbol")
+            self._note_odd(line, "it is of another symbol")
         else:
             self._take(line, time, cells)
 
@@ -232,11 +233,11 @@ class _Reader:
             if before == row:
                 found.repeated += 1
             elif before is not None:
-                self._leave_out(line, f"another row of this instant has {before[0]}")
+                self._note_odd(line, f"another row of this instant has {before[0]}")
             found.rows[time] = row
             return
         if value and _SIGNED.fullmatch(value) is None:
-            self._leave_out(line, "its open interest is not a number")
+            self._note_odd(line, "its open interest is not a number")
         found.blank.add(time)
 
     def _notional_of(self, cells: Sequence[str]) -> str | None:
@@ -245,7 +246,7 @@ class _Reader:
         text = cells[self._notional]
         return text if _is_above_0(text) else None
 
-    def _leave_out(self, line: str, why: str) -> None:
+    def _note_odd(self, line: str, why: str) -> None:
         found = self._found
         found.odd += 1
         if len(found.odd_rows) < MAX_NAMED:

@@ -61,8 +61,8 @@ def check_base_url(url: object) -> str:
     """Return `url` without a slash at its end.
 
     Raises:
-        ValueError: It is not ``https://host[:port][/path]``. It must not contain credentials, a
-            query or a fragment, and ``http://`` is for this machine only.
+        ValueError: `url` is not ``https://host[:port][/path]`` as a `str`. A URL with credentials,
+            a query or a fragment is wrong; ``http://`` is for this machine only.
     """
     match = _BASE_URL.fullmatch(url) if isinstance(url, str) else None
     if match is None or not 0 < int(match["port"] or 443) < 65_536:
@@ -80,9 +80,9 @@ def check_proxy(proxy: object) -> str | None:
 
     Raises:
         TypeError: `proxy` is neither text nor a URL; for example, the number 8080.
-        ValueError: `proxy` is not a `str` like ``http://[user:password@]host[:port]``, or the same
-            with ``https``. A URL of another type, such as `yarl.URL`, is wrong too.
-            The text says what to do for other proxies, and does not repeat the URL.
+        ValueError: `proxy` is not ``http://[user:password@]host[:port]`` or the same with
+            ``https``; or it is a URL, but not a `str`, such as a `yarl.URL`. The text says what to
+            do for other proxies, and does not repeat the URL.
     """
     if proxy is None:
         return None
@@ -114,8 +114,8 @@ def check_local_address(address: str, url: str) -> str:
         url: The URL of the exchange or of a proxy, to which we connect.
 
     Raises:
-        ValueError: It is not an IP address that a machine can have, or its version differs from
-            that of an IP address in `url`.
+        ValueError: `address` is not an IP address that a machine can have, or `url` has an IP
+            address of another version.
     """
     try:
         found = ip_address(address)

@@ -195,7 +195,7 @@ def write_parquet(batches: Iterable[Batch], file: BinaryIO, columns: Columns, od
         batches: The rows to write, sorted by symbol and time.
         file: The file to write to; it stays open.
         columns: The types of the columns of numbers.
-        odd: Collects the rows that the file has without their notional.
+        odd: Collects the rows whose notional fits into no column; the file has null there.
 
     Raises:
         TooNarrowError: `columns` do not hold a row.
@@ -343,9 +343,9 @@ def _parquet(path: Path) -> Generator[Any]:
 
 
 def _check_kinds(found: Any) -> None:
-    """Check that a cast to our columns keeps every value.
+    """Check that no cast to our columns changes a value.
 
-    Other programs write files with similar types, such as other precisions. We accept these.
+    We accept similar types, which other programs write, such as decimals of another precision.
 
     Raises:
         ValueError: The columns have other names or kinds, such as floats instead of decimals, or
@@ -401,7 +401,7 @@ def _numbers(texts: Sequence[str | None], kind: Any) -> Any:
 
 
 def _products(batch: Batch, columns: Columns, odd: OddRows, values: Any, prices: Any) -> Any:
-    """Return the exact notional of each row; null if there is no mark price."""
+    """Return the exact notional of each row; null without a mark price, or if it is too long."""
     pyarrow, kind = _library("pyarrow"), columns.notional
     if columns.is_plain:
         return _library("pyarrow.compute").multiply(values, prices)

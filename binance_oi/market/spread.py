@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 LEAST = 200  # numbers; with fewer, we compute no score
-SCALE = 2.0**100  # a number above 1e-15 stays exact; a smaller one loses less than 1e-30
+SCALE = 2.0**100  # a number above 4e-15 stays exact; a smaller one loses less than 1e-30
 _HOLE = math.nan
 
 
@@ -44,7 +44,7 @@ class Spread:
         return len(self._sorted)
 
     def put(self, slot: int, number: float | None) -> None:
-        """Set the number of a slot. It replaces the slot that is `size` slots earlier."""
+        """Set the number of a slot, and forget that of the slot `size` slots earlier."""
         at = slot % len(self._ring)
         old = self._ring[at]
         if not math.isnan(old):

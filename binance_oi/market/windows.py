@@ -11,7 +11,7 @@ from datetime import timedelta
 from binance_oi.arguments import check_count
 
 ROW_MS = 300_000  # from one row of the past to the next
-LONGEST_MS = 366 * 86_400_000  # 366 days. Memory has one row per symbol for each step of a window
+LONGEST_MS = 366 * 86_400_000  # 366 days; memory grows with the steps in the longest window
 WINDOWS = ("5m", "15m", "1h", "4h", "24h")
 """The default windows."""
 
@@ -30,7 +30,7 @@ def length_ms(name: str, length: object) -> int:
         length: The caller's value.
 
     Raises:
-        TypeError: It has another type.
+        TypeError: `length` has another type.
         ValueError: `length` has a wrong form, such as ``1x``; or it is 0 or less, or longer than
             366 days.
     """
@@ -55,7 +55,7 @@ def step_ms(step: Length) -> int:
     """Convert a step to milliseconds.
 
     Raises:
-        TypeError: It has another type.
+        TypeError: `step` has another type.
         ValueError: `step` has a wrong form, such as ``1x``; or it is 0 or less, longer than 366
             days, or not a multiple of 5 minutes.
     """
@@ -73,8 +73,9 @@ def windows_ms(windows: Sequence[Length], step: int) -> tuple[int, ...]:
         step: The step in milliseconds.
 
     Raises:
-        TypeError: One of them has another type, or `windows` is a single text.
-        ValueError: `windows` is empty, or one of them is not a multiple of the step.
+        TypeError: A window has another type, or `windows` is a single text.
+        ValueError: `windows` is empty; or a window has a wrong form, is 0 or less or longer than
+            366 days, or is not a multiple of the step.
     """
     if isinstance(windows, str):
         raise TypeError(f"windows must be a list of lengths, such as ['1h'], not {windows!r}")

@@ -180,7 +180,7 @@ class HistoryCache:
         return self.directory / f"{quote(symbol, safe='')}{SUFFIX}"
 
     def _clean(self) -> None:
-        """Remove the files of exchanges whose cache nobody wrote for long, such as local ones."""
+        """Remove the files of exchanges for which no process cached anything in `UNUSED_S`."""
         if self._is_cleaned or self.directory is None:
             return
         self._is_cleaned, before = True, time.time() - UNUSED_S
@@ -215,8 +215,8 @@ def _decoded(packed: bytes, symbol: str) -> Kept:
     """Decode the content of a file.
 
     Raises:
-        ValueError: `_encoded` does not write such a file for this symbol. Other errors of
-            decompressing and of wrong types mean the same.
+        ValueError: `_encoded` writes no such file for this symbol. The other errors that `load`
+            catches say the same.
     """
     unpacking = zlib.decompressobj()
     text = unpacking.decompress(packed, LARGEST)
