@@ -334,8 +334,8 @@ def decide(ask: Ask, known: Known) -> Verdict:
 def until_room(ask: Ask, known: Known) -> float | None:
     """Seconds until there should be room for a request; None if there never is.
 
-    The result is for a caller that asks again only once. The queue asks more often, after the
-    seconds that `decide` returns, because an answer to another request may make room earlier.
+    The result is for a caller that waits so long before it asks again. The queue asks earlier,
+    after the seconds that `decide` returns, because an answer to another request may make room.
     """
     verdict = too_heavy(ask, known) or decide(ask, known)
     if not isinstance(verdict, Wait):

@@ -70,7 +70,7 @@ def _by_count(receipt: Receipt, used: int, k: int, ledger: Ledger, slack: int) -
     earlier one of minute `k` belongs to the next minute. A count that is at least as high belongs
     to minute `k` on three conditions. The earlier count exceeds `slack`. Minute `k` is the newest
     one that an answer has proved. And the count exceeds twice our own weight in the next minute by
-    more than `slack`, so that minute does not explain it.
+    more than `slack`, so the next minute does not explain the count.
     """
     before = receipt.reported if receipt.first == k else 0
     if used < before - slack:

@@ -87,7 +87,8 @@ class Bucket:
 
         It is clear without the rules if no cooldown, no probe and no other limit stops the request,
         only one minute may count it, that minute has a count and has room, we expect no others in
-        it, no refusal showed a lower limit, and bulk work has nothing to leave to single calls. A
+        it, answers have counts, no refusal showed a lower limit, our share allows the request and
+        so does even sending after a start, and bulk work has nothing to leave to single calls. A
         property test compares this path with the rules, which admit several requests one by one.
 
         Args:
@@ -143,9 +144,9 @@ class Bucket:
 
         Returns:
             The receipt to use from now on. None if the request may not be written: a cooldown has
-            begun since the charge; or the charge is older than `PATIENCE`, and either a minute to
-            which the request is not booked might count it, or the exchange has other limits too.
-            Then `refund` the receipt and charge again.
+            begun since the charge; or the charge is older than `PATIENCE`, and a minute to which
+            the request is not booked might count it, the books have dropped its minute, or the
+            exchange has other limits too. Then `refund` the receipt and charge again.
         """
         known, clock = self.known, self.known.clock
         if known.is_held(now):

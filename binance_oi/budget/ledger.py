@@ -1,11 +1,11 @@
 """The books: for every live minute, the most that the exchange may have counted.
 
-Pure. The rule of this file: by our books and the counts so far, the exchange cannot have counted
-more than `Minute.used`. Only other clients can, with what they used since the last count (`others`
-forecasts that). Before we send a request, we book its weight to each minute that may count it. Its
-answer shows which minute counted it, and we take the weight out of the other minutes. A higher
-count raises `used` at once. A lower count of the same minute does not lower `reported`, because
-nodes of the exchange differ. We never refund a request that may have been sent.
+Pure. The rule of this file: the exchange cannot have counted more than `Minute.used`, apart from
+what other clients used since the last count (`others` forecasts that use). Before we send a
+request, we book its weight to each minute that may count it. If its answer shows which minute
+counted it, we take the weight out of the other minutes. A higher count raises `used` at once. A
+lower count of the same minute does not lower `reported`, because nodes of the exchange differ. We
+never refund a request that may have been sent.
 
 Example: a request of weight 5, sent 3 s before the rollover, is booked to both minutes. Its answer
 shows that the old minute counted it. The new minute then has 5 less.
@@ -36,8 +36,8 @@ class Minute:
     at all, then the count of every request that we send at that second or later contains it.
     """
     doubtful: int = 0
-    """Weight that was undecided until a count came that contains it, if the exchange counted it at
-    all. It stays in `booked` until `absorb` compares the books with such a count."""
+    """Weight that is no longer undecided: a count came that contains it if the exchange counted it
+    at all. It stays in `booked` until `absorb` compares the books with a count."""
     reported: int = 0
     """The largest count of this minute that a header reported."""
     others: int = 0
@@ -49,7 +49,7 @@ class Minute:
     """The part of `booked` that belongs to single calls."""
     interactive: int = 0
     """The most that bulk work leaves for single calls. Budgets that share this minute may differ in
-    this setting; here is the largest with which a request was booked."""
+    this setting; we keep the largest one with which a request was booked."""
 
     @property
     def used(self) -> int:
@@ -74,13 +74,13 @@ class Minute:
         """Use a later count to decide whether the exchange counted undecided weight.
 
         If the count does not contain the weight, the exchange never counted it, and we take it out
-        of the books. We do so only if the request of this count was sent at least `LAG` seconds
-        after that of the count before: a header that lags behind may omit counted weight.
+        of the books. We do so only if `sent` is at least `LAG` seconds after `counted_at`: a header
+        that lags behind may omit counted weight.
 
         Args:
-            sent: When the request was sent whose answer reports the count, monotonic s.
+            sent: When we sent the request whose answer has the count, monotonic s.
             used: The count.
-            counted_at: When the request of the count before this one was sent, monotonic s.
+            counted_at: When we sent the request whose answer had the previous count, monotonic s.
         """
         while self.undecided and self.undecided[0][0] <= sent:
             weight = self.undecided.pop(0)[1]

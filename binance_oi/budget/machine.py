@@ -31,8 +31,8 @@ class MachineBudget(ProcessBudget):
     All these processes share one count of weight and one ban, even after a restart. A killed
     process blocks no other process. The others lose at most the weight that it had in flight or had
     charged in advance, and only until the minute ends (for requests for the past: until their
-    window ends). The budget treats other users, containers and machines behind the
-    same address as *others*: it sees their weight in the header, and leaves them room.
+    window ends). The budget treats other users, containers and machines behind the same address as
+    *others*: it sees their weight in the header, and leaves them room.
 
     The file is in one place for each user id, whatever the environment of the process:
     `/dev/shm/binance-oi-UID`, or the same directory in `/var/tmp` or `/tmp` if `/dev/shm` cannot be
@@ -76,7 +76,7 @@ class MachineBudget(ProcessBudget):
         return SharedPool(self._make_bucket, self._fresh_state(), self._clock, open_store, ADVICE)
 
     def _open(self, name: str, current: Store | None) -> PoolFile:
-        """Return the file of that pool: `current` if its directory is still right, or a new one."""
+        """Return the file of a pool: `current` if its directory is still right, or a new one."""
         directory = self._directory or budget_directory()
         if isinstance(current, PoolFile) and current.path.parent == directory:
             return current
@@ -118,7 +118,7 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
 
 
 def _fresh_like(known: Known) -> Known:
-    """Return the knowledge of a new pool with the same limit as `known`."""
+    """Return the knowledge of a new pool like that of `known`, with the usual limit of a minute."""
     fresh = fresh_state(WEIGHT.most, steady_clock, time.time)
     if not rolling.is_rolling(known):
         return fresh

@@ -44,10 +44,10 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
     """Whether to probe this minute, to see whether the exchange's count falls within it.
 
     The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
-    suspect a window of 60 s if the count did not fall at the rollover. By our books, others then
-    seem to have used about as much of this minute at once as all clients used of the minute before.
-    Copies of us that use up a minute within seconds look the same. So these probes leave half of
-    the reserve: together they could exceed the limit otherwise.
+    suspect a window of 60 s if the count did not fall at the rollover. Our books then take the
+    weight of the minute before for use of this minute by others. Copies of us that use up a minute
+    within seconds look the same, and each of them sends such probes. So these probes leave half of
+    the reserve: otherwise those of all copies could exceed the limit together.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     is_expected = ask.likeliest <= known.others.expected_until

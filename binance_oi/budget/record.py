@@ -322,8 +322,9 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     """Add to `shared` what `ours` has learned since both were equal to `base`.
 
     No weight is lost: the charges of either side stay charged, in every minute that may be the
-    current one. If the clocks contradict each other, we drop one clock, and book the fullest live
-    minute of its side to each such minute. Without a `base`, or if the clocks contradict each
+    current one. If the clocks contradict each other, we drop the clock of one side. We no longer
+    know to which minutes the weight of that side belongs, so we book its fullest live minute to
+    each minute that may be the current one. Without a `base`, or if the clocks contradict each
     other, we add all of `ours`. Then weight that both sides know counts twice until its minute is
     over.
 

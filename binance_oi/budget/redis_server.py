@@ -1,8 +1,8 @@
 """A Redis or Valkey server that keeps the record of a pool. Only this module uses `redis`.
 
 The rule of this file: the server compares and swaps in one atomic step, and does not read the
-content of a record. This module repeats no failed call. By default, redis-py repeats one ten times,
-which takes seconds. So a client that we make from a URL repeats none.
+content of a record. This module repeats no failed call. By default, redis-py repeats a failed call
+ten times, which takes seconds. So we turn that off in a client that we make from a URL.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 FORMAT_KEPT_MS = 120_000  # ms after a write in which the server refuses older formats
 MOST_WAITING = 64  # members in the queue of turns, at most
-LISTENED = 1.0  # s after which a listener checks whether its task was cancelled
+LISTEN_S = 1.0  # s after which a listener checks whether its task was cancelled
 EGRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 # Keys: the record, the queue of turns, and the newest format in use. The queue is one string: the
@@ -72,8 +72,8 @@ def check_egress(egress: object) -> str:
     """Check the argument `egress`, and return it.
 
     Raises:
-        TypeError: It is not a `str`.
-        ValueError: It has a character that we do not allow there, or a wrong length.
+        TypeError: `egress` is not a `str`.
+        ValueError: `egress` has a wrong length, or a character that we do not allow at its place.
     """
     if not isinstance(egress, str):
         raise TypeError(f"egress must be a str, not {type(egress).__name__}")
@@ -158,7 +158,7 @@ class RedisServer:
             found = bytes(reply[3]) if len(reply) > 3 else None
             return Answer(Outcome(int(reply[0])), time, found)
         except self._odd as error:
-            raise ServerError(_said(error)) from error
+            raise ServerError(_text_of(error)) from error
 
     async def _call(self, arguments: tuple[Any, ...]) -> Any:
         missing: type[Exception] = library("redis.exceptions", "redis").NoScriptError
@@ -188,7 +188,7 @@ class RedisServer:
         try:
             await self._client.publish(self.keys(pool)[0], news)
         except self._errors as error:
-            raise ServerError(_said(error)) from error
+            raise ServerError(_text_of(error)) from error
 
     async def listen(
         self, pool: str, hear: Callable[[bytes], object], reset: Callable[[], object]
@@ -198,14 +198,14 @@ class RedisServer:
             async with self._subscribing().pubsub(ignore_subscribe_messages=True) as pubsub:
                 await pubsub.subscribe(self.keys(pool)[0])
                 reset()
-                again = _Again(reset)
+                again = _OnReconnect(reset)
                 pubsub.connection.register_connect_callback(again.connected)
                 while not is_cancelled():
-                    message = await pubsub.get_message(timeout=LISTENED)
+                    message = await pubsub.get_message(timeout=LISTEN_S)
                     if message is not None and message.get("type") == "message":
                         hear(bytes(message["data"]))
         except self._odd as error:
-            raise ServerError(_said(error)) from error
+            raise ServerError(_text_of(error)) from error
 
     def _subscribing(self) -> Any:
         """The client that subscribes.
@@ -242,7 +242,7 @@ class RedisServer:
                 if answer.found:
                     found[name] = answer.found, answer.time
         except self._errors as error:
-            raise ServerError(_said(error)) from error
+            raise ServerError(_text_of(error)) from error
         return found
 
     async def aclose(self) -> None:
@@ -256,7 +256,7 @@ class RedisServer:
         self._subscriber = None
 
 
-class _Again:
+class _OnReconnect:
     """Calls `reset` after each reconnection.
 
     It is an object because redis-py accepts only a bound method as a callback. The caller keeps a
@@ -270,6 +270,6 @@ class _Again:
         self._reset()
 
 
-def _said(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     """The type and the text of an error, on one line."""
     return printable(f"{type(error).__name__}: {error}")

@@ -18,8 +18,8 @@ CLOSING = 0.25  # s before a minute's end at which its last probe goes, at the l
 PROBE_PAUSE = 1.0  # s from a count to the next probe of its minute, at least
 UNSEEN_AT_ONCE = 24  # weight under way before the first count after a full minute, at most
 PROBES = 0.01  # share that all probes of a reserved minute may use
-SPARING = 4  # factor on that pause if we saw no earlier minute and lack more than the reserve
-OF_THE_REST = 0.25  # part of the time left at a count; then a probe, if only a margin lacks room
+SPARING = 4  # divides `PROBES` if we saw no earlier minute and lack more than the reserve
+OF_THE_REST = 0.25  # part of the time left at a count, until a probe, if only a margin lacks room
 FROM_RESERVE = 0.5  # part of the reserve for probes of a full minute; the last may use more
 
 # Time between two tries to admit a request.

@@ -98,5 +98,5 @@ class Usage(Encodable):
     or a day. A budget always sets a finite value, because JSON knows no infinity."""
     waiting_for: Mapping[Reason, int] = field(default_factory=dict[Reason, int], hash=False)
     """How many calls of this client wait to be sent, by reason; empty if none waits. All of them
-    have the reason of the call that goes next. A budget serves many clients and
-    does not know their calls, so the mapping is empty in the usage that a budget returns."""
+    have the reason of the call that goes next. A budget serves many clients and does not know their
+    calls, so the mapping is empty in the usage that a budget returns."""

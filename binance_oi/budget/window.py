@@ -35,8 +35,8 @@ class Window:
     counts_requests: bool
     """Whether each request counts as 1, whatever its weight."""
     since: float
-    """Monotonic s. Requests booked with an earlier `latest` are in two sums, so we cannot move one
-    of them alone."""
+    """Monotonic s. Requests booked with an earlier `latest` are in the two sums with which the
+    window began, so we cannot move one of them alone; see `begin`."""
     slots: dict[int, int] = field(default_factory=dict[int, int])
     """Our use, by slot. A slot is a short span of time. A request is in the last slot in which the
     exchange may have counted it."""
@@ -58,8 +58,8 @@ class Window:
             now: Monotonic s.
             latest: The latest moment at which the exchange may count a request charged now,
                 monotonic s.
-            counted: The most that requests with an answer have used before `now`.
-            flying: The most that requests without an answer have used before `now`.
+            counted: The most that our requests until `now` have used, if a count contains them.
+            flying: The most that our other requests until `now` may use.
         """
         window = cls(*limit, since=latest)
         window._add(now, counted)

@@ -54,15 +54,15 @@ class ConnectionState:
     generation: int
     """The generation in which the connection was opened; see `KeptConnections.distrust`."""
     heard: int
-    """How many requests all connections had sent when this one last received a byte."""
+    """How many requests all connections had sent when this connection last received a byte."""
     request: int = 0
     """The number of the connection's last request; all connections share one numbering."""
     since: float = 0.0
-    """Loop time at which that request was sent."""
+    """Loop time at which the connection's last request was sent."""
     kept: bool = False
-    """Whether the connection existed before its present request needed one."""
+    """Whether the connection was open before its present request needed a connection."""
     silent: bool = False
-    """Whether no byte has come since that request was sent."""
+    """Whether no byte has come since the last request was sent."""
 
 
 class KeptConnections:

@@ -328,7 +328,7 @@ class Sender:
         """Whether the next attempt needs a new connection.
 
         It needs one after a dead kept connection, so that a call meets only one dead connection.
-        The last attempt needs one too, because no further attempt can follow if it meets one.
+        The last attempt needs one too: if it met a dead connection, no attempt would follow.
         """
         dead = isinstance(error, TransportError) and error.retry == "now"
         return fresh or dead or attempt + 1 == self._policy.attempts

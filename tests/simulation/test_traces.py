@@ -162,7 +162,7 @@ UNNOTICED = {
             "budget.courier.LAST_TURNS",
             *(
                 f"budget.redis_server.{name}"
-                for name in ("FORMAT_KEPT_MS", "MOST_WAITING", "LISTENED")
+                for name in ("FORMAT_KEPT_MS", "MOST_WAITING", "LISTEN_S")
             ),
         ),
         SERVER,
