@@ -110,9 +110,9 @@ def snapshot_code(snapshot: "Snapshot") -> int:
 
 
 def explain(error: BinanceOIError) -> str:
-    """Return the error in one line, with the time of its end if that is known.
+    """Return the error in one line; if we know until when it lasts, with that time.
 
-    A symbol that the exchange does not list has one text, whatever call found it.
+    The words for a symbol that the exchange does not list are the same, whatever call found it.
     """
     if isinstance(error, UnknownSymbolError):
         return NOT_LISTED

@@ -144,7 +144,7 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
 
 @asynccontextmanager
 async def history_progress() -> AsyncGenerator[OnProgress | None]:
-    """Show a bar on stderr if it is a terminal; yield a function to call after each symbol."""
+    """Show a bar on stderr, and yield a function that moves it; without a terminal yield None."""
     if not redraws(sys.stderr):
         yield None
         return

@@ -98,9 +98,9 @@ async def _write_lines(client: OpenInterestClient, seen: Count, *, is_seen: bool
 
 
 class Notices:
-    """Reports that calls wait for the end of a minute or of a cooldown, once for each of them.
+    """Reports that calls wait for the end of a minute or of a cooldown, once for each such end.
 
-    It reports a wait only if two readings in a row find it, because most waits are short.
+    It reports a wait only if two readings in a row find the same end, because most waits are short.
     """
 
     def __init__(self) -> None:

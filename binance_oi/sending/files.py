@@ -2,7 +2,8 @@
 
 The rule of this file: such a server announces no limit, so this file keeps a modest one of its own.
 Its requests have no weight, so it never touches a budget. After a temporary error, it waits and
-tries again, up to three times; any other error reaches the caller at once.
+tries again, up to three times; after a dead kept connection, it tries again at once. Any other
+error reaches the caller at once.
 """
 
 import asyncio
