@@ -204,12 +204,11 @@ class Known:
     def weight_of_copies(self, k: int) -> float:
         """Weight that copies of us may have used in the busiest `EARLY` seconds of minute `k`.
 
-        Copies are other clients that run this library; 0 means that others are none. Others may be
-        copies in two cases. First, they used more than `FAIR` of the limit in some
-        `EARLY` seconds of the minute. Second, their use in its first `EARLY` seconds and all our
-        use of the minute add up to `USED_UP` of the limit. In both cases they are no copies if a
-        count of this minute, or of the `MEMORY` minutes before it, exceeds the limit: copies never
-        exceed it.
+        Copies are other clients that run this library; 0 means that no other client is one. Others
+        may be copies in two cases. First, they used more than `FAIR` of the limit in some `EARLY`
+        seconds of the minute. Second, their use in its first `EARLY` seconds and all our use of the
+        minute add up to `USED_UP` of the limit. In both cases they are no copies if a count of this
+        minute, or of the `MEMORY` minutes before it, exceeds the limit: copies never exceed it.
         """
         curve = self.others.curve(k, self.limit)
         early = curve.at(EARLY, 0.0)

@@ -109,8 +109,9 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 def _begin(known: Known, k: int, before: Minute | None) -> None:
     """Begin minute `k`.
 
-    Halve the expected surge if the minute before had no refusal. If their time is over, stop
-    obeying a lower limit, and stop counting a rolling window.
+    Halve the expected surge if the whole minute before had no refusal and no cooldown. When the
+    time for a lower limit is over, obey the announced one; when that for a rolling window is over,
+    use minutes again.
     """
     others = known.others
     was_whole = known.cooldown_until <= MINUTE * (k - 1)

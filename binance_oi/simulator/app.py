@@ -117,7 +117,7 @@ class Exchange:
     Args:
         counter: counts the weight of the only IP address that this exchange sees.
         now: the exchange's own clock, Unix s.
-        seed: the seed of open interest, prices, jitter and missing headers.
+        seed: the seed of everything random.
         latency: seconds from request to answer; the request is counted after half of them.
         jitter: the largest additional delay of each leg, s.
         headers: how reliable the headers are.

@@ -23,8 +23,8 @@ Number = Decimal | str | int
 class Commands:
     """The commands that a test may give to an exchange, from any thread.
 
-    A command affects requests from the next one on. If several commands affect the same answers,
-    such as two calls of `fail`, the second one begins when the first one is used up.
+    A command affects requests from the next one on. If two calls of one command, such as `fail`,
+    affect the same answers, the second call begins when the first one is used up.
 
     Raises:
         ValueError: From every command: an argument is out of range, or the symbol is not listed.
