@@ -472,7 +472,7 @@ WAYS = ("first", "ours", "injected", "injected, unknown")
 async def test_a_request_on_a_slow_connection_is_sent_in_a_minute_that_has_room(
     way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("binance_oi.sending.connections.LEAN", "unknown" not in way)
+    monkeypatch.setattr("binance_oi.sending.connections.SENDS_DIRECTLY", "unknown" not in way)
     budget = _small_budget(60)
     await asyncio.sleep(30)
     async with LocalExchange(clock=wall_time, limit=60) as exchange:
@@ -496,7 +496,7 @@ async def test_a_request_on_a_slow_connection_is_sent_in_a_minute_that_has_room(
 async def test_a_request_that_is_too_late_costs_no_weight_and_its_connection_is_kept(
     way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("binance_oi.sending.connections.LEAN", "unknown" not in way)
+    monkeypatch.setattr("binance_oi.sending.connections.SENDS_DIRECTLY", "unknown" not in way)
     async with (
         RawExchange(lambda n: open_interest()) as exchange,
         sending_client(way, exchange, timeout=60.0, retry=ONCE) as client,

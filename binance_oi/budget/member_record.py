@@ -20,8 +20,8 @@ from binance_oi.budget.tuning import FLIGHT, MEMORY
 from binance_oi.budget.usage import Receipt
 
 FORMAT = 1  # the version of the layout of a record; part of the record's key
-VERSION = 16  # bytes of a record's version, which is in front of it and random for each write
-ID = 16  # bytes of the id of a member
+VERSION_BYTES = 16  # the length of a record's version, which is in front of it and random each time
+ID_BYTES = 16  # the length of the id of a member
 KEPT_MINUTES = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256  # members in a record, at most
 PROBE_ROOM = 2  # weight kept free for a request whose count shows what a silent member sent
@@ -249,13 +249,13 @@ _decode = msgspec.msgpack.Decoder(Shared).decode
 
 def encode(shared: Shared) -> bytes:
     """Encode a record, with a new random version in front."""
-    return os.urandom(VERSION) + _encode(shared)
+    return os.urandom(VERSION_BYTES) + _encode(shared)
 
 
 def decode(data: bytes) -> Shared | None:
     """Decode a record; None if `data` is damaged, or if a number is out of bounds."""
     try:
-        shared = _decode(memoryview(data)[VERSION:])
+        shared = _decode(memoryview(data)[VERSION_BYTES:])
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     is_possible = (
@@ -269,4 +269,4 @@ def decode(data: bytes) -> Shared | None:
 
 def version(data: bytes) -> bytes:
     """The version in front of a record; empty if `data` is empty."""
-    return data[:VERSION]
+    return data[:VERSION_BYTES]

@@ -110,7 +110,7 @@ class RecordPool(DeferredPool):
 
     def _begin_anew(self) -> None:
         """Become a member that has written nothing."""
-        self.member: bytes = os.urandom(member_record.ID)
+        self.member: bytes = os.urandom(member_record.ID_BYTES)
         """The random id of this process in the record."""
         self._found: bytes | None = None  # the server's record; empty: it has none; None: unknown
         self._last = b""  # the record of our latest write

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from binance_oi.budget.member_record import FORMAT, ID, VERSION
+from binance_oi.budget.member_record import FORMAT, ID_BYTES, VERSION_BYTES
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap, is_cancelled
 from binance_oi.budget.turns import CALL_TIMEOUT_S, NEXT, TURN_S
 from binance_oi.errors import printable
@@ -37,19 +37,19 @@ if tonumber(redis.call('GET', newest) or '0') > form then
 end
 local found = redis.call('GET', record) or ''
 local waiting = redis.call('GET', queue) or ''
-local is_next = member == '' or waiting == '' or string.sub(waiting, 1, {ID}) == member
-local is_same = string.sub(found, 1, {VERSION}) == expected
+local is_next = member == '' or waiting == '' or string.sub(waiting, 1, {ID_BYTES}) == member
+local is_same = string.sub(found, 1, {VERSION_BYTES}) == expected
 if new ~= '' and is_next and is_same then
   redis.call('SET', record, new, 'PX', kept_ms)
   redis.call('SET', newest, form, 'PX', {FORMAT_KEPT_MS})
   if news ~= '' then redis.call('PUBLISH', channel, news) end
   if member ~= '' and waiting ~= '' then
-    waiting = string.sub(waiting, {ID} + 1)
+    waiting = string.sub(waiting, {ID_BYTES} + 1)
     if waiting == '' then
       redis.call('DEL', queue)
     else
       redis.call('SET', queue, waiting, 'PX', {1000 * TURN_S:.0f})
-      redis.call('PUBLISH', channel, '{NEXT.decode()}' .. string.sub(waiting, 1, {ID}))
+      redis.call('PUBLISH', channel, '{NEXT.decode()}' .. string.sub(waiting, 1, {ID_BYTES}))
     end
   end
   return {{{Outcome.DONE:d}, now[1], now[2]}}
@@ -57,7 +57,7 @@ end
 if member ~= '' and not string.find(waiting, member, 1, true) then
   if waiting == '' then
     redis.call('SET', queue, member, 'PX', {1000 * TURN_S:.0f})
-  elseif #waiting < {ID * MOST_WAITING} then
+  elseif #waiting < {ID_BYTES * MOST_WAITING} then
     redis.call('APPEND', queue, member)
   end
 end

@@ -179,7 +179,8 @@ class Archive:
             machine.
         connections: The number of concurrent requests, 1 to 4.
         pace: The most requests per second.
-        timeout: Seconds for one file. After a failure we try again, after 1, 5 and 25 s.
+        timeout: Seconds for one attempt at a file. After a failure we try again, up to three times,
+            after 1, 5 and 25 s.
         proxy: The URL of an HTTP proxy, ``http://`` or ``https://``. Environment variables for
             proxies have no effect.
         ssl: Replaces the default checks of certificates.

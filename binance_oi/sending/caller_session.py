@@ -41,7 +41,7 @@ class CallerSessionMiddleware:
         attempt = current_attempt.get()
         if attempt.sent:
             raise SecondRequestError
-        if not connections.LEAN:
+        if not connections.SENDS_DIRECTLY:
             return await _unwatched(request, handler, attempt)
         self._watch(request, attempt)
         while True:

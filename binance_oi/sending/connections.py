@@ -35,7 +35,7 @@ NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines`
 KEEP_ALIVE = 60.0  # s: we keep an idle connection this long, so that polls find it open
 # Our direct use of aiohttp's connections is tested with 3.14 only. With any other release, every
 # request goes through `ClientSession`.
-LEAN: bool = aiohttp.__version__.startswith("3.14.")
+SENDS_DIRECTLY: bool = aiohttp.__version__.startswith("3.14.")
 
 
 class SecondRequestError(Exception):
@@ -155,7 +155,7 @@ class Connector(aiohttp.TCPConnector):
         attempt = current_attempt.get()
         if attempt.sent:
             raise SecondRequestError
-        if LEAN and req.proxy is None:
+        if SENDS_DIRECTLY and req.proxy is None:
             self._templates.setdefault(origin_of(req.url), req)
         return await self._take(req, attempt)
 

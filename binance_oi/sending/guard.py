@@ -25,7 +25,7 @@ from binance_oi.sending.wire import SMALL_BODY
 REFUSALS = (403, 418, 429, 451)  # statuses; after all but 451, we send nothing for some time
 # The most bytes that an answer may have besides its body: headers, chunk sizes, 1xx answers. A real
 # answer has about 1,000 such bytes.
-ENVELOPE = 64 * 1024
+ENVELOPE_BYTES = 64 * 1024
 BYTES_PER_READ = 16 * 1024  # bytes in one read if the body is small; a TLS record has no more
 MOST_PER_READ = 128 * 1024  # bytes in one read if the body may be large; a history page has 90,000
 HEADS_PER_READ = 8  # sets of headers that we separate in one read: 1xx answers have their own
@@ -59,7 +59,7 @@ class Guard(asyncio.BufferedProtocol):
         self._handler = handler
         self._kept = kept
         self.state = state
-        self.left: int = ENVELOPE  # bytes that may still come for this answer
+        self.left: int = ENVELOPE_BYTES  # bytes that may still come for this answer
         self.refusal: int = 0  # the status of the answer if it is a refusal
         # Whether the connection is new and unused, because its first request was too late to be
         # sent.
@@ -92,7 +92,7 @@ class Guard(asyncio.BufferedProtocol):
             transport: The transport of the connection.
             now: The loop's time.
         """
-        self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
+        self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE_BYTES, 0, False
         self._is_idle = False
         self._buffer = self._small if attempt.max_body <= SMALL_BODY else self._large
         self._tail, self._body = b"", None  # earlier bytes belong to an earlier request
@@ -209,7 +209,7 @@ class Guard(asyncio.BufferedProtocol):
         if self._is_idle:  # these bytes answer no request
             self._kept.refuse(self.state)
         if self._plain is not None:
-            answer = plain_answer(view, self.left + nbytes - ENVELOPE)
+            answer = plain_answer(view, self.left + nbytes - ENVELOPE_BYTES)
             if answer is not None and not self._plain.done():
                 self._plain.set_result(answer)
                 self._plain, self._is_idle = None, True
@@ -323,12 +323,12 @@ class Attempt(Deadline):
         """The number of bytes received since the request was sent; -1 before that."""
         if not self.sent:
             return -1
-        return 0 if self.guard is None else self.max_body + ENVELOPE - self.guard.left
+        return 0 if self.guard is None else self.max_body + ENVELOPE_BYTES - self.guard.left
 
     @property
     def most_reads(self) -> int:
         """How many reads of `BYTES_PER_READ` the longest accepted answer needs."""
-        return (self.max_body + ENVELOPE) // BYTES_PER_READ
+        return (self.max_body + ENVELOPE_BYTES) // BYTES_PER_READ
 
     @property
     def refusal(self) -> int:

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from binance_oi.budget import redis_server
-from binance_oi.budget.member_record import ID, VERSION
+from binance_oi.budget.member_record import ID_BYTES, VERSION_BYTES
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
 from binance_oi.budget.redis_server import RedisServer, check_egress, make_client
 from binance_oi.budget.turns import TURN_S
@@ -61,9 +61,9 @@ async def until(condition: Callable[[], bool], listening: "asyncio.Task[None]") 
 
 def swap_of(random: Random, known: list[bytes]) -> Swap:
     """A random swap of a known version; it reads or writes, with or without a turn."""
-    version = random.choice([*known[-2:], b"", random.randbytes(VERSION)])
-    record = random.choice([b"", random.randbytes(VERSION + random.randrange(60))])
-    member = random.choice([b"", *(bytes([n]) * ID for n in range(4))])
+    version = random.choice([*known[-2:], b"", random.randbytes(VERSION_BYTES)])
+    record = random.choice([b"", random.randbytes(VERSION_BYTES + random.randrange(60))])
+    member = random.choice([b"", *(bytes([n]) * ID_BYTES for n in range(4))])
     return Swap(version, record, member, random.choice([b"", b"n"]), LONG_MS)
 
 
@@ -95,7 +95,7 @@ async def test_the_script_behaves_as_the_server_in_memory(
         expected, found = keeper.swap(POOL, swap), await made.swap(POOL, swap)
         assert found._replace(time=0.0) == expected._replace(time=0.0)
         if found.outcome is Outcome.DONE:
-            known.append(swap.record[:VERSION])
+            known.append(swap.record[:VERSION_BYTES])
     await made.aclose()
     assert len(known) > count // 20
 
@@ -108,7 +108,7 @@ async def test_the_server_gives_its_time_and_the_news_of_others(server: Server) 
     await until(lambda: bool(resets), listening)
     await other.publish(POOL, b"h1")
     await until(lambda: bool(heard), listening)
-    answer = await other.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"n", 1000))
+    answer = await other.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"n", 1000))
     await until(lambda: len(heard) > 1, listening)
     assert heard == [b"h1", b"n"]
     assert answer.time > 1.7e9
@@ -124,14 +124,16 @@ async def test_the_next_member_in_the_queue_is_notified_of_its_turn(server: Serv
     heard, resets = list[bytes](), list[int]()
     listening = asyncio.create_task(made.listen(POOL, heard.append, lambda: resets.append(1)))
     await until(lambda: bool(resets), listening)
-    one, other, third = (bytes([n]) * ID for n in (1, 2, 3))
-    first = b"1" * VERSION
+    one, other, third = (bytes([n]) * ID_BYTES for n in (1, 2, 3))
+    first = b"1" * VERSION_BYTES
     while True:  # on a slow machine, the turn of a member may end
         server.call("FLUSHALL")
         await made.swap(POOL, Swap(b"", first, b"", b"", 60_000))
-        late = [await made.swap(POOL, Swap(b"x", b"y" * VERSION, who)) for who in (one, other)]
-        away = await made.swap(POOL, Swap(first, b"3" * VERSION, third))
-        done = await made.swap(POOL, Swap(first, b"2" * VERSION, one, b"", 60_000))
+        late = [
+            await made.swap(POOL, Swap(b"x", b"y" * VERSION_BYTES, who)) for who in (one, other)
+        ]
+        away = await made.swap(POOL, Swap(first, b"3" * VERSION_BYTES, third))
+        done = await made.swap(POOL, Swap(first, b"2" * VERSION_BYTES, one, b"", 60_000))
         if away.outcome is Outcome.TURN and done.outcome is Outcome.DONE:
             break
     assert [each.outcome for each in late] == [Outcome.LATE, Outcome.TURN]
@@ -144,8 +146,8 @@ async def test_the_next_member_in_the_queue_is_notified_of_its_turn(server: Serv
 @needs_server
 async def test_a_script_that_was_flushed_is_loaded_again(server: Server) -> None:
     made = RedisServer(server.url, "a")
-    for version in (b"1" * VERSION, b"2" * VERSION, b"3" * VERSION):
-        expected = b"" if version[0] == ord("1") else bytes([version[0] - 1]) * VERSION
+    for version in (b"1" * VERSION_BYTES, b"2" * VERSION_BYTES, b"3" * VERSION_BYTES):
+        expected = b"" if version[0] == ord("1") else bytes([version[0] - 1]) * VERSION_BYTES
         server.call("SCRIPT", "FLUSH")
         assert (await made.swap(POOL, Swap(expected, version, b"", b"", 1000))).outcome is (
             Outcome.DONE
@@ -157,7 +159,7 @@ async def test_a_script_that_was_flushed_is_loaded_again(server: Server) -> None
 async def test_a_newer_format_locks_out_older_ones(server: Server) -> None:
     made = RedisServer(server.url, "a")
     server.call("SET", made.keys(POOL)[2], "99")
-    answer = await made.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"", 1000))
+    answer = await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", 1000))
     assert answer.outcome is Outcome.OUTDATED
     await made.aclose()
 
@@ -169,8 +171,11 @@ async def test_the_documented_access_rights_are_enough(tmp_path: Path, url: str)
         client = redis.Redis.from_url(f"redis://:secret@127.0.0.1:{server.port}")
         await client.execute_command("ACL", "SETUSER", "bot", "on", ">word", *ACL.split())
         made = RedisServer(url.format(f"127.0.0.1:{server.port}"), "a")
-        for expected, version in ((b"", b"1" * VERSION), (b"1" * VERSION, b"2" * VERSION)):
-            swap = Swap(expected, version, b"m" * ID, b"n", 1000)
+        for expected, version in (
+            (b"", b"1" * VERSION_BYTES),
+            (b"1" * VERSION_BYTES, b"2" * VERSION_BYTES),
+        ):
+            swap = Swap(expected, version, b"m" * ID_BYTES, b"n", 1000)
             assert (await made.swap(POOL, swap)).outcome is Outcome.DONE
         await made.publish(POOL, b"n")
         await made.aclose()
@@ -209,7 +214,7 @@ async def test_the_server_can_be_reached_over_tls(tmp_path: Path) -> None:
         pytest.skip(f"this server has no TLS: {str(error)[-200:]}")
     try:
         made = RedisServer(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}", "a")
-        answer = await made.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"", 1000))
+        answer = await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", 1000))
         assert answer.outcome is Outcome.DONE
         await made.aclose()
     finally:
@@ -227,7 +232,7 @@ async def test_a_full_server_is_an_error_and_an_evicting_policy_is_a_warning(
         server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.call("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(ServerError):
-            await made.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"", 1000))
+            await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", 1000))
         await made.aclose()
         caplog.clear()
         server.call("CONFIG", "SET", "maxmemory", "0")
@@ -247,13 +252,13 @@ async def test_all_keys_are_in_one_slot_so_that_a_cluster_can_be_used(tmp_path: 
         cluster = pytest.importorskip("redis.asyncio.cluster").RedisCluster
         client = cluster(host="127.0.0.1", port=server.port)
         made = RedisServer(client, "a")
-        swap = Swap(b"", b"v" * VERSION, b"m" * ID, b"n", 1000)
+        swap = Swap(b"", b"v" * VERSION_BYTES, b"m" * ID_BYTES, b"n", 1000)
         assert (await made.swap(POOL, swap)).outcome is Outcome.DONE
         heard, resets = list[bytes](), list[int]()
         listening = asyncio.create_task(made.listen(POOL, heard.append, lambda: resets.append(1)))
         await until(lambda: bool(resets), listening)
         while not heard:
-            await made.swap(POOL, Swap(b"v" * VERSION, b"v" * VERSION, b"", b"n", 1000))
+            await made.swap(POOL, Swap(b"v" * VERSION_BYTES, b"v" * VERSION_BYTES, b"", b"n", 1000))
             await asyncio.sleep(0.01)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

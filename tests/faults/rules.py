@@ -165,7 +165,7 @@ async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
             yield session
         return
     assert way in WAYS
-    with mock.patch.object(connections, "LEAN", way == "ours"):
+    with mock.patch.object(connections, "SENDS_DIRECTLY", way == "ours"):
         yield None
 
 

@@ -56,7 +56,7 @@ async def test_a_dropped_idle_connection_costs_only_one_request(
 async def test_a_flood_is_not_mistaken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guard, "ENVELOPE", -900)  # 100 bytes beyond the 1,000 of the body
+    monkeypatch.setattr(guard, "ENVELOPE_BYTES", -900)  # 100 bytes beyond the 1,000 of the body
     text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # the body ends with the connection
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
@@ -246,7 +246,7 @@ async def test_an_injected_session_is_guarded_against_endless_answers() -> None:
 async def test_with_an_unknown_aiohttp_version_one_permit_is_still_one_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "LEAN", False)
+    monkeypatch.setattr(connections, "SENDS_DIRECTLY", False)
     script = [open_interest(), answer(503, "{}"), CLOSE]
     async with aiohttp.ClientSession() as session:
         ours = Sender(session)

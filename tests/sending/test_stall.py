@@ -80,7 +80,7 @@ async def test_an_answer_that_has_arrived_survives_a_stall_longer_than_the_timeo
 async def test_an_answer_survives_a_stall_with_an_unknown_aiohttp_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "LEAN", False)
+    monkeypatch.setattr(connections, "SENDS_DIRECTLY", False)
     for whose in ("ours", "the caller's"):
         async with client_of(at(1, open_interest()), whose=whose) as (client, _):
             assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"

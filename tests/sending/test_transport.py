@@ -48,7 +48,7 @@ def now() -> float:
 async def test_a_request_has_only_our_headers_and_ignores_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: bool
 ) -> None:
-    monkeypatch.setattr(connections, "LEAN", direct)
+    monkeypatch.setattr(connections, "SENDS_DIRECTLY", direct)
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     netrc.chmod(0o600)

@@ -114,7 +114,7 @@ UNNOTICED = {
             ),
             *(
                 f"budget.member_record.{name}"
-                for name in ("FORMAT", "VERSION", "ID", "KEPT_MINUTES")
+                for name in ("FORMAT", "VERSION_BYTES", "ID_BYTES", "KEPT_MINUTES")
             ),
             *(f"budget.member_record.{name}" for name in ("MOST_MEMBERS", "EVEN_PART_S")),
             *(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
-from binance_oi.budget.member_record import FORMAT, ID, VERSION
+from binance_oi.budget.member_record import FORMAT, ID_BYTES, VERSION_BYTES
 from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
 from binance_oi.budget.turns import NEXT, TURN_S
 
@@ -61,18 +61,18 @@ class Keeper:
         if now >= place.turn_ends:
             place.queue = b""
         found, queue = place.record, place.queue
-        is_next = not swap.member or not queue or queue[:ID] == swap.member
-        is_same = found[:VERSION] == swap.expected
+        is_next = not swap.member or not queue or queue[:ID_BYTES] == swap.member
+        is_same = found[:VERSION_BYTES] == swap.expected
         if swap.record and is_next and is_same:
             place.record, place.until = swap.record, now + swap.kept_ms / 1000
             place.newest = form
             self._note(now, pool, swap.record)
             if swap.member and queue:
-                place.queue, place.turn_ends = queue[ID:], now + TURN_S
+                place.queue, place.turn_ends = queue[ID_BYTES:], now + TURN_S
             if swap.news:
                 self.publish(pool, swap.news)
             if place.queue and swap.member:
-                self.publish(pool, NEXT + place.queue[:ID])
+                self.publish(pool, NEXT + place.queue[:ID_BYTES])
             return Answer(Outcome.DONE, self.time(), None)
         if swap.member and swap.member not in queue:
             place.queue += swap.member
