@@ -24,7 +24,7 @@ def check_symbol(symbol: object) -> str:
     names character by character.
 
     Raises:
-        InvalidSymbolError: It cannot be a symbol.
+        InvalidSymbolError: `symbol` cannot be a symbol.
     """
     if not isinstance(symbol, str):
         raise InvalidSymbolError(symbol, f"it must be a str, not {type(symbol).__name__}")

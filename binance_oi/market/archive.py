@@ -377,8 +377,8 @@ def _cached(place: Path, checksum: str, symbol: str, day: date) -> MetricsFile |
 def _keep(place: Path, data: bytes, symbol: str, day: date) -> MetricsFile:
     """Write a file into the cache, and decode it.
 
-    A crash may leave an incomplete file in spite of the rename. Its checksum then shows that. The
-    rename serves people who open the files by hand: they rarely see an incomplete one.
+    A crash may leave an incomplete file in spite of the rename; then its checksum is wrong. The
+    rename serves people who open the files by hand: they rarely see an incomplete file.
     """
     # The temporary name is random, because several archives may use one directory at once.
     part = place.with_name(f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}.part")

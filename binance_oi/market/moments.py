@@ -17,8 +17,8 @@ def check_moment(name: str, moment: object) -> None:
     """Check that `moment` is a bound.
 
     Raises:
-        TypeError: It has a wrong type.
-        ValueError: It has no time zone, is before 1970, or is a negative `timedelta`.
+        TypeError: `moment` has a wrong type.
+        ValueError: `moment` has no time zone, is before 1970, or is a negative `timedelta`.
     """
     match moment:
         case None:

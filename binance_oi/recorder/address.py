@@ -25,8 +25,8 @@ def check_recording(name: str, place: StrPath) -> StrPath:
         place: The caller's value.
 
     Raises:
-        TypeError: It is neither.
-        ValueError: It is empty.
+        TypeError: `place` is neither.
+        ValueError: `place` is empty.
     """
     return place if is_database(place) else check_path(name, place)
 

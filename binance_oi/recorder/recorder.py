@@ -427,7 +427,7 @@ class Recorder:
             Whether the recording had sweeps or gaps before.
 
         Raises:
-            MisfitError: It had none, and the schedule does not fit.
+            MisfitError: The recording had none, and the schedule does not fit into the budget.
         """
         sink = self._sink
         if misfit is not None and self.path is not None and not self.path.exists():

@@ -489,7 +489,7 @@ class Store:
         earlier state, the log keeps it for them.
 
         Raises:
-            sqlite3.Error: It is not possible now. The log still contains all acknowledged writes.
+            sqlite3.Error: SQLite cannot write now. The log still has all acknowledged writes.
         """
         enough = self._connection.total_changes - self._tidied >= SETTLE_AFTER_CHANGES
         try:
