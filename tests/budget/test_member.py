@@ -319,6 +319,20 @@ def test_members_book_again_exactly_what_a_restored_older_record_lacks(
     assert machines.booked() == 120
 
 
+def test_a_minute_that_a_restored_older_record_lacks_gets_the_weight_of_each_member_once(
+    machines: Machines,
+) -> None:
+    one, other = both(machines)
+    machines.time.now = BEGUN
+    for weight in (30, 20, 10):
+        machines.use(one, weight)
+        machines.use(other, weight)
+    machines.keeper.restart(lost=machines.time.now - 30.0)
+    for pool in (one, other):
+        read(machines, pool)
+    assert minute(machines).used == 120
+
+
 @pytest.mark.parametrize("lost", [1.5, *thorough(0.5, 4.5)])
 def test_an_answer_from_before_an_older_copy_shows_no_rolling_window(
     machines: Machines, lost: float
@@ -598,6 +612,25 @@ def test_weight_that_was_used_alone_is_booked_when_the_server_returns(
     machines.tell(one)
     minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
     assert (minute.booked, minute.unconfirmed) == (50, 0)
+
+
+def test_weight_that_was_used_alone_in_an_earlier_minute_is_not_that_of_others(
+    machines: Machines,
+) -> None:
+    one, other = both(machines)
+    machines.lose(one)
+    machines.time.now = BEGUN
+    receipt = one.charge(50)
+    assert isinstance(receipt, Receipt)
+    one.settle(receipt, 50, NOON + int(machines.time.now))
+    send(machines, other, 9, 59)
+    k = int((NOON + machines.time.now) // 60)
+    assert machines.record().state.ledger.minute(k).others == 50
+    machines.time.now = BEGUN + 60.0
+    machines.use(other)
+    machines.talk(one)
+    assert machines.record().lines[one.member].at > NOON + BEGUN + 50.0
+    assert machines.record().state.ledger.minute(k).others == 0
 
 
 def test_a_member_that_is_set_to_wait_sends_nothing_without_the_server(
