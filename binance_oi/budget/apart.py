@@ -84,6 +84,7 @@ class ApartPool(TurnPool):
         members = max([self._members(k), *(line.members for line in lines)])
         self._claim_from = min((line.at + APART_AFTER_S for line in lines), default=None)
         self._claimed.clear()
+        self._padding.clear()
         begin = max((line.at + APART_AFTER_S for line in lines), default=-math.inf)
         if not self._is_apart:
             begin = max(begin, self._read_at + COUNTED_AFTER_S)
@@ -134,6 +135,7 @@ class ApartPool(TurnPool):
                 part = self._bucket.known.limit // members
                 minute.booked = max(minute.booked, part - line.part(k, part * members))
             minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
+            self._padding[k] = minute.booked - ours
             self._claimed[k] = minute.booked + returned
 
     def _own_lines(self) -> list[Line]:

@@ -142,6 +142,7 @@ class RecordPool(DeferredPool):
         # We are apart at the start and while the server is lost: the record lacks our changes.
         self._is_apart, self._is_joining, self._is_changed = True, False, False
         self._parted_in = NEVER  # the minute of the server's last answer before we lost it
+        self._padding: dict[int, int] = {}  # see `ApartPool._count_only_ours`
         self._parted = self._bucket.known.limit, self._bucket.known.others.expected_until
 
     def _now(self) -> float:
@@ -222,6 +223,9 @@ class RecordPool(DeferredPool):
         """Book the changes that are `missing` from the record, and merge what only we know."""
         ours = record.copied(self._bucket.known)
         self._take_clock(ours)
+        for k, weight in self._padding.items() if self._is_apart else ():
+            minute = ours.ledger.minute(k)
+            minute.booked = max(0, minute.booked - weight)
         before = record.copied(ours)
         before.limit = ours.limit
         if self._is_apart:  # weight of members may have looked like weight of others

@@ -614,6 +614,23 @@ def test_weight_that_was_used_alone_is_booked_when_the_server_returns(
     assert (minute.booked, minute.unconfirmed) == (50, 0)
 
 
+def test_weight_that_was_kept_for_a_lost_server_is_nobodys_when_it_returns(
+    machines: Machines,
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 29)
+    machines.use(other, 600)
+    machines.use(one)
+    machines.lose(one)
+    assert one._padding[int(NOON // 60)] > 0  # the rest of the limit is less than its even part
+    machines.keeper.restart()
+    machines.time.move(2.0)
+    for pool in (one, other):
+        read(machines, pool)
+        assert pool.member in machines.record().lines
+    assert (minute(machines).booked, minute(machines).others) == (630, 0)
+
+
 def test_weight_that_was_used_alone_in_an_earlier_minute_is_not_that_of_others(
     machines: Machines,
 ) -> None:
