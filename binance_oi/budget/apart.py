@@ -113,16 +113,18 @@ class ApartPool(TurnPool):
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
         """Move the weight of the other members into `others`, and leave only ours booked.
 
-        From now on, our share is an even part of the limit. So we book an even part of all booked
-        weight as ours, or our own weight if that is more. Then at most an even part of the weight
-        that was left remains for us, and at most the part that our line in the record names. Our
-        first request is a probe: the count in its answer shows how much the others sent.
+        From now on, our share is an even part of the limit. Our lines in the record give us a part
+        of the minute, and so does our copy of the record; the least of these is left for us. We
+        book the rest of the even part as if we had used it. `_padding` is that weight. Our first
+        request is a probe: the count in its answer shows how much the others sent.
 
         Args:
             first: The first minute to change; earlier minutes are over.
             leases: Receipts that we have just refunded; the journal still holds their weight.
             members: The number of members, this one included.
         """
+        shared = member_record.decode(self._found or b"") or member_record.decode(self._last)
+        assert shared is not None  # we have joined, so we have written a record
         for k, minute in self._bucket.known.ledger.minutes.items():
             if k < first:
                 continue
@@ -130,10 +132,10 @@ class ApartPool(TurnPool):
             ours = max(0, self._journal.booked(k) - returned)
             under_way = max(0, min(self._unreturned, minute.under_way))
             minute.others = max(minute.others, minute.reported - max(0, ours - under_way))
-            minute.booked = max(ours, -(-minute.booked // members))
-            for line in self._own_lines():
-                part = self._bucket.known.limit // members
-                minute.booked = max(minute.booked, part - line.part(k, part * members))
+            part = self._bucket.known.limit // members
+            lefts = [line.part(k, part * members) for line in self._own_lines()]
+            lefts.append(shared.left(self.member, k, ours, members))
+            minute.booked = max(ours, part - min(lefts))
             minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
             self._padding[k] = minute.booked - ours
             self._claimed[k] = minute.booked + returned

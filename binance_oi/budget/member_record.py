@@ -60,7 +60,7 @@ class Line(msgspec.Struct, array_like=True):
     members: int = 0
     """The part of the member is the limit divided by this number. 0: it has no part."""
     left: int = 0
-    """The part of the member in `minute`: an even part of the weight left at that write."""
+    """The part of the member in `minute`; see `Shared.left`."""
 
     def part(self, k: int, limit: int) -> int:
         """The weight that the member may use of minute `k` without the server."""
@@ -115,6 +115,32 @@ class Shared(msgspec.Struct, array_like=True):
             if who != member and line.is_hungry and is_there:
                 parts.append(line.used if line.minute == minute else 0)
         return max(0, _level(sorted(parts), free) - used)
+
+    def left(self, member: bytes, k: int, used: int, members: int) -> int:
+        """The weight of minute `k` that `member` may use alone if it loses the server now.
+
+        Each member may reach an even part of the limit, and claims what it lacks. A member gets
+        what the claims of all others leave, but at least an even part of the weight that is left.
+        So the members together never get more than that weight.
+
+        Args:
+            member: The id of the member.
+            k: The minute.
+            used: Weight that the member has used in that minute.
+            members: The number of members; 0 if the member has no part.
+        """
+        if not members:
+            return 0
+        even = self.state.limit // members
+        free = max(0, self.state.limit - self.state.ledger.minute(k).used)
+        theirs = [
+            line.used if line.minute == k else 0
+            for who, line in self.lines.items()
+            if who != member and line.minute >= k - 1
+        ]
+        claims = sum(max(0, even - each) for each in theirs)
+        claims += even * max(0, members - 1 - len(theirs))  # of members that have no line yet
+        return min(max(0, even - used), max(free // members, free - claims))
 
     def kept(self, member: bytes, k: int, now: float) -> int:
         """Weight of minute `k` that `member` leaves to silent members; usually 0.
