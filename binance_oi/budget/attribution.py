@@ -58,11 +58,6 @@ def attribute(
     return Attribution(k, (MINUTE * k - now, MINUTE * (k + 1) - receipt.sent))
 
 
-def is_clear_of_rollovers(date: float, k: int) -> bool:
-    """Whether a trusted `Date`, Unix s, lies in minute `k` even if its clock is wrong by `EDGE`."""
-    return EDGE <= date - MINUTE * k < MINUTE - 1 - EDGE
-
-
 def _by_count(receipt: Receipt, used: int, k: int, ledger: Ledger, slack: int) -> int | None:
     """Return which minute a count belongs to: `k` or the next; None if the count does not show it.
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from binance_oi.budget import admission, learning
-from binance_oi.budget.attribution import is_clear_of_rollovers
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known, Parts
 from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE
@@ -216,11 +215,9 @@ class Bucket:
             date = None
         if known.cautious_until == math.inf:
             known.end_caution(receipt.sent, now)
-        k: int | None = receipt.first
-        is_plain = k == receipt.last and (
-            known.clock.latest(now) == k if date is None else is_clear_of_rollovers(date, k)
-        )
-        if not is_plain:
+        k: int | None = receipt.last
+        is_late = sent > receipt.sent
+        if is_late or not receipt.first == k == known.clock.latest(now):
             receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
         if used is None:
             known.miss_count(now)
