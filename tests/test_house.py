@@ -82,7 +82,7 @@ TOP_LEVEL = {
 }
 # The order within the folder of the budget; decision modules import no pool and no file.
 DECISION = (
-    *("usage", "tuning", "server_clock", "ledger", "attribution", "others", "knowledge"),
+    *("usage", "tuning", "server_clock", "ledger", "others", "knowledge", "attribution"),
     *("probing", "admission", "learning", "bucket"),
 )
 BUDGET = (

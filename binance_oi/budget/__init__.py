@@ -10,9 +10,9 @@ usage.py         the values that a budget returns
 tuning.py        every number of the decision
 server_clock.py  our estimate of the exchange's clock: an interval around ours
 ledger.py        the most that the exchange may have counted, by minute
-attribution.py   finds the minute that counted a request
 others.py        the use of other clients, and a forecast of it
 knowledge.py     everything we know about an IP address, as numbers that processes can share
+attribution.py   finds the minute that counted a request
 probing.py       decides when to send a probe, and how much weight it may use
 admission.py     the rules that decide
 learning.py      what the budget learns from answers and refusals

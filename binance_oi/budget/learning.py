@@ -273,15 +273,14 @@ def find_minute(
     Returns:
         The receipt as it is booked now, and the minute; None if the answer does not show it.
     """
-    receipt, clock, ledger = rebook(known, receipt, sent, now), known.clock, known.ledger
-    slack = int(SLACK * known.limit)
+    receipt = rebook(known, receipt, sent, now)
     if known.is_rolling(receipt.last):
         used = None  # a count of the last 60 s belongs to no minute
-    k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
+    k, proved = attribute(known, receipt, now, used, date)
     if proved is not None:
-        narrow(known, *proved, now, not clock.dated)
-    if k is not None and not receipt.first == k == receipt.last:
-        ledger.move(receipt, k)
+        narrow(known, *proved, now, not known.clock.dated)
+    if k is not None:
+        known.ledger.move(receipt, k)
     return receipt, k
 
 

@@ -249,7 +249,7 @@ SWITCHES = (
     Switch(
         "the count tells the minute",
         ATTRIBUTION,
-        "k = _by_count(receipt, used, first, ledger, slack)",
+        "k = _by_count(known, receipt, used, first)",
         "k = None",
     ),
     Switch("the count narrows the clock", LEARNING, "if proved is not None:", "if False:"),
