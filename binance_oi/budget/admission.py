@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from binance_oi.budget import probing
-from binance_oi.budget.knowledge import Ask, Known
+from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     CROWD,
@@ -146,8 +146,14 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
 
 
 def probe_first(ask: Ask, known: Known) -> Verdict | None:
-    """Probe a minute before using it, if others may have used it unseen."""
-    return Probe() if probing.begins_with_a_probe(ask, known) else None
+    """Probe a minute before using it, if we know no count of it and others may have used it.
+
+    They may have used it if we know no count of the minute before either, or if we expect others.
+    """
+    minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
+    is_alone = before.reported > 0 and ask.likeliest > known.others.expected_until
+    is_known = known.counted_at != UNKNOWN and (minute.reported > 0 or is_alone)
+    return None if is_known or known.is_blind else Probe()
 
 
 def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:

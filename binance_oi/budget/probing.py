@@ -12,7 +12,7 @@ decides what to do next. Two kinds of minute need probes:
 
 import math
 
-from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
+from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     CLOSING,
@@ -24,20 +24,6 @@ from binance_oi.budget.tuning import (
     PROBES,
     SPARING,
 )
-
-
-def is_newcomer(ask: Ask, known: Known) -> bool:
-    """Whether we know no count of the minute before this one: after a start, or after a pause."""
-    return known.counted_at == UNKNOWN or not known.ledger.minute(ask.likeliest - 1).reported
-
-
-def begins_with_a_probe(ask: Ask, known: Known) -> bool:
-    """Whether the first request of this minute is a probe."""
-    if known.is_blind:
-        return False
-    if known.counted_at != UNKNOWN and known.ledger.minute(ask.likeliest).reported:
-        return False
-    return is_newcomer(ask, known) or ask.likeliest <= known.others.expected_until
 
 
 def expects_a_fall(ask: Ask, known: Known) -> bool:

@@ -167,9 +167,9 @@ SWITCHES = (
     ),
     Switch(
         "a probe first beside others",
-        PROBING,
-        "is_newcomer(ask, known) or ask.likeliest <= known.others.expected_until",
-        "is_newcomer(ask, known)",
+        ADMISSION,
+        "is_alone = before.reported > 0 and ask.likeliest > known.others.expected_until",
+        "is_alone = before.reported > 0",
     ),
     Switch(
         "a heavy probe leaves the rest",
