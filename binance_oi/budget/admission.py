@@ -14,6 +14,8 @@ from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     CROWD,
     FAIR,
+    FLIGHT,
+    FROM_RESERVE,
     GROWS,
     HIDING,
     LEAST_WAIT,
@@ -80,8 +82,21 @@ def too_heavy(ask: Ask, known: Known) -> Verdict | None:
 
 
 def probe_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
-    """Probe to see whether the count falls within a minute, which shows a rolling window."""
-    return Probe() if probing.expects_a_fall(ask, known) else None
+    """Probe to see whether the count falls within a minute, which shows a rolling window.
+
+    The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
+    suspect a window of 60 s if the count did not fall at the rollover. Our books then take the
+    weight of the minute before for use of this minute by others. Copies of us that use up a minute
+    within seconds look the same, and each of them sends such probes. So these probes leave half of
+    the reserve: otherwise those of all copies could exceed the limit together.
+    """
+    minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
+    is_expected = ask.likeliest <= known.others.expected_until
+    most = known.limit - FROM_RESERVE * ask.reserve
+    is_possible = is_expected and ask.first == ask.last and minute.used + ask.weight <= most
+    is_seen = minute.others + HIDING * known.limit >= before.reported > known.limit / 2
+    is_due = ask.now - known.counted_at > FLIGHT
+    return Probe() if is_possible and is_seen and is_due else None
 
 
 def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:

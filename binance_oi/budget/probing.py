@@ -16,31 +16,12 @@ from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     CLOSING,
-    FLIGHT,
     FROM_RESERVE,
-    HIDING,
     OF_THE_REST,
     PROBE_PAUSE,
     PROBES,
     SPARING,
 )
-
-
-def expects_a_fall(ask: Ask, known: Known) -> bool:
-    """Whether to probe this minute, to see whether the exchange's count falls within it.
-
-    The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
-    suspect a window of 60 s if the count did not fall at the rollover. Our books then take the
-    weight of the minute before for use of this minute by others. Copies of us that use up a minute
-    within seconds look the same, and each of them sends such probes. So these probes leave half of
-    the reserve: otherwise those of all copies could exceed the limit together.
-    """
-    minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
-    is_expected = ask.likeliest <= known.others.expected_until
-    most = known.limit - FROM_RESERVE * ask.reserve
-    is_possible = is_expected and ask.first == ask.last and minute.used + ask.weight <= most
-    is_seen = minute.others + HIDING * known.limit >= before.reported > known.limit / 2
-    return is_possible and is_seen and ask.now - known.counted_at > FLIGHT
 
 
 def stays_within_limit(ask: Ask, known: Known, k: int) -> bool:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from binance_oi.budget import MachineBudget, ProcessBudget
-from binance_oi.budget.admission import Probe, decide
+from binance_oi.budget.admission import Probe, decide, probe_for_a_fall
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import UNKNOWN, Known
-from binance_oi.budget.probing import expects_a_fall
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER, BLIND_FOR, DISTRUST, FLIGHT, UNSEEN_AT_ONCE
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -173,7 +172,8 @@ def test_probes_of_a_count_that_did_not_fall_leave_half_of_the_reserve(
     made = bucket()
     use(made, 5.0, 2000, 2000)
     use(made, 61.0, 1, count)
-    assert expects_a_fall(made.question(61.2 + FLIGHT, 1), made.known) is probes
+    verdict = probe_for_a_fall(made.question(61.2 + FLIGHT, 1), made.known)
+    assert isinstance(verdict, Probe) is probes
 
 
 def test_a_count_that_falls_within_a_minute_shows_a_rolling_window() -> None:
