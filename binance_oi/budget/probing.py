@@ -31,17 +31,6 @@ def stays_within_limit(ask: Ask, known: Known, k: int) -> bool:
     return minute.used + theirs + ask.weight <= known.limit
 
 
-def _leaves_the_rest(ask: Ask, known: Known, k: int) -> bool:
-    """Whether a probe leaves others enough room for their usual rate until minute `k` ends.
-
-    A light probe does no harm. A heavy probe could use weight that others are about to need.
-    """
-    if ask.weight <= known.negligible:
-        return True
-    rest = known.others.unseen(k, known.limit, known.clock.left(ask.now, k))
-    return stays_within_limit(ask._replace(weight=ask.weight + math.ceil(rest)), known, k)
-
-
 def is_affordable(ask: Ask, known: Known, k: int) -> bool:
     """Whether one request may use the reserve to probe the count of a full minute."""
     minute = known.ledger.minute(k)
@@ -54,7 +43,11 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
         return counted + ask.weight <= known.limit
     if known.is_in_a_crowd(k):  # copies of us send probes into the same reserve
         return minute.used + FROM_RESERVE * ask.reserve + ask.weight <= known.limit
-    return stays_within_limit(ask, known, k) and _leaves_the_rest(ask, known, k)
+    if ask.weight > known.negligible:
+        # A heavy probe leaves others what they need until the minute ends, at their usual rate.
+        rest = known.others.unseen(k, known.limit, known.clock.left(ask.now, k))
+        ask = ask._replace(weight=ask.weight + math.ceil(rest))
+    return stays_within_limit(ask, known, k)
 
 
 def until_full_minute(ask: Ask, known: Known, k: int) -> float:

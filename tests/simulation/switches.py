@@ -174,8 +174,8 @@ SWITCHES = (
     Switch(
         "a heavy probe leaves the rest",
         PROBING,
-        "    if ask.weight <= known.negligible:",
-        "    if True:",
+        "    if ask.weight > known.negligible:",
+        "    if False:",
     ),
     Switch(
         "a start leaves single calls their part",
