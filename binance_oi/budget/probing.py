@@ -87,16 +87,13 @@ def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
         k: The minute.
         lack: Weight by which the forecast of others exceeds the room; 0 or less if it fits.
     """
-    clock, past = known.clock, known.others.past(k)
-    left, since = clock.left(ask.now, k), max(0.0, ask.now - known.counted_at)
-    wait = PROBE_PAUSE - since
-    probe = MINUTE * ask.weight / (PROBES * known.limit)
-    if lack > ask.reserve and not past:
-        probe *= SPARING
-    probe -= since
+    left, since = known.clock.left(ask.now, k), max(0.0, ask.now - known.counted_at)
+    pause = MINUTE * ask.weight / (PROBES * known.limit)  # seconds after the last count
+    if lack > ask.reserve and not known.others.past(k):
+        pause *= SPARING
     if lack <= 0.0:
-        probe = min(probe, OF_THE_REST * (left + since) - since)
-    wait = min(max(wait, probe), left)
+        pause = min(pause, OF_THE_REST * (left + since))
+    wait = min(max(PROBE_PAUSE, pause) - since, left)
     closing = until_last(ask.now, known, k)
     return min(wait, closing) if closing + since > 0.0 else wait
 

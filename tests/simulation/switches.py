@@ -190,11 +190,11 @@ SWITCHES = (
         "decided = minute.undecided[0][0] - ask.now if minute.undecided else left",
         "decided = left",
     ),
-    Switch("few probes without a past", PROBING, "probe *= SPARING", "pass"),
+    Switch("few probes without a past", PROBING, "pause *= SPARING", "pass"),
     Switch(
         "a third of the rest",
         PROBING,
-        "probe = min(probe, OF_THE_REST * (left + since) - since)",
+        "pause = min(pause, OF_THE_REST * (left + since))",
         "pass",
     ),
     Switch(
