@@ -256,12 +256,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     if fits or (not crowded and _is_our_part(ask, known, k)):
         # If a refusal showed a lower limit, only probes may exceed it: one request at a time.
         return Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None
-    return _probe_others(ask, known, k, need - room)
-
-
-def _probe_others(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
-    """Wait, or probe the use of others: the weight to keep for them exceeds the room by `lack`."""
-    wait = probing.until_reserved_minute(ask, known, k, lack)
+    wait = probing.until_reserved_minute(ask, known, k, need - room)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
 
 
