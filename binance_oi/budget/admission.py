@@ -176,7 +176,7 @@ def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
 
     In the last `RELEASE` seconds of the minute that part shrinks to nothing.
     """
-    part = _part_of_single_calls(ask, known, ask.likeliest)
+    part = _part_of_single_calls(ask, known)
     room = ask.budget - known.ledger.minute(ask.likeliest).used - ask.weight
     if not part or room >= part:
         return None
@@ -184,13 +184,14 @@ def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
     return Wait(max(wait, LEAST_WAIT), Reason.SINGLE_CALLS) if wait > 0.0 else None
 
 
-def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
-    """Weight of minute `k` that bulk work leaves for single calls, by their use in recent minutes.
+def _part_of_single_calls(ask: Ask, known: Known) -> int:
+    """Weight that bulk work leaves for single calls, by their use of this minute and recent ones.
 
     For a single call it is 0, because a single call need not wait for others of its kind.
     """
     if not ask.bulk:
         return 0
+    k = ask.likeliest
     minutes = [known.ledger.minute(j) for j in range(k - MEMORY, k + 1)]
     used = max(minute.single for minute in minutes)
     if not used:
@@ -204,7 +205,7 @@ def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside other clients of this library, so that late ones find room too."""
     k = ask.likeliest
     is_busy = known.weight_of_copies(k - 1) > FAIR / 2 * known.limit  # half of a copy's part
-    if not (_keeps_room(known, k) and is_busy):
+    if not (_keeps_room(ask, known) and is_busy):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
     wait = ours / (PACE * known.limit) - known.clock.into(ask.now, k)
@@ -233,7 +234,7 @@ def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
     if most >= ask.budget:
         return None
     left = min(1.0, known.clock.left(ask.now, k) / RELEASE)
-    ours = minute.booked + ask.weight + left * _part_of_single_calls(ask, known, k)
+    ours = minute.booked + ask.weight + left * _part_of_single_calls(ask, known)
     return Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None
 
 
@@ -243,43 +244,43 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     A small part of the minute is ours, however much they need.
     """
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
-    if not _keeps_room(known, k):
+    if not _keeps_room(ask, known):
         return None
-    crowded = _is_crowded(ask, known, k)
+    crowded = _is_crowded(ask, known)
     if crowded and ask.now - known.counted_at < PROBE_PAUSE:
         return Wait(POLL, Reason.OTHERS, PROBE_PAUSE)
-    room = ask.budget - minute.used - ask.weight - _part_of_single_calls(ask, known, k)
-    need, margin = _kept(ask, known, k)
+    room = ask.budget - minute.used - ask.weight - _part_of_single_calls(ask, known)
+    need, margin = _kept(ask, known)
     fits = not crowded and room >= need + margin
     if not fits and known.unseen(ask.now, k) > room:
         return Wait(PROBE_PAUSE, Reason.OTHERS)
-    if fits or (not crowded and _is_our_part(ask, known, k)):
+    if fits or (not crowded and _is_our_part(ask, known)):
         # If a refusal showed a lower limit, only probes may exceed it: one request at a time.
         return Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None
-    wait = probing.until_reserved_minute(ask, known, k, need - room)
+    wait = probing.until_reserved_minute(ask, known, need - room)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
 
 
-def _keeps_room(known: Known, k: int) -> bool:
-    """Whether to keep room for others in minute `k`. Without counts no forecast is possible."""
-    return k <= known.others.expected_until and not known.is_blind
+def _keeps_room(ask: Ask, known: Known) -> bool:
+    """Whether to keep room for others. Without counts no forecast is possible."""
+    return ask.likeliest <= known.others.expected_until and not known.is_blind
 
 
-def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
+def _is_crowded(ask: Ask, known: Known) -> bool:
     """Whether too much of our weight is under way.
 
     A count may or may not contain that weight, so the same amount of use by others may stay hidden.
     """
-    minute = known.ledger.minute(k)
+    k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
     most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
     is_counted = k <= known.others.expected_until and minute.reported > 0
     return is_counted and minute.under_way + ask.weight > most
 
 
-def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
+def _kept(ask: Ask, known: Known) -> tuple[float, float]:
     """Weight to keep free for others, and a margin for chance and for our probes."""
-    minute = known.ledger.minute(k)
+    k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
     # We rarely send all of the probes that a minute allows, so we keep half of their weight free.
@@ -287,16 +288,17 @@ def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
     return need, margin + probes
 
 
-def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
-    """Whether the request is within our own part of minute `k`, which others cannot take.
+def _is_our_part(ask: Ask, known: Known) -> bool:
+    """Whether the request is within our own part of the minute, which others cannot take.
 
     Without such a part, others would use more every minute, until nothing is left for us. The part
     is at most the weight that we used in the minute before. So only our probes make it grow, slowly
     enough for others to adapt. Beside other clients of this library, the part is larger and grows
     each minute until all have equal parts.
     """
-    others, before = known.others, known.ledger.minutes.get(k - 1)
-    ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
+    k, others = ask.likeliest, known.others
+    before = known.ledger.minutes.get(k - 1)
+    ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known)
     if known.weight_of_copies(k - 1):
         most = max(known.ledger.minute(j).booked for j in range(k - MEMORY, k))
         return ours <= min(FAIR * known.limit, most + GROWS * known.limit)

@@ -73,8 +73,8 @@ def until_full_minute(ask: Ask, known: Known, k: int) -> float:
     return min(max(PROBE_PAUSE - since, probe), left)
 
 
-def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
-    """Seconds until the next probe of reserved minute `k`; 0 or less if it is due.
+def until_reserved_minute(ask: Ask, known: Known, lack: float) -> float:
+    """Seconds until the next probe of this minute, if it is reserved; 0 or less if it is due.
 
     All probes of a minute may use `PROBES` of the limit. They use a quarter of that if we know no
     earlier minute of others and the reserve is smaller than `lack`. If there is room for the
@@ -84,10 +84,10 @@ def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
     Args:
         ask: The request.
         known: What we know.
-        k: The minute.
         lack: Weight by which the forecast of others exceeds the room; 0 or less if it fits.
     """
-    left, since = known.clock.left(ask.now, k), max(0.0, ask.now - known.counted_at)
+    k, since = ask.likeliest, max(0.0, ask.now - known.counted_at)
+    left = known.clock.left(ask.now, k)
     pause = MINUTE * ask.weight / (PROBES * known.limit)  # seconds after the last count
     if lack > ask.reserve and not known.others.past(k):
         pause *= SPARING

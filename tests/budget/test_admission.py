@@ -572,7 +572,7 @@ def test_while_a_copy_is_active_our_part_grows_up_to_half_of_the_limit(
 ) -> None:
     state = among_copies(theirs, ours, reported=reported)
     parts = [
-        n for n in range(1, 601) if admission._is_our_part(ask(n)._replace(weight=n - 1), state, K)
+        n for n in range(1, 601) if admission._is_our_part(ask(n)._replace(weight=n - 1), state)
     ]
     assert max(parts) == part
 
@@ -581,14 +581,14 @@ def test_our_part_grows_from_the_most_that_we_used_in_the_last_five_minutes() ->
     state = among_copies(EARLY_ON, 350)
     state.ledger.minutes[K - 4] = Minute(410)
     state.ledger.minutes[K - 6] = Minute(500)  # more than five minutes ago
-    assert admission._is_our_part(ask(459), state, K)
-    assert not admission._is_our_part(ask(460), state, K)
+    assert admission._is_our_part(ask(459), state)
+    assert not admission._is_our_part(ask(460), state)
 
 
 def test_while_a_copy_is_active_a_refusal_does_not_reduce_our_part() -> None:
     state = among_copies(EARLY_ON, 400)
     state.others.expected_surge = 250
-    assert admission._is_our_part(ask(449), state, K)
+    assert admission._is_our_part(ask(449), state)
 
 
 @pytest.mark.parametrize(
@@ -624,9 +624,9 @@ def test_while_several_copies_are_active_we_keep_less_weight_under_way() -> None
         minute = state.ledger.minutes[K]
         minute.reported = minute.booked + minute.others
         minute.booked, minute.unconfirmed = minute.booked + most - 1, most - 1
-        assert not admission._is_crowded(ask(), state, K)
+        assert not admission._is_crowded(ask(), state)
         minute.booked, minute.unconfirmed = minute.booked + 1, most
-        assert admission._is_crowded(ask(), state, K)
+        assert admission._is_crowded(ask(), state)
 
 
 def test_a_minute_that_copies_filled_is_probed_within_the_reserve() -> None:

@@ -89,7 +89,7 @@ SWITCHES = (
     Switch(
         "the part that is ours",
         ADMISSION,
-        "if fits or (not crowded and _is_our_part(ask, known, k)):",
+        "if fits or (not crowded and _is_our_part(ask, known)):",
         "if fits:",
     ),
     Switch(
@@ -108,7 +108,7 @@ SWITCHES = (
     Switch(
         "slowly beside copies",
         ADMISSION,
-        "    if not (_keeps_room(known, k) and is_busy):\n",
+        "    if not (_keeps_room(ask, known) and is_busy):\n",
         "    if True:\n",
     ),
     Switch(
@@ -180,7 +180,7 @@ SWITCHES = (
     Switch(
         "a start leaves single calls their part",
         ADMISSION,
-        "ask.weight + left * _part_of_single_calls(ask, known, k)",
+        "ask.weight + left * _part_of_single_calls(ask, known)",
         "ask.weight",
     ),
     Switch("half of the rest", PROBING, "probe = min(probe, (left - since) / 2)", "pass"),
