@@ -274,8 +274,7 @@ def _is_crowded(ask: Ask, known: Known) -> bool:
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
     most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
-    is_counted = k <= known.others.expected_until and minute.reported > 0
-    return is_counted and minute.under_way + ask.weight > most
+    return minute.under_way + ask.weight > most
 
 
 def _kept(ask: Ask, known: Known) -> tuple[float, float]:
@@ -297,14 +296,13 @@ def _is_our_part(ask: Ask, known: Known) -> bool:
     each minute until all have equal parts.
     """
     k, others = ask.likeliest, known.others
-    before = known.ledger.minutes.get(k - 1)
     ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known)
     if known.weight_of_copies(k - 1):
         most = max(known.ledger.minute(j).booked for j in range(k - MEMORY, k))
         return ours <= min(FAIR * known.limit, most + GROWS * known.limit)
-    if others.expected_surge or before is None or not others.past(k):
+    if others.expected_surge or not others.past(k):
         return False
-    return ours <= min((OURS - PROBES) * known.limit, before.booked)
+    return ours <= min((OURS - PROBES) * known.limit, known.ledger.minute(k - 1).booked)
 
 
 RULES: tuple[Rule, ...] = (

@@ -297,6 +297,22 @@ def test_in_any_state_a_charge_answers_and_books_as_the_rules_do(
 @given(
     state=states(),
     now=st.floats(5.0, 60.0),
+    weight=st.one_of(st.just(1), st.integers(1, LIMIT)),
+    bulk=st.booleans(),
+)
+def test_in_any_state_room_for_others_is_decided_only_after_the_first_count(
+    state: Known, now: float, weight: int, bulk: bool
+) -> None:
+    asked = Bucket(state, reserve=RESERVE).question(now, weight, bulk)
+    earlier = RULES[: RULES.index(admission.leave_room_for_others)]
+    if admission._keeps_room(asked, state) and all(rule(asked, state) is None for rule in earlier):
+        assert state.counted_at != UNKNOWN
+        assert state.ledger.minute(asked.likeliest).reported > 0
+
+
+@given(
+    state=states(),
+    now=st.floats(5.0, 60.0),
     count=st.integers(1, 40),
     share=st.sampled_from([1.0, 0.5]),
     bulk=st.booleans(),

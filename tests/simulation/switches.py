@@ -77,7 +77,7 @@ SWITCHES = (
     Switch(
         "an eighth in flight",
         ADMISSION,
-        "return is_counted and minute.under_way + ask.weight > most",
+        "return minute.under_way + ask.weight > most",
         "return False",
     ),
     Switch(
