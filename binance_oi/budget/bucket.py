@@ -327,15 +327,15 @@ class Bucket:
         """Return the state of the budget at `now`, monotonic s."""
         known, ask = self.known, self.question(now, 1)
         minute = known.ledger.minute(ask.likeliest)
-        caps = [(w, w.cap(ask.reserve, ask.share, known.limit)) for w in known.windows]
-        left = [cap - window.used(now) for window, cap in caps]
-        sustained = [cap * MINUTE / window.seconds for window, cap in caps]
-        sustained += [float(ask.budget), float(ask.share)]
-        left += [ask.budget - minute.used, ask.share - minute.booked]
+        # What we may use in a span, what is used of it, and the span in seconds.
+        bounds = [(ask.budget, minute.used, MINUTE), (ask.share, minute.booked, MINUTE)]
+        for window in known.windows:
+            cap = window.cap(ask.reserve, ask.share, known.limit)
+            bounds.append((cap, window.used(now), window.seconds))
         return Usage(
             limit=known.limit,
             used=minute.used,
-            remaining=max(0, min(left)),
+            remaining=max(0, min(cap - used for cap, used, _ in bounds)),
             charged=minute.booked,
             others=minute.used - minute.booked,
             in_flight=minute.unconfirmed,
@@ -345,7 +345,7 @@ class Bucket:
             held_until=self._instant(now, known.cooldown_until),
             banned_until=self._instant(now, known.banned_until),
             # If the user gave the reserve as weight, it may exceed a limit that was lowered later.
-            sustained=max(0.0, min(sustained)),
+            sustained=max(0.0, min(cap * MINUTE / seconds for cap, _, seconds in bounds)),
         )
 
     def _instant(self, now: float, until: float) -> datetime | None:
