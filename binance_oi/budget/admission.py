@@ -345,15 +345,3 @@ def decide(ask: Ask, known: Known) -> Verdict:
         if verdict is not None:
             return verdict
     return Send()
-
-
-def until_room(ask: Ask, known: Known) -> float | None:
-    """Seconds until there should be room for a request; None if there never is.
-
-    The result is for a caller that waits so long before it asks again. The queue asks earlier,
-    after the seconds that `decide` returns, because an answer to another request may make room.
-    """
-    verdict = too_heavy(ask, known) or decide(ask, known)
-    if not isinstance(verdict, Wait):
-        return 0.0
-    return verdict.seconds if verdict.end is None else verdict.end

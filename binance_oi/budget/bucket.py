@@ -161,8 +161,16 @@ class Bucket:
         return receipt._replace(sent=now, reported=minute.reported)
 
     def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
-        """See `admission.until_room`."""
-        return admission.until_room(self.question(now, weight, bulk), self.known)
+        """Seconds until there should be room for a request; None if there never is.
+
+        The result is for a caller that waits so long before it asks again. The queue asks earlier,
+        after the seconds that `charge` returns, because an answer to another request may make room.
+        """
+        ask, known = self.question(now, weight, bulk), self.known
+        verdict = admission.too_heavy(ask, known) or admission.decide(ask, known)
+        if not isinstance(verdict, Wait):
+            return 0.0
+        return verdict.seconds if verdict.end is None else verdict.end
 
     def _kept(self, reserve: int) -> int:
         """The weight that we leave unused: `reserve`, or more while answers have no counts."""
