@@ -130,11 +130,13 @@ class Bucket:
 
     def question(self, now: float, weight: int, bulk: bool = False) -> Ask:
         """Return the question that the rules answer for a request; arguments as in `charge`."""
-        reserve, share, interactive = self._parts.of(self.known.limit)
-        budget = self.known.limit - self._kept(reserve)
-        first, likeliest, last = self.known.span(now)
-        bounds = reserve, budget, share
-        return Ask(now, weight, first, likeliest, last, *bounds, self._forecast, bulk, interactive)
+        limit, span = self.known.limit, self.known.span(now)
+        reserve, share, interactive = self._parts.of(limit)
+        kept = reserve
+        if self.known.is_blind:  # we leave more unused while answers have no counts
+            kept = max(reserve, min(math.ceil(BLIND_RESERVE * limit), limit - 1))
+        bounds = reserve, limit - kept, share
+        return Ask(now, weight, *span, *bounds, self._forecast, bulk, interactive)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
         """Return the receipt to use if a charged request may be written to the wire now.
@@ -171,13 +173,6 @@ class Bucket:
         if not isinstance(verdict, Wait):
             return 0.0
         return verdict.seconds if verdict.end is None else verdict.end
-
-    def _kept(self, reserve: int) -> int:
-        """The weight that we leave unused: `reserve`, or more while answers have no counts."""
-        if not self.known.is_blind:
-            return reserve
-        limit = self.known.limit
-        return max(reserve, min(math.ceil(BLIND_RESERVE * limit), limit - 1))
 
     def _book(self, ask: Ask, probe: bool) -> Receipt:
         """Book a request that the rules admitted, and return its receipt."""
