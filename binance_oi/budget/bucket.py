@@ -179,14 +179,14 @@ class Bucket:
         known, ledger = self.known, self.known.ledger
         if probe and ask.likeliest > ledger.newest + IDLE:
             known.cautious_until, known.after_ban = math.inf, False
-        single = 0 if ask.bulk else ask.weight
-        ledger.book(ask.weight, ask.first, ask.last, single, ask.interactive)
+        single, reported = 0 if ask.bulk else ask.weight, ledger.minute(ask.first).reported
+        receipt = Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe, single)
+        ledger.book(receipt, ask.interactive)
         for window in known.windows:
             window.charge(ask.now, ask.now + FLIGHT, ask.weight)
         if probe:
             known.probe_ends_at = ask.now + PROBE_PATIENCE
-        reported = ledger.minutes[ask.first].reported
-        return Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe, single)
+        return receipt
 
     # -- learn -------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Bucket:
             receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
         if used is None:
             known.miss_count(now)
-            known.ledger.leave_undecided(receipt, k, now + LAG)
+            known.ledger.leave_undecided(receipt, now + LAG)
         elif k is None:
             learning.learn_near_rollover(known, receipt, now, used)
         else:
@@ -242,7 +242,7 @@ class Bucket:
             self.known.probe_ends_at = UNKNOWN
         sent, certain = receipt.sent, max(now, receipt.sent + FLIGHT)
         receipt = learning.rebook(self.known, receipt, sent, min(now, sent + FLIGHT))
-        self.known.ledger.leave_undecided(receipt, None, certain)
+        self.known.ledger.leave_undecided(receipt, certain)
 
     def refund(self, receipt: Receipt) -> None:
         """Undo the charge of a request that was never sent."""

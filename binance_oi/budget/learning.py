@@ -180,13 +180,13 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
     ledger, theirs = known.ledger, used - receipt.weight
     if known.counted_at == UNKNOWN and theirs > known.negligible:
         _expect_others_at_first_count(known, receipt, used)
-        ledger.leave_undecided(receipt, None, now + LAG)
+        ledger.leave_undecided(receipt, now + LAG)
         return
     old = ledger.open_minute(receipt.first)
     old.unconfirmed -= receipt.weight
     old.doubtful += receipt.weight
     old.reported = max(old.reported, used)
-    ledger.leave_undecided(receipt._replace(first=receipt.first + 1), None, now + LAG)
+    ledger.leave_undecided(receipt._replace(first=receipt.first + 1), now + LAG)
     known.counted_at = max(known.counted_at, receipt.sent)
 
 
@@ -280,7 +280,7 @@ def find_minute(
     if proved is not None:
         narrow(known, *proved, now, not known.clock.dated)
     if k is not None:
-        known.ledger.move(receipt, k)
+        receipt = known.ledger.move(receipt, k, k)
     return receipt, k
 
 
@@ -295,9 +295,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
     first, last = clock.earliest(sent), clock.latest(until)
     if first <= receipt.last and receipt.first <= max(last, ledger.newest):
         return receipt
-    ledger.give_back(receipt)
-    ledger.book(receipt.weight, first, last, receipt.single)
-    return receipt._replace(first=first, last=last, reported=0)
+    return ledger.move(receipt, first, last)
 
 
 def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
@@ -305,9 +303,10 @@ def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)
-    known.ledger.book(receipt.weight, first, last, receipt.single)
+    late = receipt._replace(first=first, last=last, reported=0)
+    known.ledger.book(late)
     if first > receipt.last + 1:  # the minutes to which it was booked before are over
-        return receipt._replace(first=first, last=last, reported=0)
+        return late
     return receipt._replace(last=max(receipt.last, last))
 
 

@@ -136,49 +136,44 @@ class Ledger:
         unconfirmed = sum(minute.unconfirmed for minute in held)
         return sum(minute.booked for minute in held) - unconfirmed, unconfirmed
 
-    def book(
-        self, weight: int, first: int, last: int, single: int = 0, interactive: int = 0
-    ) -> None:
-        """Book `weight` to each minute that may count it. A new minute makes us forget old ones.
+    def book(self, receipt: Receipt, interactive: int = 0) -> None:
+        """Book a receipt to each minute that may count it. A new minute makes us forget old ones.
 
         Args:
-            weight: The weight of the request.
-            first: The first minute that may count it.
-            last: The last minute that may count it.
-            single: `weight` for a single call, 0 for bulk work.
+            receipt: The receipt.
             interactive: The most that bulk work leaves for single calls.
         """
-        if last not in self.minutes:
-            self.forget(first)
-        for k in range(first, last + 1):
-            self.open_minute(k).book(weight, single, interactive)
-
-    def give_back(self, receipt: Receipt, but: int | None = None) -> None:
-        """Take a receipt's weight out of each minute to which it is booked, except minute `but`."""
+        if receipt.last not in self.minutes:
+            self.forget(receipt.first)
         for k in range(receipt.first, receipt.last + 1):
-            if k != but and k in self.minutes:  # `forget` may have dropped the minute
+            self.open_minute(k).book(receipt.weight, receipt.single, interactive)
+
+    def give_back(self, receipt: Receipt) -> None:
+        """Take a receipt's weight out of each minute to which it is booked."""
+        for k in range(receipt.first, receipt.last + 1):
+            if k in self.minutes:  # `forget` may have dropped the minute
                 self.minutes[k].booked -= receipt.weight
                 self.minutes[k].unconfirmed -= receipt.weight
                 self.minutes[k].single -= receipt.single
 
-    def move(self, receipt: Receipt, k: int) -> None:
-        """Book a receipt to minute `k` alone, because that minute counted the request."""
-        self.give_back(receipt, but=k)
-        if not receipt.first <= k <= receipt.last:
-            self.book(receipt.weight, k, k, receipt.single)
+    def move(self, receipt: Receipt, first: int, last: int) -> Receipt:
+        """Book a receipt to the minutes from `first` to `last` instead; return it as booked now."""
+        self.give_back(receipt)
+        moved = receipt._replace(first=first, last=last, reported=0)
+        self.book(moved)
+        return moved
 
-    def leave_undecided(self, receipt: Receipt, k: int | None, certain: float) -> None:
+    def leave_undecided(self, receipt: Receipt, certain: float) -> None:
         """Leave open whether the exchange counted a request, until a later count decides it.
 
         Args:
             receipt: The receipt of the request. No answer came, or an answer without a count.
-            k: The minute that counted the request; None if we do not know which one did.
             certain: Monotonic s. If the exchange counted the request at all, then the counts of all
                 requests that we send at that time or later contain its weight.
         """
         second = math.ceil(certain)
-        for j in range(receipt.first, receipt.last + 1) if k is None else (k,):
-            undecided = self.open_minute(j).undecided
+        for k in range(receipt.first, receipt.last + 1):
+            undecided = self.open_minute(k).undecided
             if undecided and (undecided[-1][0] >= second or len(undecided) >= UNDECIDED):
                 later, weight = undecided.pop()
                 undecided.append((max(later, second), weight + receipt.weight))

@@ -220,7 +220,7 @@ class Shared(msgspec.Struct, array_like=True):
                 continue
             for k, weight in line.under_way.items():
                 if k in ledger.minutes:
-                    ledger.leave_undecided(Receipt(weight, now, k, k, 0, False), k, now)
+                    ledger.leave_undecided(Receipt(weight, now, k, k, 0, False), now)
                     line.released[k] = line.released.get(k, 0) + weight
             line.under_way = {}
 
@@ -235,7 +235,7 @@ class Shared(msgspec.Struct, array_like=True):
             return
         for k, weight in line.released.items():
             if k in ledger.minutes:
-                ledger.book(weight, k, k)
+                ledger.minutes[k].book(weight, single=0, interactive=0)
         line.released = {}
 
     def put_line(self, member: bytes, line: Line) -> None:

@@ -541,7 +541,8 @@ def test_the_longest_record_fits_its_page_and_loses_no_weight(found: Known, leng
 
 def test_a_record_with_an_impossible_clock_fits_its_page() -> None:
     found = Known(100, clock(-4000.0, 4000.0))
-    found.ledger.book(1, *(edge(NOW) for edge in (found.clock.earliest, found.clock.latest)))
+    first, last = found.clock.earliest(NOW), found.clock.latest(NOW)
+    found.ledger.book(Receipt(1, NOW, first, last, 0, False))
     assert len(found.ledger.minutes) > 100
     made = record.decode(record.fitted(record.Record("a", "b", found), MAX_RECORD_BYTES))
     assert made is not None
