@@ -106,9 +106,7 @@ class Ledger:
 
     def open_minute(self, k: int) -> Minute:
         """Return minute `k`, and make it if it is new."""
-        if k not in self.minutes:
-            self.minutes[k] = Minute()
-        return self.minutes[k]
+        return self.minutes.setdefault(k, Minute())
 
     def forget(self, earliest: int) -> None:
         """Forget old minutes, and undecided weight of minutes that are over.
@@ -124,7 +122,7 @@ class Ledger:
 
     def keep(self, first: int, last: int) -> None:
         """Keep the minutes from `first` to `last`, make those that are new, forget all others."""
-        self.minutes = {k: self.minutes.get(k) or Minute() for k in range(first, last + 1)}
+        self.minutes = {k: self.minute(k) for k in range(first, last + 1)}
 
     def held(self, since: float) -> tuple[int, int]:
         """Return our confirmed and our unconfirmed weight in several minutes.
