@@ -121,21 +121,22 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
-    wait = max(_until_count(ask, known, k, wait), LEAST_WAIT)
+    if known.ledger.minute(k).under_way > 0:  # its answer, with a count, may come at any time
+        wait = min(POLL, wait)
+    else:
+        wait = _until_decided(ask._replace(weight=1), known, k, wait)
+    wait = max(wait, LEAST_WAIT)
     return Wait(wait, reason, max(wait, _until_room(ask, known, k, end)))
 
 
-def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
-    """Seconds until a count may make room in full minute `k`; at most `end`.
+def _until_decided(ask: Ask, known: Known, k: int, end: float) -> float:
+    """Seconds until a count can decide undecided weight of full minute `k`; at most `end`.
 
-    The answer to a request under way may come at any time, and brings a count. Undecided weight
-    gets no answer of its own. The count of a later request decides it, but only if there is still
-    room for a request of weight 1.
+    Undecided weight gets no answer of its own. The count of a later request decides it, but only if
+    there is still room for `ask` as a probe.
     """
     minute = known.ledger.minute(k)
-    if minute.under_way > 0:
-        return min(POLL, end)
-    if minute.undecided and probing.is_affordable(ask._replace(weight=1), known, k):
+    if minute.undecided and probing.is_affordable(ask, known, k):
         return min(max(minute.undecided[0][0] - ask.now, PROBE_PAUSE), end)
     return end
 
@@ -155,9 +156,7 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
     is_near_rollover = ask.first < ask.last or known.ledger.minute(k - 1).under_way > 0
     if minute.under_way >= lack and (is_near_rollover or not is_booked):
         return min(end, PROBE_PAUSE)
-    if minute.undecided and probing.is_affordable(ask, known, k):
-        return min(end, max(PROBE_PAUSE, minute.undecided[0][0] - ask.now))
-    return end
+    return _until_decided(ask, known, k, end)
 
 
 def probe_first(ask: Ask, known: Known) -> Verdict | None:

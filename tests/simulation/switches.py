@@ -136,8 +136,8 @@ SWITCHES = (
     Switch(
         "a probe of a full minute",
         ADMISSION,
-        "if wait <= 0.0:\n            return Probe()\n    wait = max(",
-        "if False:\n            return Probe()\n    wait = max(",
+        "if wait <= 0.0:\n            return Probe()\n    if known",
+        "if False:\n            return Probe()\n    if known",
     ),
     Switch(
         "a start is careful",
