@@ -118,9 +118,8 @@ class Bucket:
             and (ours := minute.booked + weight) <= self._share
             and (now >= known.cautious_until or known.stays_even(now, last, ours, budget))
         ):
-            single = 0 if bulk else weight
-            minute.book(weight, single, self._interactive)
-            return Receipt(weight, now, first, last, minute.reported, False, single)
+            minute.book(weight, bulk, self._interactive)
+            return Receipt(weight, now, first, last, minute.reported, False, bulk)
         return None
 
     def spare(self, now: float) -> int:
@@ -179,8 +178,8 @@ class Bucket:
         known, ledger = self.known, self.known.ledger
         if probe and ask.likeliest > ledger.newest + IDLE:
             known.cautious_until, known.after_ban = math.inf, False
-        single, reported = 0 if ask.bulk else ask.weight, ledger.minute(ask.first).reported
-        receipt = Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe, single)
+        reported = ledger.minute(ask.first).reported
+        receipt = Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe, ask.bulk)
         ledger.book(receipt, ask.interactive)
         for window in known.windows:
             window.charge(ask.now, ask.now + FLIGHT, ask.weight)

@@ -62,11 +62,12 @@ class Minute:
         """The weight of our requests whose answers are still to come."""
         return self.unconfirmed - sum(weight for _, weight in self.undecided)
 
-    def book(self, weight: int, single: int, interactive: int) -> None:
-        """Book `weight`, of which `single` belongs to a single call."""
+    def book(self, weight: int, bulk: bool, interactive: int = 0) -> None:
+        """Book the weight of bulk work or a single call; a negative weight takes it out again."""
         self.booked += weight
         self.unconfirmed += weight
-        self.single += single
+        if not bulk:
+            self.single += weight
         if interactive > self.interactive:
             self.interactive = interactive
 
@@ -144,15 +145,13 @@ class Ledger:
         if receipt.last not in self.minutes:
             self.forget(receipt.first)
         for k in range(receipt.first, receipt.last + 1):
-            self.open_minute(k).book(receipt.weight, receipt.single, interactive)
+            self.open_minute(k).book(receipt.weight, receipt.bulk, interactive)
 
     def give_back(self, receipt: Receipt) -> None:
         """Take a receipt's weight out of each minute to which it is booked."""
         for k in range(receipt.first, receipt.last + 1):
             if k in self.minutes:  # `forget` may have dropped the minute
-                self.minutes[k].booked -= receipt.weight
-                self.minutes[k].unconfirmed -= receipt.weight
-                self.minutes[k].single -= receipt.single
+                self.minutes[k].book(-receipt.weight, receipt.bulk)
 
     def move(self, receipt: Receipt, first: int, last: int) -> Receipt:
         """Book a receipt to the minutes from `first` to `last` instead; return it as booked now."""

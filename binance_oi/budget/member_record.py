@@ -235,7 +235,7 @@ class Shared(msgspec.Struct, array_like=True):
             return
         for k, weight in line.released.items():
             if k in ledger.minutes:
-                ledger.minutes[k].book(weight, single=0, interactive=0)
+                ledger.minutes[k].book(weight, bulk=True)
         line.released = {}
 
     def put_line(self, member: bytes, line: Line) -> None:

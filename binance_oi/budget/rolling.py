@@ -59,7 +59,7 @@ class RollingBucket(Bucket):
             window.bulk_at = max(window.bulk_at, now - CREDIT_S) + every
         else:
             window.kept_until = now + window.seconds
-        return Receipt(weight, now, 0, 0, 0, False, 0 if bulk else weight)
+        return Receipt(weight, now, 0, 0, 0, False, bulk)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
         """See `Bucket.sending`; a request is booked for `FLIGHT` seconds from its charge."""

@@ -70,7 +70,7 @@ class SharedPool(StoredPool):
         now, leased = self._clock(), self._leased
         if leased and weight == 1 and self._process is fork.current:
             receipt, is_brief = leased[-1], self._bucket.leases_bulk
-            is_fit = (not receipt.single) is bulk
+            is_fit = receipt.bulk is bulk
             if is_fit and now - receipt.sent < (LEASE_S if is_brief else WINDOW_LEASE_S):
                 is_new = now - receipt.sent < LEASE_S
                 if not self._is_cooldown_possible(is_new):
@@ -129,7 +129,7 @@ class SharedPool(StoredPool):
         """Charge for the next few calls, so that one lock of the store serves all of them."""
         whole = self._bucket.charge_plainly(now, wanted, bulk)
         if whole is not None:  # nearly always: the calls are alike, and so are their receipts
-            one = whole._replace(weight=1, single=0 if bulk else 1)
+            one = whole._replace(weight=1)
             self._leased = [one] * wanted
             return
         while len(self._leased) < wanted:

@@ -46,8 +46,8 @@ class _Receipt(NamedTuple):
     counts the request, its answer reports more, unless it comes from a node that lags behind."""
     probe: bool
     """Whether the request is a probe: all others wait up to `PROBE_PATIENCE` s for its answer."""
-    single: int = 0
-    """Equal to `weight` if the request is a single call; 0 if it is bulk work."""
+    bulk: bool = True
+    """Whether the request is bulk work, and not a single call."""
 
 
 class Receipt(_Receipt, Encodable):

@@ -349,7 +349,7 @@ def books_together(state: Known, now: float, count: int, share: float, bulk: boo
     whole = together.charge_plainly(now, count, bulk)
     if whole is not None:
         receipts = [one_by_one.charge(now, 1, bulk) for _ in range(count)]
-        assert receipts == [whole._replace(weight=1, single=0 if bulk else 1)] * count
+        assert receipts == [whole._replace(weight=1)] * count
         assert together.known == one_by_one.known
     return whole is not None
 

@@ -445,7 +445,7 @@ def test_a_single_call_does_not_use_a_lease_of_bulk_work(make: Make, clock: Time
     assert other.usage.used > 3
     receipt = pool.charge(1)
     assert isinstance(receipt, Receipt)
-    assert receipt.single == 1
+    assert not receipt.bulk
     pool.flush()
     assert other.usage.used == 4
 
