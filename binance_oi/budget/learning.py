@@ -114,8 +114,9 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
     use minutes again.
     """
     others = known.others
+    # A refusal begins a cooldown at least until its minute ends, so a whole minute had no refusal.
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
-    if before is not None and before.reported and not before.refused and was_whole:
+    if before is not None and before.reported and was_whole:
         others.expected_surge = int(SURGE_FADES * others.expected_surge)
         if before.reported > others.refused_count + known.negligible:
             others.refused_count = 0
@@ -327,7 +328,6 @@ def learn_refusal(
     if minute is None:
         minute = clock.latest(now)
     turn = MINUTE * (minute + 1)
-    known.ledger.open_minute(minute).refused = True
     end = max(turn, now + clock.hi + seconds) if seconds > 0.0 else turn
     if ban:
         return end

@@ -43,8 +43,6 @@ class Minute:
     others: int = 0
     """Weight of other clients on this IP address: the most by which a count exceeded `booked` when
     the count came."""
-    refused: bool = False
-    """Whether the exchange refused a request in this minute."""
     single: int = 0
     """The part of `booked` that belongs to single calls."""
     interactive: int = 0

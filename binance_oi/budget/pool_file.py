@@ -35,7 +35,7 @@ if sys.platform != "win32":
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT = 8  # changes with the content of a record, so that no version reads another one's file
+FORMAT = 9  # changes with the content of a record, so that no version reads another one's file
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
 PAGE_BYTES = 4096  # bytes: a reader without the lock rarely sees half of a write to one page

@@ -403,7 +403,6 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     shared.others = max(0, *theirs)
     shared.booked = max(0, shared.booked + by_us)
     shared.reported = max(shared.reported, ours.reported)
-    shared.refused |= ours.refused
     shared.single = max(0, shared.single + ours.single - before.single)
     shared.interactive = max(shared.interactive, ours.interactive)
 

@@ -230,7 +230,6 @@ def minutes(draw: st.DrawFn) -> Minute:
         doubtful,
         draw(weights),
         draw(st.one_of(st.just(0), weights)),
-        draw(st.booleans()),
         draw(st.integers(0, 100)),
         draw(st.sampled_from([0, 100])),
     )

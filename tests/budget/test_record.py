@@ -618,13 +618,11 @@ def test_a_merge_adds_minutes_limits_and_refusals_that_only_one_side_knows() -> 
     ours.ledger.minutes[K + 1] = Minute(8, 8)
     ours.limit, ours.others.expected_surge = 50, 9
     ours.others.refused_count, ours.others.expected_until = 60, K + 9
-    ours.ledger.minutes[K].refused = True
     ours.others.curves[K] = Curve(40.0, [3, 5, 9], 3, 2.0, 12.0)
     merge(shared, ours, base, NOW)
     assert shared.ledger.minutes[K + 1].booked == 8
     assert (shared.limit, shared.others.expected_surge) == (50, 9)
     assert (shared.others.refused_count, shared.others.expected_until) == (60, K + 9)
-    assert shared.ledger.minutes[K].refused
     assert shared.others.curves[K].top == 9
 
 

@@ -216,8 +216,8 @@ SWITCHES = (
     Switch(
         "only whole minutes forgive",
         LEARNING,
-        "not before.refused and was_whole",
-        "not before.refused",
+        "before.reported and was_whole",
+        "before.reported",
     ),
     Switch(
         "near the rollover others are asked for again",
