@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -159,6 +160,30 @@ def _served() -> Iterator[tuple[str, None]]:
         yield url, None
 
 
+async def _profile(
+    client: contenders.Contender, url: str, rounds: int
+) -> tuple[float, Counter[str]]:
+    """Return the CPU of a request, s, and the samples of each part, after the first minute."""
+    seconds, seen = list[float](), Counter[str]()
+    async with client(url) as read:
+        await _pass_first_minute([read])
+        for _ in range(rounds):
+            _avoid_the_rollover()
+            await contenders.read_all(read, WARM_UP, workers=50)
+            with sampled() as found:
+                seconds.append(await _cpu_of(read, REQUESTS))
+            seen += found
+    return statistics.median(seconds), seen
+
+
+async def _pass_first_minute(readers: Iterable[contenders.Read]) -> None:
+    """Let clients that have just started learn, until they no longer send evenly."""
+    for _ in range(2):
+        for read in readers:
+            await contenders.read_all(read, WARM_UP, workers=50)
+        await asyncio.sleep(FIRST_MINUTE)
+
+
 async def _steady(urls: Mapping[str, tuple[contenders.Contender, str]], rounds: int) -> Samples:
     samples: Samples = {name: [] for name in urls}
     async with AsyncExitStack() as stack:
@@ -166,10 +191,7 @@ async def _steady(urls: Mapping[str, tuple[contenders.Contender, str]], rounds: 
             name: await stack.enter_async_context(client(url))
             for name, (client, url) in urls.items()
         }
-        for _ in range(2):
-            for read in readers.values():
-                await contenders.read_all(read, WARM_UP, workers=50)
-            await asyncio.sleep(FIRST_MINUTE)
+        await _pass_first_minute(readers.values())
         for _ in range(rounds):
             for name, read in readers.items():
                 _avoid_the_rollover()
@@ -203,8 +225,7 @@ def profile(rounds: int) -> None:
     """Measure the CPU time of a request by part of the package."""
     with tempfile.TemporaryDirectory() as directory, loopback() as url:
         client = contenders.machine_budget(Path(directory))
-        with sampled() as seen:
-            seconds = asyncio.run(_cpu_per_request(client, url, rounds * REQUESTS))
+        seconds, seen = asyncio.run(_profile(client, url, rounds))
     print("| | µs | share |\n|---|---|---|")
     for part, count in seen.most_common():
         share = count / seen.total()
