@@ -67,7 +67,7 @@ def as_usage_errors(*, storage: bool = False) -> Generator[None]:
     """Turn errors that the user can correct into `UsageError`.
 
     Args:
-        storage: Also turn a `StorageError`, because the block only opens a recording to write it.
+        storage: Also turn a `StorageError`: for a block that only opens a recording to write it.
 
     Raises:
         UsageError: The block raised such an error.
@@ -112,7 +112,7 @@ def snapshot_code(snapshot: "Snapshot") -> int:
 def explain(error: BinanceOIError) -> str:
     """Return the error in one line; if we know until when it lasts, with that time.
 
-    The words for a symbol that the exchange does not list are the same, whatever call found it.
+    For a symbol that the exchange does not list, every call has the words `NOT_LISTED`.
     """
     if isinstance(error, UnknownSymbolError):
         return NOT_LISTED

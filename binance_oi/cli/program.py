@@ -116,7 +116,7 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:  # stdout is full
         write_note(str(error))
         with suppress(OSError):
-            write_out("")  # fails too, and drops the rest of a help page from the buffer
+            write_out("")  # its flush fails too, and drops the rest of a help page
         return UNEXPECTED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -158,7 +158,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
-    """If a schedule did not fit, return the command with a schedule that fits; otherwise empty."""
+    """Return what to do if the schedule does not fit into the budget; otherwise an empty text."""
     if "binance_oi.market.plan" not in sys.modules:
         return ""
     from binance_oi.market.plan import MisfitError
@@ -169,7 +169,7 @@ def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
 
 
 def fitting_command(arguments: Sequence[str], possible: int | None) -> str:
-    """Return the same command with a schedule that fits.
+    """Return the command with a schedule that fits, or another advice if none does.
 
     Args:
         arguments: The arguments of the command whose schedule does not fit.

@@ -27,7 +27,7 @@ from binance_oi.web.server import CONNECTIONS, Server
 from binance_oi.web.systemd import keep_watchdog_quiet, notify, unit
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-SPARE_FILES = 300  # files kept for the exchange, recordings, and connections above the limit
+SPARE_FILES = 300  # files for the exchange, recordings, and refused connections (`web.server`)
 
 
 @dataclass(frozen=True, kw_only=True)

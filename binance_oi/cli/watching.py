@@ -97,7 +97,7 @@ class Board:
             self.changes.pop(name, None)
             self._tracker.forget(name)
         for name, value in snapshot.items():
-            # Otherwise, one odd time in the future would make all others look old.
+            # One odd time in the future would make all others look old.
             if value.time <= latest:
                 self._tracker.observe(name, value.time, value.open_interest)
             self._compare(name)

@@ -45,7 +45,7 @@ class Answers(Generic[T]):
     """The latest answer to each question, and the requests under way.
 
     Args:
-        sender: Returns the loop time.
+        sender: The sender of the client; its clock is the loop.
     """
 
     def __init__(self, sender: Sender) -> None:

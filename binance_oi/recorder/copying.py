@@ -1,7 +1,7 @@
 """Copies one recording into another, which may have rows already.
 
 The rule of this file: existing samples and sweeps of the target stay; a row of the source with the
-same key is not copied. Only a row of the past replaces the numbers of the target's row. A gap
+same key is not copied. Only a row of the table `past` replaces the numbers of the target's. A gap
 remains only where neither recording has a sweep. The summary of a pruned day remains only if
 neither recording has the slots of that day, so no slot counts twice. Samples are copied first, then
 the past, sweeps and gaps. So a killed copy leaves no sweep without its samples. A transaction with
@@ -48,8 +48,8 @@ _PRUNED = """
 INSERT INTO pruned (day, reason, slots, last, rows) VALUES (?1, ?2, ?3, ?4, ?5)
 ON CONFLICT DO NOTHING
 """
-# One recording may have the slots of a day that the other has pruned. The second part is for a day
-# without any sweep.
+# One recording may have the slots of a day that the other has pruned. `OR EXISTS` is for a day that
+# has only gaps.
 _COUNTED_TWICE = f"""
 DELETE FROM pruned WHERE EXISTS (
     SELECT 1 FROM sweeps WHERE slot >= day AND slot < day + {DAY_MS}
@@ -223,7 +223,7 @@ def _remember(run: Statements, state: dict[str, Any]) -> None:
 
 
 def _with_pruned(begin: int, pruned: Sequence[Pruned], period: int) -> int:
-    """Return the first slot of a recording that begins at `begin` and with the `pruned` days.
+    """Return the first slot of a recording, pruned days included; without such days, `begin`.
 
     The summaries of a day have its last slot, and count all of its slots.
     """

@@ -29,7 +29,7 @@ class Pacer:
     def __init__(self, pace: float) -> None:
         self.pace: float = pace
         self.passed: int = 0
-        """How many requests may still pass from the batches taken so far."""
+        """How many requests of the latest batch may still pass."""
         self._limiter = AsyncLimiter(max(1.0, pace), min(max(1.0, 1.0 / pace), LONGEST_S))
         self._batch = max(1, int(pace / BATCHES_PER_SECOND))
         self.every: float = min(self._batch / pace, LONGEST_S)

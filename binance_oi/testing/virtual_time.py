@@ -69,7 +69,7 @@ class VirtualTime:
             self._start(self._loop, exchange)
 
     def _start(self, loop: VirtualLoop, exchange: LocalExchange) -> None:
-        # At its end, a loop cancels its tasks. That closes the exchange.
+        # Whoever runs the loop cancels its tasks at the end. That closes the exchange.
         self._serving.append(loop.create_task(_serve(exchange), name="local-exchange"))
 
     @contextmanager
@@ -79,7 +79,7 @@ class VirtualTime:
             import_module(f"binance_oi.{name}")
         replace_default_clocks(patch, steady=self.monotonic, wall=self.time)
         # The schedule measures a suspend as the difference of two steady clocks. Virtual time has
-        # no suspend, so let both be the same clock.
+        # no suspend, so this makes the difference 0.
         patch.setattr("binance_oi.market.schedule.steady_clock", time.monotonic)
         for name in _DATETIMES:
             patch.setattr(f"binance_oi.{name}.datetime", VirtualDatetime)
