@@ -76,9 +76,9 @@ class Reason(StrEnum):
     PROBE_PENDING = "probe_pending"
     """A probe is on the wire, or due at the rollover. Its count shows whether there is room."""
     MINUTE_FULL = "minute_full"
-    """A minute that may count the request has no budget left."""
+    """The exchange may count the request in a minute that has no budget left."""
     MINUTE_UNCERTAIN = "minute_uncertain"
-    """The previous minute may not be over, and others may have used the rest of it unseen."""
+    """At the exchange the minute before may still run; others may have used its rest unseen."""
     OTHERS = "others"
     """We keep the rest of the minute free for other clients on this IP address."""
     SINGLE_CALLS = "single_calls"
@@ -240,8 +240,8 @@ class DecodeError(BinanceOIError):
 class WrongSymbolError(DecodeError):
     """The answer is not for the requested symbol.
 
-    Other open connections may also deliver the answers to earlier requests. So the client uses none
-    of them again. Try again.
+    It may be the answer to an earlier request. Other open connections may deliver such answers too,
+    so the client uses none of them again. Try again.
     """
 
 

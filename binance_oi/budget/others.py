@@ -13,8 +13,8 @@ Example: in the last minute others used 300 by second 20, and 1000 by its end. N
 and they have used 200. We expect the 700 that followed second 20 in the last minute. Of the 100
 that this minute lacks, chance explains 35. We expect the other 65 too, because they may be late.
 
-A client with another rhythm, such as every 45 s, comes at other seconds in each minute. While
-others use much weight at seconds at which earlier minutes show too little use, we also keep room
+A client with another rhythm, such as every 45 s, comes at other seconds in each minute. If others
+lately used much more than the earlier minutes explain, or if we know few minutes, we also keep room
 for a burst at any second.
 """
 
@@ -46,7 +46,7 @@ MINUTE = float(WEIGHT.seconds)
 
 @dataclass(slots=True)
 class Curve:
-    """How much others had used at each second of one minute: weight at the end of each `SLOT`."""
+    """How much weight others had used by the end of each `SLOT` of one minute."""
 
     fastest: float  # weight/s that uses up the limit in one minute; we expect no higher rate
     heights: list[int] = field(default_factory=list[int])
@@ -200,8 +200,8 @@ def expected_rest(past: Sequence[Curve], current: Curve, into: float, others: in
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        # If our counts cover one earlier minute from end to end, then of each minute that they
-        # cover only in part, we ignore the use before its first count.
+        # Once our counts cover a whole minute, we ignore the use before our first count in every
+        # minute that they cover only in part.
         if whole and not curve.whole:
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
@@ -219,8 +219,8 @@ def rest_if_in_bursts(past: Sequence[Curve], current: Curve, into: float, others
     busiest 20 s of the last minutes. Two bounds keep the result small. First, weight that we keep
     free in the last slot often stays unused. So there the result is only the use that 90 % of all
     slots did not exceed (`LAST_SLOT_QUANTILE`). Second, once we have seen a whole minute, we expect
-    at most as much use in all of this minute as in their busiest 55 s (`ONCE_A_MINUTE_SLOTS`). So
-    if a client comes once a minute, we do not expect it twice.
+    that they do not use more of this one than in their busiest 55 s (`ONCE_A_MINUTE_SLOTS`). So if
+    a client comes once a minute, we do not expect it twice.
 
     The arguments are those of `expected_rest`.
     """
@@ -342,7 +342,7 @@ class Others:
         past, curve = self.past(k), self.curve(k, limit)
         # `minute.others` assumes that the count contains our weight under way. If it does not yet,
         # others have used that much more. Without an earlier minute, the forecast depends on their
-        # rate alone, so we add that weight.
+        # rate alone, which would be too low, so we add that weight.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:

@@ -1,4 +1,4 @@
-"""SQL statements about slots: sweeps, gaps, and symbols that sweeps failed to read.
+"""SQL statements about slots, the times at which sweeps were due: sweeps, gaps, failed symbols.
 
 The rule of this file: the same statements run in SQLite and in PostgreSQL, so both count slots in
 the same way. ``?1`` (included) and ``?2`` (excluded) are a span of slots, Unix ms.
@@ -32,7 +32,7 @@ _AFTER_START = larger("0", "(?1 - first + period - 1) / period")
 # Each gap with its period and the number of its slots without a sweep. If gaps overlap, a slot
 # counts once: a gap counts only slots after the end of all gaps that begin before it. Each gap has
 # its own period, because a recording may change its period. A gap with an impossible period has no
-# slots. An empty gap belongs to the span if its first slot does.
+# slots. A gap that ends before it begins is empty; it belongs to the span if `first` does.
 COUNTED: str = f"""
 WITH gap AS (
     SELECT first, last, reason, detail, CASE WHEN period > 0 THEN period END AS period, coalesce(

@@ -22,15 +22,16 @@ Another program may restart the log and change the schema in it, by ``VACUUM`` o
 SQLite then increments the token, but only in the log. So a log also belongs to a file whose token
 is slightly below the first token of the log. Two random tokens are never that close.
 
-Two recordings never have the same token, and the token of one recording never returns. A copy has
-another token too: ``VACUUM INTO`` increments it, and SQLite's backup sets it to a small number. So
-the token of a copy is above the first token of the original's log, or far below it. The rule fails
-in one case: while no recorder runs, other programs change the schema of the original more than
-`MAX_SCHEMA_CHANGES` times. A log without a token comes from an older program. It proves nothing,
-and this module accepts it.
+Two recordings never have the same token, and no recording gets a token twice. A copy has another
+token too: ``VACUUM INTO`` increments it, and SQLite's backup sets it to a small number. So the log
+of the original does not contain the token of a copy. The rule fails in two cases. After ``VACUUM
+INTO``, another program changes the schema of the original: then its log also fits the copy. Or a
+log begins with a transaction that changes the schema more than `MAX_SCHEMA_CHANGES` times: then it
+fits no file. A log without a token comes from an older program. It proves nothing, and this module
+accepts it.
 
-Cost: two pages of 1 KiB for each checkpoint, once or twice a minute, and one page for each sweep
-that does not lengthen the file. A sweep of the whole market writes that page anyway. This module
+Cost, in pages of 1 KiB: two for each checkpoint, once or twice a minute, and one for each
+transaction that does not write the first page anyway. A sweep of the whole market does. This module
 reads a database only through SQLite. If it opened and closed the file itself, the system would
 release SQLite's locks.
 

@@ -23,7 +23,7 @@ class _StaleConnectionError(Exception):
 
 
 class CallerSessionMiddleware:
-    """Does the work of `Connector` for a caller's session, as a middleware of aiohttp.
+    """Does what our `connections.Connector` does, as a middleware of aiohttp in a caller's session.
 
     It checks a connection right before aiohttp writes our request to it. It changes no other
     traffic of the session, with one exception: to get a new connection to a host, it must close all

@@ -53,8 +53,8 @@ _STATIC_HEADERS = CIMultiDict(_HEADERS)
 class Headers:
     """The faults of the headers.
 
-    Source: missing headers, `-1` and falling counts were observed. It is unknown whether refusals
-    have the weight or a `Retry-After`, so both can be chosen.
+    Source: missing headers, counts of `-1` and falling counts were observed. It is unknown whether
+    refusals have the weight or a `Retry-After`, so both can be chosen.
     """
 
     missing_share: float = 0.0
