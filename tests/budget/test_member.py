@@ -484,6 +484,22 @@ def test_setting_the_servers_clock_does_not_change_the_members_time(
     assert ahead == {0.0}
 
 
+@pytest.mark.parametrize("jump", [-3600.0, 60.0])
+def test_after_the_servers_clock_was_set_an_older_record_does_not_change_a_members_time(
+    machines: Machines, jump: float
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 30)
+    machines.use(other, 20)
+    machines.keeper.ahead = jump
+    for _ in range(2):  # the first answer shows the jump, and the record is older than it
+        read(machines, one)
+    machines.use(other, 6)
+    machines.use(one, 5)
+    assert machines.booked() == 61
+    assert {round(pool._now() - NOON - machines.time.now, 6) for pool in (one, other)} == {0.0}
+
+
 def test_members_agree_on_the_time_although_their_machines_clocks_differ(
     machines: Machines,
 ) -> None:
