@@ -23,7 +23,7 @@ from binance_oi.budget.member_record import (
 from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_pool import UPDATE_S, MakeBucket, logger
 from binance_oi.budget.server_clock import MINUTE
-from binance_oi.budget.tuning import MEMORY
+from binance_oi.budget.tuning import MEMORY, POLL
 from binance_oi.budget.turns import LEAST_MEMBERS, READ_PAUSE_S, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
@@ -57,6 +57,7 @@ class ApartPool(TurnPool):
         # The instant from which the others expect us to use our part; None: they keep none for us.
         self._claim_from: float | None = None
         # Weight by minute that we had booked when the server was lost; the others know of it.
+        self._sharers = LEAST_MEMBERS  # how many members share the limit without the server
         self._claimed: dict[int, int] = {}
         # Whether the members keep our part free, and we expect no other clients.
         self._is_part_free = False
@@ -101,7 +102,7 @@ class ApartPool(TurnPool):
         self._is_part_free = bool(lines) and known.others.expected_until < k
         if not self._is_part_free:
             known.others.expect_until(k + 1 + MEMORY)
-        self._bucket = self._make(known, members)
+        self._bucket, self._sharers = self._make(known, members), members
         self.has_news = True
         is_waiting = self._without_server == "wait"
         part = "sends nothing" if is_waiting else f"may use 1/{members} of the limit"
@@ -134,7 +135,7 @@ class ApartPool(TurnPool):
             minute.others = max(minute.others, minute.reported - max(0, ours - under_way))
             part = self._bucket.known.limit // members
             lefts = [line.part(k, part * members) for line in self._own_lines()]
-            lefts.append(shared.left(self.member, k, ours, members))
+            lefts.append(shared.left(k, ours, members))
             minute.booked = max(ours, part - min(lefts))
             minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
             self._padding[k] = minute.booked - ours
@@ -179,6 +180,8 @@ class ApartPool(TurnPool):
         too_late = self._until_claim(now)
         if too_late > 0.0:
             return Wait(too_late, Reason.LEASE)
+        if self._hides_too_much(now, weight):
+            return Wait(POLL, Reason.LEASE)
         before = Booked.of(self._bucket.known)
         answer = self._bucket.charge(now, weight, bulk)
         if isinstance(answer, Wait):
@@ -186,6 +189,17 @@ class ApartPool(TurnPool):
         self._keep(before)
         self._unreturned += answer.weight
         return answer if self._time.is_known else Early(*answer)
+
+    def _hides_too_much(self, now: float, weight: int) -> bool:
+        """Whether our weight under way would exceed an even part of the room in this minute.
+
+        Others may be without the server too. None of us sees what the others have under way, and
+        all of us may see the same room in a count. One request is always possible.
+        """
+        known = self._bucket.known
+        minute = known.ledger.minute(known.clock.likeliest(now))
+        room = self._bucket.question(now, weight).budget - minute.used + minute.under_way
+        return minute.under_way > 0 and (minute.under_way + weight) * self._sharers > room
 
     def _keep(self, before: Booked) -> None:
         """Add the change of our books since `before` to the journal; we write it when we join."""

@@ -116,31 +116,22 @@ class Shared(msgspec.Struct, array_like=True):
                 parts.append(line.used if line.minute == minute else 0)
         return max(0, _level(sorted(parts), free) - used)
 
-    def left(self, member: bytes, k: int, used: int, members: int) -> int:
-        """The weight of minute `k` that `member` may use alone if it loses the server now.
+    def left(self, k: int, used: int, members: int) -> int:
+        """The weight of minute `k` that a member may use alone if it loses the server now.
 
-        Each member may reach an even part of the limit, and claims what it lacks. A member gets
-        what the claims of all others leave, but at least an even part of the weight that is left.
-        So the members together never get more than that weight.
+        It is an even part of the weight that is left, and together with the member's use no more
+        than an even part of the limit. The part is this small because the others may use more of
+        the minute before they notice that the member is silent.
 
         Args:
-            member: The id of the member.
             k: The minute.
             used: Weight that the member has used in that minute.
             members: The number of members; 0 if the member has no part.
         """
         if not members:
             return 0
-        even = self.state.limit // members
         free = max(0, self.state.limit - self.state.ledger.minute(k).used)
-        theirs = [
-            line.used if line.minute == k else 0
-            for who, line in self.lines.items()
-            if who != member and line.minute >= k - 1
-        ]
-        claims = sum(max(0, even - each) for each in theirs)
-        claims += even * max(0, members - 1 - len(theirs))  # of members that have no line yet
-        return min(max(0, even - used), max(free // members, free - claims))
+        return min(max(0, self.state.limit // members - used), free // members)
 
     def kept(self, member: bytes, k: int, now: float) -> int:
         """Weight of minute `k` that `member` leaves to silent members; usually 0.
