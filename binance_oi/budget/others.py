@@ -13,27 +13,29 @@ Example: in the last minute others used 300 by second 20, and 1000 by its end. N
 and they have used 200. We expect the 700 that followed second 20 in the last minute. Of the 100
 that this minute lacks, chance explains 35. We expect the other 65 too, because they may be late.
 
-A client with another rhythm, such as every 45 s, comes at other seconds in each minute. So if
-others come in bursts, we also keep room for the bursts that are likely in the rest of the minute.
+A client with another rhythm, such as every 45 s, comes at other seconds in each minute. If others
+lately used much more than the earlier minutes explain, or if we know few minutes, we also keep room
+for a burst at any second.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import accumulate, pairwise
 from operator import sub
 
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
-    BURST,
-    BURST_RISK,
-    BURST_SLOTS,
     CHANCE,
     FORECAST_AGE,
+    LAST_SLOT_QUANTILE,
     LATE,
     MEMORY,
+    ONCE_A_MINUTE_SLOTS,
     SIGMA,
     SLOT,
+    SURPRISE,
+    SURPRISE_MINUTES,
     UNSEEN,
     USED_UP,
 )
@@ -84,10 +86,19 @@ class Curve:
         heights = [0, *before, *self.heights[len(before) :]]
         return [b - a for a, b in pairwise(heights)]
 
+    def all_rises(self) -> list[int]:
+        """Return `rises` for the whole minute; after our last count, assume their usual rate.
+
+        If our counts cover only a moment of the minute, we know no usual rate, and assume 0.
+        """
+        rate = self.calm if self.until - self.since > LATE / 2 else 0.0
+        left = round(MINUTE / SLOT) - len(self.heights)
+        return self.rises() + [round(rate * SLOT)] * left
+
     def busiest(self, seconds: float) -> int:
         """Weight that others used in their busiest `seconds` since our first count."""
-        heights, slots = [0, *self.seen().heights], round(seconds / SLOT)
-        return max(map(sub, heights[slots:], heights), default=heights[-1])
+        heights = [0, *self.seen().heights]
+        return _in_busiest(round(seconds / SLOT), heights)
 
     def seen(self) -> "Curve":
         """Return this curve without the weight that others used before our first count."""
@@ -201,119 +212,72 @@ def expected_rest(past: Sequence[Curve], current: Curve, into: float, others: in
     return most
 
 
-def rest_if_in_bursts(minutes: Sequence[Curve], into: float, others: int) -> tuple[float, bool]:
-    """How much others may still use of a minute if they come in bursts.
+def rest_if_in_bursts(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
+    """How much others may still use of a minute if a burst of theirs may begin at any second.
 
-    Example: others came in bursts of 150, four a minute in the mean, and 15 s of this minute are
-    left. One burst is likely in that time, and more than four come with a probability of 0.4 %. So
-    we keep room for four (`BURST_RISK`). Two bounds keep the room small. If the gaps between their
-    bursts are about equal, we expect the next burst no earlier than after the smallest gap. And if
-    they use about as much in any 60 s, we expect no more than that in this minute.
+    Example: 20 s of this minute are left. Then the result is the weight that others used in the
+    busiest 20 s of the last minutes. Two bounds keep the result small. First, weight that we keep
+    free in the last slot often stays unused. So there the result is only the use that 90 % of all
+    slots did not exceed (`LAST_SLOT_QUANTILE`). Second, once we have seen a whole minute, we expect
+    that they do not use more of this one than in their busiest 55 s (`ONCE_A_MINUTE_SLOTS`). So if
+    a client comes once a minute, we do not expect it twice.
+
+    The arguments are those of `expected_rest`.
+    """
+    if max(curve.top for curve in [*past, current]) > USED_UP / 2 * current.fastest * MINUTE:
+        return 0.0  # maybe copies of us: each would keep room for the others, and none would use it
+    rises = [rise for curve in past for rise in curve.all_rises()]
+    rises = [*rises, *current.rises()] or [0]
+    used = [*accumulate(rises, initial=0)]
+    rest = math.ceil((MINUTE - into) / SLOT)
+    if rest == 1:
+        most = sorted(rises)[math.ceil(LAST_SLOT_QUANTILE * (len(rises) - 1))]
+    else:
+        most = _in_busiest(rest, used)
+    # The slots of `most` may last longer than the rest of the minute. Subtract the usual use in the
+    # excess.
+    need = most - current.calm * (rest * SLOT - (MINUTE - into))
+    if any(curve.whole for curve in past):
+        need = min(need, _in_busiest(ONCE_A_MINUTE_SLOTS, used) - others)
+    return need
+
+
+def _in_busiest(slots: int, used: Sequence[int]) -> int:
+    """Weight of others in their busiest run of `slots` slots; `used` is their total before each."""
+    return max(map(sub, used[slots:], used), default=used[-1])
+
+
+def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
+    """Whether others lately used much more in a slot than each earlier minute explains; see
+    `_is_new`.
+
+    "Lately" is in this minute, or in the `SURPRISE_MINUTES` - 1 minutes before it. Until we have
+    seen `SURPRISE_MINUTES` whole minutes, the answer is True.
+    """
+    if sum(curve.whole for curve in past) < SURPRISE_MINUTES:
+        return True
+    rises, much = [curve.rises() for curve in [*past, current]], SURPRISE * current.fastest * MINUTE
+    lately = range(len(rises) - SURPRISE_MINUTES, len(rises))
+    return any(_is_new(rises[:n], rises[n], much) for n in lately)
+
+
+def _is_new(past: Sequence[Sequence[int]], current: Sequence[int], much: float) -> bool:
+    """Whether the use in some slot exceeds what each earlier minute explains, by more than `much`.
+
+    An earlier minute explains use in a slot by its own use in the next slot, in the same slot, and
+    in the `LATE` seconds before it.
 
     Args:
-        minutes: Their curves of minutes in a row, oldest first; the last one is of this minute.
-        into: Seconds since this minute began.
-        others: Their use of it so far.
-
-    Returns:
-        Weight, and whether it replaces the forecast from earlier minutes. It does in two cases. The
-        next burst comes in a later minute. Or others are erratic: their use of 60 s varies by more
-        than two bursts, so an earlier minute does not show when they come.
+        past: Their use in each slot of the earlier minutes.
+        current: Their use in each slot of this minute.
+        much: The weight by which the use must exceed the explained use.
     """
-    *past, current = minutes
-    limit = current.fastest * MINUTE
-    tops = sorted(curve.top for curve in past) or [current.top]
-    if tops[(len(tops) - 1) // 2] > USED_UP / 2 * limit:
-        return 0.0, False  # maybe copies of us: each would keep room that none would use
-    usual, rises = _row_of_slots(minutes)
-    bursts = _bursts([max(0.0, rise - usual) for rise in rises], BURST * limit)
-    if not bursts:
-        return 0.0, False
-    # We do not know when others used the weight before our first count, so it shows no gap.
-    since, slots = math.ceil(minutes[0].since / SLOT), round(MINUTE / SLOT)
-    if not minutes[0].base:
-        since = 0
-    seen = [(begin, size) for begin, size in bursts if begin >= since]
-    sizes = sorted(size for _, size in seen or bursts)
-    size, left = sizes[len(sizes) // 2], MINUTE - into
-    rate = sum(size for _, size in bursts) / size / max(len(past) * MINUTE + into, 1.0)
-    end = len(minutes) * slots
-    fitting = _fitting([begin for begin, _ in seen], end - left / SLOT, end)
-    mean = min(rate * left, limit / size)  # early in our first minute, the rate may be far too high
-    need = min(_poisson_quantile(mean), fitting) * size + usual * left / SLOT
-    is_over = fitting == 0.0 and len(seen) > 2 and seen[-1][0] + BURST_SLOTS <= end - left / SLOT
-    spans = [sum(rises[n - slots : n]) for n in range(since + slots, len(rises))]
-    if len(spans) <= 2 * slots:
-        return need, is_over
-    varies = max(spans) - min(spans)
-    is_erratic = fitting == math.inf and varies > 2 * size
-    return min(need, max(spans) + varies - others), is_over or is_erratic
-
-
-def _row_of_slots(minutes: Sequence[Curve]) -> tuple[float, list[float]]:
-    """The usual use of others in a slot, and their use in each slot of minutes in a row.
-
-    The usual use is that of the median minute. After our last count of a minute, we assume it.
-    """
-    calm = sorted(curve.calm for curve in minutes if curve.heights) or [0.0]
-    usual, rises = calm[(len(calm) - 1) // 2] * SLOT, list[float]()
-    for n, curve in enumerate(minutes):
-        rises += [usual] * (n * round(MINUTE / SLOT) - len(rises))
-        rises += curve.rises()
-    return usual, rises
-
-
-def _fitting(begins: Sequence[int], now: float, end: int) -> float:
-    """How many bursts fit into the rest of a minute if the gaps between them stay about equal.
-
-    A single gap may be short by chance, so it counts only if it is long. One slot of tolerance
-    covers the time until a count shows a burst.
-
-    Args:
-        begins: The slots in which earlier bursts began.
-        now: The current time, in slots.
-        end: The slot in which the minute ends.
-
-    Returns:
-        Their number, or infinity if the gaps differ or are unknown.
-    """
-    gaps = [b - a for a, b in pairwise(begins)]
-    if len(gaps) < 2 and sum(gaps) <= 2 * LATE / SLOT:
-        return math.inf
-    # A count may show a burst one slot late, which makes a single gap look longer.
-    least = min(gaps) - (len(gaps) < 2)
-    if max(gaps) - min(gaps) > LATE / SLOT:
-        return math.inf
-    return max(0.0, math.ceil((end - max(begins[-1] + least - 1, now)) / least))
-
-
-def _bursts(extra: Sequence[float], least: float) -> list[tuple[int, float]]:
-    """Bursts of more than `least`: for each, the slot in which it begins, and its weight.
-
-    Use that goes on for more than `BURST_SLOTS` is no burst.
-
-    Args:
-        extra: The use of others in each slot above their usual use.
-        least: Weight.
-    """
-    bursts, begin = list[tuple[int, float]](), 0
-    for is_burst, slots in groupby(extra, lambda use: use > least / 4):
-        uses = list(slots)
-        if is_burst and sum(uses) > least and len(uses) <= BURST_SLOTS:
-            bursts.append((begin, sum(uses)))
-        begin += len(uses)
-    return bursts
-
-
-def _poisson_quantile(mean: float) -> int:
-    """The number of bursts that is exceeded with probability `BURST_RISK`, if `mean` are usual."""
-    number, chance = 0, math.exp(-mean)
-    below = chance
-    while below < 1.0 - BURST_RISK:
-        number += 1
-        chance *= mean / number
-        below += chance
-    return number
+    late = round(LATE / SLOT)
+    return any(
+        all(rise - sum(rises[max(0, n - late) : n + 2]) > much for rises in past)
+        for n, rise in enumerate(current)
+        if rise > much
+    )
 
 
 @dataclass(slots=True)
@@ -324,8 +288,6 @@ class Forecast:
     """The minute, the time in steps of `FORECAST_AGE`, and the weight that others have used."""
     need: float = 0.0
     """Weight that we expect others to use until the minute ends."""
-    bursts: float = 0.0
-    """Weight that they may use until then if they come in bursts; 0 if they do not."""
 
 
 @dataclass(slots=True)
@@ -349,14 +311,6 @@ class Others:
     def past(self, k: int) -> list[Curve]:
         """Their curves of the last `MEMORY` minutes before `k`."""
         return [curve for j, curve in self.curves.items() if k - MEMORY <= j < k and curve.heights]
-
-    def _lately(self, k: int, limit: int) -> list[Curve]:
-        """Their curves of minute `k` and of the minutes before it, from the first that we saw."""
-        first = min(
-            (j for j, curve in self.curves.items() if k - MEMORY <= j < k and curve.heights),
-            default=k,
-        )
-        return [self.curve(j, limit) for j in range(first, k + 1)]
 
     def curve(self, k: int, limit: int) -> Curve:
         """Their curve of minute `k`; an empty curve if we saw nothing."""
@@ -392,12 +346,12 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            latest.question = question
-            latest.bursts, replaces = rest_if_in_bursts(self._lately(k, limit), into, others)
-            latest.need = 0.0 if replaces else expected_rest(past, curve, into, others)
-        need = max(latest.need, self.expected_surge - minute.others)
+            need = expected_rest(past, curve, into, others)
+            if is_surprising(past, curve):
+                need = max(need, rest_if_in_bursts(past, curve, into, others))
+            latest.question, latest.need = question, need
+        need = latest.need
         # A rate that we saw for only a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
-        margin = SIGMA * math.sqrt(latest.need * spread)
-        # The room for bursts needs no margin: it covers chance already.
-        return max(need, latest.bursts), max(0.0, min(margin, need + margin - latest.bursts))
+        surge = self.expected_surge - minute.others
+        return max(need, surge), SIGMA * math.sqrt(need * spread)

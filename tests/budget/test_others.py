@@ -11,9 +11,10 @@ from binance_oi.budget.others import (
     Forecast,
     Others,
     expected_rest,
+    is_surprising,
     rest_if_in_bursts,
 )
-from binance_oi.budget.tuning import BURST, BURST_RISK, CHANCE, LATE, SIGMA, SLOT
+from binance_oi.budget.tuning import CHANCE, LATE, SLOT, SURPRISE
 
 LIMIT = 2400
 FASTEST = LIMIT / MINUTE  # weight/s
@@ -198,143 +199,102 @@ def test_use_from_before_our_first_count_is_spread_evenly_up_to_the_usual_rate()
     assert curve((12.0, 600), (24.0, 600)).rises() == [0, 0, 600, 0, 0]
 
 
-def room(past: list[Curve], current: Curve, into: float, others: int = 0) -> float:
-    """The room for bursts, without the use at the usual rate."""
-    return rest_if_in_bursts([*past, current], into, others)[0]
+def test_slots_after_our_last_count_are_filled_at_the_usual_rate() -> None:
+    assert steadily(10.0, until=40).all_rises() == [50] * 12
+    assert burst(at=7.0, size=300, until=40).all_rises() == [0, 300] + [0] * 10
+    seen_for_a_moment = curve((1.0, 5), (2.0, 10), (10.0, 50))
+    assert seen_for_a_moment.all_rises() == seen_for_a_moment.rises() + [0] * 10
 
 
-def test_bursts_every_45_s_get_room_when_the_next_one_is_due() -> None:
-    past = every(45.0, 300, first=28.0, minutes=2)  # at :28, :13 and :58
-    assert room(past, burst(at=43.0, size=300, until=50), 50.0, 300) == 0  # due in 38 s
-    assert room(past, NOTHING, 20.0) == 300
-    assert room(past[:1], burst(at=13.0, size=300, until=57), 57.0, 300) == 300  # due at :58
-    assert expected_rest(past[:1], burst(at=13.0, size=300, until=57), 57.0, 300) < 300
+def test_room_is_left_for_bursts_at_a_different_second_each_minute() -> None:
+    past, current = every(45.0, 300, first=37.0, minutes=2), burst(at=7.0, size=300, until=40)
+    assert expected_rest(past, current, 40.0, 300) < 10  # `expected_rest` has seen none at :52
+    assert rest_if_in_bursts(past, current, 40.0, 300) >= 300
 
 
-def test_a_burst_that_is_late_gets_room_until_the_minute_ends() -> None:
-    past = every(90.0, 600, first=8.0, minutes=4)  # at :08, :38, never, and :08
-    assert [room(past, NOTHING, into) for into in (10.0, 25.0, 45.0, 55.0)] == [600] * 4
+@pytest.mark.parametrize("into", [10.0, 25.0, 45.0])
+def test_room_is_left_for_a_burst_that_is_later_than_ever_before(into: float) -> None:
+    past = every(90.0, 600, first=5.0, minutes=4)
+    assert rest_if_in_bursts(past, NOTHING, into, 0) >= 600
 
 
-def test_a_burst_that_comes_no_earlier_than_the_next_minute_gets_no_room() -> None:
-    past = every(90.0, 600, first=14.0, minutes=2)  # at :14 and :44
-    assert [room(past, NOTHING, into) for into in (0.0, 30.0, 59.0)] == [0, 0, 0]
+def test_bursts_without_a_rhythm_get_the_use_of_the_busiest_span() -> None:
+    past = [*every(60.0, 150, first=10.0, minutes=2), *every(15.0, 150, first=4.0, minutes=1)]
+    seen = [rest_if_in_bursts(past, NOTHING, into, 0) for into in (5.0, 30.0, 44.0, 54.0, 56.0)]
+    assert seen == [600, 300, 300, 150, 150]
 
 
-def test_a_single_gap_may_be_one_slot_shorter_than_it_looks() -> None:
-    seen_late = curve((24.0, 0), (29.0, 0), (29.9, 300), (60.0, 300))  # 45 s before :15, in slot 5
-    assert room([seen_late], burst(at=16.0, size=300, until=58), 58.0, 300) == 300
-
-
-def test_a_short_gap_alone_may_be_chance() -> None:
-    short, long = (
-        curve((1.0, 0), (9.0, 0), (10.0, 200), (at - 1.0, 200), (at, 400)) for at in (41.0, 59.0)
-    )
-    assert room([], short, 59.5, 400) == 200
-    assert room([], long, 59.5, 400) == 0
-
-
-def erratic() -> list[Curve]:
-    """Bursts of 150: many in the first minute, none in the second one, and then two."""
-    return [*bursts_at(3.0, 12.0, 21.0, 33.0, 44.0, 58.0), *bursts_at(), *bursts_at(8.0, 52.0)] * 2
-
-
-def bursts_at(*seconds: float, size: int = 150) -> list[Curve]:
-    looks = range(1, int(MINUTE) + 1)
-    return [curve(*((float(into), size * sum(into >= at for at in seconds)) for into in looks))]
-
-
-def test_bursts_without_a_rhythm_get_room_that_chance_rarely_exceeds() -> None:
-    past = erratic()
-    rate = sum(each.top for each in past) / 150 / len(past) / MINUTE  # bursts/s
-    for into in (0.0, 10.0, 30.0, 44.0, 54.0, 59.0):
-        kept, _ = rest_if_in_bursts([*past, NOTHING], into, 0)
-        mean = rate * (MINUTE - into) * len(past) * MINUTE / (len(past) * MINUTE + into)
-        chances = [math.exp(-mean) * mean**n / math.factorial(n) for n in range(30)]
-        bursts = round(kept / 150)
-        assert kept == 150 * bursts
-        assert sum(chances[bursts + 1 :]) <= BURST_RISK < sum(chances[bursts:])
-
-
-def test_others_are_erratic_if_their_use_of_a_minute_varies_by_several_bursts() -> None:
-    assert rest_if_in_bursts([*erratic(), NOTHING], 0.0, 0)[1]
-    for regular in (every(45.0, 300, first=28.0, minutes=5), bursts_at(8.0, 21.0) * 5):
-        assert not rest_if_in_bursts([*regular, NOTHING], 0.0, 0)[1]
-
-
-def test_several_bursts_at_the_same_seconds_of_each_minute_get_no_further_one() -> None:
-    past, current = bursts_at(8.0, 21.0, 26.0) * 4, bursts_at(8.0, 21.0, 26.0)
-    assert room(past, current[0], 30.0, 450) == 0
-    assert room(past[:2], current[0], 30.0, 450) >= 150  # we have not seen enough minutes yet
+def test_no_room_is_left_for_a_rare_burst_in_the_last_slot() -> None:
+    past = every(90.0, 600, first=5.0, minutes=4)
+    assert rest_if_in_bursts(past, NOTHING, 54.0, 0) == 600
+    assert rest_if_in_bursts(past, NOTHING, 56.0, 0) == 0
 
 
 def test_possible_copies_of_us_get_no_room_for_a_burst() -> None:
     past = [burst(at=2.0, size=1200), burst(at=30.0, size=1200)] * 2
-    assert room(past, NOTHING, 1.0) == 0
-    assert room([], burst(at=2.0, size=1200, until=10), 10.0, 1200) == 0
-    past[-1] = past[1] = burst(at=30.0, size=150)
-    assert room(past, NOTHING, 1.0) > 0  # copies use much of every minute
+    assert rest_if_in_bursts(past, NOTHING, 1.0, 0) == 0
+    assert rest_if_in_bursts([], burst(at=2.0, size=1200, until=10), 10.0, 1200) == 0
 
 
-@pytest.mark.parametrize("at", [8.0, 20.0, 48.0])
+@pytest.mark.parametrize("at", [3.0, 20.0, 48.0])
 def test_others_that_came_once_a_minute_get_no_second_burst(at: float) -> None:
     past = [burst(at) for _ in range(3)]
-    assert room(past, NOTHING, at - 2.0) == 500
-    assert room(past, burst(at, until=at + 2), at + 2.0, 500) == 0
+    assert rest_if_in_bursts(past, burst(at, until=at + 2), at + 2.0, 500) == 0
 
 
-def test_after_a_first_burst_another_one_is_expected() -> None:
+def test_before_a_whole_minute_was_seen_another_burst_is_expected() -> None:
     part = curve((20.0, 0), (24.0, 0), (25.0, 500), (59.0, 500))
-    assert room([part], NOTHING, 5.0) >= 500
-    assert room([], burst(at=10.0, until=20), 20.0, 500) >= 500
-
-
-def test_a_first_count_without_use_by_others_shows_the_time_before_it() -> None:
-    part = curve((24.0, 0), (24.9, 500), (59.0, 500))
-    assert room([part], burst(at=26.0, until=30), 30.0, 500) == 0  # the gap is 60 s
-
-
-def test_use_before_our_first_count_is_a_burst_at_an_unknown_second() -> None:
-    part = curve((40.0, 500), (59.0, 500))
-    assert room([part], NOTHING, 5.0) >= 500
-    assert room([part], burst(at=10.0, until=20), 20.0, 500) >= 500  # it shows no gap
-
-
-def test_early_in_our_first_minute_the_rate_of_bursts_has_a_bound() -> None:
-    current = curve((0.3, 2300), (0.8, 2300), (1.0, 2400))
-    assert room([], current, 1.0, 2400) == 0  # they may be copies
-    current = curve((0.3, 899), (0.8, 899), (1.0, 900))
-    assert room([], current, 1.0, 900) <= 10 * 900
+    assert rest_if_in_bursts([part], burst(at=10.0, until=20), 20.0, 500) >= 500
+    assert rest_if_in_bursts([], burst(at=10.0, until=20), 20.0, 500) >= 500
 
 
 @pytest.mark.parametrize("into", [0.0, 12.0, 33.0, 58.0])
 @pytest.mark.parametrize("until", [52.0, 60.0])
 def test_steady_others_get_no_room_for_a_burst(into: float, until: float) -> None:
     past, now = [steadily(10.0, until) for _ in range(3)], steadily(10.0, max(1.0, into))
-    assert room(past, now, into, int(10 * into)) == 0
+    assert rest_if_in_bursts(past, now, into, int(10 * into)) <= 10 * (60 - into) + 10
 
 
-def test_bursts_beside_steady_others_leave_room_for_both() -> None:
-    both = curve(*((float(into), 10 * into + 300 * (into >= 20)) for into in range(1, 61)))
-    assert room([both] * 3, NOTHING, 15.0) == pytest.approx(300 + 10 * 45, abs=30)
+def test_a_start_while_others_are_steady_leaves_no_room_for_a_burst() -> None:
+    part = curve((37.5, 500), (40.0, 533))  # a full minute: no requests, so no more counts
+    assert rest_if_in_bursts([part], NOTHING, 40.0, 0) <= 20 * 15
 
 
 def test_others_that_were_never_seen_get_no_room() -> None:
-    assert [room([], NOTHING, into) for into in (0.0, 30.0, 57.0, 60.0)] == [0] * 4
+    assert [rest_if_in_bursts([], NOTHING, into, 0) for into in (0.0, 30.0, 57.0, 60.0)] == [0] * 4
 
 
-def test_a_minute_without_counts_shows_no_bursts() -> None:
-    others = Others({0: burst(at=50.0, size=300), 2: curve((1.0, 0))})
-    others.forecast(2, Minute(), LIMIT, 1.0, latest := Forecast())
-    assert (
-        latest.bursts == rest_if_in_bursts([others.curves[0], NOTHING, others.curves[2]], 1.0, 0)[0]
-    )
+def test_everything_is_a_surprise_until_two_whole_minutes_were_seen() -> None:
+    assert is_surprising([], NOTHING)
+    assert is_surprising([steadily(5.0), steadily(5.0, until=40)], NOTHING)
+    assert not is_surprising([steadily(5.0), steadily(5.0)], NOTHING)
 
 
-def test_only_use_above_the_threshold_is_a_burst() -> None:
-    least = int(BURST * LIMIT)
-    assert room([burst(at=40.0, size=least)], NOTHING, 0.0) == 0
-    assert room([burst(at=40.0, size=least + 1)], NOTHING, 0.0) > 0
+def test_a_burst_at_a_new_second_is_a_surprise_for_two_minutes() -> None:
+    past = [burst(at=8.0)] * 2
+    new = burst(at=40.0)
+    assert is_surprising(past, new)
+    assert is_surprising([*past, new], burst(at=8.0))
+    assert not is_surprising([*past, new, burst(at=8.0)], burst(at=8.0))
+
+
+@pytest.mark.parametrize(
+    "at, is_new",
+    [(24.0, True), (28.0, False), (33.0, False), (33.0 + LATE, False), (33.0 + LATE + SLOT, True)],
+)
+def test_a_burst_that_an_earlier_minute_explains_is_no_surprise(at: float, is_new: bool) -> None:
+    for past in ([burst(at=33.0)] * 2, [burst(at=33.0), steadily(1.0)]):
+        assert is_surprising(past, burst(at)) == is_new
+
+
+def test_only_use_above_the_surprise_threshold_is_a_surprise() -> None:
+    much = int(SURPRISE * LIMIT)
+    past = [burst(at=5.0, size=10)] * 2
+    assert not is_surprising(past, burst(at=40.0, size=much))
+    assert is_surprising(past, burst(at=40.0, size=much + 1))
+    past = [burst(at=40.0)] * 2
+    assert not is_surprising(past, burst(at=40.0, size=500 + much))
+    assert is_surprising(past, burst(at=40.0, size=500 + much + 1))
 
 
 def forecast(past: list[Curve], current: Curve, into: float) -> float:
@@ -343,28 +303,11 @@ def forecast(past: list[Curve], current: Curve, into: float) -> float:
     return others.forecast(len(past), minute, LIMIT, into, Forecast())[0]
 
 
-def test_a_forecast_leaves_room_for_a_second_burst_at_any_second() -> None:
-    past, current = [burst(at=8.0, size=300)], curve((49.0, 0))
-    assert expected_rest(past, current, 50.0, 0) < 300
-    assert forecast(past, current, 50.0) == 300
-
-
-def test_a_forecast_expects_no_burst_before_it_is_due() -> None:
-    past = every(90.0, 600, first=8.0, minutes=5)  # at :08, :38, never, :08 and :38
-    assert expected_rest(past, NOTHING, 10.0, 0) == 600
-    assert forecast(past, curve((9.0, 0)), 10.0) == 0
-
-
-def test_a_forecast_of_erratic_others_ignores_the_seconds_of_their_bursts() -> None:
-    past, current, latest = erratic()[1:], curve((1.0, 0)), Forecast()
-    others = Others(dict(enumerate([*past, current])))
-    kept = others.forecast(len(past), Minute(), LIMIT, 1.0, latest)
-    assert kept == (rest_if_in_bursts([*past, current], 1.0, 0)[0], 0.0)
-    assert latest.need == 0.0 < expected_rest(past, current, 1.0, 0)
-
-
-def test_the_room_for_bursts_includes_the_margin_for_chance() -> None:
-    past, latest = bursts_at(8.0) * 4, Forecast()
-    others = Others(dict(enumerate([*past, curve((1.0, 0))])))
-    need, margin = others.forecast(4, Minute(), LIMIT, 1.0, latest)
-    assert need + margin == max(latest.bursts, latest.need + SIGMA * math.sqrt(latest.need))
+def test_a_forecast_leaves_room_for_a_burst_at_any_second_only_after_a_surprise() -> None:
+    past = [burst(at=8.0, size=300)] * 4
+    as_ever, late = burst(at=8.0, size=300, until=12), burst(at=40.0, size=300, until=42)
+    assert forecast(past, as_ever, 12.0) == expected_rest(past, as_ever, 12.0, 300)
+    surprised = [*past, burst(at=40.0, size=300)]
+    assert expected_rest(surprised, NOTHING, 50.0, 0) < 300
+    assert forecast(surprised, curve((49.0, 0)), 50.0) == 300
+    assert forecast(past, late, 42.0) >= expected_rest(past, late, 42.0, 300)
