@@ -164,9 +164,11 @@ class _Copy:
         begin, end = (round(moment.timestamp() * 1000) for moment in span)
         ours = found[0], found[1], [*map(Pruned._make, pruned)]
         theirs = begin, end, [*self._source.pruned()]
-        (_, end, _), (begin, _, pruned) = sorted((ours, theirs))
-        begin = _with_pruned(begin, [row for row in pruned if row.day > end], period)
-        first, last = (end // period + 1) * period, begin - period
+        (_, older_end, _), (newer_begin, _, days) = sorted((ours, theirs))
+        newer_begin = _with_pruned(
+            newer_begin, [day for day in days if day.day > older_end], period
+        )
+        first, last = (older_end // period + 1) * period, newer_begin - period
         if first <= last:
             write_missed(run, Gap(first, last, "stopped", "no recorder was running"), period)
 
@@ -225,12 +227,14 @@ def _remember(run: Statements, state: dict[str, Any]) -> None:
 def _with_pruned(begin: int, pruned: Sequence[Pruned], period: int) -> int:
     """Return the first slot of a recording, pruned days included; without such days, `begin`.
 
-    The summaries of a day have its last slot, and count all of its slots.
+    The summaries of a day have its last slot, and count its slots. So this is exact if the first
+    of these days has one period, and no slot that is unaccounted for.
     """
     if not pruned:
         return begin
     day = [row for row in pruned if row.day == min(row.day for row in pruned)]
-    return max(row.last for row in day) - (sum(row.slots for row in day) - 1) * period
+    first = max(row.last for row in day) - (sum(row.slots for row in day) - 1) * period
+    return max(day[0].day, first)
 
 
 def _within(gap: Gap, period: int, first: int, last: int, slots: set[int]) -> Iterator[Gap]:
