@@ -28,7 +28,7 @@ class RecordTime:
         self.ahead: float = ahead
         self.shift: float = 0.0
         """The time of the record minus the server's clock, in seconds."""
-        self._former = math.nan  # `shift` before we noticed that the server's clock was set
+        self._former = math.nan  # `shift` in the record when we noticed that the clock was set
         self._joined_at = math.inf
 
     @property
@@ -63,8 +63,9 @@ class RecordTime:
             elif shift != self._former and received < self._joined_at + CORRECTABLE_S:
                 return self._move(ahead, shift)
         error = ahead + self.shift - self.ahead
-        if abs(error) > slack:  # until the next write, the record has the former `shift`
-            self._former, self.shift = self.shift, self.shift - error
+        if abs(error) > slack:
+            self._former = self.shift if shift is None else shift  # until the next write
+            self.shift -= error
         elif abs(error) > MIN_DRIFT_S:
             self.ahead += math.copysign(DRIFT_STEP_S, error)
         return 0.0
