@@ -203,7 +203,7 @@ def _part_of_single_calls(ask: Ask, known: Known) -> int:
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside other clients of this library, so that late ones find room too."""
     k = ask.likeliest
-    is_busy = known.weight_of_copies(k - 1) > FAIR / 2 * known.limit  # half of a copy's part
+    is_busy = known.weight_of_copies(k - 1) > FAIR / 2 * known.limit  # over half a part
     if not (_keeps_room(ask, known) and is_busy):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit

@@ -56,8 +56,8 @@ class ApartPool(TurnPool):
         self._alone_from = 0.0  # the instant from which we may use our part alone
         # The instant from which the others expect us to use our part; None: they keep none for us.
         self._claim_from: float | None = None
-        # Weight by minute that we had booked when the server was lost; the others know of it.
         self._sharers = LEAST_MEMBERS  # how many members share the limit without the server
+        # Weight by minute that we had booked when the server was lost; the others know of it.
         self._claimed: dict[int, int] = {}
         # Whether the members keep our part free, and we expect no other clients.
         self._is_part_free = False
@@ -102,7 +102,8 @@ class ApartPool(TurnPool):
         self._is_part_free = bool(lines) and known.others.expected_until < k
         if not self._is_part_free:
             known.others.expect_until(k + 1 + MEMORY)
-        self._bucket, self._sharers = self._make(known, members), members
+        self._bucket = self._make(known, members)
+        self._sharers = members
         self.has_news = True
         is_waiting = self._without_server == "wait"
         part = "sends nothing" if is_waiting else f"may use 1/{members} of the limit"
@@ -194,11 +195,14 @@ class ApartPool(TurnPool):
         """Whether our weight under way would exceed an even part of the room in this minute.
 
         Others may be without the server too. None of us sees what the others have under way, and
-        all of us may see the same room in a count. One request is always possible.
+        all of us may see the same room in a count. One request is always possible, and the rules
+        refuse one that never fits.
         """
-        known = self._bucket.known
-        minute = known.ledger.minute(known.clock.likeliest(now))
-        room = self._bucket.question(now, weight).budget - minute.used + minute.under_way
+        known, ask = self._bucket.known, self._bucket.question(now, weight)
+        minute = known.ledger.minute(ask.likeliest)
+        room = ask.budget - minute.used + minute.under_way
+        if weight > min(ask.budget, ask.share):
+            return False
         return minute.under_way > 0 and (minute.under_way + weight) * self._sharers > room
 
     def _keep(self, before: Booked) -> None:
@@ -234,6 +238,8 @@ class ApartPool(TurnPool):
         self._journal.move(moved, slots)
         self._moved += moved
         self._alone_from += moved
+        if self._claim_from is not None:
+            self._claim_from += moved
         if self._line is not None:
             self._line.at += moved
         self._read_at += moved

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from binance_oi.budget import admission, probing
@@ -302,9 +302,13 @@ def test_in_any_state_a_charge_answers_and_books_as_the_rules_do(
 def test_in_any_state_room_for_others_is_decided_only_after_the_first_count(
     state: Known, now: float, weight: int, bulk: bool
 ) -> None:
+    state.others.expected_until = state.clock.latest(now)
+    state.cooldown_until, state.probe_ends_at, state.windows = 0.0, UNKNOWN, []
     asked = Bucket(state, reserve=RESERVE).question(now, weight, bulk)
     earlier = RULES[: RULES.index(admission.leave_room_for_others)]
-    if admission._keeps_room(asked, state) and all(rule(asked, state) is None for rule in earlier):
+    is_asked = all(rule(asked, state) is None for rule in earlier)
+    event(f"the rule is asked: {is_asked}")
+    if admission._keeps_room(asked, state) and is_asked:
         assert state.counted_at != UNKNOWN
         assert state.ledger.minute(asked.likeliest).reported > 0
 
