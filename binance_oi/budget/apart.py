@@ -136,7 +136,7 @@ class ApartPool(TurnPool):
             minute.others = max(minute.others, minute.reported - max(0, ours - under_way))
             part = self._bucket.known.limit // members
             lefts = [line.part(k, part * members) for line in self._own_lines()]
-            lefts.append(shared.left(k, ours, members))
+            lefts.append(shared.left(k, members))
             minute.booked = max(ours, part - min(lefts))
             minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
             self._padding[k] = minute.booked - ours

@@ -116,22 +116,20 @@ class Shared(msgspec.Struct, array_like=True):
                 parts.append(line.used if line.minute == minute else 0)
         return max(0, _level(sorted(parts), free) - used)
 
-    def left(self, k: int, used: int, members: int) -> int:
+    def left(self, k: int, members: int) -> int:
         """The weight of minute `k` that a member may use alone if it loses the server now.
 
-        It is an even part of the weight that is left, and together with the member's use no more
-        than an even part of the limit. The part is this small because the others may use more of
-        the minute before they notice that the member is silent.
+        It is an even part of the weight that is left, even if the member has used more of the
+        minute than others. The others may use more of it before they notice that the member is
+        silent. And if the record is restored from an older copy, the part also covers weight of
+        the member that the copy lacks.
 
         Args:
             k: The minute.
-            used: Weight that the member has used in that minute.
             members: The number of members; 0 if the member has no part.
         """
-        if not members:
-            return 0
         free = max(0, self.state.limit - self.state.ledger.minute(k).used)
-        return min(max(0, self.state.limit // members - used), free // members)
+        return free // members if members else 0
 
     def kept(self, member: bytes, k: int, now: float) -> int:
         """Weight of minute `k` that `member` leaves to silent members; usually 0.

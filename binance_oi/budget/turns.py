@@ -130,7 +130,7 @@ class TurnPool(RecordPool):
         under_way = self._journal.under_way(k, change)
         is_hungry = self._want is not None and self._lease_weight > 0
         members = self._members_beside(shared, k) if used or self._is_active(k) else 0
-        left = shared.left(k, used, members)
+        left = shared.left(k, members)
         line = Line(self._serial, now, k, used, is_hungry, under_way, {}, members, left)
         shared.put_line(self.member, line)
         is_news = state.ledger.newest > newest or state.cooldown_until > held
