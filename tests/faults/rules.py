@@ -169,11 +169,21 @@ async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
         yield None
 
 
+class SlowMachineError(Exception):
+    """On a real loop, a call used up its timeout before an answer that comes sooner."""
+
+
 async def check_fault(fault: Fault, way: str = "ours") -> None:
-    """Check every rule for one fault."""
-    clock = Clock()
-    with mock.patch.object(governor, "datetime", clock.datetime()):
-        await _check(fault, way, clock)
+    """Check every rule for one fault; on a real loop, again if the machine was too slow."""
+    for is_last in (False, False, False, True):
+        clock = Clock()
+        with mock.patch.object(governor, "datetime", clock.datetime()):
+            try:
+                await _check(fault, way, clock)
+            except SlowMachineError:
+                assert not is_last
+            else:
+                break
 
 
 async def _check(fault: Fault, way: str, clock: Clock) -> None:
@@ -216,6 +226,9 @@ async def _meet(
     exchange.broken, began = True, asyncio.get_running_loop().time()
     result = await outcome_of(client, BAD)
     took = asyncio.get_running_loop().time() - began
+    is_timeout = isinstance(result, TransportTimeoutError)
+    if is_timeout and fault.outcome is not TransportTimeoutError and not is_virtual():
+        raise SlowMachineError
     _check_outcome(fault, result, clock)
     assert exchange.wire.count(BAD) == fault.wire, (exchange.wire, result)
     assert took <= fault.seconds or not is_virtual(), took
