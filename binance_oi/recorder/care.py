@@ -308,4 +308,5 @@ def _storage_errors(path: Path) -> Generator[None]:
     except ChangedError as error:
         raise StorageError(str(error)) from error
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"{path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path}: {reason}") from error

@@ -29,6 +29,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         RecordingError: The file is missing, is not a recording, or has an unknown version; or the
             log beside it belongs to another recording; or a file beside it is not a regular file.
     """
+    _check_no_directory(path)
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} does not exist")
     check_sides(path)
@@ -39,6 +40,11 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             "recordings. Move the log away to read the file alone"
         )
     return _open(path)
+
+
+def _check_no_directory(path: Path) -> None:
+    if os.path.isdir(path):
+        raise RecordingError(f"{path} is a directory; a recording is a file")
 
 
 def _open(path: Path, *, reads_log: bool = True, may_be_empty: bool = False) -> sqlite3.Connection:
@@ -98,6 +104,7 @@ def check_source(path: Path, source: str | None) -> None:
         RecordingError: The file has another source or is not a recording, or a file beside it is
             not a regular file.
     """
+    _check_no_directory(path)
     if not path.exists() or not path.stat().st_size:
         return
     check_sides(path)

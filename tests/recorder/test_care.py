@@ -686,10 +686,20 @@ def test_a_target_that_cannot_be_opened_ends_a_copy_with_exit_code_2(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(place, range(START, START + HOUR, HOUR))
-    assert main(["copy", place, str(tmp_path / "nowhere" / "oi.db")]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert "No such file or directory" in err
+    missing = tmp_path / "nowhere" / "oi.db"
+    assert main(["copy", place, str(missing)]) == 2
+    assert capsys.readouterr() == ("", f"binance-oi: {missing}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("command", ["copy", "check"])
+def test_a_directory_is_no_recording(
+    place: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(place, range(START, START + HOUR, HOUR))
+    given = [command, place, str(tmp_path)] if command == "copy" else [command, str(tmp_path)]
+    assert main(given) == 2
+    text = f"binance-oi: {tmp_path} is a directory; a recording is a file\n"
+    assert capsys.readouterr() == ("", text)
 
 
 @pytest.mark.parametrize("error", [RecordingError("of the source"), StorageError("of the target")])
