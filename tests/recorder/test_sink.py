@@ -127,7 +127,9 @@ async def test_a_refused_claim_ends_the_recorder_before_any_request_or_write(
 ) -> None:
     sink.failing["claim"] = "recorded by process 7"
     market = Market()
-    with pytest.raises(RecordingError, match=r"^recorded by process 7$"):
+    with pytest.raises(
+        RecordingError, match=r"^memory cannot be recorded into: recorded by process 7$"
+    ):
         await recorder_into(sink, market=market).run()
     assert sink.calls == ["claim", "close"]
     assert market.number == 0
