@@ -125,7 +125,7 @@ class ApartPool(TurnPool):
             leases: Receipts that we have just refunded; the journal still holds their weight.
             members: The number of members, this one included.
         """
-        shared = member_record.decode(self._found or b"") or member_record.decode(self._last)
+        shared = self._latest()
         assert shared is not None  # we have joined, so we have written a record
         for k, minute in self._bucket.known.ledger.minutes.items():
             if k < first:
@@ -165,9 +165,13 @@ class ApartPool(TurnPool):
             return 0.0
         return known.clock.when_over(MINUTE * (k + 1)) - now
 
+    def _latest(self) -> member_record.Shared | None:
+        """The record as we last saw it; None if we have seen none."""
+        return member_record.decode(self._found or b"") or member_record.decode(self._last)
+
     def _members(self, minute: int) -> int:
         """The number of members that wrote shortly before the server's last answer; at least 2."""
-        found = member_record.decode(self._found or b"") or member_record.decode(self._last)
+        found = self._latest()
         return max(LEAST_MEMBERS, found.seen(min(minute, self._parted_in)) if found else 0)
 
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:

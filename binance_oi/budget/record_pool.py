@@ -231,11 +231,12 @@ class RecordPool(DeferredPool):
         if self._is_apart:  # weight of members may have looked like weight of others
             before.limit, ours.others.expected_until = self._parted
             ours.others.curves.clear()
+        earliest = shared.state.clock.earliest(now)
         for k, minute in shared.state.ledger.minutes.items():
-            if k < shared.state.clock.earliest(now):  # it is over, and `merge` leaves it out
+            if k < earliest:  # it is over, and `merge` leaves it out
                 minute.others = max(0, minute.others - missing.booked[k])
         for k, minute in before.ledger.minutes.items():
-            if k >= shared.state.clock.earliest(now):
+            if k >= earliest:
                 # An older record may lack the minute. Otherwise `merge` would add all of our copy,
                 # and every other member would book its weight a second time.
                 shared.state.ledger.open_minute(k)
