@@ -142,6 +142,19 @@ def machines() -> Machines:
     return Machines()
 
 
+def members_that_used(machines: Machines, *weights: int) -> list[MemberPool]:
+    """One member for each weight; each has used that weight."""
+    pools = [machines.member() for _ in weights]
+    for pool, weight in zip(pools, weights, strict=True):
+        machines.use(pool, weight)
+    return pools
+
+
+def errors_of_time(machines: Machines, *pools: MemberPool) -> set[float]:
+    """How much the times of members differ from the time of the tests, s."""
+    return {round(pool._now() - NOON - machines.time.now, 6) for pool in pools}
+
+
 def test_members_share_one_count(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one, 10)
@@ -289,9 +302,7 @@ def test_a_delayed_write_that_was_already_replaced_changes_nothing(machines: Mac
 def test_members_book_their_weight_again_on_a_server_that_restarted_empty(
     machines: Machines,
 ) -> None:
-    one, other = machines.member(), machines.member()
-    machines.use(one, 30)
-    machines.use(other, 20)
+    one, other = members_that_used(machines, 30, 20)
     receipt = machines.take(other, 7)
     machines.keeper.restart()
     for pool in (one, other):
@@ -417,9 +428,7 @@ def test_a_member_that_stays_silent_after_an_older_copy_is_released(machines: Ma
 def test_weight_that_members_book_again_no_longer_counts_as_that_of_others(
     machines: Machines,
 ) -> None:
-    one, other = machines.member(), machines.member()
-    machines.use(one, 30)
-    machines.use(other, 20)
+    one, other = members_that_used(machines, 30, 20)
     receipt = machines.take(one)
     machines.use(other, 200)
     machines.keeper.restart()
@@ -439,9 +448,7 @@ def test_weight_that_members_book_again_no_longer_counts_as_that_of_others(
 def test_after_a_restart_members_first_book_again_and_then_send_a_single_probe(
     machines: Machines,
 ) -> None:
-    one, other = machines.member(), machines.member()
-    machines.use(one, 30)
-    machines.use(other, 20)
+    one, _ = members_that_used(machines, 30, 20)
     machines.keeper.restart()
     one.reset()
     machines.talk(one)
@@ -471,26 +478,21 @@ def test_a_damaged_record_is_rewritten_from_what_the_member_knows(
 def test_setting_the_servers_clock_does_not_change_the_members_time(
     machines: Machines, jump: float
 ) -> None:
-    one, other = machines.member(), machines.member()
-    machines.use(one, 30)
-    machines.use(other, 20)
+    one, other = members_that_used(machines, 30, 20)
     machines.keeper.ahead = jump
     machines.use(one, 5)
     machines.use(other, 6)
     newcomer = machines.member()
     machines.use(newcomer, 2)
     assert machines.booked() == 63
-    ahead = {round(pool._now() - NOON - machines.time.now, 6) for pool in (one, other, newcomer)}
-    assert ahead == {0.0}
+    assert errors_of_time(machines, one, other, newcomer) == {0.0}
 
 
 @pytest.mark.parametrize("jump", [-3600.0, 60.0])
 def test_after_the_servers_clock_was_set_an_older_record_does_not_change_a_members_time(
     machines: Machines, jump: float
 ) -> None:
-    one, other = machines.member(), machines.member()
-    machines.use(one, 30)
-    machines.use(other, 20)
+    one, other = members_that_used(machines, 30, 20)
     machines.keeper.ahead = jump
     for _ in range(2):  # the first answer shows the jump, and the record is older than it
         read(machines, one)
@@ -500,7 +502,7 @@ def test_after_the_servers_clock_was_set_an_older_record_does_not_change_a_membe
     machines.use(other, 6)
     machines.use(one, 5)
     assert machines.booked() == 61
-    assert {round(pool._now() - NOON - machines.time.now, 6) for pool in (one, other)} == {0.0}
+    assert errors_of_time(machines, one, other) == {0.0}
 
 
 def test_members_agree_on_the_time_although_their_machines_clocks_differ(
