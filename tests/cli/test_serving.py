@@ -11,12 +11,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from binance_oi import RecordingError
 from binance_oi.cli import main, serving
 from binance_oi.recorder import Recording
 from support.busy import without_busy
@@ -64,6 +65,15 @@ def until_live(url: str) -> dict[str, Any]:
             return dict(found)
 
 
+def until_recorded(place: str, process: "subprocess.Popen[str]") -> None:
+    """Wait until the recording at `place` has its first sweep, or until the process has ended."""
+    while process.poll() is None:
+        with suppress(RecordingError), Recording(place) as recording:
+            if recording.symbols():
+                return
+        time.sleep(0.01)
+
+
 def read_stream(url: str) -> "tuple[threading.Thread, list[bytes]]":
     """Read a stream in a thread into a list of its pieces; the last piece is empty."""
     pieces = list[bytes]()
@@ -90,6 +100,7 @@ def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording
         thread, pieces = read_stream(f"{url}events")
         while not pieces:
             time.sleep(0.01)
+        until_recorded(place, process)
         status, _ = get(f"{url}healthz", "evil.example")
         process.send_signal(number)
         _, stderr = process.communicate(timeout=HANGS)
@@ -100,7 +111,7 @@ def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording
     assert pieces[-1] == b""
     assert status == 421
     with Recording(place) as recording:
-        assert set(recording.symbols()) <= {"BTCUSDT", "ETHUSDT"}
+        assert set(recording.symbols()) == {"BTCUSDT", "ETHUSDT"}
 
 
 def test_a_recording_of_another_process_is_served_without_requests_to_the_exchange(
