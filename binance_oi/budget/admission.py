@@ -100,7 +100,10 @@ def probe_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
 
 
 def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
-    """Wait while a minute that may count the request is full; probe to see whether it is over."""
+    """Wait while a minute that may count the request is full; probe to see whether it is over.
+
+    Near a rollover, also wait if others may have used up the rest of the old minute unseen.
+    """
     for k in range(ask.first, ask.last + 1):
         minute = known.ledger.minute(k)
         if minute.used + ask.weight > ask.budget:
@@ -145,9 +148,9 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until full minute `k` may have room: until its end, or less if answers make room.
 
     An answer makes room in two cases. It shows that another minute counted the request, or that the
-    reported count already contained the request's weight. The second does not help if booked weight
-    alone already fills this minute. The first is possible while requests near the rollover are
-    under way: they are booked to two minutes.
+    reported count already contained the request's weight. The second does not help if our booked
+    weight and that of others fill this minute. The first is possible while requests near the
+    rollover are under way: they are booked to two minutes.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight
@@ -203,7 +206,7 @@ def _part_of_single_calls(ask: Ask, known: Known) -> int:
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside other clients of this library, so that late ones find room too."""
     k = ask.likeliest
-    is_busy = known.weight_of_copies(k - 1) > FAIR / 2 * known.limit  # over half a part
+    is_busy = known.weight_of_copies(k - 1) > FAIR / 2 * known.limit
     if not (_keeps_room(ask, known) and is_busy):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
@@ -228,7 +231,7 @@ def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
     """Send evenly while we know too little about this address: after a start, or after a ban."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if known.cautious_until == math.inf and not minute.under_way:
-        return None  # the first request: its answer begins the 60 s of even sending
+        return None  # the first request: the 60 s of even sending begin with it
     most, rate = known.even_allowance(ask.now, k, ask.budget)
     if most >= ask.budget:
         return None
@@ -254,7 +257,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     if not fits and known.unseen(ask.now, k) > room:
         return Wait(PROBE_PAUSE, Reason.OTHERS)
     if fits or (not crowded and _is_our_part(ask, known)):
-        # If a refusal showed a lower limit, only probes may exceed it: one request at a time.
+        # After a refusal below the limit, requests above the refused count go one at a time.
         return Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None
     wait = probing.until_reserved_minute(ask, known, need - room)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()

@@ -3,9 +3,9 @@
 Pure. The rule of this file: the exchange cannot have counted more than `Minute.used`, apart from
 what other clients used since the last count (`others` forecasts that use). Before we send a
 request, we book its weight to each minute that may count it. If its answer shows which minute
-counted it, we take the weight out of the other minutes. A higher count raises `used` at once. A
-lower count of the same minute does not lower `reported`, because nodes of the exchange differ. We
-never refund a request that may have been sent.
+counted it, we take the weight out of the other minutes. A higher count raises `reported` at once. A
+lower count of the same minute does not lower it, because nodes of the exchange differ. We never
+refund a request that may have been sent.
 
 Example: a request of weight 5, sent 3 s before the rollover, is booked to both minutes. Its answer
 shows that the old minute counted it. The new minute then has 5 less.
@@ -108,7 +108,9 @@ class Ledger:
         return self.minutes.setdefault(k, Minute())
 
     def forget(self, earliest: int) -> None:
-        """Forget old minutes, and undecided weight of minutes that are over.
+        """Forget old minutes. In a minute long over, forget which weight is undecided.
+
+        That weight stays booked.
 
         Args:
             earliest: The first minute that may be the current one.
@@ -117,7 +119,7 @@ class Ledger:
             if k < earliest - MEMORY - 1:
                 del self.minutes[k]
             elif k < earliest - 1:
-                self.minutes[k].undecided.clear()  # the minute is over: no count can decide it
+                self.minutes[k].undecided.clear()  # no further count of minute `k` comes
 
     def keep(self, first: int, last: int) -> None:
         """Keep the minutes from `first` to `last`, make those that are new, forget all others."""

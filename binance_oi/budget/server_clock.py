@@ -72,9 +72,9 @@ class ServerClock:
         """Replace the guess from our wall clock with the interval of a `Date`.
 
         If our wall clock is wrong by a little more than the guess allows, the two intervals still
-        overlap. So to narrow the guess could leave an interval without the exchange's clock. If
-        they do not overlap, only `dated` changes, and `learning.narrow` replaces the guess. The
-        call ignores an interval of half a minute or more.
+        overlap. Then their overlap may not contain the exchange's clock, so we keep only the new
+        interval. If the two do not overlap, only `dated` changes, and `learning.narrow` replaces
+        the guess. The call ignores an interval of half a minute or more.
         """
         if not self.dated and hi - lo < MINUTE / 2:
             self.dated = True
@@ -82,7 +82,7 @@ class ServerClock:
                 self.lo, self.hi = lo, hi
 
     def narrow(self, lo: float, hi: float) -> bool:
-        """Narrow the interval to its overlap with another one; count a contradiction if none.
+        """Narrow the interval to its overlap with another one; without one, count a contradiction.
 
         Returns:
             Whether the two overlap. If not, this interval stays as it is.

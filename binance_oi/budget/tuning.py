@@ -19,7 +19,7 @@ PROBE_PAUSE = 1.0  # s from a count to the next probe of its minute, at least
 UNSEEN_AT_ONCE = 24  # weight under way before the first count after a full minute, at most
 PROBES = 0.01  # share that all probes of a reserved minute may use
 SPARING = 4  # divides `PROBES` if we saw no earlier minute and lack more than the reserve
-OF_THE_REST = 0.25  # part of the time left at a count, until a probe, if only a margin lacks room
+OF_THE_REST = 0.25  # part of the time left at a count; if only a margin lacks room, we probe then
 FROM_RESERVE = 0.5  # part of the reserve for probes of a full minute; the last may use more
 
 # Time between two tries to admit a request.
@@ -29,17 +29,17 @@ LEAST_WAIT = 0.001  # s: the shortest wait; with a wait of 0 the queue would spi
 
 # What we remember, and for how long.
 SIGMA = 4.0  # standard deviations kept free above a forecast, so few of many decisions fail
-UNDECIDED = 8  # amounts without an answer listed singly per minute, at most; we join further ones
+UNDECIDED = 8  # amounts of undecided weight that a minute lists singly, at most; we join the others
 MEMORY = 5  # minutes for which we remember what others used
 CONTRADICTIONS = 3  # `Date`s in a row that contradict our clock; then we trust the last of them
-IDLE = 10  # minutes without an answer, after which our knowledge expires: others may have begun
+IDLE = 10  # minutes without an answer; after them we begin as after a start: others may have come
 
 # Room for others, for copies of us, and for single calls.
 AT_ONCE = 0.5  # share that a client without knowledge may send at once: two may start together
 OURS = 0.05  # share that others cannot take from us, probes included
 GROWS = 0.05  # share by which our part grows each minute beside a possible copy of us
 FAIR = 0.5  # share up to which our part grows: two copies get a half each
-PACE = 1 / 40  # share that we send per second beside copies that use over half of `FAIR` early
+PACE = 1 / 40  # share that we send per second beside copies that used over `FAIR` / 2 in `EARLY` s
 EARLY = 15.0  # s; others that use `FAIR` in so short a time, or `USED_UP` with us, may be copies
 USED_UP = 0.75  # share at which a minute counts as used up: copies leave each other the rest
 SINGLE_LEAST = 0.01  # least share kept for single calls: a bot that just started has used little
@@ -53,7 +53,7 @@ BLIND_RESERVE = 0.09  # share kept free while we rely on our books alone
 NEGLIGIBLE_WEIGHT = 2  # weight of others that does not matter, such as a ping
 NEGLIGIBLE_SHARE = 0.001  # share of others that does not matter; the larger of the two applies
 SLACK = 0.02  # share by which the counts of two nodes may differ at one moment
-HIDING = 0.125  # part of the room for our weight under way, which hides use by others
+HIDING = 0.125  # part of the room that our weight under way may fill, as it hides use by others
 CROWD = 1 / 32  # the same beside several copies of us, whose weight under way hides use too
 
 # Refusals.
@@ -73,8 +73,8 @@ DRIFT_EVERY = 1.0  # s between two updates of our clock's error, at least
 SLOT = 5.0  # s: the step of a curve of their use
 CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
-UNSEEN = 0.25  # part of the time from a first count to the minute's end: use before it may be late
-LAST_SLOT_QUANTILE = 0.9  # quantile of the use in all slots that we keep free in the last slot
+UNSEEN = 0.25  # part of the time after a first count in which use before that count may be late
+LAST_SLOT_QUANTILE = 0.9  # in the last slot, we keep free this quantile of the use in all slots
 ONCE_A_MINUTE_SLOTS = 11  # slots, 55 s: a client that comes once a minute comes in them only once
 SURPRISE = 0.04  # share; a surprise is so much more use in a slot than earlier minutes explain
 SURPRISE_MINUTES = 2  # minutes, its own included, in which a surprise may come again at any second
