@@ -1,6 +1,6 @@
 """The token bucket of one IP address: its tokens come back when the exchange's minute rolls over.
 
-Pure. The rule of this file: no I/O, and no clock of its own; `now` is always an argument, in
+Pure. The rule of this file: it does no I/O, and reads no clock; `now` is always an argument, in
 monotonic seconds. The bucket decides, `governor` waits, and `transport` sends.
 """
 
@@ -84,11 +84,16 @@ class Bucket:
     def charge_plainly(self, now: float, weight: int, bulk: bool) -> Receipt | None:
         """Book a request, or several together, if they may clearly be sent now; otherwise None.
 
-        It is clear without the rules if no cooldown, no probe and no other limit stops the request,
-        only one minute may count it, that minute has a count and has room, we expect no others in
-        it, answers have counts, no refusal showed a lower limit, our share allows the request and
-        so does even sending after a start, and bulk work has nothing to leave to single calls. A
-        property test compares this path with the rules, which admit several requests one by one.
+        The request may clearly be sent if all of this is true:
+
+        - No cooldown, no probe and no other limit stops it.
+        - Only one minute may count it. That minute has a count and has room, and we expect no
+          others in it.
+        - We are not blind, and no refusal showed a lower limit.
+        - Our share allows it, and so does even sending after a start or a ban.
+        - It is a single call, or no single call came lately.
+
+        A property test compares this path with the rules, which admit several requests one by one.
 
         Args:
             now: Monotonic s.
@@ -123,7 +128,7 @@ class Bucket:
         return None
 
     def spare(self, now: float) -> int:
-        """Weight that is left of the latest minute that may count a request sent now."""
+        """Weight left in the latest minute that may count a request sent now; 0 if it is new."""
         minute = self.known.ledger.minutes.get(self.known.span(now)[2])
         return 0 if minute is None else self._limit - self._reserve - minute.used
 
@@ -256,8 +261,8 @@ class Bucket:
     def set_limits(self, now: float, limit: int | None, others: Sequence[Limit]) -> None:
         """Adopt the limits that the exchange announced.
 
-        The window of a new limit starts with our weight in all minutes that overlap it. That may be
-        too much. It is too little only if the window is longer than our memory of minutes.
+        The window of a new limit starts with our weight in all minutes that overlap it. That weight
+        may be too high. It is too low only if the window is longer than our memory of minutes.
 
         Args:
             now: Monotonic s.

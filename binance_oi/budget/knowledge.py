@@ -52,7 +52,7 @@ class Known:
     """The end of the latest cooldown that the exchange called a ban; 0.0 if there is none."""
     counted_at: float = UNKNOWN
     """When we sent the newest request whose answer had a count. `UNKNOWN` if no count came since
-    the start, since the last cooldown began, or since another clock replaced ours."""
+    the start, since the last cooldown began, or since we replaced our estimate of the clock."""
     probe_ends_at: float = UNKNOWN
     """Monotonic s until which all requests wait for the answer to a probe. If the count in that
     answer may belong to either of two minutes, they wait longer: until the older minute is
@@ -101,7 +101,7 @@ class Known:
         self.limit = limit
 
     def miss_count(self, now: float) -> None:
-        """Note an answer without a count. For `BLIND_FOR` after a count, we do not become blind."""
+        """Note an answer without a count; for `BLIND_FOR` s after a count, do not become blind."""
         is_count_recent = now <= self.counted_at + BLIND_FOR
         self.silent = min(self.silent + 1, BLIND_AFTER - is_count_recent)
 
@@ -118,6 +118,8 @@ class Known:
 
     def end_caution(self, sent: float, now: float) -> None:
         """Set the end of even sending, now that the first answer since a start or a ban is here.
+
+        An answer that comes in a cooldown sets nothing.
 
         Args:
             sent: When the request of that answer was sent, monotonic s. Even sending ends 60 s

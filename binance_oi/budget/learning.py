@@ -109,12 +109,13 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 def _begin(known: Known, k: int, before: Minute | None) -> None:
     """Begin minute `k`.
 
-    Halve the expected surge if the whole minute before had no refusal and no cooldown. When the
-    time for a lower limit is over, obey the announced one; when that for a rolling window is over,
-    use minutes again.
+    Halve the expected surge if the minute before had no refusal and no cooldown. If its count was
+    above the refused count, forget that one. When the time for a lower limit is over, obey the
+    announced one, and expect others while we remember a refused count. When the time for a rolling
+    window is over, use minutes again.
     """
     others = known.others
-    # A refusal begins a cooldown at least until its minute ends, so a whole minute had no refusal.
+    # The minute before had no cooldown, so it had no refusal either: a refusal begins a cooldown.
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and was_whole:
         others.expected_surge = int(SURGE_FADES * others.expected_surge)
@@ -170,7 +171,8 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
     """Learn from a count that may belong to either of two minutes.
 
     We assume that it belongs to the old minute, which is the fuller one. That is safe, because in
-    the new minute the request stays unconfirmed.
+    the new minute the request stays unconfirmed. If it is the first count after a start or a
+    cooldown, and shows others, we wait until another count shows which minute they used.
 
     Args:
         known: What we know; this call adds to it.
@@ -195,8 +197,8 @@ def _expect_others_at_first_count(known: Known, receipt: Receipt, used: int) -> 
     """Expect others after our first count, which shows their use in one of two minutes.
 
     All requests wait until another probe can show which minute it was, at least `PROBE_PAUSE`. If
-    the count has reached the limit, the old minute would have no room for that probe. Then we
-    assume that the new minute is full too.
+    the count has reached the limit, that probe might exceed the limit of the new minute. Then we
+    assume that the new minute is full too, and send no probe.
     """
     ledger, others, theirs = known.ledger, known.others, used - receipt.weight
     old, shown = ledger.open_minute(receipt.first), receipt.first

@@ -89,7 +89,7 @@ class Curve:
     def all_rises(self) -> list[int]:
         """Return `rises` for the whole minute; after our last count, assume their usual rate.
 
-        If our counts cover only a moment of the minute, we know no usual rate, and assume 0.
+        If our counts cover at most 10 s (`LATE` / 2) of it, we know no usual rate, and assume 0.
         """
         rate = self.calm if self.until - self.since > LATE / 2 else 0.0
         left = round(MINUTE / SLOT) - len(self.heights)
@@ -107,7 +107,7 @@ class Curve:
 
     @property
     def whole(self) -> bool:
-        """Whether our counts cover the minute from near its beginning to near its end."""
+        """Whether our counts cover the minute but for at most 10 s (`LATE` / 2) at either end."""
         return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:

@@ -25,7 +25,7 @@ from binance_oi.exchange.limits import Limit
 
 WINDOW_PARTS = 200  # slots: a request leaves a window of 5 minutes at most 1.5 s too late
 SINGLE_SHARE = 0.1  # share of the budget that bulk requests leave free after a single request
-SPARE_S = 3.0  # s: in the window's length and this time more, bulk requests use one budget
+SPARE_S = 3.0  # s: bulk requests use one budget in the window's length plus this time
 CREDIT_S = 1.0  # s by which bulk requests that are behind their pace may catch up
 
 
@@ -62,7 +62,7 @@ class RollingBucket(Bucket):
         return Receipt(weight, now, 0, 0, 0, False, bulk)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
-        """See `Bucket.sending`; a request is booked for `FLIGHT` seconds from its charge."""
+        """See `Bucket.sending`; here no receipt older than `PATIENCE` seconds may be used."""
         is_late = now - receipt.sent > PATIENCE
         return None if is_late or self.known.is_held(now) else receipt
 
@@ -124,7 +124,10 @@ class RollingBucket(Bucket):
         return None
 
     def lose(self, receipt: Receipt, now: float) -> None:
-        """Keep a request without an answer: the exchange may count it until its flight ends."""
+        """Keep a request without an answer: the exchange may count it until its flight ends.
+
+        If we gave up later than that, keep it as if the exchange had counted it now.
+        """
         booked = receipt.sent + FLIGHT
         if now > booked:
             self._window.settle(booked, now, receipt.weight)

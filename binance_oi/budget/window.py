@@ -41,7 +41,7 @@ class Window:
     """Our use, by slot. A slot is a short span of time. A request is in the last slot in which the
     exchange may have counted it."""
     parts: int = field(default_factory=lambda: SLOTS)
-    """The number of slots in the length of the window."""
+    """The number of slots in the length of the window, or in `MIN_SLOTTED_S` if that is longer."""
     bulk_at: float = 0.0
     """Monotonic s from which the next bulk request may be sent; see `rolling`."""
     kept_until: float = 0.0
