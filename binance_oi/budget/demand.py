@@ -20,7 +20,7 @@ from binance_oi import fork
 DEMAND_LIFE_S = 180.0  # s from the last renewal to the end: a busy machine may miss two renewals
 RENEWAL_S = 60.0  # s between two renewals, at least
 CLOCK_TOLERANCE_S = 1.0  # s by which two processes may read the monotonic clock differently
-MAX_DEMANDS = 32  # demands in a record, at most the newest; so many fill half of its 4 KB
+MAX_DEMANDS = 32  # demands in a record, at most; the newest stay; so many fill half of its 4 KB
 MAX_NEED = 1e12  # weight per minute; a higher demand comes from a damaged record
 
 

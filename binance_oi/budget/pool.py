@@ -126,7 +126,10 @@ class Pool(Protocol):
         ...
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """Begin a cooldown that ends at `until`, Unix s by the exchange's clock."""
+        """Begin a cooldown that ends at `until`, Unix s by the exchange's clock.
+
+        Nothing changes if another cooldown ends later.
+        """
         ...
 
     def refused(self, seconds: float, *, ban: bool = False) -> None:
@@ -164,9 +167,9 @@ class Pool(Protocol):
     def demand(self, key: object) -> float:
         """Weight per minute that all pollers before `key` have declared together.
 
-        These are pollers of every client and process that shares this pool. Another process counts
-        with all its pollers or with none; see `demand`. If `key` has declared nothing, all pollers
-        count.
+        These are pollers of every client and process that shares this pool. The pollers of another
+        process count all or not at all, because its demand is one sum with the start of its newest
+        poller. If `key` has declared nothing, all pollers count.
         """
         ...
 
@@ -270,7 +273,8 @@ class ProcessPool:
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`; one process leases nothing."""
-        # This does what `changing` does. With the decorator, a charge would take a fifth longer.
+        # Count the change as `changing` does. With the decorator, a charge would take a fifth
+        # longer.
         self.changer = get_ident()
         self.begun += 1
         try:
@@ -324,7 +328,10 @@ class ProcessPool:
             self.call_listeners()
 
     def _warn_of_doubts(self) -> None:
-        """Warn once if the exchange has a lower limit than it announces, or a rolling window."""
+        """Warn if the exchange has a lower limit than it announces, or a rolling window.
+
+        The log gets one warning for each lower limit, and one for the rolling window.
+        """
         known = self._bucket.known
         if not known.announced and not known.rolling_until:
             return
@@ -430,7 +437,12 @@ class ProcessPool:
         return self._own()
 
     def _between_changes(self, read: Callable[[], tuple[Known, list[Change]]]) -> Bucket:
-        """Call `read` between two changes; return a bucket of the state and changes it returns."""
+        """Call `read` between two changes; return a bucket with the result.
+
+        Args:
+            read: Returns a state, and changes that the state lacks. The bucket lacks them too if
+                `read` ran inside a change; see `_when_still`.
+        """
         (state, changes), is_still = self._when_still(read)
         bucket = self._make_bucket(state)
         for change in changes if is_still else ():
@@ -573,7 +585,8 @@ class ProcessBudget:
         parts = {"share": self._share, "interactive": self._interactive}
         if self._rolling is None:
             return Bucket(state, reserve=self._reserve, **parts)
-        # Turn a reserve in weight into a share of the minute's limit; leave that share of this one.
+        # Turn a reserve in weight into a share of the minute's limit. The pool leaves the same
+        # share of its own limit.
         is_weight = isinstance(self._reserve, int)
         reserve = self._reserve / self._limit if is_weight else self._reserve
         return rolling.RollingBucket(state, reserve=reserve, **parts)

@@ -52,7 +52,7 @@ class EarlierRecord(NamedTuple):
     lineage: int
     """See `Store.lineage`."""
     sequence: int
-    """The number of this write in its lineage; each write has a higher number."""
+    """The number of this write in its lineage; a later write has a higher number."""
     record: bytes
     """The encoded record."""
 
@@ -195,7 +195,7 @@ class StoredPool(DeferredPool):
         # A copy of our books with `_late` applied. It exists while another process has the lock and
         # a late change is a cooldown: we obey our own cooldown before we can write it.
         self._held: Bucket | None = None
-        self._leased: list[Receipt] = []  # receipts charged in advance, for a few milliseconds
+        self._leased: list[Receipt] = []  # receipts charged in advance; see `SharedPool.charge`
         self._process = fork.current
         self._inherited_until = -math.inf  # monotonic s; our parent charged all earlier receipts
         self._changed = False  # whether `_enter` has changed the bucket
