@@ -1,8 +1,8 @@
 """Makes the calls of a pool to the server of its shared record, in a task of the event loop.
 
 A turn is one such call: a read or a write of the record. The rule of this file: it sleeps and
-sends, and decides nothing. It passes every failed turn to the pool, and the pool decides when to
-continue without the server.
+sends, and decides nothing. It passes the answer or the failure of each turn to the pool, and the
+pool decides when to continue without the server.
 """
 
 import asyncio

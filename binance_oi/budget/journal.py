@@ -76,7 +76,7 @@ class _Entry:
 
 
 class Journal:
-    """Our latest writes, oldest first."""
+    """Our latest writes, and the weight that we used without the server; oldest first."""
 
     def __init__(self) -> None:
         self._entries: deque[_Entry] = deque()

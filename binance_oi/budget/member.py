@@ -269,9 +269,9 @@ class MemberPool(ApartPool):
             self.has_news = True
 
     def reset(self) -> None:
-        """Read the record again, because the connection is new.
+        """If we have written to the record, or are apart, read it again: the connection is new.
 
-        Perhaps it leads to another server, or the server has lost our writes.
+        The connection may lead to another server, or the server may have lost our writes.
         """
         self._doubted_at = self._steady()
         if len(self._journal) or self._is_apart:

@@ -1,10 +1,10 @@
 """The time of a shared record. It does not jump when the server's clock is set.
 
-Pure. The rule of this file: the time of a record is our steady clock plus `ahead`. The first answer
-of the server sets `ahead`. In the first minute, the `shift` of another member may set it again.
-After that, answers correct it only for drift. `shift` is the time of the record minus the server's
-clock. When the server's clock is set, or another server takes over, `shift` changes and `ahead`
-stays. So no instant in the record moves.
+Pure. The rule of this file: the time of a record is our steady clock plus `ahead`. It is also the
+server's clock plus `shift`, which the record contains. The first answer of the server sets `ahead`.
+In the first minute, a `shift` that another member wrote may set it again. After that, answers
+correct `ahead` only for drift. When the server's clock is set, or another server takes over,
+`shift` changes and `ahead` stays. So no instant in the record moves.
 """
 
 import math
@@ -12,7 +12,7 @@ import math
 from binance_oi.budget.knowledge import Known
 
 CLOCK_SET_S = 0.1  # s, plus half a round trip; after a larger error, the server's clock was set
-MIN_DRIFT_S = 0.02  # s; `learn` ignores a smaller difference, which is an error of measurement
+MIN_DRIFT_S = 0.02  # s; `learn` ignores a smaller difference: it may be an error of measurement
 DRIFT_STEP_S = 0.0005  # s by which one answer corrects `ahead` for drift
 CORRECTABLE_S = 60.0  # s after our first answer in which a contradicting record corrects our time
 

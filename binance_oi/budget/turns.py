@@ -34,7 +34,7 @@ QUICK_RETRY_S = 0.1  # s between two failed calls before the server is lost
 RETRY_S = 1.0  # s between two calls while the server is lost
 WANT_LIFE_S = 2.0  # s since the last attempt to charge; then we assume that no request waits
 TURN_S = 0.1  # s in which only the member at the head of the server's queue may write a charge
-RECORD_LIFE_S = 900.0  # s without a write after which the server drops a record
+RECORD_LIFE_S = 900.0  # s since the last write and its cooldown; then the server drops the record
 
 # The kinds of messages. NEWS: the record has changed. COOLDOWN: a cooldown. NEXT: whose turn it is.
 NEWS, COOLDOWN, NEXT = b"n", b"h", b"t"
@@ -147,7 +147,8 @@ class TurnPool(RecordPool):
         return made
 
     def _is_presence_due(self, now: float) -> bool:
-        """Whether to write without a change, to show that we still reach the server, or leave."""
+        """Whether to write even without a change: to show that we reach the server, or that we
+        leave."""
         line = self._line
         is_due = line is not None and line.members > 0 and now >= line.at + PRESENCE_S
         return is_due or self._is_leaving
@@ -239,7 +240,7 @@ class TurnPool(RecordPool):
 
     @changing
     def answered(self, turn: Turn, answer: Answer, sent: float) -> None:
-        """Process the server's answer to a call that began at `sent`, steady s."""
+        """Process the server's answer to a call that began at `sent`, s by our steady clock."""
         if answer.outcome is Outcome.OUTDATED:
             self._lose_server("a newer version of this package uses the same budget")
             self._is_reading, self._retry_at = True, self._now() + RETRY_S
@@ -304,7 +305,13 @@ class TurnPool(RecordPool):
 
     @changing
     def failed(self, turn: Turn, why: str, sent: float) -> None:
-        """Process the failure of a call that began at `sent`; the server may have done it."""
+        """Process the failure of a call; the server may have done it nevertheless.
+
+        Args:
+            turn: The call.
+            why: The error, for the warning.
+            sent: When the call began, s by our steady clock.
+        """
         now = self._now()
         if turn.bucket is not None:
             self._unsure.append(turn)
