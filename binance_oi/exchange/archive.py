@@ -29,8 +29,8 @@ from binance_oi.errors import DecodeError, printable
 from binance_oi.exchange.hosts import source_name
 
 PUBLIC_ARCHIVE = "https://data.binance.vision"  # [O] 2026-11; no key, no limit known
-STEP_MS = 300_000  # from one row to the next
-DAY_MS = 86_400_000
+STEP_MS = 300_000  # ms from one row to the next
+DAY_MS = 86_400_000  # ms
 MAX_CHECKSUM = 4096  # bytes; a real one has about 100
 MAX_ZIP = 1024 * 1024  # bytes; a real one has about 10,000
 MAX_TEXT = 4 * 1024 * 1024  # bytes, unpacked; a real one has about 45,000

@@ -6,6 +6,8 @@ cannot decode one of its fields. A decoder of many rows names the odd ones. It o
 if the field is required; any other field gets its default. A number must be plain ASCII digits,
 because `Decimal` itself accepts ``NaN``, ``1_000``, ``1E+999999999`` and digits of any script. A
 decoder ignores unknown fields, because the exchange may add fields at any time.
+
+Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
 
 import json
@@ -83,13 +85,13 @@ class HistoryPage(NamedTuple):
 
 
 class _WireHistoryRow(msgspec.Struct):
-    """A row in an unusual form: each of its fields may be a text or a number."""
+    """A row in an unusual form: each of its numbers may be a JSON number or a text."""
 
     symbol: str
     timestamp: msgspec.Raw
     sumOpenInterest: msgspec.Raw
     sumOpenInterestValue: msgspec.Raw
-    CMCCirculatingSupply: msgspec.Raw = msgspec.Raw(b"null")  # since 2025-07 [O]
+    CMCCirculatingSupply: msgspec.Raw = msgspec.Raw(b"null")  # rows have it since 2025-07 [O]
 
 
 class _WireExchangeInfo(msgspec.Struct, rename="camel"):
@@ -140,8 +142,8 @@ def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
         wire = _open_interest.decode(body)
     except MALFORMED:
         wire = _decode(_open_interest, body)  # raises
-    # With three colons there are three fields, so none is repeated. With any other number, which
-    # only a new field causes, we parse the body again. That takes five times as long.
+    # Three colons mean three fields, so none is repeated. More colons mean a new or a repeated
+    # field, so we parse the body again. That takes five times as long.
     if body.count(b":") != 3:
         _check_repeated(body)
     if wire.symbol != symbol:

@@ -3,6 +3,8 @@
 The rule of this file: if the value of a header is not short plain ASCII, we treat the header as
 missing. `int` and `float` accept `nan`, full-width digits and five thousand digits, and servers,
 proxies and attackers send such values.
+
+Marks: [D] documented by the exchange, [O] observed live, [?] unknown.
 """
 
 import re
@@ -12,7 +14,7 @@ from functools import lru_cache
 
 from binance_oi.exchange.limits import WEIGHT
 
-MAX_DIGITS = 9
+MAX_DIGITS = 9  # digits of a number; we ignore a longer one
 _USED_WEIGHT = WEIGHT.header
 # The futures exchange opened in 2019. A date in 1970, in the year 1 or in 9999 comes from a clock
 # that was never set, or is a default. It does not show the exchange's minute. Near the ends of the
@@ -30,8 +32,8 @@ _DATE = re.compile(  # the only form that RFC 9110 allows a server to send
 def used_weight(headers: Mapping[str, str]) -> int | None:
     """Return the weight that the whole IP address has used in the minute of this answer.
 
-    It includes the request itself. None if the header is missing or not plain digits. So `-1`, by
-    which the exchange means that the route has no count, also gives None.
+    It includes the request itself. None if the header is missing, or is not one to nine plain
+    digits. So `-1` also gives None; the exchange sends it on routes that have no count.
 
     Source: [D, O] every fapi answer has it; `/futures/data` has not, and some routes send -1.
     """

@@ -1,9 +1,9 @@
 """Checks base URLs of the exchange, and finds the names of their pools and their sources.
 
 The rule of this file: it refuses a wrong URL, and never corrects it. No message repeats the URL,
-because it may contain a password. A *pool* is what all requests share that count towards one limit
-of one IP address; a *source* is what a recording calls the exchange. Marks: [D] documented by the
-exchange, [O] observed live, with the month.
+because it may contain a password. A *pool* is the budget of one limit and one IP address, on which
+all requests under that limit draw. A *source* is the name of an exchange in a recording. Marks: [D]
+documented by the exchange, [O] observed live, with the month.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The limits of the exchange: each allows an amount in a span of seconds.
 
-The rule of this file: plain values. `budget` tracks the use of a limit.
+The rule of this file: it has plain values; `budget` tracks the use of a limit. Marks: [D]
+documented by the exchange, [O] observed live, with the date, [?] unknown.
 """
 
 from typing import NamedTuple

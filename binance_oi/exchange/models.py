@@ -19,10 +19,10 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits that we keep beside the weight per minute; two are known [D] 2026-11
-# limits: we choose `MAX_OTHERS` among so many of the tightest. The choice compares each pair of
-# them, and no answer of a server may make it slow.
+# limits, at most, from which we choose `MAX_OTHERS`: the tightest. We compare each pair of them, so
+# with more of them, a server's answer could make the choice slow.
 MAX_COMPARED = 64
-MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
+MAX_TIME = 253_402_300_799_999  # Unix ms: the end of the year 9999, the last year of `datetime`
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
 OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limits on requests, not on orders [D] 2026-11
 _MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
@@ -107,8 +107,10 @@ class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
 
 class SymbolInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
-    """A listed symbol. Select symbols by `status`, not by `contract_type`: its values often grow in
-    number."""
+    """A listed symbol.
+
+    Select symbols by `status`. The exchange often adds new values of `contract_type`.
+    """
 
     symbol: _Text
     status: _Text

@@ -38,7 +38,7 @@ NOT_TRADING, UNKNOWN, TOO_MANY = (
 )
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
 FIREWALL = 403  # status
-FIREWALL_COOLDOWN = 60.0  # s after a 403; the firewall forgets after about 5 minutes [D]
+FIREWALL_COOLDOWN = 60.0  # s after a 403; then we try again. A block usually lasts 5 minutes [D]
 MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
 MAX_BAN = 3 * 86_400.0  # s
 MAX_RETRY_AFTER = 3600.0  # s: we ignore a longer Retry-After of a 429, and wait for the rollover

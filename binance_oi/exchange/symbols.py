@@ -1,7 +1,7 @@
 """Checks whether a text can be the name of a symbol.
 
 The rule of this file: it refuses an impossible symbol before we send anything. It changes only the
-case of ASCII letters in a name.
+case of ASCII letters in a name. Mark: [O] observed live, with the month.
 """
 
 import re
