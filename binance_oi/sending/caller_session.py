@@ -1,7 +1,7 @@
 """Sends our requests through a caller's session.
 
-The rule of this file: our requests obey the rule of the module `connections`, although the caller
-uses the same session. We do not change the caller's own requests.
+The rule of this file: each attempt writes one request, on a connection without unread bytes,
+although the caller uses the same session. We do not change the caller's own requests.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from binance_oi.sending.kept_connections import ConnectionState, KeptConnections
 
 
 class _StaleConnectionError(Exception):
-    """A connection is dead or has unread bytes, so nothing was sent on it."""
+    """A connection is unusable, or is not new although it must be; nothing was sent on it."""
 
 
 class CallerSessionMiddleware:

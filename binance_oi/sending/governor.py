@@ -41,10 +41,10 @@ LEAST_RETRY_S = 0.1  # s from an error to its `retry_at`, at least: a caller tha
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
 WHY = {
-    Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal nothing is sent until {{end}}",
+    Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal the client sends nothing until {{end}}",
     Reason.PROBE_PENDING: f"{NOT_ADMITTED}a probe is under way, and its count decides",
     Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{rollover}}",
-    Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the previous minute may not be over",
+    Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the exchange may still be in the previous minute",
     Reason.OTHERS: f"{NO_ROOM}the rest of the minute is kept for other clients on this address",
     Reason.SINGLE_CALLS: f"{NO_ROOM}bulk work leaves the rest of the minute to single calls",
     Reason.CAUTION: f"{NO_ROOM}after a start or a ban, requests are sent evenly for a minute",
@@ -231,8 +231,8 @@ class Governor:
     def waiting_for(self) -> dict[Reason, int]:
         """How many calls wait, by reason. Any thread may read it.
 
-        All of them get one reason: why the first call waits. That is the oldest single call, or the
-        oldest bulk call if no single call waits.
+        All of them get one reason: why the first call waits. The first call is the oldest single
+        call, or the oldest bulk call if no single call waits.
         """
         waiting = self.waiting
         return {self.reason: waiting} if waiting else {}
@@ -380,8 +380,8 @@ class Governor:
     def obey_ban(self, until: float) -> None:
         """Send nothing before `until`, the end of a ban that the exchange named, in Unix seconds.
 
-        If that end is in the past, one of the two clocks is wrong, and the ban still lasts. Then
-        nothing is sent for `MIN_BAN` seconds.
+        If that end is in the past, our clock or the exchange's is wrong, because the ban still
+        lasts. Then send nothing for `MIN_BAN` seconds.
         """
         rollover = self.pool.usage.resets_at.timestamp()
         self.pool.hold_until(min(until, rollover + MAX_BAN), ban=True)

@@ -22,9 +22,9 @@ tell a dead connection from a slow exchange:
    connection for each request.
 
 Cost in weight. A dead connection costs the weight of the lost request. When an exchange turns slow,
-the client sends each request that is then on a kept connection twice, and no more requests while
-the exchange stays slow. When only a part of the answers takes 3 s, it sends at most 1.5 % of its
-requests twice.
+the client sends twice each request that is on a kept connection at that time. While the exchange
+stays slow, it sends no other request twice. When only a part of the answers takes 3 s, it sends at
+most 1.5 % of its requests twice.
 
 The client numbers its requests, so "since request 17 was sent" needs no clock. All connections
 share a generation number; the client raises it when it distrusts all open connections.
@@ -69,7 +69,7 @@ class KeptConnections:
     """The state of all connections of one client.
 
     Args:
-        replace: Whether a call has time for a second request. If not, the client abandons no
+        replace: Whether the client may send a request a second time. If not, it abandons no
             connection.
         longest: The upper bound of patience in seconds, however slow the answers are. A value below
             `PATIENCE` means `PATIENCE`.
@@ -111,7 +111,8 @@ class KeptConnections:
     def suspect(self, state: ConnectionState) -> None:
         """Note that a connection is dead.
 
-        It is not used again, nor is any other that got no byte since it sent its last request.
+        The client does not use it again, nor any other connection that has received no byte since
+        the dead one sent its last request.
         """
         self._suspected = max(self._suspected, state.request)
 

@@ -142,7 +142,7 @@ def _decompressed(packed: bytes, most: int) -> bytes | None:
 
 
 def has_surplus(data: bytes | memoryview) -> bool:
-    """Whether `data` is an answer with a `Content-Length`, and more bytes that nobody asked for."""
+    """Whether `data` is an answer with a `Content-Length`, followed by surplus bytes."""
     match = _HEAD.match(data)
     if match is None:
         return False

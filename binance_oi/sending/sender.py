@@ -1,8 +1,8 @@
 """The send loop of every request. A `Sender` belongs to one event loop and one process.
 
 The rule of this file: every request takes the same steps in the same order. It waits in the queue
-for the pacer and the bucket, is sent, and is settled as soon as its answer comes. Then the status
-is classified, the body decoded, and the symbol checked.
+for the pacer and the bucket. We send it, and settle it as soon as its answer comes. Then we
+classify the status, decode the body, and check the symbol.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Terms:
 
 
 class Sender:
-    """Sends requests until there is an answer, and closes its connections.
+    """Sends each request until there is an answer, or no further attempt may help.
 
     It belongs to the event loop that first used it, and to the process that made it.
 

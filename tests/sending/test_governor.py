@@ -859,7 +859,7 @@ SITUATIONS: dict[Reason, tuple[Situation, str]] = {
     Reason.COOLDOWN: (
         in_cooldown,
         r"weight 1 was not admitted in time: "
-        r"after a refusal nothing is sent until 12:\d\d:\d\d UTC",
+        r"after a refusal the client sends nothing until 12:\d\d:\d\d UTC",
     ),
     Reason.PROBE_PENDING: (
         during_a_probe,
