@@ -34,8 +34,8 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-# Part of `timeout` that we wait on a silent kept connection while answers are slow, at most, but
-# always 2 s or more. So a second request has time left.
+# Part of `timeout`: the longest wait on a silent kept connection, even while answers are slow, but
+# at least 2 s. So a second request on a new connection has time left.
 PATIENCE_PART = 1 / 3
 # Calls recognise these two defaults by identity, so they never mistake a caller's number for one.
 DEFAULT: Final = float("-1.0")  # as `max_wait`: use the client's
@@ -284,7 +284,7 @@ class OpenInterestClient:
     ) -> Snapshot:
         """Read open interest of many symbols, as closely together in time as the budget allows.
 
-        If one symbol fails, its error is in `Snapshot.errors`, and the other symbols are read.
+        If one symbol fails, its error is in `Snapshot.errors`, and the call reads the others.
 
         Args:
             symbols: The symbols; None for every symbol that is trading.
@@ -430,7 +430,7 @@ class OpenInterestClient:
         take 72 minutes, and the newest 500 rows of each take 4 minutes. The call waits until a ban
         or a refusal is over. In an outage, it tries each request for about 90 s. The client's
         `max_wait` does not apply. If a symbol fails, its `History` has an `error` and no rows, and
-        the other symbols are read. Only a few symbols are in memory at once.
+        the call reads the others. Only a few symbols are in memory at once.
 
         Args:
             symbols: The symbols; None for every symbol that is trading.

@@ -45,7 +45,7 @@ class Answers(Generic[T]):
     """The latest answer to each question, and the requests under way.
 
     Args:
-        sender: The sender of the client; its clock is the loop.
+        sender: The client's sender. The time of its loop dates the answers.
     """
 
     def __init__(self, sender: Sender) -> None:

@@ -72,13 +72,13 @@ DETAILS = {
     NO_VALUE: "the row has no open interest above 0",
 }
 
-FIRST_DAY = date(2020, 9, 1)  # for BTCUSDT; most others begin on 2021-12-01 [O] 2026-11
-PUBLISHED_WITHIN_MS = 2 * DAY_MS  # ms from a day's end until its file appears; 1 day [O] 2026-11
+FIRST_DAY = date(2020, 9, 1)  # for BTCUSDT; most others begin on 2021-12-01 (seen 2026-11)
+PUBLISHED_WITHIN_MS = 2 * DAY_MS  # ms after a day in which its file may appear; seen 2026-11: 1 day
 MAX_CONNECTIONS = 4  # requests at the same time, at most
 AHEAD = 8  # files that we read before the caller takes them
 TRIES = 3  # attempts at a file and its checksum, which the archive may replace between two requests
 TRY_AGAIN_S = 2.0  # s between two of these attempts
-FAILED_IN_A_ROW = 3  # failed days after which we stop: then the archive itself does not answer
+FAILED_IN_A_ROW = 3  # days that fail in a row; then we stop, because the archive does not answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,7 +102,7 @@ class ArchiveDay(Encodable):
     is_cached: bool = False
     """Whether the file came from the cache, with the checksum that the archive publishes now."""
     error: BinanceOIError | None = None
-    """Why the file of the day could not be read; None if it was read, or if there is none."""
+    """Why we could not read the file of the day; None if we read it, or if there is no file."""
 
     def __len__(self) -> int:
         return len(self.written)
@@ -260,7 +260,8 @@ class Archive:
                 row. The same call later uses the files in the cache.
             RecordingError: The cache cannot be read or written.
 
-        Cost: one request for each cached day, and two for each other day; no weight.
+        Cost: one request for a day that is cached or has no file, and two for any other day; no
+        weight. A symbol may need the file of one more day, for the row of its first midnight.
         """
         asked = _stretch(since, until, round(self._clock() * 1000))
         return self._days(check_symbols(symbols), asked, on_progress)

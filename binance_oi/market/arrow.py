@@ -24,9 +24,9 @@ from binance_oi.market.rows import Batch, OddRows, PastRow, PointRow, Row, digit
 PRECISION = 38  # digits: the widest decimal of polars and DuckDB
 SCALE = 18  # the most digits after the point
 WHOLE_DIGITS = PRECISION - SCALE  # the most digits before the point
-PLAIN_SCALE = 8  # digits after the point; the exchange writes no more [O] 2026-11
+PLAIN_SCALE = 8  # digits after the point; the exchange writes no more (seen 2026-11)
 PLAIN_SUPPLY = 16  # digits before the point: enough for 1000000MOG and similar tokens
-PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point; seen: 51857726234713 and 63759 [O]
+PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point; seen: 51857726234713 and 63759
 SHORT = min(WHOLE_DIGITS, SCALE)  # a number of at most this many characters always fits
 TOO_WIDE = f"a number of more than {WHOLE_DIGITS} digits before the point or {SCALE} after it"
 WITHOUT_NOTIONAL = "rows have no notional"
@@ -125,7 +125,8 @@ class PastColumns(NamedTuple):
         return all(number is None or kind.holds(number) for kind, number in pairs)
 
 
-# The notional of a sample is a product, so it has the decimal places of both factors.
+# A series also has values that we polled. Their notional is a product of two numbers, so it has the
+# decimal places of both.
 POINTS = PastColumns(notional=Kind(PRECISION, 2 * PLAIN_SCALE))
 """The columns of a series, unless its numbers are longer than the exchange's usual ones."""
 

@@ -3,7 +3,8 @@
 The rule of this file: a change is the difference of two existing rows, one at each end of its
 window. If one of them is missing, there is no change; we interpolate nothing. Differences are exact
 decimals. Only ratios and statistics are floats. To say how unusual a change is, we compare it with
-the changes of the same symbol and window that end in the 7 days before it.
+the changes of the same symbol and window that end in the 7 days before it. A *sample* is a value
+that a poll has read; it becomes a row, or it does not.
 
 `changes_of` reads existing rows, and a `ChangeTracker` follows a poll. Both run the same code, so
 from the same rows they compute the same values. The memory for a symbol has a fixed size.
@@ -68,7 +69,7 @@ class _Change(NamedTuple):
     """The exact change of the open interest, in units of the base asset."""
     percent: float | None
     """The change in percent of the open interest at the beginning of the window; None if that was
-    0."""
+    0 or less."""
     usd: Decimal | None
     """The exact change of the notional, in units of the quote asset. It also contains the change of
     the price. None if the notional is unknown at either end."""
@@ -78,10 +79,10 @@ class _Change(NamedTuple):
     unknown."""
     z_score: float | None
     """How many standard deviations `percent` is above the mean of the compared changes. None if
-    there are fewer than 200 of them, or if all are equal."""
+    there are fewer than 200 of them, if all are equal, or if `percent` is None."""
     percentile: float | None
     """The percentage of compared changes that are smaller, from 0 to 100; an equal one counts half.
-    None if there are fewer than 200 of them."""
+    None if there are fewer than 200 compared changes, or if `percent` is None."""
     compared: int
     """The number of compared changes: those of this symbol and window that end in the 7 days before
     this one."""
@@ -109,7 +110,7 @@ class _Plan(NamedTuple):
     windows: tuple[int, ...]
     """The length of each window."""
     usual: int
-    """The length of the 7 days of compared changes."""
+    """The length of the 7 days in which compared changes end."""
     labels: Mapping[int, str]
     """The name of each window, such as ``5m``, by its length."""
 
@@ -387,7 +388,7 @@ class _Track:
         return [row._replace(time=slot * step) for slot, row in slots if row and row.is_live]
 
     def take_samples(self, other: "_Track") -> None:
-        """Take the samples of another track of this symbol that are not rows yet."""
+        """Take those samples of `other`, a track of the same symbol, that are not rows yet."""
         for slot in sorted(other._samples):
             self.observe(other._samples[slot])
 

@@ -37,12 +37,12 @@ from binance_oi.market.past import History, HistoryProgress
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.times import instant
 
-INVALID = -1130  # the code for a startTime older than the kept rows [O 2026-07 to 09]
+INVALID = -1130  # the code for a startTime older than the kept rows; seen 2026-07 to 09
 # ms by which each requested row must be newer than the oldest one that the exchange keeps: the
 # oldest row moves on while a request waits in the queue, and clocks differ. If the exchange still
 # refuses, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
-SETTLED_MS = 60_000  # ms after an instant; by then its row has come, or never will; 6 s [O 2026-09]
+SETTLED_MS = 60_000  # ms after an instant; by then its row exists, or never will; seen 2026-09: 6 s
 WORKERS = 8  # symbols read at once: enough to use the whole limit, even if an answer takes 2 s
 OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after each failure in a row; then the symbol fails
 MOVED = 60.0  # s: if our estimate of the exchange's clock jumps by more, the old one was wrong
@@ -234,8 +234,8 @@ class Reader:
     async def _rows(self, symbol: str, part: Stretch, terms: Terms) -> Page:
         """Read the rows of a stretch that fits into one page.
 
-        The answer may have rows outside of the stretch [O]. If all rows are outside, it may be the
-        answer to an earlier request, so we send the request once more.
+        The exchange may add rows outside of the stretch. If all rows are outside, the answer may be
+        that to an earlier request, so we send the request once more.
         """
         request = history_page(symbol, part.period, part.first, part.last)
         answer = await self._send(request, terms)

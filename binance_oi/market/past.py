@@ -87,7 +87,7 @@ class _Point(NamedTuple):
     circulating_supply: Decimal | None
     """The circulating supply of the base asset; None if it is unknown, as in every sample."""
     source: str
-    """``sample``, ``history`` or ``archive``."""
+    """``sample`` (a value that a recorder polled), ``history`` or ``archive``."""
 
 
 class Point(_Point, Encodable):

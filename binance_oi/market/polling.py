@@ -57,7 +57,7 @@ from binance_oi.times import instant, plain
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-LISTING_LEAD = 5.0  # s before a slot at which we read the list of symbols again
+LISTING_LEAD = 5.0  # s: so long before a slot, we read the list of symbols again
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
 EVENLY = "; after a start or a ban, requests are sent evenly for a minute"
 LONGEST_COOLDOWN = 60.0  # s that a sweep may wait after a 429: its cooldown ends with the minute

@@ -8,7 +8,8 @@ the wall clock, and the schedule continues at the new time at once:
     set back      the schedule restarts at the new time, and slots come a second time; no slot is
                   missing, so the gap with the reason `clock` is empty: it ends before it begins
     suspended     the steady clock runs while the machine sleeps, so the slots of that time were
-                  due: a gap with the reason `late`; on macOS it stops: the reason is `clock`
+                  due: a gap with the reason `late`; on macOS the steady clock stops during sleep,
+                  so the wall clock seems set forward: a gap with the reason `clock`
 
 After a small step back, the schedule does not restart: NTP and a leap second cause such a step. As
 long as the next slot is at most a period and `TOLERATED_STEP` away, the schedule waits for it, and

@@ -1,8 +1,8 @@
 """Says how unusual a number is among the numbers of the last days.
 
-The rule of this file: a score depends only on the numbers that are in the spread now. Neither their
-order nor the numbers that have left matter. So a program computes the same score after a restart.
-Sums of floats would depend on the order, so the sums here are exact integers.
+The rule of this file: a score depends only on the numbers that are in the spread now. Their order
+does not matter, nor do numbers that have left the spread. So a program computes the same score
+after a restart. Sums of floats would depend on the order, so the sums here are exact integers.
 """
 
 import math

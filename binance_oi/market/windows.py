@@ -10,8 +10,8 @@ from datetime import timedelta
 
 from binance_oi.arguments import check_count
 
-ROW_MS = 300_000  # from one row of the past to the next
-LONGEST_MS = 366 * 86_400_000  # 366 days; memory grows with the steps in the longest window
+ROW_MS = 300_000  # ms from one row of the past to the next
+LONGEST_MS = 366 * 86_400_000  # ms: 366 days; memory grows with the steps in the longest window
 WINDOWS = ("5m", "15m", "1h", "4h", "24h")
 """The default windows."""
 
