@@ -1,7 +1,7 @@
 """The rules of admission: which rule answers, and that a decision changes no state.
 
 Rule of this file: each test makes the whole state that a rule may read. The exchange's clock is
-known exactly, and minute 1,000 began at 0 s.
+known exactly, and its minute 1,000 began when our monotonic clock showed 0 s.
 """
 
 import copy
@@ -29,7 +29,7 @@ LIMIT, RESERVE = 1_000, 10
 
 
 def known(minute: Minute | None = None, **fields: object) -> Known:
-    """No others are expected, and we read the count of minute `K` at 19 s."""
+    """A state without others, whose latest count is that of minute `K`, at second 19."""
     minutes = {K - 1: Minute(reported=1), K: minute or Minute(booked=1, reported=1)}
     made = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), Ledger(minutes, K))
     made.counted_at, made.cautious_until = 19.0, UNKNOWN
@@ -39,7 +39,7 @@ def known(minute: Minute | None = None, **fields: object) -> Known:
 
 
 def beside_others(minute: Minute, *, curve: Curve | None = None) -> Known:
-    """Others are expected, and `curve` shows their use."""
+    """A state in which we expect others; `curve` shows their use of minute `K`."""
     others = Others({K: curve or Curve(LIMIT / 60)}, expected_until=K + 5)
     return known(minute, others=others)
 
@@ -101,7 +101,7 @@ CASES = {
         admission.every_minute_has_room,
         Reason.SHARE,
     ),
-    "into a minute that others may have filled, before the likeliest": Case(
+    "into an old minute that may not be over, and that others may have filled": Case(
         lambda: beside_others(
             Minute(booked=1, others=970, reported=971), curve=Curve(50.0, [971], until=5.0)
         ),
@@ -162,7 +162,7 @@ def test_a_client_without_counts_sends_no_probe(silent: int, kind: type) -> None
     assert isinstance(decide(ask(), state), kind)
 
 
-def test_the_reason_of_a_full_minute_is_not_a_used_up_share() -> None:
+def test_if_both_the_minute_and_our_share_are_full_the_reason_is_the_minute() -> None:
     full = known(Minute(booked=LIMIT - 5, reported=LIMIT - 5))
     verdict = decide(ask(10), full)
     assert isinstance(verdict, Wait)
@@ -408,7 +408,7 @@ def test_requests_above_the_count_of_a_refusal_are_probes() -> None:
     "name, end",
     [
         ("where others need the rest", None),
-        ("into a minute that others may have filled, before the likeliest", PROBE_PAUSE),
+        ("into an old minute that may not be over, and that others may have filled", PROBE_PAUSE),
     ],
 )
 def test_the_end_of_a_wait_is_when_a_single_retry_should_find_room(
@@ -453,7 +453,7 @@ def test_a_caller_asks_again_soon_for_a_full_minute_of_weight_under_way() -> Non
 def with_singles(
     used: int, singles: dict[int, int], now: float = 20.0, asked_for: int = 0
 ) -> tuple[Ask, Known]:
-    """Bulk work asks in minute `K`; `singles` has the weight of single calls for each minute."""
+    """Bulk work asks in minute `K`; `singles` has the weight of single calls by minute."""
     minutes = {k: Minute(reported=1, single=single) for k, single in singles.items()}
     current = Minute(used, 0, reported=used, single=singles.get(K, 0), interactive=asked_for)
     books = Ledger(minutes | {K - 1: minutes.get(K - 1, Minute(reported=1)), K: current}, K)

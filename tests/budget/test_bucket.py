@@ -45,8 +45,8 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 from support.lanes import some
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
-HALFWAY = 28.5  # s from :02 to the middle between a probe at :01 and the end of the minute
+NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
+HALFWAY = 28.5  # s from :02 to the middle between the count of :01 and the end of the minute
 
 
 def bucket(
@@ -94,12 +94,12 @@ class Step(NamedTuple):
     at: float
     weight: int
     wait: float | None = None
-    used: int | None = None  # the header of its answer; None: the answer comes much later
+    used: int | None = None  # the count in its answer; None: no answer comes
 
 
 # Each row makes its bucket in the test, because using a bucket changes its answers.
 TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
-    "the limit is used to the last": (
+    "the whole limit may be used": (
         lambda: bucket(10),
         [Step(1, 4, used=4), Step(2, 6, used=10), Step(3, 1, 57), Step(60.1, 1)],
     ),
@@ -115,27 +115,27 @@ TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
         lambda: bucket(100, share=0.5),
         [Step(1, 50, used=50), Step(2, 1, 58)],
     ),
-    "what is in the header counts": (
+    "a count in a header fills the minute": (
         lambda: bucket(100),
         [Step(1, 1, used=100), Step(2, 1, 58)],
     ),
-    "what never fits is never": (
+    "weight above the budget never goes": (
         lambda: bucket(100, reserve=10),
         [Step(1, 91, math.inf), Step(1, 90)],
     ),
-    "what our share never holds is never": (
+    "weight above our share never goes": (
         lambda: bucket(100, share=0.5),
         [Step(1, 51, math.inf)],
     ),
-    "near the turn both minutes must have room": (
+    "near the rollover both minutes must have room": (
         lambda: bucket(10),
         [Step(5, 4, used=4), Step(55, 6, used=None), Step(61, 5, POLL), Step(61, 4)],
     ),
-    "the answer gives the other minute back": (
+    "the answer frees the minute that did not count": (
         lambda: bucket(10),
         [Step(5, 4, used=4), Step(55, 6, used=10), Step(61, 10)],
     ),
-    "what is open is asked for again soon": (
+    "while weight is under way we ask again soon": (
         lambda: bucket(10),
         [Step(1, 10), Step(2, 1, POLL)],
     ),
@@ -156,7 +156,7 @@ def test_the_bucket_charges_and_waits_as_the_step_table_says(name: str) -> None:
             made.settle(answer, step.at + 0.05, step.used, NOON + int(step.at))
 
 
-def test_a_bucket_that_has_used_a_minute_knows_only_the_minute_before() -> None:
+def test_the_bucket_of_these_tests_knows_only_the_minute_before() -> None:
     assert list(bucket().known.ledger.minutes) == [int(NOON // 60) - 1]
     assert bucket(known=False).known.ledger.minutes == {}
 
@@ -458,7 +458,7 @@ def test_while_only_the_forecast_prevents_requests_probes_check_it() -> None:
     assert take(made, 61.001 + pause).probe
 
 
-OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # the weight of our probes is added to it
+OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # weight; probes may use `PROBES` besides
 
 
 @pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), OURS_AND_NO_PROBE)])
@@ -536,6 +536,7 @@ def test_the_number_of_kept_minutes_is_bounded() -> None:
 
 
 def go_blind(made: Bucket, now: float = 1.0) -> None:
+    """Send requests whose answers have no count, until the bucket relies on its books alone."""
     for _ in range(BLIND_AFTER):
         made.known.probe_ends_at = -math.inf
         made.settle(take(made, now), now, None, NOON + int(now))
@@ -564,7 +565,7 @@ def test_the_first_header_makes_us_use_counts_again() -> None:
     assert made.usage(3).reserve == 0
 
 
-# -- which minute counted it -------------------------------------------------------------------
+# -- which minute counted a request ------------------------------------------------------------
 
 
 def test_each_answer_narrows_the_interval_of_the_server_clock() -> None:
@@ -627,7 +628,7 @@ def test_a_request_is_never_booked_to_a_minute_that_is_over() -> None:
     assert take(made, 49).first == made.known.ledger.newest
 
 
-def test_a_probe_that_finds_the_old_minute_keeps_it() -> None:
+def test_a_probe_that_the_old_minute_counted_begins_no_new_minute() -> None:
     made = bucket(100, reserve=2, off=2.0)
     made.settle(take(made, 30, 98), 30.1, 98, None)
     probe = take(made, 60 - CLOSING)
@@ -1178,7 +1179,7 @@ def test_a_second_refusal_doubles_the_expected_surge_up_to_half_the_limit() -> N
     assert made.known.others.expected_surge == 500
 
 
-def test_a_refusal_below_the_limit_lowers_it_for_an_hour() -> None:
+def test_a_refusal_below_the_limit_lowers_it_for_75_minutes() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     assert made.usage(2).limit == 500
@@ -1190,7 +1191,7 @@ def test_a_refusal_below_the_limit_lowers_it_for_an_hour() -> None:
     assert made.usage(60 * DISTRUST + 61).limit == 1000
 
 
-def test_an_hour_after_a_refusal_requests_above_its_count_are_sent_one_at_a_time() -> None:
+def test_75_minutes_after_a_refusal_requests_above_its_count_are_sent_one_at_a_time() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     late = 60 * DISTRUST + 60
@@ -1282,8 +1283,8 @@ class Guarantee(RuleBasedStateMachine):
         self.counted: Counter[int] = Counter()  # by minute, as the exchange counts
         self.log: list[tuple[float, int]] = []  # when a request was counted, and its weight
         self.limits: tuple[Limit, ...] = ()
-        self.events: list[tuple[float, int, Receipt, float, float, str]] = []
-        self.order = count()
+        self.events: list[tuple[float, int, Receipt, float, float, str]] = []  # see `later`
+        self.order = count()  # of events at one instant
 
     @initialize(
         limit=st.integers(20, 400),
@@ -1333,6 +1334,7 @@ class Guarantee(RuleBasedStateMachine):
             self.later(held, receipt, up * (FLIGHT - min(held, PATIENCE)), down, f"send {fate}")
 
     def later(self, after: float, receipt: Receipt, up: float, down: float, what: str) -> None:
+        """Plan an event in `after` s; the request takes `up` s, and its answer `down` s."""
         event = (self.now + after, next(self.order), receipt, up, down, what)
         heapq.heappush(self.events, event)
 

@@ -18,7 +18,7 @@ from binance_oi.budget.tuning import BLIND_AFTER, BLIND_FOR, DISTRUST, FLIGHT, U
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
+NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
 K = int(NOON // 60)
 LIMIT = 2400
 
@@ -38,7 +38,7 @@ def take(made: Bucket, now: float, weight: int = 1) -> Receipt:
 
 
 def use(made: Bucket, now: float, weight: int, count: int) -> None:
-    """Send a request of `weight`; the answer has the count `used`, and comes after 50 ms."""
+    """Send a request of `weight`; its answer has this count, and comes after 50 ms."""
     made.settle(take(made, now, weight), now + 0.05, count, NOON + int(now))
 
 
@@ -82,7 +82,7 @@ def test_after_a_ban_requests_are_sent_evenly_for_a_minute() -> None:
     wait = decide(made.question(130.05, 10), made.known)
     assert isinstance(wait, Wait)
     assert wait.reason is Reason.CAUTION
-    assert wait.seconds == pytest.approx(9 / 39.6, abs=0.01)
+    assert wait.seconds == pytest.approx(9 / 39.6, abs=0.01)  # 2376 in 60 s are 39.6 per second
     sent = [1 + at_once(made, now) for now in (140.0, 150.0)]
     assert sent == [pytest.approx(396, abs=2), pytest.approx(397, abs=2)]
     made.known.ledger.minutes.clear()
@@ -145,7 +145,7 @@ def test_probes_that_get_no_count_leave_half_of_the_reserve_to_the_last_probe() 
         answer = made.charge(5.0 + n / 2, 1)
         if isinstance(answer, Receipt):
             made.settle(answer, 5.05 + n / 2, None, NOON + int(5 + n / 2))
-    assert made.known.ledger.minute(K).booked <= 2376 + 13
+    assert made.known.ledger.minute(K).booked <= 2376 + 12 + 1  # half of the reserve, and one more
 
 
 # -- a count that does not fall at the rollover --------------------------------------------------
@@ -278,7 +278,7 @@ def test_after_a_full_minute_we_keep_little_under_way_until_the_next_count() -> 
     assert at_once(made, 61.0) == UNSEEN_AT_ONCE
     made = bucket()
     use(made, 5.0, 840, 840)
-    assert at_once(made, 61.0) == 1536  # both minutes together fit, and answers show a count
+    assert at_once(made, 61.0) == 1536  # together with the minute before, they fit into 2376
 
 
 # -- log messages --------------------------------------------------------------------------------

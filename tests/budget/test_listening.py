@@ -15,7 +15,7 @@ from binance_oi.budget.usage import Receipt, Wait
 from binance_oi.exchange.limits import Limit
 from support.memory_store import Memory, MemoryBudget, Options
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
+NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
 NOW = 10.0  # monotonic s, at 10 s into the minute
 OPTIONS = Options(limit=100, reserve=0, clock=lambda: NOW, wall=lambda: NOON + NOW)
 

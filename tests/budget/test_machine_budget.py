@@ -25,7 +25,7 @@ LIMIT = 300
 
 
 def test_processes_together_use_one_limit_and_never_exceed_it(tmp_path: Path) -> None:
-    young = 5.0 - time.time() % 60.0  # an early start makes the test faster
+    young = 5.0 - time.time() % 60.0  # at the start it is second 5 of the exchange's minute
     exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=young)
     with exchange.in_thread(), running(exchange.url, 3, tmp_path) as processes:
         until(lambda: exchange.used >= 0.97 * LIMIT)  # in the first minute, or in a later one

@@ -637,7 +637,7 @@ def test_weight_that_was_used_alone_is_booked_when_the_server_returns(
     assert (minute.booked, minute.unconfirmed) == (50, 0)
 
 
-def test_weight_that_was_kept_for_a_lost_server_is_nobodys_when_it_returns(
+def test_weight_that_only_reserved_the_rest_of_a_minute_is_dropped_when_the_server_returns(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -1073,7 +1073,7 @@ def test_near_a_rollover_others_leave_a_silent_member_its_part_of_both_minutes(
     machines.time.now = BEGUN
     machines.use(one)
     machines.use(other, 300)
-    machines.time.now = 120.3  # by the likeliest clock, the next minute has begun
+    machines.time.now = 120.3  # by the middle of the clock's interval, the next minute has begun
     machines.talk(other)
     first, likeliest, _ = other._bucket.known.span(other._now())
     assert first < likeliest

@@ -20,10 +20,10 @@ LIMIT = 2400
 FASTEST = LIMIT / MINUTE  # weight/s
 
 
-def curve(*looks: tuple[float, int]) -> Curve:
+def curve(*points: tuple[float, int]) -> Curve:
     """A curve through these points, each a second and the weight that others had used by then."""
     drawn = Curve(FASTEST)
-    for into, height in looks:
+    for into, height in points:
         drawn.draw(into, height)
     return drawn
 
@@ -33,8 +33,8 @@ def steadily(rate: float, until: float = MINUTE) -> Curve:
 
 
 def burst(at: float, size: int = 500, until: float = MINUTE) -> Curve:
-    looks = range(1, int(until) + 1)
-    return curve(*((float(into), size if into >= at else 0) for into in looks))
+    points = range(1, int(until) + 1)
+    return curve(*((float(into), size if into >= at else 0) for into in points))
 
 
 NOTHING = Curve(FASTEST)

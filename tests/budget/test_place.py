@@ -223,7 +223,7 @@ def test_the_directory_argument_takes_precedence_over_the_variable(places: list[
 # -- temporary errors ------------------------------------------------------------------------------
 
 
-PASSING = ("EIO", "ESTALE", "ENOMEM", "EACCES", "EMFILE", "EINTR", "ETIMEDOUT")
+TEMPORARY = ("EIO", "ESTALE", "ENOMEM", "EACCES", "EMFILE", "EINTR", "ETIMEDOUT")
 
 
 def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, call, failed)
 
 
-@pytest.mark.parametrize("name", PASSING)
+@pytest.mark.parametrize("name", TEMPORARY)
 @pytest.mark.parametrize("call", ["stat", "lstat"])
 def test_a_temporary_error_does_not_select_the_next_directory(
     call: str, name: str, places: list[Path], monkeypatch: pytest.MonkeyPatch

@@ -36,9 +36,7 @@ if sys.platform != "win32":
     import resource
 
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="the shared file needs locks of POSIX"
-)
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs POSIX locks")
 
 
 @pytest.fixture
@@ -79,7 +77,7 @@ def test_a_process_reads_the_record_that_another_process_wrote(place: Path) -> N
 
 
 def count_to(file: PoolFile, sequence: int) -> None:
-    """A complete record with this sequence number."""
+    """Write a complete record with this sequence number."""
     assert file.lock()
     file.read()
     file._sequence = sequence - 1
@@ -400,7 +398,9 @@ def test_a_file_whose_lock_is_sometimes_free_is_not_replaced(
 # -- removing old records ----------------------------------------------------------------------
 
 
-def test_a_record_unused_for_a_day_is_removed(place: Path, later: Callable[[float], None]) -> None:
+def test_a_record_unused_for_32_days_is_removed(
+    place: Path, later: Callable[[float], None]
+) -> None:
     exchange(PoolFile(place, "old"), b"old")
     later(UNUSED_S - 60)
     exchange(PoolFile(place, "young"), b"young")

@@ -32,10 +32,10 @@ from binance_oi.budget.window import SLOTS, Window
 from binance_oi.exchange.models import MAX_LIMIT
 from support.lanes import thorough
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
+NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
 NOW = 1_000.0  # monotonic s
 K = int((NOON + NOW) // MINUTE)
-STEPS = 20_000
+STEPS = 20_000  # steps in which all calls of one `few_steps` block must end
 NAN = float("nan")
 
 
@@ -130,7 +130,7 @@ def test_a_record_of_a_busy_process_is_trusted(
     assert caplog.records == []
 
 
-def test_a_record_of_others_never_exceeds_the_limit() -> None:
+def test_the_limit_bounds_the_numbers_of_a_record_about_others() -> None:
     found = state(limit=10, expected_surge=MAX_WEIGHT, refused_count=MAX_WEIGHT)
     assert flaw(found, NOW) == ""
     assert (found.others.expected_surge, found.others.refused_count) == (10, 10)
@@ -500,7 +500,7 @@ weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # the sum of a hundred is
 
 @st.composite
 def believed(draw: st.DrawFn) -> Known:
-    """Return the states with the largest trusted values."""
+    """Draw a state with the largest values that a reader trusts."""
     width = draw(st.sampled_from([0.0, 4.0, 60.0, MAX_WIDTH_S]))
     found = Known(2400, clock(0.0, width), cooldown_until=NOON + NOW + 300, counted_at=NOW)
     first, last = record._live_minutes(found, NOW)
@@ -588,7 +588,7 @@ def test_a_copy_of_ever_changing_books_is_made_after_some_tries(
 
 
 def parted() -> tuple[Known, Known, Known]:
-    """The states of three processes when one of them stops sharing."""
+    """The arguments `shared`, `ours` and `base` of a merge, when all three are equal."""
     return record.copied(state()), record.copied(state()), record.copied(state())
 
 

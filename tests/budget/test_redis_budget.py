@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine, wait for every answer of the server, even the last."""
+    """Wait for every answer of the server, however busy the machine is."""
     for module in (courier, redis_server):
         monkeypatch.setattr(module, "CALL_TIMEOUT_S", HANGS)
 

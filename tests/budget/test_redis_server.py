@@ -27,7 +27,7 @@ from support.redis_servers import Server, free_port, needs_server, running
 redis = pytest.importorskip("redis.asyncio")
 
 POOL = "https://exchange"
-LONG_MS = 3_600_000
+LONG_MS = 3_600_000  # ms: longer than any test
 ACL = (
     "~{binance-oi:* &{binance-oi:* +eval +evalsha +get +set +del +append +time +publish"
     " +subscribe +unsubscribe +ping +hello +client"

@@ -25,9 +25,9 @@ from binance_oi.exchange.hosts import is_local_exchange, local_place
 from binance_oi.exchange.limits import HISTORY, Limit
 from support.memory_store import Memory, MemoryBudget, Options
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
-EVERY = 303.0 / 990.0  # s between two bulk requests
-SLOT = 1.5  # s
+NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
+EVERY = 303.0 / 990.0  # s between two bulk requests: a budget of 990 in 300 s and `SPARE_S`
+SLOT = 1.5  # s: the width of a slot of a window of 300 s
 
 
 def bucket(limit: Limit = HISTORY, *, reserve: float = 0.01, share: float = 1.0) -> RollingBucket:
@@ -480,7 +480,7 @@ def test_a_ban_stops_current_requests_and_history(how: str) -> None:
     assert past.room_in(1) == pytest.approx(past.held_for(), abs=0.1)
 
 
-def test_for_a_request_that_never_fits_no_room_is_expected() -> None:
+def test_no_room_is_expected_for_a_request_that_never_fits() -> None:
     _, budget = beside()
     weights = pool_of(budget, "x", Limit(300, 10, counts_requests=False))
     assert weights.room_in(11) is None

@@ -2,8 +2,8 @@
 
 import pytest
 
-from binance_oi.budget.server_clock import CORES_APART_S as EARLY
 from binance_oi.budget.server_clock import (
+    CORES_APART_S,
     MAX_CONTRADICTIONS,
     MAX_UNIX_S,
     MAX_WIDTH_S,
@@ -13,23 +13,23 @@ from binance_oi.budget.server_clock import (
 )
 from binance_oi.budget.tuning import DRIFT, EDGE
 
-CORES_APART_S = 1_000_020.0  # the exchange's clock, at a full minute, when ours is 0
-K = int(CORES_APART_S // MINUTE)
+AHEAD_S = 1_000_020.0  # s by which the exchange's clock is ahead of ours: whole minutes
+K = int(AHEAD_S // MINUTE)
 
 
 def clock(lo: float = -2.0, hi: float = 2.0, *, dated: bool = True) -> ServerClock:
-    return ServerClock(CORES_APART_S + lo, CORES_APART_S + hi, 0.0, dated)
+    return ServerClock(AHEAD_S + lo, AHEAD_S + hi, 0.0, dated)
 
 
 def interval_of(made: ServerClock) -> tuple[float, float]:
-    return made.lo - CORES_APART_S, made.hi - CORES_APART_S
+    return made.lo - AHEAD_S, made.hi - AHEAD_S
 
 
 def test_near_a_rollover_either_of_two_minutes_may_be_current() -> None:
     made = clock(-1.0, 2.0)
     moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
     assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
-    assert (made.middle - CORES_APART_S, made.max_error) == (0.5, 1.5)
+    assert (made.middle - AHEAD_S, made.max_error) == (0.5, 1.5)
 
 
 @pytest.mark.parametrize("now, into, left", [(-9, 0, 69), (0, 0, 60), (20, 20, 40), (70, 60, 0)])
@@ -47,50 +47,50 @@ def test_drift_widens_the_interval_in_both_directions() -> None:
 
 
 def test_the_interval_of_a_date_allows_for_the_round_trip_and_a_wrong_edge_server() -> None:
-    lo, hi = dated(CORES_APART_S + 10, 10.2, 10.3)
-    assert (lo - CORES_APART_S, hi - CORES_APART_S) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
+    lo, hi = dated(AHEAD_S + 10, 10.2, 10.3)
+    assert (lo - AHEAD_S, hi - AHEAD_S) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
 
 
 def test_a_dated_clock_is_not_replaced_by_another_date() -> None:
     made = clock()
-    made.replace_guess(*dated(CORES_APART_S + 10, 10.2, 10.3))
+    made.replace_guess(*dated(AHEAD_S + 10, 10.2, 10.3))
     assert interval_of(made) == (-2.0, 2.0)
 
 
 def test_an_agreeing_interval_narrows_and_a_contradicting_one_is_counted() -> None:
     made = clock()
-    assert made.narrow(CORES_APART_S - 1, CORES_APART_S + 3)
+    assert made.narrow(AHEAD_S - 1, AHEAD_S + 3)
     assert interval_of(made) == (-1, 2)
-    assert not made.narrow(CORES_APART_S + 2.1, CORES_APART_S + 3)
-    assert not made.narrow(CORES_APART_S - 9, CORES_APART_S - 1.1)
+    assert not made.narrow(AHEAD_S + 2.1, AHEAD_S + 3)
+    assert not made.narrow(AHEAD_S - 9, AHEAD_S - 1.1)
     assert (interval_of(made), made.contradictions) == ((-1, 2), 2)
-    assert made.narrow(CORES_APART_S - 9, CORES_APART_S + 9)
+    assert made.narrow(AHEAD_S - 9, AHEAD_S + 9)
     assert (interval_of(made), made.contradictions) == ((-1, 2), 0)
 
 
 def test_a_restarted_clock_forgets_its_contradictions() -> None:
     made = clock()
-    made.narrow(CORES_APART_S + 100, CORES_APART_S + 101)
-    made.start_again(CORES_APART_S + 100, CORES_APART_S + 101)
+    made.narrow(AHEAD_S + 100, AHEAD_S + 101)
+    made.start_again(AHEAD_S + 100, AHEAD_S + 101)
     assert (interval_of(made), made.contradictions) == ((100, 101), 0)
 
 
 def test_the_first_date_replaces_a_guess_that_agrees_with_it() -> None:
     made = clock(0.0, 5.0, dated=False)
-    lo, hi = dated(CORES_APART_S + 10, 10.0, 10.0)
+    lo, hi = dated(AHEAD_S + 10, 10.0, 10.0)
     made.replace_guess(lo, hi)
     assert (made.lo, made.hi, made.dated) == (lo, hi, True)
 
 
 def test_a_contradicted_guess_keeps_its_interval_and_is_marked_as_dated() -> None:
     made = clock(dated=False)
-    made.replace_guess(*dated(CORES_APART_S + 3600, 0.0, 0.0))
+    made.replace_guess(*dated(AHEAD_S + 3600, 0.0, 0.0))
     assert (interval_of(made), made.dated) == ((-2, 2), True)
 
 
 def test_a_date_of_a_very_slow_answer_replaces_no_guess() -> None:
     made = clock(dated=False)
-    made.replace_guess(*dated(CORES_APART_S + 10, 0.0, 40.0))
+    made.replace_guess(*dated(AHEAD_S + 10, 0.0, 40.0))
     assert (interval_of(made), made.dated) == ((-2, 2), False)
 
 
@@ -104,27 +104,27 @@ def test_every_clock_that_the_program_makes_is_possible() -> None:
 
 
 @pytest.mark.parametrize(
-    "until, now, over", [(30.0, 31.9, False), (30.0, 32.1, True), (-CORES_APART_S, -2e6, True)]
+    "until, now, over", [(30.0, 31.9, False), (30.0, 32.1, True), (-AHEAD_S, -2e6, True)]
 )
 def test_the_early_end_of_the_interval_decides_what_is_certainly_over(
     until: float, now: float, over: bool
 ) -> None:
-    assert clock().is_over(CORES_APART_S + until, now) is over
+    assert clock().is_over(AHEAD_S + until, now) is over
 
 
 def test_the_end_of_an_instant_allows_for_drift_until_then() -> None:
     made = clock()
-    moment = made.when_over(CORES_APART_S + 3600)
+    moment = made.when_over(AHEAD_S + 3600)
     assert 3602 < moment < 3602 + 2 * DRIFT * 3602
     made.drift(moment)
-    assert not made.is_over(CORES_APART_S + 3600, moment - 0.01)
-    assert made.is_over(CORES_APART_S + 3600, moment + 1e-6)
+    assert not made.is_over(AHEAD_S + 3600, moment - 0.01)
+    assert made.is_over(AHEAD_S + 3600, moment + 1e-6)
 
 
 def test_a_converted_instant_never_comes_earlier() -> None:
     made, after = clock(), clock(-3602.0, -3598.0)
-    assert made.convert(CORES_APART_S + 600, 10.0, after) - CORES_APART_S == 600 + 2 - 3598
-    assert made.convert(CORES_APART_S + 600, 603.0, after) == 0.0
+    assert made.convert(AHEAD_S + 600, 10.0, after) - AHEAD_S == 600 + 2 - 3598
+    assert made.convert(AHEAD_S + 600, 603.0, after) == 0.0
     assert made.convert(0.0, -1e9, after) == 0.0
 
 
@@ -139,12 +139,12 @@ def test_a_converted_instant_never_comes_earlier() -> None:
         clock(0.0, float("nan")),
         clock(float("-inf"), 0.0),
         clock(float("inf"), float("inf")),
-        clock(-CORES_APART_S - 1, -CORES_APART_S),
+        clock(-AHEAD_S - 1, -AHEAD_S),
         clock(MAX_UNIX_S, MAX_UNIX_S),
-        ServerClock(CORES_APART_S, CORES_APART_S, EARLY + 0.1),
-        ServerClock(CORES_APART_S, CORES_APART_S, float("nan")),
-        ServerClock(CORES_APART_S, CORES_APART_S, 0.0, contradictions=-1),
-        ServerClock(CORES_APART_S, CORES_APART_S, 0.0, contradictions=MAX_CONTRADICTIONS + 1),
+        ServerClock(AHEAD_S, AHEAD_S, CORES_APART_S + 0.1),
+        ServerClock(AHEAD_S, AHEAD_S, float("nan")),
+        ServerClock(AHEAD_S, AHEAD_S, 0.0, contradictions=-1),
+        ServerClock(AHEAD_S, AHEAD_S, 0.0, contradictions=MAX_CONTRADICTIONS + 1),
     ],
     ids=str,
 )

@@ -52,7 +52,7 @@ if sys.platform != "win32":
 
 pytestmark = [
     pytest.mark.usefixtures("known_address"),
-    pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs locks of POSIX"),
+    pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs POSIX locks"),
 ]
 
 LIMIT = 1000
@@ -138,6 +138,7 @@ def no_writes() -> ExitStack:
     return stack
 
 
+# Faults: a call of the system, and the error with which it fails.
 FAULTS = [
     *(("pwrite", n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)),
     *(("pread", n) for n in (errno.EIO, errno.ESTALE)),

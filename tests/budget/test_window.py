@@ -8,7 +8,7 @@ import pytest
 from binance_oi.budget.window import MIN_SLOTTED_S, MIN_WAIT_S, SLOTS, Window
 from binance_oi.exchange.limits import Limit
 
-FLIGHT = 10.0
+FLIGHT = 10.0  # s after its charge in which the exchange may count a request
 
 
 def window(seconds: int = 10, most: int = 100, *, requests: bool = False) -> Window:

@@ -3,7 +3,7 @@
 Rule of this file: time passes only when a test moves the clock.
 """
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
+NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
 
 
 class Time:
