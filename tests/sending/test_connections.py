@@ -56,7 +56,7 @@ async def test_a_dropped_idle_connection_costs_only_one_request(
 async def test_a_flood_is_not_mistaken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guard, "ENVELOPE_BYTES", -900)  # 100 bytes beyond the 1,000 of the body
+    monkeypatch.setattr(guard, "ENVELOPE_BYTES", -900)  # with a body of 1,000: 100 bytes in all
     text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # the body ends with the connection
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
@@ -413,7 +413,7 @@ async def test_the_callers_own_requests_are_not_bounded_during_a_trace() -> None
     assert exchange.connections == 1
 
 
-async def test_a_socket_that_its_loop_has_closed_does_not_keep_a_reset_from_ending() -> None:
+async def test_a_reset_of_a_socket_that_its_loop_has_closed_ends_the_connection() -> None:
     handler, transport = Mock(), Mock()
     # uvloop: the descriptor is -1 for one pass of the loop before the connection is lost.
     transport.get_extra_info.return_value.setsockopt.side_effect = ValueError("negative")

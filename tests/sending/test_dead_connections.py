@@ -119,10 +119,10 @@ async def test_no_symbol_fails_after_all_kept_connections_died(
         client_of(exchange, session, max_connections=connections) as client,
     ):
         await sweep(client, exchange, 600)
-        for _ in range(2):  # more requests than the retry budget
+        for _ in range(2):  # so more second requests than the retry budget of 60
             kept = exchange.forget(how)
             assert kept == connections
-            await asyncio.sleep(1.5)  # after the pacer's second
+            await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once
             began = now()
             sent = await sweep(client, exchange, 600)
             assert sent == 600 + (kept if how in UNSEEN else 0)
@@ -184,10 +184,10 @@ async def test_a_kept_connection_that_ends_within_its_answer_costs_one_request_a
 ) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 200)
-        for _ in range(2):  # more requests than the retry budget
+        for _ in range(2):  # so more second requests than the retry budget of 60
             exchange.part, kept = PARTS[part], exchange.forget(how)
             assert kept == 100
-            await asyncio.sleep(1.5)  # after the pacer's second
+            await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once
             assert await sweep(client, exchange, 200) == 200 + kept
         assert client._sender._retries.left == client._sender._policy.budget
 
@@ -372,7 +372,7 @@ async def test_no_symbol_fails_when_all_connections_die_after_a_slow_answer(
         exchange.latency = 0.02
         await sweep(client, exchange, 150)
         exchange.forget(Forgets.SILENTLY)
-        await asyncio.sleep(1.5)  # after the pacer's second
+        await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once
         await sweep(client, exchange, 150)
 
 

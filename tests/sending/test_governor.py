@@ -464,10 +464,10 @@ async def refusals_until_admitted(governor: Governor) -> int:
         ("a full minute", 2),
         ("a cooldown", 2),
         ("a probe", 2),
-        ("a full minute in flight", 60),
+        ("a full minute in flight", 60),  # at most one a second until the rollover
         ("lost weight", 2),
         ("another limit", 3),
-        ("connections", 31),
+        ("connections", 31),  # one a second, until a connection is free after 30 s
         ("the pace", 2),
     ],
 )
@@ -939,7 +939,7 @@ async def test_a_weight_that_never_fits_is_refused_with_its_own_reason(full: Gov
     assert (caught.value.reason, caught.value.retry_at) == (Reason.TOO_HEAVY, None)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
 async def test_a_budget_locked_by_another_process_is_named_as_the_reason(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     budget = MachineBudget(directory=tmp_path / "budgets", clock=loop.time, wall=wall_time)
