@@ -1,8 +1,11 @@
 """Recording for weeks, and reading what was recorded.
 
+A sweep reads all symbols once. It is due at a slot; slots without a sweep are a gap. A row of the
+past is a value that the exchange published later, in its history or its archive.
+
 schema.py      the tables, their versions, and the migration
 sides.py       the names of the files that SQLite and a recorder keep beside a recording
-connection.py  a connection to SQLite that treats values alike on every Python
+connection.py  a connection to SQLite in which `?1` is the first value on every Python
 opening.py     opening a recording to read it
 statements.py  SQL that every store runs
 tables.py      the interface through which readers use a recording
@@ -10,7 +13,7 @@ sqlite_tables.py  this interface for a file
 coverage.py    sweeps and gaps, as SQL
 samples.py     the samples of a recording, in order
 lookup.py      the values of many symbols at a few instants
-series.py      samples and the past as one series
+series.py      samples and rows of the past as one series
 recording.py   reading a recording: samples, series, sweeps, gaps, the past
 past.py        writing and reading rows of the past
 lock.py        the lock that allows one recorder for each recording
@@ -25,8 +28,8 @@ pending.py     sweeps and gaps that are not written yet
 sink.py        the interface through which a recorder writes
 sqlite.py      this interface for a file, even if other programs move or replace it
 writing_thread.py  the one thread in which a sink works
-backfill.py    writing instants of the past into a sink
-gap_filler.py  reading the past of a recorder's gaps
+backfill.py    writing rows of the past into a sink
+gap_filler.py  reading rows of the past for a recorder's gaps
 history_cache.py  recent history in the user's cache directory
 address.py     telling a file from a database by its name
 postgres.py    the interface for writing, for PostgreSQL

@@ -1,10 +1,12 @@
-"""Fills a recording with instants of the past, from the exchange's history and its archive.
+"""Stores past open interest in a recording, from the exchange's history and its archive.
 
-The rule of this file: a run requests only rows of history that the recording lacks, and only files
-of the archive that the archive's cache lacks. It stores rows soon after it has received them. So a
-run may end at any moment, even by a kill. The next run stores the rest, and the recording then has
-the same rows as after a single run. An instant for which the exchange has no row is a hole. Each
-run requests the holes of the history again, because a row may have appeared.
+Both have one row for each symbol and instant, a multiple of 5 minutes.
+
+The rule of this file: a run sends requests to the history only for rows that the recording lacks,
+and downloads only files of the archive that the archive's cache lacks. It stores rows soon after it
+has received them. So a run may end at any moment, even by a kill. The next run stores the rest, and
+the recording then has the same rows as after a single run. An instant for which the exchange has no
+row is a hole. Each run requests the holes of the history again, because a row may have appeared.
 """
 
 import asyncio
@@ -43,7 +45,7 @@ ROWS_PER_WRITE = 4096  # rows of the archive, two weeks of a symbol, to collect 
 
 @runtime_checkable
 class PastReader(Protocol):
-    """The calls of a client that read the past; `OpenInterestClient` has them."""
+    """The part of a client that a backfill uses; `OpenInterestClient` has it."""
 
     @property
     def source(self) -> str:
@@ -67,7 +69,7 @@ class PastReader(Protocol):
 
 
 class Span(NamedTuple):
-    """Instants from the first to the last one, Unix ms."""
+    """Instants from the first to the last one, both included, Unix ms."""
 
     first: int
     last: int
@@ -110,11 +112,11 @@ class Backfilled(Encodable):
 
 
 def spans_of(times: Iterable[int]) -> Iterator[Span]:
-    """Yield spans that cover these 5-minute instants with the fewest requests.
+    """Yield spans that cover these 5-minute instants with few requests.
 
     Args:
-        times: The instants, Unix ms, sorted. A span may also cover other instants, where these need
-            no further request.
+        times: The instants, Unix ms, sorted. A span may also cover instants between them, if these
+            need no further request.
     """
     first = last = -1
     for at in times:
@@ -157,7 +159,7 @@ class Filler:
 
         Raises:
             BinanceOIError: The history could not be read. Rows received earlier are stored.
-            StorageError: The sink cannot be read, or the last write failed and stored no row.
+            StorageError: The sink cannot be read, or a write failed and stored none of its rows.
         """
         now = round(self._clock() * 1000)
         first = max(span.first, now - KEPT_MS + MARGINS_MS[0])
@@ -266,14 +268,14 @@ async def backfill(
     on_progress: Callable[[BackfillProgress], object] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Backfilled:
-    """Store 5-minute instants of the past in a recording, beside its samples.
+    """Store past open interest in a recording, beside its samples: a row for every 5 minutes.
 
     The exchange's history has the last 30 days, and the archive has all days since 2020. The
     recording keeps the rows of both, so that a reader can compare them. A backfill waits for the
     end of a ban; if an outage lasts longer than about 90 s, the symbol or day fails. After an
-    interruption, the same call continues the backfill, and requests no stored row of the history
-    again. From the archive, it requests the checksum of each day again, and the day itself only if
-    the archive's cache lacks it.
+    interruption, the same call continues the backfill. It requests only stretches of the history
+    that the recording lacks. From the archive, it requests the checksum of each day again, and the
+    day itself only if the archive's cache lacks it.
 
     Args:
         reader: The client.
@@ -300,8 +302,8 @@ async def backfill(
             Or it has another source, or cannot be written. Rows stored earlier stay.
         BinanceOIError: The list of symbols could not be read, or the archive does not answer.
 
-    Cost: one request for each 500 missing instants of a symbol; the limit is 1000 requests in 5
-    minutes.
+    Cost: one request for each 500 missing instants of a symbol, and one more for each distant
+    stretch of them; the limit is 1000 requests in 5 minutes.
     """
     check_moment("since", since)
     check_moment("until", until)

@@ -1,10 +1,11 @@
 """Fills a recorder's own gaps with rows of the exchange's history.
 
 The rule of this file: filling never delays a sweep. The filler reads one symbol at a time, after
-the sweep that ends a gap, and draws on the limit of history. It stores the rows in the recorder's
-thread, between two writes of sweeps. For each 5-minute instant in a gap it stores the exchange's
-row. The gap itself stays, because its slots still have no sweep. A gap that contains no such
-instant cannot be filled.
+the sweep that ends a gap. Its requests draw on a limit of their own, which sweeps do not use. It
+stores the rows in the recorder's thread, between two writes of sweeps. History has a row for every
+5 minutes: a multiple of 5 minutes is an *instant*. The filler stores the row of each instant in a
+gap. The gap itself stays, because its slots still have no sweep. A gap that contains no instant
+cannot be filled.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import unix_ms
 
-AGAIN_S = 300.0  # s from a failure to the next try; new rows appear as often
+AGAIN_S = 300.0  # s from a failure to the next try; history gets a new row every 300 s too
 NEVER = frozenset(("unknown", "not_trading"))  # reasons of gaps for which there is no history
 # After these errors, the same request may succeed later.
 PASSING = (TransportError, ServerError, RateLimitedError, BannedError, StorageError)
@@ -39,7 +40,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class GapFiller:
-    """Fills the gaps of a recorder with rows of 5-minute instants.
+    """Stores the rows of history for the instants in a recorder's gaps.
 
     Args:
         filler: Reads and stores the rows.
@@ -63,7 +64,7 @@ class GapFiller:
         return self._filler.new
 
     def note(self, outcome: Snapshot | Gap, period: int) -> None:
-        """Take the outcome of a slot.
+        """Take the outcome of one slot, or of several without a sweep.
 
         Args:
             outcome: A sweep, or slots without one.
@@ -90,7 +91,7 @@ class GapFiller:
             self._wanted.setdefault(symbol, set()).update(instants)
 
     async def run(self) -> None:
-        """Fill the gaps of earlier runs, and then each new gap after the sweep that ends it."""
+        """Fill the gaps of earlier runs after the first sweep, then each new gap after it ends."""
         await self._want_earlier(round(self._clock() * 1000) - KEPT_MS)
         while True:
             await self._swept.wait()
@@ -146,6 +147,6 @@ class GapFiller:
 
 
 def instants_in(gap: Gap, period: int) -> Iterator[int]:
-    """Return the 5-minute instants from the first slot of a gap until the slot after the gap."""
+    """Return the instants from the first slot of a gap to the slot after it, which is excluded."""
     first = -(-gap.first // STEP_MS) * STEP_MS
     return iter(range(first, gap.last + max(1, period), STEP_MS))

@@ -41,11 +41,11 @@ FOLDER: Final = f"history-{FORMAT}"
 SUFFIX: Final = ".json.z"
 PERIOD: Final = "5m"
 STEP: Final = PERIODS[PERIOD]
-KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # enough for changes over 24h, and an hour more
-UNUSED_S: Final = 30 * 86_400.0  # s without a write; then the files of an exchange are removed
+KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # ms of rows: enough for changes over 24h, and 1h more
+UNUSED_S: Final = 30 * 86_400.0  # s without a write, after which we remove an exchange's files
 LARGEST: Final = 1 << 24  # bytes that a file may have, compressed or not; 30 days take about 1 MB
 REPLACED_AT_MOST: Final = 20  # times that other processes may replace a file during one `save`
-APPEARS_MS: Final = 7_000  # from an instant until its row appears; 6.2 s were seen [O 2026-09-12]
+APPEARS_MS: Final = 7_000  # from an instant until its row appears; 6.2 s were seen on 2026-09-12
 
 
 class Kept(NamedTuple):

@@ -1,5 +1,8 @@
 """Writes rows of the past into a recording, and reads them in order.
 
+A row of the past is a value that the exchange published later for an earlier instant. Its source is
+the exchange's history or the exchange's archive.
+
 The rule of this file: a recording has at most one row for each symbol, instant and source; a second
 write replaces the first. Reading takes constant memory, and numbers keep the exchange's digits.
 """

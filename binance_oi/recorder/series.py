@@ -3,7 +3,7 @@
 The rule of this file: each symbol has at most one row for each instant, a multiple of the step. The
 row comes from the first of these sources that has one:
 
-    sample    the last sample at or before the instant that is at most one step old
+    sample    the last sample at or before the instant, if it is at most one step old
     history   the row of the exchange's history for this instant
     archive   the row of the exchange's archive for this instant
 
@@ -215,7 +215,7 @@ class Series:
         return arrow.point_stream(self.blocks(), columns, self._tables, requested_schema)
 
     def fill(self, tracker: ChangeTracker) -> None:
-        """Fill a tracker from the recording, so that it continues after a restart.
+        """Fill a tracker of changes from the recording, so that it continues after a restart.
 
         The tracker gets the rows, and the latest samples, which may still become rows. If the
         series begins at least 7 days plus the longest window ago, the tracker computes the same
