@@ -32,8 +32,8 @@ PREFIX, SUFFIX = ".binance-oi-", ".unfinished"
 _OURS = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII)
 JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # the index of the log is shared memory
 SIDES = JOURNAL, LOG, INDEX  # endings of the files that SQLite may put beside a database
-# Tries to lock the directory for one rename, and seconds between two of them. Another program may
-# lock it for long, for example `flock DIR binance-oi ...`; then we rename without the lock.
+# Tries to lock the directory for one rename, and seconds between two tries. Another program may
+# hold that lock for long, as `flock DIR binance-oi ...` does; then we rename without it.
 LOCK_TRIES, LOCK_PAUSE_S = 20, 0.005
 
 Version = tuple[int, ...]
@@ -68,7 +68,10 @@ def check_place(path: Path) -> None:
         special = False  # there is no such file; or the writer reports the error later
     directory = Path(os.path.realpath(path.parent))
     if special or directory == Path("/dev") or directory.is_relative_to("/proc"):
-        raise RecordingError(f"{path} is a device, a pipe or a socket, so no file can replace it")
+        raise RecordingError(
+            f"{path} is a device, a pipe or a socket, or lies among such files, so no file can "
+            "replace it"
+        )
 
 
 def version(path: Path) -> Version | None:
@@ -93,9 +96,9 @@ def replace_atomically(
 
     Args:
         path: The final path. Its directory must exist.
-        is_current: Called just before the rename. If it returns False, there is no rename. Until
-            the rename, a lock keeps other processes of this library from renaming a file in the
-            directory, unless another program holds that lock.
+        is_current: Called just before the rename. If it returns False, there is no rename. From
+            this call until the rename, a lock keeps other processes of this library from renaming a
+            file in the directory, unless another program holds that lock.
 
     Raises:
         OvertakenError: `is_current` returned False.

@@ -199,8 +199,8 @@ def _make_room(target: Path) -> None:
     """Remove every file beside the target that SQLite would use together with the copy."""
     if os.path.isfile(target):
         set_aside_foreign_log(target)
-        # Move the target's log into the target, which stays complete if the rename fails. SQLite
-        # reports an error for a target that is not a database.
+        # Move the target's log into the target, so that the old target is complete if the rename
+        # fails. SQLite reports an error for a target that is not a database.
         with suppress(sqlite3.Error):
             settle(target)
     for ending in SIDES:

@@ -15,8 +15,8 @@ it as follows:
 
 A ``kill -9`` at any moment leaves the file with one of these two tokens, and the log contains both.
 Another program may checkpoint at any moment too. So at the start of each transaction, the recorder
-reads the index of the log, which shows whether SQLite restarts the log. If the recorder cannot read
-the index, it writes the first page in each transaction.
+reads the index of the log, which shows whether SQLite restarts the log. The recorder writes the
+first page in each transaction, because it may be unable to read the index.
 
 Another program may restart the log and change the schema in it, by ``VACUUM`` or ``CREATE INDEX``.
 SQLite then increments the token, but only in the log. So a log also belongs to a file whose token
@@ -151,8 +151,8 @@ def token_of(path: Path) -> int | None:
         return NOT_A_DATABASE
     try:
         with closing(_connect(path, UNCHANGING)) as connection:
-            # After a killed checkpoint, the file may be shorter than its header says. This makes
-            # SQLite read it all the same.
+            # After a killed checkpoint, the file may be shorter than its header says. With this
+            # setting, SQLite reads the file all the same.
             connection.execute("PRAGMA writable_schema = ON")
             return int(connection.execute("PRAGMA schema_version").fetchone()[0])
     except sqlite3.Error as error:
@@ -187,7 +187,7 @@ def _belongs(token: int | None, log: Path) -> bool:
 def _follows_by_schema_changes(token: int, first: int) -> bool:
     """Whether SQLite may have incremented `token` to `first`, by schema changes.
 
-    Older programs use small tokens. They are all close to each other, so they prove nothing.
+    Files of older programs have small tokens, which are all close together and prove nothing.
     """
     return FIRST_TOKEN <= token < first <= token + MAX_SCHEMA_CHANGES
 

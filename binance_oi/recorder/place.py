@@ -118,8 +118,8 @@ class Place:
     def set_aside_cut_file(self) -> None:
         """Rename the rest of a truncated file, so that a new file can have its path.
 
-        If the rest stayed, SQLite could not create a recording there while another program reads
-        it.
+        An empty rest is removed. If the rest stayed, SQLite could not create a recording there
+        while another program reads it.
         """
         found = _found(self._real)
         if found is None or self.is_moved() or not self._is_cut(self._real, found):

@@ -3,9 +3,9 @@
 The rule of this file: a slot belongs to the file of its own day or month, even if it is stored
 later. Each file is a complete recording that any reader can open. `binance-oi copy` joins several.
 A call that stores in several files starts with the oldest. If the call fails midway, the caller may
-repeat it. If the process is killed while it removes the oldest file, the summaries of that file's
-days may already be in the newest file. The next process removes the file, and until then a copy of
-both files counts these days once.
+repeat it. Before the sink removes the oldest file, it writes a summary of each of the file's days
+into the file that is open. If the process is killed in between, the next process removes the file.
+Until then a copy of both files counts these days once.
 """
 
 import re

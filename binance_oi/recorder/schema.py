@@ -48,6 +48,8 @@ _VIEW = (
     "CREATE VIEW samples AS SELECT * FROM settled"
     f" UNION ALL SELECT * FROM recent WHERE {NOT_SETTLED}"
 )
+# Facts about the recording. Beside 'source', 'merged' is there once a second recording was copied
+# into this one, and 'copying' while a copy into this one has not ended.
 _ABOUT = """
 CREATE TABLE about (
     name TEXT PRIMARY KEY,        -- 'source': what `source_name` calls the exchange
@@ -123,7 +125,7 @@ def migration(version: int) -> Iterator[str]:
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the version of the recording in the file; 0 when the file is empty.
+    """Return the version of the recording in the file; 0 if it is empty or has no tables yet.
 
     Raises:
         RecordingError: The file is not a recording, or has an unknown version.

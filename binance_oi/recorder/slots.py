@@ -13,6 +13,9 @@ follows:
                                                           replaces it there
     nothing         the sweep is written                  the gap is written
 
+A recorder writes a gap with the reason `clock` if someone sets the clock forward past its slots. If
+someone sets the clock back, the recorder writes an empty one: `last` is before `first`.
+
 A recorder with a shorter period has slots between those of an older gap. If it misses these slots
 too, the part of the gap over them gets the shorter period, and so contains them. A later sweep
 removes only its own slot from the gap.

@@ -39,7 +39,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class Retention:
-    """Removes old days from a file in small steps, and gives their space to the file system.
+    """Removes old days from a file, and free space above a third of the file, in small steps.
 
     Args:
         days: The number of whole days to keep, besides the current one.

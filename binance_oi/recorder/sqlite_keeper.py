@@ -88,7 +88,7 @@ class SqliteKeeper:
         return self._value("PRAGMA auto_vacuum") == INCREMENTAL
 
     def compact(self) -> bool:
-        """See `Keeper.compact`. A file of an early version of the program is first rewritten."""
+        """See `Keeper.compact`. A file of an early version is rewritten as a whole, in one step."""
         if not self._is_incremental():
             self._write_anew()
             return False

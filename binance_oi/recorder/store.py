@@ -56,7 +56,7 @@ CACHE_KIB = 16 * 1024  # far more than one page of each symbol, with its parent 
 # many samples in `recent`.
 SETTLE_AFTER_CHANGES = 49_152
 LOG_BYTES = 64 * 1024 * 1024  # size that the log keeps; it is longer only during a long read
-PAST_ROWS_IN_LOG = 131_072  # rows of the past before a checkpoint; they fill a third of `LOG_BYTES`
+PAST_ROWS_IN_LOG = 131_072  # rows of the past after which `tidy` checkpoints: 1/3 of `LOG_BYTES`
 
 # The file is at most a minute behind its log: after 40 s, the next `tidy` comes within 10 s.
 CHECKPOINT_AFTER = 40.0  # s
@@ -67,7 +67,7 @@ BEGIN_ATTEMPTS = 3  # tries to begin a transaction while another program checkpo
 
 KEPT_ROWS = 200_000  # rows in memory in case someone removes the file; they take about 60 MB
 
-# Write no observation that one of the two tables has already.
+# Write no observation that `recent` or `settled` has already.
 _INSERT = """
 INSERT OR IGNORE INTO recent SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
@@ -137,7 +137,7 @@ class Store:
         set_aside_foreign_log(path)
         new = not path.exists()
         self._log = beside(path, LOG)
-        self._log_generation: Generation | None = None  # of the log that gave the file its token
+        self._log_generation: Generation | None = None  # of the log in which we changed the token
         self._connection = self._connect("mode=rwc")
         self.connection: sqlite3.Connection = self._connection
         """Use it to read; use `writing` for changes."""
@@ -258,8 +258,8 @@ class Store:
                 that time, the log keeps its content, and the next `Store` continues with it.
 
         Returns:
-            Acknowledged writes that are in no file, because another program removed the file before
-            a checkpoint. Write them into another file with `restore`.
+            Acknowledged writes that may be in no file, because another program removed or changed
+            the file or its log before a checkpoint. Write them into another file with `restore`.
         """
         if self._closed:
             return []
@@ -271,7 +271,7 @@ class Store:
             self._idle.close()
 
     def _leave(self, wait: float) -> list[Kept]:
-        """Move the log to where the file is now; return the writes that are in no file."""
+        """Move the log to where the file is now; return the writes that may be in no file."""
         if self._place.is_overwritten():
             self._connection.close()  # without a checkpoint, because another connection is open
             self._idle.close()
@@ -282,7 +282,7 @@ class Store:
         self._idle.close()
         has_log = self._place.has_sides()
         until = time.monotonic() + wait
-        # If the index is gone, do not truncate the log: a new connection would not notice it.
+        # If the index is gone, do not truncate the log: a new connection would not notice that.
         while not self._try_checkpoint("TRUNCATE" if has_log else "PASSIVE"):
             if time.monotonic() >= until:
                 break
