@@ -1,8 +1,8 @@
 """Maintains a recording over years: removes old days, gives free space to the system, and copies.
 
 The rule of this file: it works in short steps. So a recorder can continue between them, and a
-killed process leaves a valid recording. A recorder must not write the target of a copy; it may
-write any other recording.
+killed process leaves a valid recording. A recorder may write the recording meanwhile, unless the
+recording is the target of a copy.
 """
 
 import os
@@ -35,11 +35,11 @@ PAUSE_S = 0.02  # s between two steps
 # it gets the lock in this pause.
 TURN_S = 0.12
 TURN_AFTER_S = 0.2  # s of work after which `rest` makes the longer pause
-LAST_WAIT_MS = 200  # the longest wait for readers at the end
-BUSY_FOR_MS = 600_000  # the longest wait for other programs that write
+LAST_WAIT_MS = 200  # ms of the longest wait for readers at the end
+BUSY_FOR_MS = 600_000  # ms of the longest wait for other programs that write
 
-# A copy reads rows in the order of the table `settled`, so it writes them there and not first into
-# `recent`.
+# A file has its samples in two tables: `recent`, sorted by time, and `settled`, sorted by symbol. A
+# copy reads samples by symbol, so it writes them into `settled` at once.
 _SAMPLES = """
 INSERT OR IGNORE INTO settled SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM recent WHERE symbol = ?1 AND time = ?2)
@@ -52,7 +52,7 @@ class _Cared(Protocol):
     """A recording that is open for maintenance."""
 
     keeper: Keeper
-    """Does the steps."""
+    """Removes samples and returns free space, one step at a time."""
 
     def rest(self) -> None:
         """Pause between two steps, so that others can write."""
@@ -80,8 +80,8 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
     Raises:
         ValueError: `keep_days` is not positive.
         RecordingError: There is no recording.
-        StorageError: The recording cannot be written now. Days that it removed before the error
-            stay removed.
+        StorageError: The recording cannot be written now. Days removed before the error stay
+            removed.
     """
     days = check_count("keep_days", keep_days)
     with Recording(place) as recording:
@@ -154,7 +154,7 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
 def prepared_copy(source: StrPath, target: StrPath) -> Generator[Callable[[Progress], int]]:
     """Open both recordings of a copy; yield the function that copies, see `copy`.
 
-    If it raises an error itself, no row was copied.
+    If opening them fails, no row was copied.
     """
     if same_file(source, target):
         raise _same_recording(target)

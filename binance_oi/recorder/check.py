@@ -1,9 +1,11 @@
 """Checks a whole recording for damage and missing slots.
 
+A slot is a time at which a sweep of all symbols was due; a gap names slots without a sweep.
+
 The rule of this file: each slot from the first to the last has a sweep or a gap, or belongs to a
-pruned day, which has a summary. Any other slot is unaccounted for. A slot with both a sweep and a
-gap is damaged. While a copy into the recording has not ended, rows may be missing whose slots
-nobody knows. The memory for a check does not grow with the recording.
+pruned day, which has only a summary. Any other slot is unaccounted for. A slot with both a sweep
+and a gap is damaged. The check also reports an unfinished copy into the recording, because the rows
+to come may belong to slots that nothing names yet. Its memory does not grow with the recording.
 """
 
 from collections import Counter
@@ -51,8 +53,8 @@ class Check(_Check, Encodable):
 
     @property
     def is_whole(self) -> bool:
-        """Whether every slot has a sweep of all symbols, nothing is damaged, and no copy is
-        unfinished. A recording without slots and samples is whole too."""
+        """Whether every slot outside of pruned days has a sweep of all symbols, nothing is damaged,
+        and no copy is unfinished. A recording without slots and samples is whole too."""
         is_copying = self.copying is not None
         return not (self.damage or self.unaccounted or self.missed or self.failed or is_copying)
 
@@ -82,7 +84,7 @@ def check(recording: Recording) -> Check:
         damage.append(f"samples that sweeps count but that are missing: {schedule.new - rows:,}")
     if schedule.twice:
         damage.append(f"slots with a sweep and a gap: {schedule.twice:,}")
-    # A copy writes sweeps after all samples; pruning removes them before the samples.
+    # A copy writes all samples before the sweeps; pruning removes sweeps before samples.
     if rows and not (schedule.has_slots or damage or pruned or copying is not None):
         damage.append(f"samples of no sweep, and no gap gives the reason: {rows:,}")
     reasons = Counter[str]()
@@ -139,20 +141,20 @@ class _Schedule:
             self._end = last if self._end is None else max(self._end, last)
 
     def _expect(self, first: int, period: int) -> None:
-        """Count the slots after the last slot so far and before `first`, which are unaccounted."""
+        """Count the slots between the last slot so far and `first` as unaccounted for."""
         if self._end is None or period <= 0:
             return
         due = (self._end // period + 1) * period
         if first <= due:
             return
-        for day in self._pruned:  # few lie between two slots: those of a recording copied into this
+        for day in self._pruned:  # few lie between two slots: those of a copied recording
             if due < day + DAY_MS and day < first:
                 self._leave_out(due, day, period)
                 due = -(-(day + DAY_MS) // period) * period
         self._leave_out(due, first, period)
 
     def _leave_out(self, due: int, end: int, period: int) -> None:
-        """Count the slots from `due` on and before `end`, which are unaccounted."""
+        """Count the slots from `due` (included) to `end` (excluded) as unaccounted for."""
         if end > due:
             self.unaccounted += (end - due + period - 1) // period
             if len(self.stretches) < MAX_NAMED:

@@ -123,7 +123,7 @@ class _Copy:
         return added
 
     def _last_sweep(self) -> list[int] | None:
-        """Return the slot and the end of the last sweep, before the copy starts.
+        """Return when the last sweep was due, and when it ended, before the copy starts; Unix ms.
 
         The copy omits later sweeps, because it may lack their samples.
         """
@@ -227,8 +227,8 @@ def _remember(run: Statements, state: dict[str, Any]) -> None:
 def _with_pruned(begin: int, pruned: Sequence[Pruned], period: int) -> int:
     """Return the first slot of a recording, pruned days included; without such days, `begin`.
 
-    The summaries of a day have its last slot, and count its slots. So this is exact if the first
-    of these days has one period, and no slot that is unaccounted for.
+    The summaries of a day have its last slot, and count its slots. So the result is exact if the
+    first of these days has one period, and each of its slots has a sweep or a gap.
     """
     if not pruned:
         return begin

@@ -41,7 +41,7 @@ from binance_oi.times import instant, unix_ms
 
 class _Sweep(NamedTuple):
     slot: int
-    """The instant of the schedule, Unix ms."""
+    """When the sweep was due, Unix ms."""
     period: int
     """From slot to slot, ms."""
     started: int
@@ -369,7 +369,7 @@ class Recording:
         return None
 
     def sweeps(self, span: tuple[int, int] = ALWAYS) -> Iterator[Sweep]:
-        """Yield every sweep, in the order of their slots.
+        """Yield every sweep, in the order of the slots.
 
         Args:
             span: The span of slots, Unix ms; the start is included, the end is not. It has the same
