@@ -43,7 +43,7 @@ from binance_oi.times import unix_ms
 # s that a standby waits after an outage of the server before it takes the lock. In this time, the
 # recorder that held the lock before the outage can take it again.
 YIELD_S = 10.0
-MONTH_AHEAD_MS = 7 * 86_400_000  # before a month begins, the sink creates its partition
+MONTH_AHEAD_MS = 7 * 86_400_000  # ms before a month at which the sink creates its partition
 
 # Numbers are sent as text, so the server stores every digit and every zero. `ON CONFLICT` makes a
 # repeated write harmless.

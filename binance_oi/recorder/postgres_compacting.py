@@ -24,8 +24,8 @@ from binance_oi.recorder.postgres_vacuum import Patience, shorten, vacuum
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-# Bytes. We compact a table that is larger than twice the size that its rows need, plus this. The
-# same bound holds for its indexes, which need less space than the rows: then we build them anew.
+# Bytes. We compact a table that is larger than twice the size that its rows need, plus this. If its
+# indexes exceed the same bound, we build them anew; they need less space than the rows.
 WORTH_BYTES = 1 << 20
 PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved these pages
 # Passes over a table, at most. After a pass, some rows may still be near the end: the server may
@@ -33,7 +33,7 @@ PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has mo
 # Each pass leaves fewer pages near the end.
 PASSES = 10
 SPARE = 1.2  # the goal is a table of this many times the pages that its rows would fill
-MISSES = 3  # steps that move a row beyond the former end; then we take all pages before it for full
+MISSES = 3  # after so many steps that made the table longer, we take all its pages for full
 # s that we wait, in all, for transactions of other programs. We block no other program meanwhile.
 PATIENT_S = 600.0
 PAGE_SIZE = 8192  # bytes, PostgreSQL's default; with another page size, goals are too low or high
@@ -215,7 +215,7 @@ def _moved(
 
 
 def _indexes(connection: Connection, name: str) -> list[tuple[str, bool]]:
-    """Return the indexes of a table, and whether each is finished; a kill may leave others."""
+    """Return each index of a table, and whether it is finished; a kill leaves unfinished ones."""
     with connection.bounded():
         return [(index, done) for index, done in connection.execute(_INDEXES, (name,)).fetchall()]
 

@@ -74,7 +74,8 @@ class Connection:
         failure: The class of error that the blocks of this connection raise.
 
     Raises:
-        RecordingError: The server is out of reach, or refuses. The exact class is `failure`.
+        RecordingError: The server is out of reach, or refuses: the exact class is `failure`. Or
+            libpq does not understand `url`: it is a plain `RecordingError`.
         ModuleNotFoundError: psycopg is missing; it comes with the extra `postgres`.
     """
 

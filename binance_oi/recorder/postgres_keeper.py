@@ -1,8 +1,8 @@
 """Removes samples from a database and frees their space while other programs use it.
 
 The rule of this file: when all of a month is too old, we drop its table at once. Otherwise, or
-while other programs use the table, we delete rows: in one transaction those of one symbol after
-another, until they are `STEP_ROWS` or more. So no other program waits for long.
+while other programs use the table, we delete rows. Each transaction deletes the old rows of one
+symbol after another, until it has deleted `STEP_ROWS` or more. So no other program waits for long.
 """
 
 import time

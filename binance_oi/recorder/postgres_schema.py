@@ -22,7 +22,7 @@ VERSION = 1
 CHANNEL = "binance_oi"  # the channel of NOTIFY; the payload is the slot of a sweep, Unix ms
 LOCK = 0x624F4931  # "bOI1": the first of the two numbers of our advisory locks
 
-FIRST_YEAR, LAST_YEAR = 2000, 2100  # samples before or after these years share two partitions
+FIRST_YEAR, LAST_YEAR = 2000, 2100  # all earlier samples share one partition, all later ones too
 
 SCHEMA: tuple[str, ...] = (
     """

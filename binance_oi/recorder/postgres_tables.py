@@ -19,12 +19,12 @@ from binance_oi.recorder.statements import Found, Statements
 from binance_oi.recorder.tables import Queries, Steps
 
 ROWS_PER_FETCH = 4096
-KEPT = 2  # the most idle connections kept for later readers
+KEPT = 2  # idle connections that stay open for later readers, at most
 
 # SELECT DISTINCT would read every row. This query searches the index of each partition once for
 # each symbol. A search reads past the entries of deleted rows, which stay until VACUUM removes
-# them. A single search of all partitions would do so again for each symbol, even in a partition
-# that has no rows left.
+# them. A single search of all partitions would read past them again for each symbol, even in a
+# partition that has no rows left.
 _SYMBOLS = f"""
 WITH RECURSIVE bounds (text) AS (
     SELECT pg_get_expr(relpartbound, pg_class.oid)

@@ -112,7 +112,7 @@ def shorten(connection: Connection, name: str, parent: str | None) -> None:
     Args:
         connection: Must not be in a transaction.
         name: The table.
-        parent: The table of which it is a partition; without one, this is `vacuum`.
+        parent: The table of which it is a partition. If it is None, this call only runs `vacuum`.
     """
     if parent is None:
         vacuum(connection, name)
