@@ -1,4 +1,4 @@
-"""Polls the exchange and stores the sweeps, for weeks.
+"""Polls the exchange and stores the sweeps, for weeks. A sweep reads all symbols once.
 
 The rule of this file: trouble on one side does not stop the other. While the exchange cannot be
 read, the recorder writes gaps. While the file cannot be written, polling continues and sweeps wait
@@ -47,8 +47,8 @@ class Status(Encodable):
     """The state of a recorder, and its counts since it started."""
 
     sweeps: int = 0
-    """How many sweeps are committed. If a clock was set back and a slot occurs twice, both sweeps
-    count; the file keeps the first."""
+    """How many sweeps are committed. If someone sets the clock back and a slot occurs twice, both
+    sweeps count; the file keeps the first."""
     rows: int = 0
     """How many new samples are committed."""
     failed: int = 0
@@ -56,9 +56,9 @@ class Status(Encodable):
     missed: int = 0
     """How many slots have no sweep."""
     lost: int = 0
-    """The part of `missed` that the recorder read but could not keep. Either the file could not be
-    written in time, or another program removed the file while the sweep was only in its log. If it
-    can, the recorder writes a gap with the reason `storage` for each of these slots."""
+    """The part of `missed` that the recorder read but could not keep: the file could not be written
+    in time, another recorder took over, or another program removed the file while the sweep was
+    only in its log. If it can, the recorder writes a gap with the reason `storage` for the slot."""
     unwritten: int = 0
     """How many sweeps wait in memory to be written; see `Recorder`."""
     late: float = 0.0
@@ -97,8 +97,8 @@ class Recorder:
     gap with the reason `storage` for each.
 
     If someone sets the clock back, slots occur a second time. Recording continues at once. If such
-    a slot has a sweep, that sweep stays, and the new samples are added to it. Otherwise the slot
-    gets its sweep now.
+    a slot has a sweep, that sweep stays, and of the new one the recorder adds only the samples.
+    Otherwise the slot gets its sweep now.
 
     Args:
         client: Reads the exchange.
@@ -246,7 +246,7 @@ class Recorder:
         self._status = replace(self._status, trouble=trouble)
 
     async def _record_once(self) -> None:
-        """Poll, write and tidy concurrently, until one of them ends."""
+        """Choose the schedule, then poll, write and tidy concurrently, until one of these ends."""
         plan = await self._plan()  # first, so that an error leaves no empty file
         try:
             await self._record_by(plan)
