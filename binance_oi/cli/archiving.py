@@ -1,7 +1,7 @@
 """The commands `archive` and `backfill`.
 
-The rule of this file: `archive` stores each file that it downloads, and `backfill` stores rows as
-soon as it has received them. So after an interruption, even a kill, the same command continues.
+The rule of this file: `archive` stores each file that it downloads, and `backfill` stores rows soon
+after it has received them. So after an interruption, even a kill, the same command continues.
 """
 
 import asyncio
@@ -137,7 +137,7 @@ def fill(
     archives: FromArchive | None,
     source: Source,
 ) -> int:
-    """Store instants of the past in a recording, from history, and from `archives` if given."""
+    """Store past open interest in a recording: from history, and from `archives` if given."""
     if archives is not None and source.testnet:
         raise UsageError("the testnet has no archive")
     files = None if archives is None else archives.files
@@ -185,7 +185,7 @@ async def _fill(
 
 
 def _has_any(found: Backfilled) -> bool:
-    """Whether any row was read, or at least one symbol did not fail."""
+    """Whether any row was read, or there are fewer failures than symbols."""
     return found.rows > 0 or len(found.failed) < found.symbols
 
 

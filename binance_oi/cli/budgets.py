@@ -22,7 +22,7 @@ MAX_NAMED = 4  # budgets that an error names
 
 
 def budgets(output: Output) -> int:
-    """Show all budgets, and the path of their file."""
+    """Show the budgets, except those of ended local exchanges, and the path of their file."""
     path = budget_directory() / FILE_NAME
     known = machine_pools()
     pools = {name: usage for name, usage in known.items() if not _is_leftover(name, usage)}

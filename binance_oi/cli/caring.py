@@ -1,7 +1,7 @@
 """The commands `copy`, `prune`, `compact` and `check`.
 
-The rule of this file: `check` prints all its findings, and each other command one line about its
-result. None of these commands needs a client or an event loop.
+The rule of this file: `check` prints its findings, and of a long list the first ones and a count.
+Each other command prints one line about its result. No command needs a client or an event loop.
 """
 
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ from binance_oi.recorder.check import check as found_in
 from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
-MAX_FAILED = 10  # lines at most about symbols that sweeps failed to read
+MAX_FAILED = 10  # lines about symbols that sweeps failed to read, at most
 
 
 def copy(source: str | Path, target: str | Path) -> int:
@@ -54,7 +54,7 @@ def compact(place: str | Path) -> int:
 
 
 def check(place: str | Path, *, as_json: bool) -> int:
-    """Print all damage and missing slots; the exit code shows whether there are any."""
+    """Print damage and missing slots; the exit code shows whether there are any."""
     with as_usage_errors(), Recording(place) as recording:
         found = found_in(recording)
     write_out(f"{found.to_json()}\n" if as_json else "".join(f"{line}\n" for line in lines(found)))

@@ -31,7 +31,7 @@ from binance_oi.times import instant, plain
 DAY_MS = 86_400_000
 # Up to this many symbols, we read 8 days of the history of each, with 5 requests.
 FULL_HISTORY_SYMBOLS = 50
-PAGE_ROWS = 499  # rows that one request returns at least, whenever we send it
+PAGE_ROWS = 499  # rows; a span of so many steps has at most 500 instants, which fit one request
 AHEAD_MS = 3_600_000  # ms by which our clock may be behind a recorder's or the exchange's
 FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
 
@@ -100,7 +100,7 @@ def changes_recorded(arguments: Arguments, path: str | Path, output: Output) -> 
     """Show the changes up to the end of a recording."""
     tracker = ChangeTracker([arguments.window])
     with as_usage_errors(), Recording(path) as recording:
-        # Otherwise, one odd sample of the year 2050 would make all other samples look old.
+        # Beside an odd sample of the year 2050, all other samples would look old, so omit it.
         ends = round(time.time() * 1000) + AHEAD_MS
         series = recording.series(arguments.symbols, until=instant(ends))
         newest = series.newest()

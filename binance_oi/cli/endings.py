@@ -110,7 +110,7 @@ def snapshot_code(snapshot: "Snapshot") -> int:
 
 
 def explain(error: BinanceOIError) -> str:
-    """Return the error in one line; if we know until when it lasts, with that time.
+    """Return the error in one line, with its end if we know when it ends.
 
     For a symbol that the exchange does not list, every call has the words `NOT_LISTED`.
     """

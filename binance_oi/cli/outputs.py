@@ -30,7 +30,7 @@ def export(
     new: bool,
     csv_safe: bool,
 ) -> int:
-    """Add a recording to a file, and print how many rows the file gained."""
+    """Export a recording to a file, and print how many rows this wrote."""
     from binance_oi.output import export as write
 
     since, until = span.since, span.until

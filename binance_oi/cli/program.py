@@ -1,7 +1,7 @@
 """Runs one command, from the arguments to the exit code.
 
-The rule of this file: however a command ends, its exit code shows what the caller should do next. A
-command that was interrupted prints no result.
+The rule of this file: however a command ends, its exit code shows what the caller should do next.
+After an interruption, no command except `watch` prints a part of its result.
 """
 
 import re
@@ -169,7 +169,7 @@ def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
 
 
 def fitting_command(arguments: Sequence[str], possible: int | None) -> str:
-    """Return the command with a schedule that fits, or another advice if none does.
+    """Return the command with a schedule that fits; if none does, return other advice.
 
     Args:
         arguments: The arguments of the command whose schedule does not fit.

@@ -324,7 +324,7 @@ def summary(snapshot: Snapshot, usage: Usage) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    """Write seconds with three digits; from 1000 s on, write whole seconds."""
+    """Write seconds with three digits; from 100 s on, write whole seconds."""
     return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f} s"
 
 

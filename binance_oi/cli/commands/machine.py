@@ -22,8 +22,8 @@ def budget(
 ) -> int:
     """Show the budget of every exchange that this machine reads, without a request.
 
-    The last line names the file that all processes of this user share. The list omits local ports
-    on which no program listens.
+    The last line names the file that all processes of this user share. The list omits an exchange
+    on a local port if no program listens there and the budget has no cooldown.
 
     Args:
         forget: The name of a budget to delete. The command first shows the budget and asks.
@@ -58,7 +58,7 @@ def simulate(
     Args:
         port: The port on 127.0.0.1; 0 for any free port.
         limit: The weight that the exchange allows in a minute.
-        used: The weight that other clients have used of the first minute when the exchange starts.
+        used: The weight that other clients have already used in the minute of the start.
         others: The weight that other clients use each second.
         latency: The seconds from a request to its answer.
         seed: The seed of all random numbers.

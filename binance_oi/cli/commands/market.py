@@ -133,7 +133,7 @@ def changes(
         symbols: Only these symbols; by default, every symbol that is trading.
         window: The window: 5m or a multiple of it, such as 1h, 4h or 24h.
         top: How many changes to show.
-        sort: Sort by percent, usd or z-score, the largest first, up or down; or by symbol.
+        sort: Sort by percent, usd or z (the z-score), the largest first, up or down; or by symbol.
         recording: Read this recording instead, and send nothing.
     """
     from binance_oi.cli import comparing
@@ -165,7 +165,7 @@ def history(
     stretches of time have none.
 
     Args:
-        symbols: Symbols such as BTCUSDT; by default, every symbol that is trading, with --to.
+        symbols: Symbols such as BTCUSDT; with --to, by default every symbol that is trading.
         since: The first instant: an age (30d, 12h, 90m), or ISO 8601, in UTC unless it has an
             offset.
         until: The last instant, in the same forms; by default, now.

@@ -49,7 +49,7 @@ def record(
     Ctrl-C, SIGTERM and SIGHUP (the terminal was closed) stop it; with nohup, SIGHUP does not. If
     the recorder read sweeps that it could not write, the exit code is 7, and the last line shows
     their number. If there was no sweep at all, the exit code shows the reason: 3 limited, 4
-    exchange, 5 network.
+    exchange, 5 network, 1 this machine.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading, including new ones.
@@ -84,13 +84,12 @@ def backfill(
     archive_url: ArchiveUrl = None,
     source: Source = Source(),
 ) -> int:
-    """Store 5-minute instants of the past in a recording, beside its samples.
+    """Store past open interest in a recording, beside its samples: a row for every 5 minutes.
 
     These rows come from the exchange's history, which has the last 30 days. With --archive they
     also come from its public archive, which has 2020 to yesterday. The command requests only
-    instants that the recording lacks, so run the same command again to continue after an
-    interruption. It cannot run while a recorder writes the recording; for that, use record
-    --backfill.
+    what the recording lacks, so run the same command again to continue after an interruption. It
+    cannot run while a recorder writes the recording; for that, use record --backfill.
 
     Args:
         recording: The recording: a file, or the URL of a database. It is created if missing.
