@@ -1,7 +1,8 @@
 """Draws charts of recorded open interest, as SVG or PNG.
 
-The rule of this file: a line breaks where samples are missing; otherwise it would show a calm
-market there. The module imports matplotlib (the extra `plot`) on first use, and needs no display.
+The rule of this file: a line breaks where several samples in a row are missing; otherwise it would
+show a calm market there. The module imports matplotlib (the extra `plot`) on first use, and needs
+no display.
 """
 
 import math
@@ -26,7 +27,7 @@ from binance_oi.times import unix_ms
 
 SUFFIXES = (".svg", ".png")
 SIZE = (11.0, 4.5)  # inches of one chart
-COLUMNS = 1100  # columns of a chart; of a longer line, we draw the extremes in each column
+COLUMNS = 1100  # columns; of a line with over two points for each, we draw the extremes in each
 CHINESE = (  # fonts of common systems, for symbols such as 币安人生USDT
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
@@ -131,7 +132,7 @@ def _shade(axes: Any, gaps: Sequence[Mark]) -> None:
 
 @contextmanager
 def _style(dark: bool) -> Generator[None]:
-    # An SVG contains its text as text, so that the viewer's fonts draw 币安人生USDT; ours may not.
+    # An SVG contains its text as text, so the viewer's fonts draw 币安人生USDT. Ours may lack that.
     style = {"svg.fonttype": "none", "font.family": _families(), **(DARK if dark else {})}
     with _library("matplotlib").rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")

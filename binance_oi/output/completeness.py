@@ -40,9 +40,9 @@ class Mark(NamedTuple):
     """A mark in a picture, for one gap or for several gaps that lie close together."""
 
     first: int
-    """The first of these slots, Unix ms."""
+    """The first slot, Unix ms."""
     last: int
-    """The end of the last of these slots, Unix ms."""
+    """The end of the last slot, Unix ms."""
     reason: str
     """The reason of the gap; of joined gaps, that of the longest one."""
 

@@ -1,7 +1,7 @@
 """Turns recorded samples into the line of a chart.
 
-The rule of this file: it computes numbers and draws nothing. A line breaks where samples are
-missing; otherwise it would show a calm market there.
+The rule of this file: it computes numbers and draws nothing. A line breaks where several samples in
+a row are missing; otherwise it would show a calm market there.
 """
 
 import math

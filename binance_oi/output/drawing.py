@@ -1,8 +1,8 @@
 """The charts of a report, as SVG text.
 
 The rule of this file: the pictures need no script and no font. They contain classes instead of
-colours, and the style sheet of the page assigns a colour to each class. Every gap is visible, and
-no line crosses it.
+colours, and the style sheet of the page assigns a colour to each class. Every gap is visible. A
+line breaks at each NaN of its curve.
 """
 
 import math
@@ -19,7 +19,7 @@ STRIP = 22  # height of the strip that shows the gaps
 LABELS = 22  # height of the time labels below a chart
 CHARACTER = 7  # width of a digit in a label
 TREND_WIDTH, TREND_HEIGHT = 120, 22
-# Distances between two time labels. Above 12 hours, the distance is a number of whole days.
+# Distances between two time labels, s. Above 12 hours, the distance is a number of whole days.
 STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200)
 DAY_S = 86_400
 TIMES, VALUES = 8, 4  # the most intervals between labels, along the bottom and the side

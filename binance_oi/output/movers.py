@@ -23,7 +23,7 @@ WINDOWS: Mapping[str, int] = {
     "24h": 86_400_000,
 }
 TREND_POINTS = 60
-NEAR_MS = 300_000  # ms: for either end of a window, a value may be this much older
+NEAR_MS = 300_000  # ms by which a value may be older than the start or end of its window
 STEP_MS = 300_000  # ms: a z-score compares the last change with earlier changes, one in each step
 UNUSUAL_MS = WINDOWS["1h"]  # ms: a z-score judges the change over this window
 DOLLARS = ("USDT", "USDC", "USD", "FDUSD", "BUSD", "USD1")
@@ -46,7 +46,7 @@ class Line:
 
     @property
     def percent(self) -> float:
-        """The change from the first sample to the last, in percent."""
+        """The change from the first sample to the last, in percent; 0.0 if the first value is 0."""
         return percent(self.first, self.last) or 0.0
 
     @property
@@ -135,7 +135,7 @@ def market_of(
     Args:
         recording: The recording to read.
         symbols: The symbols to look up; None looks up all.
-        span: The begin (included) and the end (not included) of the transaction times, Unix ms.
+        span: The transaction times, Unix ms: the start is included, the end is not.
 
     Returns:
         None when there is no sample.

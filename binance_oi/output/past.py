@@ -64,9 +64,10 @@ class PastFile:
         self._target, self._asked, self._csv_safe = target, dict(asked), csv_safe
         self._path = target.with_name(target.name + PART)
         self.since: datetime | None = None
-        """The first instant of the earlier run that this one continues; None if there is none."""
+        """The first instant of the run, or of the earlier run that it continues; None before the
+        first symbol."""
         self.until: datetime | None = None
-        """The last instant of the earlier run."""
+        """The last instant of the same run; None before the first symbol."""
         self._places: list[tuple[str, int]] = []  # the offset of each symbol's line
         with translate_write_errors(self._path):
             self._file: BinaryIO = self._path.open("a+b")

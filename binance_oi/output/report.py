@@ -103,7 +103,9 @@ def report(
         made: The time that the page shows as the time of its creation (aware); None for now.
 
     Raises:
-        RecordingError: The recording has nothing in the span.
+        InvalidSymbolError: As for `write_report`.
+        RecordingError: The recording has nothing in the span, or no sample of one of `symbols`.
+        ValueError: As for `write_report`.
     """
     if not 1 <= check_count("top", top) <= MOST_MOVERS:
         raise ValueError(f"top must be from 1 to {MOST_MOVERS}, not {top}")

@@ -26,7 +26,7 @@ const COLUMNS = [
 ];
 
 const DETAILS = ["values", "gaps"];
-const HELD = ["overrun", "late", "limited", "budget", "clock"]; // gaps in which we sent nothing on purpose
+const HELD = ["overrun", "late", "limited", "budget", "clock"]; // reasons that are no fault: too little time or weight, or a changed clock
 const DEFAULTS = {
   symbol: "", sort: "size", down: true, find: "", unit: "usd", range: "1d", pins: [], all: false,
   view: null, // the chart's visible span, [first, last] in ms; null for its whole range
