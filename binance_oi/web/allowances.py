@@ -2,8 +2,8 @@
 
 A request takes a token. Tokens return at a constant rate: with 30 tokens in 60 s, one every 2 s.
 
-The rule of this file: no clock; time is an argument. Its memory is bounded, however many addresses
-visitors have.
+The rule of this file: no clock; time is an argument. The memory of `Allowances` is bounded, however
+many addresses visitors have.
 """
 
 from collections import OrderedDict

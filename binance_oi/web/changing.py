@@ -34,6 +34,7 @@ SYMBOLS_PER_STEP: Final = 50  # symbols whose changes are computed before other 
 TREND_STEP: Final = 3_600_000  # ms between the values of a trend
 TREND_VALUES: Final = 25  # values of a trend: one day, with both ends
 KEPT_BODIES: Final = 64  # answers that we keep until the next event
+# How much of the past a change needs: the changes to compare it with, and its window.
 USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for w in WINDOWS))
 
 EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
@@ -159,7 +160,10 @@ class Changes:
     async def _found(
         self, hub: Hub, question: ChangesQuestion
     ) -> tuple[list[Change], Mapping[str, Sequence[str]]]:
-        """Return the changes, and the named symbols without a change, by the reason."""
+        """Return the changes, and the named symbols without a change, by the reason.
+
+        ``absent``: the market lacks the symbol. ``short``: we know too little of its past.
+        """
         tracker, found = self._tracker, list[Change]()
         absent, short = list[str](), list[str]()
         assert tracker is not None

@@ -27,7 +27,7 @@ TICK = 2.0  # s between two checks for idle and dead listeners
 KEPT_GAPS = 32  # gaps that the state of the market shows
 UNKNOWN_S = 5.0  # s: our guess of the time until the first sweep
 STALE_AFTER = 3.0  # periods without a sweep, after which the values are stale
-NEVER = 0  # the number of the last event of a listener without any; the first event has number 1
+NEVER = 0  # in place of an event's number: there was no event; the first event has number 1
 
 
 class Source(Protocol):
@@ -242,7 +242,7 @@ class Hub:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the latest sweep is too old for its schedule."""
+        """Whether there is no sweep, or the latest one is too old for its schedule."""
         if self.read_at is None or self.period is None:
             return True
         age = asyncio.get_running_loop().time() - self.read_at
@@ -321,7 +321,7 @@ class Hub:
         return view._replace(names=tuple(ours))
 
     def _place(self, last_event_id: str) -> int | None:
-        """Return the number in an event id; `NEVER` for no id, None for one of another run."""
+        """Return the number in an event id; `NEVER` for no id, None if this run made no such id."""
         epoch, _, number = last_event_id.partition("-")
         if not last_event_id:
             return NEVER
@@ -432,7 +432,7 @@ class Listener:
             self._waiter.set_result(is_idle)
 
     def check(self, now: float, limits: Limits) -> None:
-        """End the stream if its listener reads nothing; keep it open if there are no events."""
+        """End the stream if its listener has gone or reads nothing; keep an idle stream open."""
         idle = now - self.taken_at
         if self._is_gone is not None and self._is_gone():
             self.leave()

@@ -163,7 +163,10 @@ class Past:
         return body
 
     async def _from_recording(self, question: PastQuestion) -> _Recorded | None:
-        """Answer from the recording; None if it has no row of the symbol."""
+        """Answer from the recording; None if it has no row of the symbol.
+
+        With a client, also None if the recording cannot be read.
+        """
         async with self._reading:
             try:
                 return await asyncio.to_thread(self._read_recording, question, self.now())

@@ -47,7 +47,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 NOT_FOUND: Final = Kind(404, "not-found", "There is no such route.")
 METHOD: Final = Kind(405, "method", "This service only reads: GET and HEAD.")
-TOO_MANY: Final = Kind(429, "visitor", "This address asks for the past too often.")
+TOO_MANY: Final = Kind(429, "visitor", "This address asks for the past or changes too often.")
 FULL: Final = Kind(503, "full", "The service has as many listeners as it allows.")
 TIMEOUT: Final = Kind(504, "timeout", "There was no answer in time.")
 STREAMING: Final = (
@@ -249,7 +249,7 @@ class Router:
         return _answer(request, await service.changes.read(service.hub, question))
 
     def _count(self, request: Request) -> None:
-        """Count a question about the past for the address of the visitor.
+        """Count a question about the past or about changes for the address of the visitor.
 
         Raises:
             ProblemError: This address has sent too many of them.

@@ -137,7 +137,7 @@ class Service:
         than `Limits.first_sweep`.
 
         Raises:
-            ProblemError: The hub has not read the market within `Limits.first_sweep` seconds.
+            ProblemError: The hub has not read the market in time; or as for `begin`.
         """
         self.begin()
         hub, longest = self.hub, self.limits.first_sweep

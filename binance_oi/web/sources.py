@@ -182,7 +182,7 @@ class RecordingSource:
             await asyncio.sleep(CHECK_EVERY_S)
 
     def _read_news(self) -> list[Reading | Gap]:
-        """Return the new sweeps and gaps; empty while the recording cannot be read."""
+        """Return the new gaps and the latest new sweep; empty while the recording is unreadable."""
         try:
             with Recording(self.place) as recording:
                 found = self._news(recording)
