@@ -112,7 +112,7 @@ def _json(value: object) -> bytes:
 
 
 class Exchange:
-    """Answers requests. Sockets, threads and processes are outside of it.
+    """Answers requests. It opens no socket, and starts no thread and no process.
 
     Args:
         counter: counts the weight of the only IP address that this exchange sees.
@@ -155,8 +155,8 @@ class Exchange:
         self.lock: AbstractContextManager[object] = threading.RLock()
         """Protects everything that a command may change; readers and commands hold it."""
         self.place: str = _PLACE + secrets.token_hex(6)
-        """The path of the exchange's URL. The exchange also answers requests with another path
-        prefix, or without one."""
+        """The path of the exchange's URL. The exchange also answers requests without it, or with
+        that of another local exchange."""
         self._script = Script()
         self._info: bytes | None = None
         self._pages = pages or Pages()

@@ -24,7 +24,7 @@ class Commands:
     """The commands that a test may give to an exchange, from any thread.
 
     A command affects requests from the next one on. If two calls of one command, such as `fail`,
-    affect the same answers, the second call begins when the first one is used up.
+    affect the same answers, the effect of the second begins when that of the first is used up.
 
     Raises:
         ValueError: From every command: an argument is out of range, or the symbol is not listed.

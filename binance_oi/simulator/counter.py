@@ -127,7 +127,7 @@ class WeightCounter:
     def weights(self, now: float) -> dict[int, int]:
         """The weight counted up to `now`, by minute (Unix s // 60).
 
-        It has the last 1500 minutes in which a request of ours arrived.
+        It has the last 1500 minutes in which a request arrived here.
         """
         return {minute: own + self._others_in(minute, now) for minute, own in self._own.items()}
 

@@ -1,8 +1,8 @@
 """Open interest of the past: which rows exist, and which of them a page contains.
 
 The rule of this file: a row depends only on seed, symbol, time and the commands of a test. It
-agrees with the live values: it has what a caller would have read at its instant. Time is an
-argument, in Unix ms by the exchange's clock.
+agrees with the live values: it has the latest value observed by its instant, which a live answer
+shows some seconds later. Time is an argument, in Unix ms by the exchange's clock.
 """
 
 import re
@@ -152,7 +152,7 @@ class History:
         return f"<History {self._name}>"
 
     def rows(self, period: str, first: int, last: int, now: int) -> list[Row]:
-        """Every row from `first` to `last`, both included, that has appeared by `now`."""
+        """Every row from `first` to `last`, both included, that the exchange serves at `now`."""
         return self.rows_between(max(first, now - KEPT_MS), min(last, now - LATE_MS), period)
 
     def rows_between(self, first: int, last: int, period: str = "5m") -> list[Row]:
@@ -200,7 +200,7 @@ class History:
         return Row(time, f"{value:.8f}", f"{notional:.8f}")
 
     def _has_row(self, time: int) -> bool:
-        """Whether there was a trade: after the listing, in a session, in no quiet half hour."""
+        """Whether there was a trade: after the listing, in a session, outside quiet half hours."""
         if time < self._onboard_ms:
             return False
         if self._has_sessions and (time - MONDAY_MS) % WEEK_MS >= 5 * DAY_MS:

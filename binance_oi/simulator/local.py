@@ -135,7 +135,7 @@ class LocalExchange(Commands):
         return self._exchange.history_counter
 
     def history(self, symbol: str, period: str, first: int, last: int) -> list[Row]:
-        """Every row of the past from `first` to `last` (Unix ms) that has appeared by now.
+        """Every row of the past from `first` to `last` (Unix ms) that the exchange serves now.
 
         Raises:
             KeyError: the symbol is not listed, or there is no such period.

@@ -1,4 +1,4 @@
-"""Tools for tests of code that uses this package. Importing it imports none of its modules.
+"""Tools for tests of code that uses `binance_oi`. Each module is imported on first use.
 
 client.py          a client on a local exchange of its own
 virtual_clock.py   an event loop in which waiting takes no time

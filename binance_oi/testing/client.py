@@ -16,7 +16,7 @@ from binance_oi.testing.virtual_clock import VirtualLoop, wall_time
 
 
 class SimulatedClient(OpenInterestClient):
-    """A client of a local exchange, which is its attribute `exchange`."""
+    """A client of a local exchange. Its attribute `exchange` is that exchange."""
 
     def __init__(self, exchange: LocalExchange, **options: Any) -> None:
         super().__init__(base_url=exchange.url, **options)

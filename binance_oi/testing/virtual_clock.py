@@ -27,7 +27,7 @@ _Events = list[tuple[selectors.SelectorKey, int]]
 
 START_S = 1_000.0  # s: not 0, because some code uses 0 for "never"
 EPOCH_S = 1_795_434_200.0  # Unix s at a loop time of 0: 2026-11-23T12:00:00Z less START_S
-_RESOLUTION_S = 1e-7  # s: less than `STEP_S`; more than the distance of two floats, for 17 years
+_RESOLUTION_S = 1e-7  # s: below `STEP_S`; for 17 years above the step from a float to the next
 STEP_S = 1e-6  # s: the smallest step; otherwise a timer re-armed for "now" would spin forever
 
 # Linux delivers over the loopback before `send` returns (no miss in 13,000 sends and connects, with
@@ -76,7 +76,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         for _ in range(_SOCKET_CHECKS - 1):
             if events:
                 break
-            _give_up_the_core()  # on a busy machine it comes back milliseconds later
+            _give_up_the_core()  # on a busy machine, this takes milliseconds
             events = super().select(0)
         return events
 
@@ -104,9 +104,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
-        # asyncio runs a timer when `time() + resolution` exceeds it. Its usual resolution is 1 ns.
-        # After half a year of virtual time, adding 1 ns gives the same float, so a timer that is
-        # due would never run.
+        # asyncio runs a timer whose time is below `time() + resolution`. Usually, the resolution is
+        # 1 ns. After half a year of virtual time, adding 1 ns gives the same float, so a timer that
+        # is due would never run.
         self._clock_resolution = _RESOLUTION_S
 
     def time(self) -> float:
