@@ -60,7 +60,9 @@ class PastFile:
             raise RecordingError(f"{target}: a file's name must end in one of {', '.join(ENDINGS)}")
         check_place(target)
         if target.exists() and not replace:
-            raise RecordingError(f"{target} exists already; replace it")
+            raise RecordingError(
+                f"{target} already exists; --replace, or replace=True, replaces it"
+            )
         self._target, self._asked, self._csv_safe = target, dict(asked), csv_safe
         self._path = target.with_name(target.name + PART)
         self.since: datetime | None = None
@@ -178,7 +180,7 @@ class PastFile:
         """Continue the run that wrote this first line."""
         if found.get("format") != FORMAT or found.get("asked") != self._asked:
             raise RecordingError(
-                f"{self._path} belongs to a run with another request; remove it, or replace it"
+                f"{self._path} belongs to a run with another request; remove it, or use --replace"
             )
         self.since, self.until = instant(found["since"]), instant(found["until"])
 

@@ -125,9 +125,9 @@ def _nothing(recording: Recording) -> str:
     if past:
         names = f"{past:,} symbol{'' if past == 1 else 's'}"
         return (
-            f"{recording} has nothing to report: it has the past of {names}, and a report is "
-            f"about sweeps; `binance-oi record --to {recording}` adds them, and `export --series` "
-            "writes the past"
+            f"{recording} has nothing to report: it has only rows of the past, of {names}, and a "
+            f"report is about sweeps; `binance-oi record --to {recording}` adds sweeps, and "
+            "`export --series` writes the rows of the past"
         )
     return f"{recording} has nothing to report: the range has no sweep and no gap"
 

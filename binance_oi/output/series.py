@@ -70,7 +70,8 @@ def export_series(
     recording.check_target(path)
     if path.exists() and not replace:
         raise RecordingError(
-            f"{path} exists already; a series is not added to, only replaced (--replace)"
+            f"{path} already exists, and no rows can be added to a series; --replace, or "
+            "replace=True, replaces the file"
         )
     series = recording.series(symbols, step=step, since=since, until=until).between(*DATES)
     written, odd = _Written(series, on_rows), OddRows()

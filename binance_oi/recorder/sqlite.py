@@ -176,7 +176,7 @@ class SqliteSink:
             if self._retention is not None:
                 self._retention.step(self._store)
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(f"{self}: its upkeep failed, and is tried again: {error}") from error
+            raise StorageError(f"{self} cannot be tidied, and is tried again: {error}") from error
 
     def take_lost(self) -> int:
         """See `Sink.take_lost`. Such sweeps were only in the log of a removed file."""

@@ -132,7 +132,7 @@ class Changes:
         try:
             tracker = await asyncio.to_thread(_filled, place)
         except (RecordingError, OverflowError, ValueError) as error:
-            logger.warning("changes do not have the past of the recording: %s", error)
+            logger.warning("changes are computed without the past of the recording: %s", error)
         else:
             for cells in self._meanwhile or ():
                 _feed(tracker, cells)

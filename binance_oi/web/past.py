@@ -40,7 +40,7 @@ DEFAULT_ROWS: Final = MAX_ROWS  # rows of an answer without `since`: one page
 FRESH_S: Final = 15.0  # s: we keep an answer this long, and a final one 20 times as long
 PARAMETERS: Final = ("period", "since", "until", "decimal")
 NO_ROW: Final = "no_row"  # the reason of a hole at the end of a recording
-NO_PAST: Final = Kind(404, "no-past", "This service has no past of this symbol.")
+NO_PAST: Final = Kind(404, "no-past", "This service knows no past values of this symbol.")
 
 _BUDGET: Final = next(kind for type_, kind in KINDS if type_ is BudgetExhaustedError)
 

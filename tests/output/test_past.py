@@ -133,7 +133,7 @@ def test_a_run_with_other_arguments_is_refused_unless_it_replaces(tmp_path: Path
         assert file.symbols == frozenset()
         file.add(A)
         file.finish()
-    with pytest.raises(RecordingError, match="exists already"):
+    with pytest.raises(RecordingError, match="already exists"):
         PastFile(path, ASKED)
 
 

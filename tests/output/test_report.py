@@ -306,7 +306,7 @@ def test_a_recording_with_history_only_is_refused_with_what_it_has_and_what_to_r
         store.save_past([("BTCUSDT", round(BEGIN.timestamp() * 1000), 1, "1.5", None, None)])
     with (
         Recording(tmp_path / "oi.db") as recording,
-        pytest.raises(RecordingError, match="nothing to report: it has the past of 1 symbol, and"),
+        pytest.raises(RecordingError, match="it has only rows of the past, of 1 symbol, and"),
     ):
         report(recording)
 

@@ -76,7 +76,7 @@ def test_an_export_replaces_an_earlier_file(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "x.csv"
     with Recording(path) as recording:
         export_series(recording, target)
-        with pytest.raises(RecordingError, match="only replaced"):
+        with pytest.raises(RecordingError, match="no rows can be added"):
             export_series(recording, target)
         assert export_series(recording, target, symbols=["BTCUSDT"], replace=True) > 0
         assert {line.split(",")[0] for line in target.read_text().splitlines()[1:]} == {"BTCUSDT"}
@@ -119,7 +119,7 @@ def test_the_export_command_writes_a_series(
     assert len(target.read_text().splitlines()) == wanted
     assert f"{wanted} rows written" in capsys.readouterr().err
     for more, said in (
-        ([], "only replaced"),
+        ([], "no rows can be added"),
         (["--new"], "--new and --series exclude each other"),
         (["--replace", "--until", "2020-01-01"], "has no rows to export"),
         (["--symbol", "NOUSDT", "--replace"], "has no NOUSDT"),

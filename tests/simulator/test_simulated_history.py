@@ -100,7 +100,7 @@ async def test_a_symbol_that_is_not_trading_has_no_rows() -> None:
         assert (await ask(symbol="BTCUSDT", period="5m"))[:2] == (200, [])
 
 
-def test_a_history_row_equals_the_value_that_a_caller_would_have_read_then() -> None:
+def test_a_history_row_has_the_latest_value_observed_by_its_instant() -> None:
     made = exchange()
     (row,) = made.history("BTCUSDT", "5m", NEWEST, NEWEST)
     live = made._exchange._market("BTCUSDT")

@@ -211,7 +211,7 @@ async def test_changes_work_without_an_unreadable_recording(
     await changes.read(Hub(FedSource()), question)
     while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
         await asyncio.sleep(1.0)
-    assert "do not have the past" in caplog.text
+    assert "computed without the past" in caplog.text
 
 
 async def test_changes_work_with_a_recording_that_has_a_slot_in_year_1(
@@ -247,7 +247,7 @@ async def test_changes_work_without_a_recording_that_has_impossible_times(
     await changes.read(Hub(FedSource()), ChangesQuestion(None, "1h", "symbol", None, "text"))
     while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
         await asyncio.sleep(1.0)
-    assert "do not have the past of the recording: oi.db has a date out of range" in caplog.text
+    assert "without the past of the recording: oi.db has a date out of range" in caplog.text
 
 
 # -- a service that sends nothing ----------------------------------------------------------------
