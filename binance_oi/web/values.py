@@ -1,6 +1,6 @@
 """The latest values, and newer ones for visitors that need them.
 
-The rule of this file: nearly all answers come from the poll, and need no request. If a value is too
+The rule of this file: a value of the poll that is new enough needs no request. If a value is too
 old for a visitor, one request reads it again for all visitors that wait, at most once in
 `Limits.min_age` seconds.
 """
@@ -67,8 +67,8 @@ class Values:
     async def one(self, hub: Hub, symbol: str, max_age: float | None) -> Cell:
         """Return a value of a symbol that is at most `max_age` seconds old.
 
-        Without `max_age`, an older value is better than no answer. The call returns it if there is
-        no client, or if visitors have used their requests.
+        Without `max_age`, the value is at most `Limits.min_age` seconds old, if possible. If there
+        is no client, or visitors have used their requests, an older value is better than no answer.
 
         Raises:
             ProblemError: There is no such value, and no client, no budget, or visitors have used
