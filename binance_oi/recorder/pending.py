@@ -1,8 +1,8 @@
 """The queue of sweeps and gaps that polling has produced and the recorder has yet to store.
 
-The rule of this file: the queue keeps the order of the slots, and has each slot once. A sweep waits
-in memory while the file cannot be written. If the oldest sweep has waited too long, or if all
-sweeps take too much memory, the queue drops the oldest one, and puts a gap with the reason
+The rule of this file: the queue keeps the order in which sweeps and gaps came, and has each once. A
+sweep waits in memory while the file cannot be written. If the oldest sweep has waited too long, or
+if all sweeps take too much memory, the queue drops the oldest one, and puts a gap with the reason
 `storage` in its place. It never drops a gap.
 """
 
@@ -42,7 +42,7 @@ def size(sweep: Snapshot) -> int:
 
 
 class Pending:
-    """A queue of sweeps and gaps, in the order of their slots. Its length is the number of sweeps.
+    """A queue of sweeps and gaps, in the order of arrival. Its length is the number of sweeps.
 
     Args:
         period: From slot to slot, ms.

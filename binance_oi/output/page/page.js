@@ -17,7 +17,7 @@ const DOLLARS = /(USDT|USDC|USD|FDUSD|BUSD|USD1)$/; // the quote assets that cou
 const RETRY = [1000, 2000, 4000, 8000, 15000]; // ms until the next attempt to connect
 const CHANGES_EVERY = 60e3; // ms between two requests for `changes`
 const FILLING = 3e3; // ms until the next request for `changes`, while the service still reads its recording
-const STALE_AFTER = 3; // after so many periods without a sweep, the page says "stale"
+const STALE_AFTER = 3; // periods without a sweep, after which the page says "stale"
 const LINK_AFTER = 300; // ms; a browser refuses to change the page's address too often
 const SPOKEN_AFTER = 400; // ms after the last key, until a screen reader speaks the values
 const COLUMNS = [
@@ -26,7 +26,7 @@ const COLUMNS = [
 ];
 
 const DETAILS = ["values", "gaps"];
-const HELD = ["overrun", "late", "limited", "budget", "clock"]; // reasons that are no fault: too little time or weight, or a changed clock
+const HELD = ["overrun", "late", "limited", "budget", "clock"]; // reasons that are no faults
 const DEFAULTS = {
   symbol: "", sort: "size", down: true, find: "", unit: "usd", range: "1d", pins: [], all: false,
   view: null, // the chart's visible span, [first, last] in ms; null for its whole range
@@ -37,7 +37,7 @@ const state = {
   head: null, // {source, every, budget}
   sweep: null, // {slot, next_slot, asked, read}
   rows: new Map(), // from a symbol to {symbol, coins, usd, time, changes, z, trend: [[time, coins]]}
-  gaps: [], // {first, last, reason, detail}
+  gaps: [], // {first, last, reason}, in ms; `last` is the end of the last slot
   series: new Map(), // from a symbol to {times, values, usd, holes}
   link: { ...DEFAULTS },
   live: "connecting", // or "live", "stale", "gone"; "still" in a report
