@@ -141,10 +141,14 @@ def test_the_help_page_names_a_duration_and_the_default(command: str, capsys: Ca
 
 
 def test_a_recorder_prints_its_schedule(tmp_path: Path, capsys: Captured) -> None:
-    file = tmp_path / "oi.db"
-    arguments = ["record", "BTCUSDT", "--to", str(file), "--simulated", "--for", "1s"]
-    assert main(arguments) == 0
-    assert "; every 5 s\n" in capsys.readouterr().err
+    arguments = ["record", "BTCUSDT", "--to", str(tmp_path / "oi.db"), "--simulated"]
+    shown = ""
+    for seconds in (1, 8, 64):  # a busy machine may not choose the schedule within the first
+        assert main([*arguments, "--for", f"{seconds}s"]) == 0
+        shown = capsys.readouterr().err
+        if "every" in shown:
+            break
+    assert "; every 5 s\n" in shown
 
 
 @pytest.mark.parametrize("arguments", [["get"], ["plot", "oi.db", "--to", "oi.svg"]])
