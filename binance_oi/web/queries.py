@@ -16,7 +16,7 @@ from binance_oi.web.problems import KINDS, Kind, ProblemError
 
 MALFORMED: Final = Kind(400, "query", "The query is malformed.")
 TOO_LONG: Final = Kind(414, "query", "The query is too long.")
-LONGEST_AGE: Final = 366 * 86_400.0  # s
+LONGEST_AGE: Final = 366 * 86_400.0  # s: the largest number of seconds in a query
 
 _INVALID_SYMBOL = next(kind for type_, kind in KINDS if type_ is InvalidSymbolError)
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", re.ASCII)
