@@ -69,8 +69,9 @@ class Connection:
 
     Args:
         url: ``postgresql://...``. It may contain libpq's parameters, such as ``?sslmode=require``,
-            which override ours.
-        name: The name of this connection in the server's list of connections.
+            which override ours, except `application_name`.
+        name: The name of this connection in the server's list of connections. A recorder
+            recognizes its own lost connection by it.
         failure: The class of error that the blocks of this connection raise.
 
     Raises:
@@ -100,7 +101,7 @@ class Connection:
         except driver.ProgrammingError:  # we drop its text, which may quote a part of the password
             raise RecordingError(f"{self._name} is not a URL that PostgreSQL understands") from None
         connection = driver.connect(
-            **{"application_name": name, **_OURS, **given},
+            **{**_OURS, **given, "application_name": name},
             autocommit=True,
             cursor_factory=driver.RawCursor,
         )

@@ -438,6 +438,18 @@ def test_a_server_that_stops_answering_blocks_for_a_bounded_time(
     assert saved == 3
 
 
+@pytest.mark.parametrize("more", ["", "&application_name=other"])
+def test_a_recorder_ends_its_former_connection_that_still_holds_the_lock(
+    url: str, more: str
+) -> None:
+    """The server has not noticed yet that the connection is lost."""
+    with opened(f"{url}{more}") as sink:
+        former, sink._connection = sink._connection, None
+        assert former is not None
+        with closing(former):
+            assert sink.save(sweep(0), [], PERIOD).new == 3
+
+
 def until(work: Callable[[], int]) -> int:
     """Repeat a call until it raises none of our errors. pytest ends a test that hangs."""
     while True:
