@@ -477,9 +477,9 @@ function drawGaps() {
   $("gaps").firstChild.textContent = counted(gaps.length, "gap");
   if (!$("gaps").open) return;
   const rows = gaps.slice(0, MOST_LISTED).map((gap) => {
-    return [clock(gap.first), clock(gap.last), gap.reason, gap.detail || ""];
+    return [clock(gap.first), clock(gap.last), gap.reason];
   });
-  fill($("gaps"), ["From, UTC", "To, UTC", "Reason", "Detail"], rows, []);
+  fill($("gaps"), ["From, UTC", "To, UTC", "Reason"], rows, []);
 }
 
 function fill(details, head, rows, numbers) {
