@@ -1,15 +1,16 @@
 """`python -m tests.simulation.ablation`: how much does each mechanism of the core improve?
 
 Each switch replaces a few characters of the source in a copy of the tree, so that the mechanism
-does nothing. Then the same situations run with the same seeds, with the mechanism and without it:
-six rows, and situations with refusals and bans. A mechanism earns its lines if one of these happens
-without it:
+does nothing. Then the program runs the same situations with the same seeds, with the mechanism and
+without it: six rows of `situations`, and situations with refusals and bans. A mechanism earns its
+lines if one of these happens without it:
 
-- The exchange refuses more requests that we could have avoided, or many more that we could not.
+- More weight exceeds the limit in minutes in which we could have avoided that, or much more in
+  minutes in which we could not.
 - In one row, we use 0.3 percentage points less of the limit.
-- A call waits longer than the row allows.
+- A call waits longer than the row allows, although it does not with the mechanism.
 
-A mechanism whose switch causes none of these is a candidate for removal.
+If none of these happens, the mechanism is a candidate for removal.
 """
 
 import argparse
@@ -41,8 +42,8 @@ SIX = (
     "everything at once",
 )
 MEASURED = (*SIX, *EVENTS)
-WORSE = 0.003  # share of the limit
-NOTHING = 50  # weight of unavoidable refusals in all runs, by which even equal trees may differ
+WORSE = 0.003  # share of the limit that a row uses less, so that the mechanism earns its lines
+NOTHING = 50  # weight: unavoidable excess in all runs varies by so much from one run to the next
 
 
 def _drawing(situation: Situation) -> Callable[[Random], Situation]:
@@ -89,7 +90,7 @@ def measure(rows: list[Row], seeds: range, jobs: int | None) -> dict[str, Figure
 
 @contextmanager
 def without(switches: list[Switch]) -> Iterator[Path]:
-    """Return a copy of the tree in which these mechanisms do nothing."""
+    """Make a copy of the tree in which these mechanisms do nothing, and delete it at the end."""
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory)
         for name in ("binance_oi", "tests"):
@@ -116,12 +117,13 @@ def _measured_in(tree: Path, options: argparse.Namespace) -> dict[str, Figure]:
 
 
 def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> None:
-    """Print one line: the extra weight without the mechanism, and the lost share by row."""
+    """Print one line: what changes without the mechanism, and whether it earns its lines."""
     by_row: dict[str, list[float]] = {}
     for key, figure in before.items():
         by_row.setdefault(key.split("|")[0], []).append(after[key].used - figure.used)
     means = {row: sum(found) / len(found) for row, found in by_row.items()}
-    # Compare the runs one by one: fewer refusals in one do not compensate for more in another.
+    # Compare the runs one by one: less weight over the limit in one run does not compensate for
+    # more in another.
     over = sum(max(0, after[key].over - before[key].over) for key in before)
     waits = max(after[key].longest_wait - before[key].longest_wait for key in before)
     too_long = any(
@@ -134,7 +136,7 @@ def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> N
     mean = sum(means.values()) / len(means)
     print(
         f"| {name} | {over:+d} | {more:+d} | {100 * means[row]:+.2f} ({row}) | {100 * mean:+.2f} |"
-        f" {waits:+.0f} s | {'earns it' if earns else 'changes nothing'} |",
+        f" {waits:+.0f} s | {'earns its lines' if earns else 'changes nothing'} |",
         flush=True,
     )
 
@@ -145,7 +147,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--rows", default="|".join(MEASURED), help="rows: a|b, or all")
     parser.add_argument("--only", default="", help="switches whose name contains one of these: a,b")
-    parser.add_argument("--together", action="store_true", help="all of them at once")
+    parser.add_argument("--together", action="store_true", help="switch all off at once")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -158,7 +160,7 @@ def main() -> None:
         return
     chosen = [s for s in SWITCHES if any(part in s.name for part in options.only.split(","))]
     groups = [chosen] if options.together else [[switch] for switch in chosen]
-    print("| without | over | unforeseen | used, worst row | used, mean | longest wait | |")
+    print("| without | avoidable | unavoidable | used, worst row | used, mean | longest wait | |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for group in groups:
         with without(group) as tree:

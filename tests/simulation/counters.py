@@ -7,7 +7,7 @@ from collections import deque
 
 from binance_oi.simulator.counter import Bans, Others, Verdict, WeightCounter
 
-WINDOW_S = 60.0
+WINDOW_S = 60.0  # s
 
 
 class RollingCounter(WeightCounter):

@@ -1,5 +1,7 @@
 """`python -m tests.simulation.fairness`: how clients share the limit with others and with copies.
 
+Copies are clients of ours on the same IP address, each with a budget of its own.
+
 Rule of this file: it has the cases as data, and computes figures of complete runs. The session
 `nox -s fairness` checks the bounds of each case from a given minute on.
 """
@@ -108,7 +110,7 @@ def poisson(random: Random, every: float, size: int) -> Others:
 
 
 def resembling(random: Random) -> Others:
-    """600 within 5 s, once a minute."""
+    """Others that use 600 within 5 s, once a minute."""
     at = random.uniform(0.0, 55.0)
     return Together(tuple(Bursts(60, at_second=at + n / 2) for n in range(10)))
 
@@ -169,7 +171,7 @@ CASES = (
 
 
 def figures(case: Case, seed: int) -> Figures:
-    """Play one run. The situation and the events in it each have a seed."""
+    """Play one run. `seed` decides the situation, and then the events in it."""
     situation = case.draw(Random(f"{case.name} {seed}"))
     outcome = run(situation, seed)
     late = {k: weight for k, weight in outcome.weights.items() if k >= case.calm}
@@ -186,6 +188,7 @@ def figures(case: Case, seed: int) -> Figures:
 
 
 def _spread(outcome: Outcome, first: int) -> tuple[float, float, float]:
+    """The median, the 99 % quantile and the maximum of the waits of single calls, s."""
     last = outcome.minutes - 1  # calls of the last minute may still wait
     waits = [wait for k, wait in outcome.waits if first <= k < last or (k == last and wait < inf)]
     waits = waits or [0.0, 0.0]

@@ -25,8 +25,8 @@ from binance_oi.simulator.local import LocalExchange
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 20  # calls at a time in each process
-LATELY = 180.0  # s: a process counts the answers of its last so many seconds
-MOMENTS = 20_000  # times of answers that a process keeps: more than it gets in three minutes
+LATELY = 180.0  # s: a process reports how many answers it got in this time before its end
+MOMENTS = 20_000  # times of answers that a process keeps: more than it gets in `LATELY`
 
 
 class Process:
@@ -96,7 +96,7 @@ async def use(url: str, kind: str) -> None:
     moments, waits = deque[float](maxlen=MOMENTS), list[float]()
     workers = 1 if kind == "bot" else WORKERS
 
-    def note(started: list[str] = ["started"]) -> None:  # noqa: B006 - said once
+    def note(started: list[str] = ["started"]) -> None:  # noqa: B006 - printed once
         if started:
             print(started.pop(), flush=True)
 
@@ -142,7 +142,7 @@ async def use(url: str, kind: str) -> None:
 
 
 def share(count: int, minutes: int) -> None:
-    """Measure how much of the limit some processes use together."""
+    """Measure how much of the limit `count` processes with one budget use together."""
     with tempfile.TemporaryDirectory() as directory:
         offset = 55.0 - time.time() % 60.0  # a rollover comes soon
         exchange = LocalExchange(latency=0.03, jitter=0.02, clock_offset=offset)
@@ -159,7 +159,10 @@ def share(count: int, minutes: int) -> None:
 
 
 def strangers(count: int, minutes: int) -> None:
-    """Measure the poorest of some processes without a shared budget, in the last 3 minutes."""
+    """Measure the part of the poorest of `count` processes without a shared budget.
+
+    The part is that of the last 3 minutes. From minute 2 on, the exchange may refuse no request.
+    """
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
         stack.enter_context(exchange.in_thread())
@@ -261,8 +264,8 @@ def main() -> None:
     parser.add_argument("--use", metavar="URL", help="be one of the processes")
     parser.add_argument("--kind", default="calls", help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=int, default=3)
-    parser.add_argument("--fair", action="store_true", help="only those that share nothing")
-    parser.add_argument("--strangers", type=int, default=8, help="minutes for those")
+    parser.add_argument("--fair", action="store_true", help="only the processes that share nothing")
+    parser.add_argument("--strangers", type=int, default=8, help="minutes of those")
     options = parser.parse_args()
     if options.use:
         asyncio.run(use(options.use, options.kind))

@@ -1,7 +1,8 @@
 """Members on several machines that share one budget through a server, in virtual time.
 
-Rule of this file: the members are the shipped pool and governor, and the exchange is that of
-`world`. The seed decides each failure. `python -m tests.simulation.members` prints the table.
+Rule of this file: a member has the shipped pool and governor, and the exchange is that of `world`.
+The seed decides each failure. `python -m tests.simulation.members` prints a table: one row for each
+failure and number of members.
 """
 
 import argparse
@@ -31,8 +32,8 @@ FAILURES = (
     *("lost calls", "killed", "stopped", "server time", "clocks", "one far away"),
 )
 BAN = "ban"  # not a failure; its bound is `Run.late`
-ROUND_TRIP_S = 0.001  # from a member to the server and back
-OBEYED_S = ROUND_TRIP_S + 0.02
+ROUND_TRIP_S = 0.001  # s from a member to the server and back
+OBEYED_S = ROUND_TRIP_S + 0.02  # s after the first member learned of a ban; then no member sends
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Run:
 
     outcome: Outcome
     calls: int = 0
+    """Calls of the server."""
     late: int = 0
     """Requests sent later than `OBEYED_S` after the first member learned of a ban."""
     beyond: int = 0
@@ -48,6 +50,7 @@ class Run:
 
     @property
     def most(self) -> int:
+        """The largest weight of a minute."""
         return max(self.outcome.weights.values())
 
     @property
@@ -176,11 +179,11 @@ class _Stage:
     couriers: list[Courier] = field(default_factory=list)
     members: list[_Member] = field(default_factory=list)
     ban: Callable[[], None] = lambda: None
-    learned_at: float = inf  # when the first member learned of a ban
-    held_until: float = 0.0
-    late: int = 0
+    learned_at: float = inf  # Unix s at which the first member learned of a ban
+    held_until: float = 0.0  # Unix s at which the ban ends
+    late: int = 0  # see `Run.late`
     cuts: list[tuple[int, float, float]] = field(default_factory=list)
-    """The number of a member that is cut off, and the beginning and the end, Unix s."""
+    """For each cut of a link: the number of its member, its beginning and its end, Unix s."""
 
 
 def run(failure: str, members: int, seed: int, *, minutes: int = 5, limit: int = 2400) -> Run:

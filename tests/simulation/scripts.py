@@ -2,8 +2,8 @@
 
 Rule of this file: a script plays events that the situations of the table omit, or reach only by
 chance. It runs without an event loop, so a reader can follow it with a pencil. It asserts nothing:
-`traces` records each decision and compares it with the decision of another tree. Names in capitals
-in the docstring of a script are the numbers that decide its answers.
+`traces` records each decision and compares it with the decision of another version of the source.
+Names in capitals in the docstring of a script are the numbers that decide its answers.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ from binance_oi.budget.usage import Receipt
 NOON = 1_795_435_200.0  # Unix s; the beginning of a minute
 START = 1_000.0  # monotonic s at `NOON`
 LIMIT = 2_400
-EVERY = range(1_000)  # minutes
+EVERY = range(1_000)  # minutes: all of any script
 
 Note = Callable[[float, int, object], None]
 """Gets the time in seconds, the weight, and the answer of `charge` or of `sending`."""
@@ -64,8 +64,9 @@ class Desk:
         at: Seconds after `NOON` at which the script begins.
         wall_error: Our wall clock less the exchange's, s.
         latency: Seconds from sending to the answer.
-        others: The weight that others have used in a minute (first argument) after some seconds.
-        headers: Whether an answer has the count, and a `Date`.
+        others: The weight that others have used, by the number of the minute and the seconds since
+            it began.
+        headers: Whether an answer has the count, and whether it has a `Date`.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Desk:
         return most
 
     def used(self) -> int:
-        """The weight of all clients that the exchange has counted in its minute."""
+        """The weight of all clients that the exchange has counted in the current minute."""
         minute = self._minute()
         return self._ours.get(minute, 0) + self._others(minute, (self.now - START) % 60.0)
 
@@ -161,7 +162,7 @@ class Desk:
 
 
 def every(step: float, first: float, last: float) -> list[float]:
-    """The moments from `first` to `last`, in s."""
+    """The moments from `first` to about `last`, `step` s apart, in s."""
     return [first + step * n for n in range(round((last - first) / step) + 1)]
 
 
@@ -185,7 +186,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """Decorate a script whose client has seen 60 s, and so may use a whole minute at once."""
+    """Decorate a script so that its client, as after its first minute, need not send evenly."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -223,7 +224,7 @@ def a_minute_is_filled_and_the_next_one_is_probed(note: Note) -> None:
 
 @script
 def a_small_limit(note: Note) -> None:
-    """POLL, CLOSING, EDGE, DRIFT, MINUTE: when we notice that a minute is over."""
+    """POLL, CLOSING, EDGE, DRIFT, MINUTE: when the pool notices that a minute is over."""
     desk = Desk(note, limit=50, at=20.0)
     desk.go_on(190.0, every=0.5, most=3)
 
@@ -346,7 +347,7 @@ def answers_without_anything(note: Note) -> None:
 
 @script
 def dates_that_contradict(note: Note) -> None:
-    """CONTRADICTIONS: how many `Date`s in a row we trust."""
+    """CONTRADICTIONS: after how many such `Date`s in a row the pool trusts them."""
     desk = Desk(note, at=5.0, limit=300)
     desk.go_on(20.0, every=0.5, most=3)
     for error in (300.0, 0.0, -40.0, -40.0, -40.0, -40.0, 0.0):
@@ -369,7 +370,7 @@ def a_refusal_and_a_second_one(note: Note) -> None:
 
 @script
 def refused_twice_in_a_row(note: Note) -> None:
-    """SURGE_LEAST, SURGE_MOST, SURGE_FADES: how much we keep free after refusals."""
+    """SURGE_LEAST, SURGE_MOST, SURGE_FADES: how much weight the pool keeps free after refusals."""
     for refusals in (1, 2, 3):
         desk = Desk(note, at=12.0)
         desk.go_on(15.0)
@@ -382,7 +383,7 @@ def refused_twice_in_a_row(note: Note) -> None:
 
 @script
 def others_of_negligible_weight(note: Note) -> None:
-    """NEGLIGIBLE_WEIGHT, NEGLIGIBLE_SHARE: how much weight of others makes us expect them."""
+    """NEGLIGIBLE_WEIGHT, NEGLIGIBLE_SHARE: how much use by others makes the pool expect them."""
     for limit, weight in ((1_000, 2), (2_400, 2), (2_400, 3), (3_990, 4), (4_000, 4)):
         desk = Desk(note, limit=limit, at=5.0, others=bursts(weight, 20.0))
         for second in (30.0, 65.0, 75.0):
@@ -436,7 +437,7 @@ def heavy_probes_of_a_full_minute(note: Note) -> None:
 
 @script
 def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
-    """UNSEEN: for how long in the next minute we expect such use to come late."""
+    """UNSEEN: until when in the next minute the pool expects that such use may come late."""
     for at in every(0.03, 33.0, 33.4):
         desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))
         desk.go_on(59.0, every=1.0, most=5)

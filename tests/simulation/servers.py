@@ -1,8 +1,9 @@
 """Real servers, real processes, a real clock: `python -m tests.simulation.servers`.
 
 Rule of this file: a drill passes if the exchange refused no request, and every process ended on
-request. After a ban, no process may send later than a round trip after the first one has learned of
-it. Each drill has its own servers, some behind a relay.
+request. In the drill of a ban, the exchange answers with the ban. No process may send once it knows
+of the ban, and all but one must learn of it through the server. Each drill has its own servers,
+some behind a relay.
 """
 
 import argparse
@@ -32,13 +33,13 @@ from binance_oi.simulator.local import LocalExchange
 from support.redis_servers import Server, free_port, program, running
 
 ROOT = Path(__file__).resolve().parents[2]
-MEMBERS, WORKERS = 4, 20
-SECONDS = 75.0
+MEMBERS, WORKERS = 4, 20  # processes of a drill, and calls at a time in each
+SECONDS = 75.0  # of a drill
 LONG = {"kills": 300.0}  # s, for drills that last longer than `SECONDS`
 EGRESS = "drill"
 END_S = 120.0  # s in which a process must end, even on a slow machine
 DELAYED_S = 8.0  # s by which the exchange delays the answers to all processes but one
-OBEYED_S = 0.02  # s beyond a round trip; then no process sends after a ban
+OBEYED_S = 0.02  # s beyond a round trip; a request that a process sends later counts as late
 PAUSE_S = 0.01  # s between two measured round trips
 LATEST = 1000  # the latest instants of requests that a process remembers
 
@@ -135,7 +136,7 @@ class Seen:
 
     async def measure(self, server: Any) -> None:
         """Measure the time of a round trip to the server again and again."""
-        if not isinstance(server, str):  # a client of Sentinel or of a cluster: no drill asks
+        if not isinstance(server, str):  # only the drill of a ban needs the times, and has a URL
             return
         client = library("redis.asyncio", "redis").from_url(server)
         while True:
@@ -379,7 +380,7 @@ def cut_all(stage: Stage) -> None:
 
 
 def flushed(stage: Stage) -> None:
-    """The scripts of the server are flushed, and its data once."""
+    """The scripts of the server are flushed every 2 s, and now and then its data."""
     server = stage.server()
     stage.begin(server.url)
     ends = time.monotonic() + stage.seconds
@@ -439,9 +440,10 @@ def ban(stage: Stage) -> None:
 def obeyed(found: list[dict[str, Any]]) -> str:
     """Check that the processes obeyed a ban; return what they did, as a text.
 
-    No process sends once it knows of the ban, and each one learns of it before the exchange answers
-    it. How long that takes depends on this machine. So the text compares it with the longest round
-    trip that a process measured in that second.
+    No process sends once it knows of the ban. All but one at most learn of it before the exchange
+    answers their own requests with it. How soon they do depends on this machine. So the text
+    compares the time of the last request with the longest round trip that a process measured in the
+    second after the first process learned of the ban.
     """
     learned = [each["banned"] for each in found]
     assert all(learned)

@@ -1,8 +1,8 @@
 """Scripts for two processes that share a file, and for a governor with its queue.
 
-Rule of this file: a pool stands for a process, and the script advances the clock of both. Each
-script has a real file in a new directory. The free weight that one process sees shows how long the
-other process keeps its lease.
+Rule of this file: each of two pools stands for a process, and the script advances the clock of
+both. The pools share a real file in a new directory. A lease is weight that a process has charged
+in advance. The free weight that one process sees shows how long the other one keeps its lease.
 """
 
 import tempfile
@@ -84,7 +84,7 @@ class _Desks:
         return answer if isinstance(answer, Receipt) else None
 
     def begin(self, pool: Pool) -> None:
-        """The first answer shows the count, and the exchange's clock."""
+        """Send a first request, whose answer shows the count and the time of the exchange."""
         receipt = self.ask(pool)
         assert receipt is not None
         pool.settle(receipt, 1, NOON + int(self.now))

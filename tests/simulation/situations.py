@@ -18,11 +18,11 @@ Draw = Callable[[Random], Situation]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A situation, and its bounds. `used` is the least used share of the limit."""
+    """A situation, and its bounds."""
 
     name: str
     draw: Draw
-    used: float
+    used: float  # the least used share of the limit
     first: int = 1  # minute from which the used share counts
     fair: float = 0.0  # the least part of the poorest process, as a share of an even part
     longest_wait: float = 150.0  # s
@@ -53,12 +53,13 @@ def wrong_clock_no_date(random: Random) -> Situation:
 
 
 def edge(random: Random, *, spread: float = 0.0, bias: float = 0.0) -> Situation:
+    """Draw a situation in which the clock for `Date` differs from the clock for counting."""
     shift = random.choice((-bias, bias))
     return Situation(leg=_leg(random), date_error=(shift - spread, shift + spread))
 
 
 def lossy(random: Random) -> Situation:
-    return Situation(leg=_leg(random), lost=0.005)
+    return Situation(leg=_leg(random), lost=0.005)  # of requests, and of answers: 1 % together
 
 
 def some_headers(random: Random) -> Situation:

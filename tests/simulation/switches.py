@@ -1,7 +1,8 @@
 """The mechanisms of the core that `ablation` can switch off, one by one.
 
 Rule of this file: it has only data. `old` occurs exactly once in its module. With `new` in its
-place, the mechanism does nothing.
+place, the mechanism does nothing, or the number has another value. A name says what the mechanism
+does, or the other value. In the names, copies are other clients of this library.
 """
 
 from typing import NamedTuple
@@ -25,31 +26,50 @@ SWITCHES = (
     Switch("a minute seen in part", OTHERS, "if whole and not curve.whole:", "if False:"),
     Switch("use before the first count", OTHERS, "before = max(before, curve.base)", "pass"),
     Switch(
-        "others who are late",
+        "others that come late",
         OTHERS,
         "rest = due + late",
         "rest = due",
     ),
-    Switch("others at any second", OTHERS, "if is_surprising(past, curve):", "if False:"),
-    Switch("only after a surprise", OTHERS, "if is_surprising(past, curve):", "if True:"),
     Switch(
-        "once a minute, no second burst",
+        "room at any second after a surprise", OTHERS, "if is_surprising(past, curve):", "if False:"
+    ),
+    Switch(
+        "room at any second only after a surprise",
+        OTHERS,
+        "if is_surprising(past, curve):",
+        "if True:",
+    ),
+    Switch(
+        "no second burst of a client that comes once a minute",
         OTHERS,
         "need = min(need, _in_busiest(ONCE_A_MINUTE_SLOTS, used) - others)",
         "pass",
     ),
-    Switch("rarely in the last slot", OTHERS, "    if rest == 1:\n", "    if False:\n"),
+    Switch("a quantile in the last slot", OTHERS, "    if rest == 1:\n", "    if False:\n"),
     Switch(
         "no room at any second for copies",
         OTHERS,
         "> USED_UP / 2 * current.fastest * MINUTE:",
         "> math.inf:",
     ),
-    Switch("others who stopped", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"),
-    Switch("going on beside a past", OTHERS, "if others > known or not whole:", "if not whole:"),
-    Switch("going on", OTHERS, "most = max(most, rest_if_steady(current, into, others))", "pass"),
     Switch(
-        "going on as last seen",
+        "others that use less than before", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"
+    ),
+    Switch(
+        "others above all past minutes continue at their rate",
+        OTHERS,
+        "if others > known or not whole:",
+        "if not whole:",
+    ),
+    Switch(
+        "others continue at their rate",
+        OTHERS,
+        "most = max(most, rest_if_steady(current, into, others))",
+        "pass",
+    ),
+    Switch(
+        "others continue at their latest rate",
         OTHERS,
         "return max(rate * (MINUTE - into), held)",
         "return rate * (MINUTE - into)",
@@ -61,39 +81,41 @@ SWITCHES = (
         "rate = curve.rate",
     ),
     Switch(
-        "ours under way hide theirs",
+        "our weight under way hides others' use",
         OTHERS,
         "minute.others + (0 if past else minute.under_way)",
         "minute.others",
     ),
     Switch(
-        "spread of a young rate",
+        "a larger margin for a rate that was seen briefly",
         OTHERS,
         "spread = 1.0 if past else MINUTE / max(1.0, curve.until)",
         "spread = 1.0",
     ),
-    Switch("chance in a forecast", OTHERS, "SIGMA * math.sqrt(need * spread)", "0.0"),
-    Switch("the surge", OTHERS, "surge = self.expected_surge - minute.others", "surge = 0"),
+    Switch("a margin for chance", OTHERS, "SIGMA * math.sqrt(need * spread)", "0.0"),
     Switch(
-        "an eighth in flight",
+        "a surge after refusals", OTHERS, "surge = self.expected_surge - minute.others", "surge = 0"
+    ),
+    Switch(
+        "a bound on our weight under way",
         ADMISSION,
         "return minute.under_way + ask.weight > most",
         "return False",
     ),
     Switch(
-        "the unseen before the room",
+        "a wait while unseen use may fill the room",
         ADMISSION,
         "if not fits and known.unseen(ask.now, k) > room:",
         "if False:",
     ),
     Switch(
-        "the part that is ours",
+        "a part of our own beside others",
         ADMISSION,
         "if fits or (not crowded and _is_our_part(ask, known)):",
         "if fits:",
     ),
     Switch(
-        "the count that was refused",
+        "one request at a time above a refused count",
         ADMISSION,
         "Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None",
         "None",
@@ -106,7 +128,7 @@ SWITCHES = (
         "    if False:\n",
     ),
     Switch(
-        "slowly beside copies",
+        "slow sending beside copies",
         ADMISSION,
         "    if not (_keeps_room(ask, known) and is_busy):\n",
         "    if True:\n",
@@ -118,17 +140,20 @@ SWITCHES = (
         "HIDING",
     ),
     Switch(
-        "copies leave the reserve", PROBING, "    if known.is_in_a_crowd(k):  #", "    if False:  #"
+        "a part of the reserve that copies leave",
+        PROBING,
+        "    if known.is_in_a_crowd(k):  #",
+        "    if False:  #",
     ),
     Switch(
-        "copies never exceed the limit",
+        "others above the limit are no copies",
         KNOWLEDGE,
         "return busiest if most <= self.limit else 0.0",
         "return busiest",
     ),
     Switch("room for our probes", ADMISSION, "return need, margin + probes", "return need, margin"),
     Switch(
-        "bearable before the likeliest",
+        "a possible earlier minute stays within the limit",
         ADMISSION,
         "if k < ask.likeliest and not",
         "if False and not",
@@ -145,7 +170,9 @@ SWITCHES = (
         "Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None",
         "None",
     ),
-    Switch("rare counts are waited for", KNOWLEDGE, "BLIND_AFTER - is_count_recent", "BLIND_AFTER"),
+    Switch(
+        "not blind soon after a count", KNOWLEDGE, "BLIND_AFTER - is_count_recent", "BLIND_AFTER"
+    ),
     Switch("a lower limit", LEARNING, "known.lower(used - 1, minute)", "pass"),
     Switch(
         "a count that falls",
@@ -160,7 +187,7 @@ SWITCHES = (
         "if False:",
     ),
     Switch(
-        "few before the first count",
+        "little weight before the first count of a minute",
         ADMISSION,
         "Wait(POLL, Reason.PROBE_PENDING, PROBE_PAUSE) if is_much else None",
         "None",
@@ -172,7 +199,7 @@ SWITCHES = (
         "is_alone = before.reported > 0",
     ),
     Switch(
-        "a heavy probe leaves the rest",
+        "a heavy probe leaves room for others",
         PROBING,
         "    if ask.weight > known.negligible:",
         "    if False:",
@@ -183,65 +210,76 @@ SWITCHES = (
         "ask.weight + left * _part_of_single_calls(ask, known)",
         "ask.weight",
     ),
-    Switch("half of the rest", PROBING, "probe = min(probe, (left - since) / 2)", "pass"),
     Switch(
-        "what is undecided",
+        "a probe after half of the time left",
+        PROBING,
+        "probe = min(probe, (left - since) / 2)",
+        "pass",
+    ),
+    Switch(
+        "a probe when undecided weight can be decided",
         PROBING,
         "decided = minute.undecided[0][0] - ask.now if minute.undecided else left",
         "decided = left",
     ),
-    Switch("few probes without a past", PROBING, "pause *= SPARING", "pass"),
+    Switch("fewer probes without an earlier minute", PROBING, "pause *= SPARING", "pass"),
     Switch(
-        "a third of the rest",
+        "a probe after a quarter of the time left",
         PROBING,
         "pause = min(pause, OF_THE_REST * (left + since))",
         "pass",
     ),
     Switch(
-        "the closing probe",
+        "a last probe just before the minute ends",
         PROBING,
         "return min(wait, closing) if closing + since > 0.0 else wait",
         "return wait",
     ),
-    Switch("the last probe moves", PROBING, " - clock.max_error * (k % 3) / 2", ""),
+    Switch("the last probe at different times", PROBING, " - clock.max_error * (k % 3) / 2", ""),
     Switch(
-        "reported twice when alone", PROBING, "if k > known.others.expected_until:", "if False:"
+        "undecided weight counts once when alone",
+        PROBING,
+        "if k > known.others.expected_until:",
+        "if False:",
     ),
     Switch(
-        "others that were the next minute's",
+        "others' use assigned to the minute before",
         LEARNING,
         "before.others = 0",
         "pass",
     ),
     Switch(
-        "only whole minutes forgive",
+        "only minutes without a cooldown lower the surge",
         LEARNING,
         "before.reported and was_whole",
         "before.reported",
     ),
     Switch(
-        "near the rollover others are asked for again",
+        "others in a first count near the rollover",
         LEARNING,
         "if known.counted_at == UNKNOWN and theirs > known.negligible:",
         "if False:",
     ),
     Switch(
-        "nobody until our last count",
+        "no use by others until our last count",
         LEARNING,
         "if not curve.heights and known.counted_at != UNKNOWN:",
         "if False:",
     ),
     Switch(
-        "only exact heights are drawn",
+        "only exact counts enter the curve",
         LEARNING,
         "if is_exact or others.past(k) or minute.others >= curve.rate * into:",
         "if True:",
     ),
     Switch(
-        "surge doubles", LEARNING, "SURGE_GROWS * others.expected_surge", "others.expected_surge"
+        "each refusal enlarges the surge",
+        LEARNING,
+        "SURGE_GROWS * others.expected_surge",
+        "others.expected_surge",
     ),
     Switch(
-        "surge of the first refusal",
+        "a surge from the first refusal on",
         LEARNING,
         "least, most = int(SURGE_LEAST",
         "least, most = int(0.0",
@@ -253,8 +291,8 @@ SWITCHES = (
         "k = None",
     ),
     Switch("the count narrows the clock", LEARNING, "if proved is not None:", "if False:"),
-    Switch("quiet before giving back", LEDGER, "and sent >= counted_at + LAG", ""),
-    Switch("eight moments undecided", LEDGER, "or len(undecided) >= UNDECIDED", ""),
+    Switch("no weight given back soon after a count", LEDGER, "and sent >= counted_at + LAG", ""),
+    Switch("a bound on the list of undecided weight", LEDGER, "or len(undecided) >= UNDECIDED", ""),
     Switch(
         "fast path",
         BUCKET,

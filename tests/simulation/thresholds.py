@@ -22,7 +22,7 @@ def _receipt(desk: Desk, weight: int = 1) -> Receipt:
 
 
 def _acquainted(note: Note, at: float, limit: int = 100) -> Desk:
-    """A desk whose pool has had its first answer, and expects no others."""
+    """Make a desk whose pool has had its first answer, and expects no others."""
     desk = Desk(note, at=at, limit=limit)
     desk.send()
     desk.to(at + 0.5)
@@ -50,7 +50,7 @@ def a_request_may_be_counted_in_the_minute_after_its_own(note: Note) -> None:
 
 @script
 def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
-    """PATIENCE: a request that is written later is charged again."""
+    """PATIENCE: how long after its charge a request may be written without a new charge."""
     for late in every(0.005, 1.95, 2.05):
         desk = _acquainted(note, 20.0)
         desk.pool.set_limits(None, [Limit(10, 1_000, False)])
@@ -61,7 +61,7 @@ def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
 
 @script
 def a_request_is_written_late_in_its_minute(note: Note) -> None:
-    """TRAVEL: until when a late request can be counted only in booked minutes."""
+    """TRAVEL: until when the exchange counts a late request only in a minute booked for it."""
     for second in every(0.02, 49.5, 50.1):
         desk = _acquainted(note, 5.3)
         desk.to(46.0)
@@ -112,7 +112,7 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 @script
 def others_rest_after_a_busy_minute(note: Note) -> None:
-    """SLOT, CHANCE, SIGMA, PROBES: how much we keep free at each moment."""
+    """SLOT, CHANCE, SIGMA, PROBES: how much weight the pool keeps free at each moment."""
     desk = Desk(
         note,
         at=4.0,
@@ -127,7 +127,7 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
 
 @script
 def a_burst_of_half_the_limit_is_late(note: Note) -> None:
-    """LATE, FORECAST_AGE: how long we expect an overdue burst."""
+    """LATE, FORECAST_AGE: how long the pool expects an overdue burst."""
     desk = Desk(note, at=4.0, others=bursts(1_300, 32.0, minutes=(0, 1)))
     for second in (4, 31, 33, 58, 62, 91, 93, 118, 121):
         _room_beside_others(desk, second)
@@ -137,7 +137,7 @@ def a_burst_of_half_the_limit_is_late(note: Note) -> None:
 
 @script
 def others_came_in_one_minute_and_never_again(note: Note) -> None:
-    """MEMORY, MINUTE: for how many minutes we keep room for them."""
+    """MEMORY, MINUTE: for how many minutes the pool keeps room for the others."""
     desk = Desk(note, at=4.0, others=bursts(900, 30.0, minutes=(0,)))
     for second in (4, 29, 32, *range(65, 600, 60)):
         _room_beside_others(desk, second)
@@ -154,7 +154,7 @@ def a_client_starts_just_before_the_rollover(note: Note) -> None:
 
 @script
 def a_client_comes_back_after_minutes_without_a_request(note: Note) -> None:
-    """IDLE: when the client's knowledge expires."""
+    """IDLE: after how many minutes the client sends evenly again, as after a start."""
     for minute in (9, 10, 11, 12):
         desk = _acquainted(note, 5.3)
         desk.to(60.0 * minute + 10.0)
@@ -165,7 +165,7 @@ def a_client_comes_back_after_minutes_without_a_request(note: Note) -> None:
 
 @script
 def counts_that_are_rare(note: Note) -> None:
-    """BLIND_FOR, BLIND_AFTER: how long we expect a count."""
+    """BLIND_FOR, BLIND_AFTER: when answers without a count leave the pool only its own books."""
     for second in every(0.02, 25.2, 25.8):
         desk = _acquainted(note, 5.3, limit=1_000)
         desk.to(second)
@@ -189,7 +189,7 @@ def refusals_far_below_the_limit(note: Note) -> None:
 
 @script
 def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
-    """DISTRUST: for how many minutes we obey the lower limit."""
+    """DISTRUST: for how many minutes, more than an hour, the pool obeys the lower limit."""
     desk = _acquainted(note, 5.3, limit=1_000)
     desk.send()
     desk.refuse(shown=500)
@@ -202,7 +202,7 @@ def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
 
 @script
 def a_minute_begins_after_one_that_was_full(note: Note) -> None:
-    """UNSEEN_AT_ONCE: how much weight is under way before the minute's first count."""
+    """UNSEEN_AT_ONCE: how much weight may be under way before the first count of the minute."""
     desk = _acquainted(note, 5.3, limit=2_400)
     desk.to(70.0)
     desk.send()
@@ -215,7 +215,7 @@ def a_minute_begins_after_one_that_was_full(note: Note) -> None:
 
 @script
 def others_leave_us_the_part_that_we_used_before(note: Note) -> None:
-    """OURS: the part that we keep, although others used all the rest."""
+    """OURS: the part of the limit that we may use, although others used all the rest."""
     desk = Desk(note, at=5.0, others=bursts(2_200, 40.0, minutes=(0,)))
     for second, weight in ((5.0, 1), (6.0, 150), (45.0, 1), (50.0, 1), (64.0, 1)):
         desk.to(second)
@@ -226,7 +226,7 @@ def others_leave_us_the_part_that_we_used_before(note: Note) -> None:
 
 @script
 def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
-    """SINGLE_LEAST, SINGLE_GROWS, RELEASE: how much room, and until when."""
+    """SINGLE_LEAST, SINGLE_GROWS, RELEASE: how much room bulk work leaves, and until when."""
     for weight in (1, 300):
         desk = _acquainted(note, 5.0, limit=24_000)
         desk.send(weight)
@@ -281,7 +281,7 @@ def others_may_be_copies_of_us(note: Note) -> None:
 
 @script
 def copies_of_us_send_at_the_same_time(note: Note) -> None:
-    """CROWD: how much of our weight is under way at once."""
+    """CROWD: how much of our weight may be under way at once."""
     desk = _among_copies(note, 17_000, 5_000)
     for second in (122.0, 131.0):
         desk.to(second)
@@ -292,7 +292,7 @@ def copies_of_us_send_at_the_same_time(note: Note) -> None:
 
 @script
 def answers_no_longer_have_a_count(note: Note) -> None:
-    """BLIND_RESERVE, BLIND_AFTER: how much we keep free when we have only our books."""
+    """BLIND_RESERVE, BLIND_AFTER: how much the pool keeps free when it has only its own books."""
     desk = Desk(note, at=20.0, headers=(False, True))
     for second in range(20, 32):
         desk.to(second)
@@ -302,7 +302,7 @@ def answers_no_longer_have_a_count(note: Note) -> None:
 
 @script
 def others_came_once_and_may_come_again(note: Note) -> None:
-    """MINUTE: how much we keep free in the minute after a first burst."""
+    """MINUTE: how much the pool keeps free in the minute after a first burst."""
     for last in every(0.1, 49.4, 50.8):
         desk = Desk(note, at=3.0, others=bursts(500, 22.0))
         for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
@@ -313,7 +313,7 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 @script
 def others_come_at_a_second_that_is_new(note: Note) -> None:
-    """SURPRISE, SURPRISE_MINUTES: which use is a surprise, and for how long we then leave room."""
+    """SURPRISE, SURPRISE_MINUTES: which use is a surprise, and how long we then leave room."""
     for size in (955, 965):
 
         def used(minute: int, into: float, size: int = size) -> int:
@@ -327,7 +327,7 @@ def others_come_at_a_second_that_is_new(note: Note) -> None:
 
 @script
 def others_come_every_50_s(note: Note) -> None:
-    """LAST_SLOT_QUANTILE, ONCE_A_MINUTE_SLOTS: how much we leave others late, and in a minute."""
+    """LAST_SLOT_QUANTILE, ONCE_A_MINUTE_SLOTS: the room for others in the last 5 s, and before."""
 
     def used(minute: int, into: float) -> int:
         rest = sum((500 + 7 * minute + 3 * at) * (into >= at) for at in (12, 22))
@@ -351,10 +351,10 @@ def only_our_own_clock_is_known(note: Note) -> None:
 
 @script
 def refusals_a_minute_and_two_minutes_apart(note: Note) -> None:
-    """SURGE_GROWS: how much we keep free after the second refusal.
+    """SURGE_GROWS: how much weight the pool keeps free after the second refusal.
 
-    A calm minute between the refusals halves the surge, so the surge reaches no bound that would
-    hide the factor of its growth.
+    A calm minute between the refusals halves that weight (the surge). So the surge stays below its
+    upper bound, which would hide the factor by which it grows.
     """
     for is_refused in ((True, True, False), (True, False, True, False)):
         desk = _acquainted(note, 5.0, limit=2_400)

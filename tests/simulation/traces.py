@@ -48,8 +48,9 @@ SCRIPTS = scripts.SCRIPTS | thresholds.SCRIPTS | sharing.SCRIPTS
 SEEDS = 1, 2, 3
 BEFORE = 3  # decisions shown before the first one that differs
 HERE = Path(__file__).parents[2]
-# Situations that are in no row: refusals, bans, and a limit other than the announced one.
-HALF_PAST_3 = EPOCH_S + 3.5 * 60.0
+HALF_PAST_3 = EPOCH_S + 3.5 * 60.0  # Unix s: 3.5 minutes after a run begins
+# Situations that are in no row of `situations`: refusals, bans, others that come or go, and limits
+# that differ from the usual or the announced one.
 EVENTS = {
     "a start into a full minute": Situation(minutes=6, used=2400, processes=2, start=10.0),
     "a ban, and its end": Situation(minutes=8, used=2400, bans=True, in_flight=40),

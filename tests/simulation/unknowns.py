@@ -2,7 +2,7 @@
 
 The rows are about a start, a ban, missing headers, and a window or a limit that differs from our
 assumption. The exit code is 1 if a row misses its bound. The rule of this file: a row has a
-function that draws its situation from a seed, a measure, and a bound.
+function that draws its situation from a seed, a measure of the run, and a bound.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Row:
 
 
 def over_from(minute: int, _: Situation, outcome: Outcome) -> float:
-    """The weight of everyone over the limit, from a minute on."""
+    """The weight of everyone over the limit, from minute number `minute` on."""
     weights = outcome.weights.items()
     return sum(max(0, weight - outcome.limit) for k, weight in weights if k >= minute)
 
@@ -74,7 +74,10 @@ def used(_: Situation, outcome: Outcome) -> float:
 
 
 def served(situation: Situation, outcome: Outcome) -> float:
-    """The used share of a rolling window, which allows one limit in each minute."""
+    """Our served weight, as a share of what a rolling window allows: one limit for each minute.
+
+    The weight used before our start and the weight of others lower what it allows.
+    """
     others = situation.others
     end = EPOCH_S + 60.0 * situation.minutes
     theirs = others.weight(EPOCH_S, end) if others is not None else 0
@@ -82,19 +85,22 @@ def served(situation: Situation, outcome: Outcome) -> float:
 
 
 def bans(_: Situation, outcome: Outcome) -> float:
+    """The number of bans."""
     return outcome.bans
 
 
 def refused_429(_: Situation, outcome: Outcome) -> float:
+    """Our requests that were refused with 429."""
     return outcome.statuses[429]
 
 
 def refused_after_the_first(_: Situation, outcome: Outcome) -> float:
-    """Refusals more than 5 minutes after the first one."""
+    """The number of refusals more than 5 minutes after the first one."""
     return sum(moment > outcome.refusals[0] + 300.0 for moment in outcome.refusals)
 
 
 def seconds(_: Situation, outcome: Outcome) -> float:
+    """The duration of the first sweep, s."""
     return outcome.sweeps[0]
 
 
@@ -183,7 +189,7 @@ class Polled(NamedTuple):
     whole: float
     """Seconds from the end of the ban to the end of the first sweep without an error."""
     missed: int
-    """Slots without a snapshot in time, in five minutes that begin two periods after the ban."""
+    """Slots without a snapshot in time, from two periods to five minutes after the ban's end."""
     details: list[str]
     """The reasons of the gaps."""
 

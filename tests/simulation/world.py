@@ -57,12 +57,12 @@ class Situation:
     date_error: tuple[float, float] = (0.0, 0.0)  # s: edge clocks less the clock that counts
     date_lies: float = 0.0  # share of answers whose `Date` is wrong by minutes or hours
     lost: float = 0.0  # share of requests, and of answers, that never arrive
-    no_header: float = 0.0
-    no_date: float = 0.0
+    no_header: float = 0.0  # share of answers without a count
+    no_date: float = 0.0  # share of answers without a `Date`
     lag: float = 0.0  # s: the age of the count in a header
     used: int = 0  # weight used before we start
-    others: Others | None = None
-    bans: bool = False
+    others: Others | None = None  # clients on the same IP address that are not ours
+    bans: bool = False  # whether many refusals cause a ban; see `Bans`
     banned_at: float | None = None  # s after the start; another client causes the ban
     bare: bool = False  # refusals have no header and no text
     rolling: bool = False  # the exchange counts the last 60 s instead of minutes
@@ -71,8 +71,8 @@ class Situation:
     every: float = 20.0  # s from one sweep to the next
     bulk: bool = False  # saturating demand is bulk work
     singles: bool = False  # one more process on each budget makes one call a second
-    in_flight: int = 100
-    pace: float = 1000.0
+    in_flight: int = 100  # the most requests of one process under way at once
+    pace: float = 1000.0  # requests a second, of each process
     weights: tuple[int, ...] = (1,)  # of the requests; each weight has the same number of callers
 
 
@@ -91,8 +91,8 @@ class Outcome:
     bans: int = 0
     shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
     rash: Counter[int] = field(default_factory=Counter)  # our weight that left too little room
-    sent_in_hold: int = 0
-    longest_wait: float = 0.0
+    sent_in_hold: int = 0  # requests sent during a cooldown that their budget knew
+    longest_wait: float = 0.0  # s from a call to its admission
     sweeps: list[float] = field(default_factory=list)  # duration of each sweep, s
     parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # weight by minute and process
     refused: Counter[int] = field(default_factory=Counter)  # our requests by minute
@@ -113,8 +113,8 @@ class Outcome:
         """Whether a perfect client could have kept minute `k` within the limit.
 
         A rash request is one that left too little room for others (`_Exchange._is_rash`). If the
-        minute is over the limit even without our rash requests, no client could have: others came
-        late into a full minute, and used more than any client could expect.
+        minute is over the limit even without our rash requests, no client could have kept it
+        within: others came late into a full minute, and used more than any client could expect.
         """
         return self.weights.get(k, 0) - self.rash[k] <= self.limit
 
@@ -204,7 +204,7 @@ class _Exchange:
         return self._loop.time() + self._offset
 
     def arrive(self, process: int, known: float, weight: int) -> _Answer:
-        """Count a request whose sender could know all events until `known`."""
+        """Count a request whose sender could know all events until `known`, Unix s."""
         now, outcome = self.now(), self._outcome
         was_banned = now < self._counter.banned_until
         verdict = self._counter.count(weight, now)
