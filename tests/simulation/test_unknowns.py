@@ -8,7 +8,9 @@ from random import Random
 
 import pytest
 
+from binance_oi.simulator.counter import Bans
 from simulation import unknowns
+from simulation.counters import RollingCounter
 from simulation.unknowns import ROWS, Row
 from simulation.world import Situation, run
 
@@ -50,8 +52,10 @@ def test_a_situation_with_little_knowledge_stays_within_its_bound(row: Row) -> N
 
 
 def test_a_rolling_counter_forgets_weight_after_60_s_and_not_earlier() -> None:
-    outcome = run(Situation(minutes=2, limit=100, announced=10, rolling=True, start=30.0), seed=1)
-    assert outcome.statuses.keys() == {200}
+    counter = RollingCounter(100, start=0.0, used=7, others=None, bans=Bans(after=None))
+    counter.count(5, 10.0)
+    times = 10.0, 59.9, 60.0, 69.9, 70.0  # s; the weight of 0 s ends at 60 s, that of 10 s at 70 s
+    assert [counter.used(now) for now in times] == [12, 12, 5, 5, 0]
 
 
 @pytest.mark.parametrize("count, every", [(5, 5.0), pytest.param(840, 30.0, marks=THOROUGH)])
