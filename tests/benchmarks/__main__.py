@@ -1,9 +1,10 @@
-"""Every figure of `tests/benchmarks/README.md`: `nox -s benchmarks`.
+"""Figures of speed and memory for `tests/benchmarks/README.md`: `nox -s benchmarks`.
 
     python -m tests.benchmarks [--rounds N] [NAME ...]
 
-The rule of this file: a figure is a ratio of two things that are measured in turn in one run. Any
-other figure says so. Nothing here passes or fails, because machines are shared and noisy.
+The rule of this file: where there is something to compare with, a figure is a ratio of two things
+that are measured in turn in one run. Nothing here passes or fails, because machines are shared and
+noisy.
 """
 
 import argparse
@@ -52,12 +53,12 @@ from . import (
 from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
-REQUESTS = 4000  # of one measurement
+REQUESTS = 4000  # requests of one measurement
 FIRST_MINUTE = 61.0  # s in which a client sends evenly; see `begin_evenly`
 LATEST = 42.0  # s: the latest moment of a minute at which a measurement begins
-WARM_UP = 1000  # requests before a measurement, which read every symbol at least once
-LARGE = 2**24  # bytes
-BURST = 1000  # requests that a governor's pacer lets go at once
+WARM_UP = 1000  # requests before a measurement; they read each symbol at least once
+LARGE = 2**24  # bytes of the block that `_contenders` frees
+BURST = 1000  # requests that the pacer of a new governor lets go at once
 BODY = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
 Samples = dict[str, list[float]]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -89,7 +90,7 @@ def cpu(rounds: int) -> None:
 
 
 def first_minute(rounds: int) -> None:
-    """As `cpu`, in the first minute of a client, when it sends evenly."""
+    """As `cpu`, in the first minute of a client, in which the client sends evenly."""
     _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
 
 
@@ -108,7 +109,7 @@ def in_postgres(rounds: int) -> None:
 
 
 def over_tls(rounds: int) -> None:
-    """As `cpu` over TLS, on connections that are open."""
+    """As `cpu`, over TLS, on connections that are already open."""
     _table(_steady_samples(rounds, asyncio.new_event_loop, is_tls=True), "µs", 1e6)
 
 
@@ -126,7 +127,7 @@ def _contenders(directory: str) -> dict[str, contenders.Contender]:
 
 
 def _cpu_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
-    """Each round with clients that have just started."""
+    """Measure each round with clients that have just started."""
     samples: Samples = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as directory:
@@ -138,14 +139,14 @@ def _cpu_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
 
 
 def _steady_samples(rounds: int, loop_factory: LoopFactory, *, is_tls: bool = False) -> Samples:
-    """All rounds with the same clients, which have watched the exchange for more than a minute."""
+    """Measure all rounds with the same clients, after their first minute."""
     with (
         tempfile.TemporaryDirectory() as directory,
         ExitStack() as servers,
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
         serve = tls.served if is_tls else _served
-        # Each contender has its own server, because a count includes the requests of others.
+        # Each contender has its own server, because a server's count includes all its clients.
         urls = {
             name: (partial(client, ssl=trust), url)
             for name, client in _contenders(directory).items()
@@ -163,7 +164,10 @@ def _served() -> Iterator[tuple[str, None]]:
 async def _profile(
     client: contenders.Contender, url: str, rounds: int
 ) -> tuple[float, Counter[str]]:
-    """Return the CPU of a request, s, and the samples of each part, after the first minute."""
+    """Return the CPU of a request, s, and the samples of each part; see `sampling`.
+
+    The measurement begins after the first minute of the client.
+    """
     seconds, seen = list[float](), Counter[str]()
     async with client(url) as read:
         await _pass_first_minute([read])
@@ -177,7 +181,7 @@ async def _profile(
 
 
 async def _pass_first_minute(readers: Iterable[contenders.Read]) -> None:
-    """Let clients that have just started learn, until they no longer send evenly."""
+    """Let clients that have just started send, until they no longer have to send evenly."""
     for _ in range(2):
         for read in readers:
             await contenders.read_all(read, WARM_UP, workers=50)
@@ -233,7 +237,7 @@ def profile(rounds: int) -> None:
 
 
 def snapshots(rounds: int) -> None:
-    """Wall time of a market, over 100 connections, the first time and the second."""
+    """Wall time of a first and a second sweep of the market, over 100 connections."""
     for count in (600, 789):
         for latency_ms, handshake_ms in ((0, 0), (5, 0), (50, 0), (50, 100)):
             samples: Samples = {}
@@ -330,7 +334,7 @@ def governor(rounds: int) -> None:
 
 
 async def _at_once(budget: ProcessBudget, calls: int, count: int = 20) -> float:
-    """CPU to admit, settle and release one request of a burst that the pacer allows."""
+    """CPU, s, to admit, settle and release one request of a burst that the pacer allows."""
     pool = budget.pool("benchmark")
     headers = {"X-MBX-USED-WEIGHT-1M": "1"}
     (await Governor(pool).admit()).settle(200, headers)
@@ -346,7 +350,7 @@ async def _at_once(budget: ProcessBudget, calls: int, count: int = 20) -> float:
 
 
 async def _from_queue(waiting: int, count: int = 10_000) -> tuple[float, float]:
-    """CPU for each admission while `waiting` calls wait, and bytes for each of those."""
+    """CPU, s, for each admission while `waiting` calls wait, and bytes for each waiting call."""
     pool = ProcessBudget(limit=contenders.HUGE).pool("benchmark")
     queue = Governor(pool, pace=1e9, max_in_flight=1)
     first = await queue.admit()
@@ -396,7 +400,7 @@ def history(rounds: int) -> None:
 
 
 def imports(rounds: int) -> None:
-    """Wall time of a process that imports this package, and of one with only its dependencies."""
+    """CPU of a process that imports this package, and of one that imports its dependencies."""
     statements = {
         "import aiohttp, msgspec, aiolimiter": "import aiohttp, msgspec, aiolimiter",
         "import binance_oi": "import binance_oi",
@@ -431,7 +435,7 @@ def _timeit(function: Callable[[], object], rounds: int, count: int = 20_000) ->
 
 def _process_seconds(statement: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # An installed package is compiled once; so is ours here, by the warm-up.
+    # Let the first import of our package write its bytecode, as an installation does.
     compiled = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run([sys.executable, "-c", statement], check=True, env=compiled)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,8 +1,8 @@
-"""Days of the archive and instants of a backfill: CPU for a row, and memory.
+"""CPU of a row, and memory: days of the archive, and rows of a backfill.
 
 The rule of this file: the plain way reads the same files, or writes the same rows, without a check.
-The server is in this process, so a download would also count the server's CPU. So both ways read
-files that are on disk already.
+The archive's server is in this process, so a download would also count the server's CPU. Therefore
+both ways read files that are already on disk.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ from .loopback import SYMBOLS, loopback
 from .past import PAGES
 
 DAYS, SYMBOL, BEGIN = 120, "BTCUSDT", date(2026, 5, 1)
-ROWS = 1_000_000  # of the write and of the read
-PER_WRITE = 4096
-CALLS = 3  # symbols: a new budget of history has room for 58 requests at once
-STEP = 300_000
+ROWS = 1_000_000  # rows that a measurement stores, and that it reads back
+PER_WRITE = 4096  # rows of a transaction
+CALLS = 3  # symbols of `PAGES` requests: a new budget admits 990 requests for history at once
+STEP = 300_000  # ms from row to row
 
 Cost = tuple[float, int]
 """Seconds of CPU, and rows."""
@@ -83,7 +83,7 @@ def measure(rounds: int) -> None:
 
 
 def _ratio(rounds: int, both: dict[str, Callable[[], Cost]]) -> None:
-    """Measure in turn, and print the first against the second."""
+    """Measure both in turn, and print each with its ratio to the second."""
     found: dict[str, list[float]] = {name: [] for name in both}
     for _ in range(rounds):
         for name, cost in both.items():

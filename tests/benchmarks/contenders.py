@@ -1,4 +1,4 @@
-"""The clients that the benchmarks compare; each reads one symbol in a call."""
+"""The clients that the benchmarks compare; each call of a client reads one symbol."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,9 +1,10 @@
-"""How costs grow: CPU of each path at three sizes, a factor of ten apart, and the exponent.
+"""How costs grow: CPU of each path of the code at three sizes of its input, each ten times larger.
 
     python -m tests.benchmarks growth
 
-The rule of this file: the exponent is computed from the two larger sizes, because fixed costs
-dominate at the smallest one. 1 is linear; `n log n` has 1.13 from 1,000 to 10,000.
+The rule of this file: a cost grows as a power of the size. Its exponent is computed from the two
+larger sizes, because fixed costs dominate at the smallest one. Linear costs have the exponent 1;
+`n log n` has 1.13 from 1,000 to 10,000.
 """
 
 import asyncio
@@ -35,12 +36,12 @@ from .contenders import HUGE
 from .loopback import STEP, loopback
 
 Measure = Callable[[int], Coroutine[object, object, float]]
-ROUNDS_OF_CHARGES = 20
+ROUNDS_OF_CHARGES = 20  # charges of each pool
 AT_THE_LEAST = 1e-9  # s: two readings of a CPU clock may be equal
 
 
 class Path3(NamedTuple):
-    """A path that is measured."""
+    """A path of the code, and the sizes at which it is measured."""
 
     what: str
     sizes: tuple[int, int, int]
@@ -49,7 +50,7 @@ class Path3(NamedTuple):
 
 
 async def snapshot(symbols: int) -> float:
-    """Read a second sweep of this many symbols."""
+    """Read this many symbols a second time."""
     names = [f"S{number}USDT" for number in range(symbols)]
     with loopback() as url:
         budget = ProcessBudget(limit=HUGE)
@@ -101,7 +102,7 @@ async def processes(count: int) -> float:
 
 
 def recorded(work: Callable[[Recording, Path], object]) -> Measure:
-    """Work on a recording with this many sweeps, each of them after a gap."""
+    """Work on a recording with this many sweeps, with a gap between each two of them."""
 
     async def measure(sweeps: int) -> float:
         with TemporaryDirectory() as directory:
@@ -128,7 +129,7 @@ def _record(path: Path, sweeps: int) -> None:
 
 
 async def listing(symbols: int) -> float:
-    """Decode the list of this many symbols."""
+    """Decode a list of this many symbols."""
     rows = [{"symbol": f"S{number}USDT", "status": "TRADING"} for number in range(symbols)]
     body = json.dumps({"symbols": rows, "rateLimits": []}).encode()
     began = time.process_time()
@@ -171,7 +172,7 @@ async def past_file(symbols: int) -> float:
 
 
 async def listeners(count: int) -> float:
-    """Send a sweep to this many listeners of the service."""
+    """Send one sweep to this many listeners of the service."""
     source = FedSource()
     hub = Hub(source, limits=Limits(listeners=count))
     running = asyncio.create_task(hub.run())
@@ -241,5 +242,5 @@ def _least(path: Path3, size: int, rounds: int) -> float:
 
 
 def exponent(costs: Sequence[float]) -> float:
-    """The power of the size with which the cost grows from the second size to the third."""
+    """The exponent of the growth from the second size to the third, which is ten times larger."""
     return math.log10(costs[-1] / costs[-2])

@@ -1,11 +1,12 @@
-"""A loopback server that is not the bottleneck: a bare protocol in a process of its own.
+"""A loopback server that answers quickly: a bare protocol in a process of its own.
 
     python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S [PACKED [CERTIFICATE]]]]
 
-It answers every openInterest request at once, or after LATENCY_S seconds. On a new connection, it
-answers nothing before HANDSHAKE_S seconds, as if there had been a handshake. Answers have the
-headers of real ones. With PACKED, a page of history is compressed. exchangeInfo lists 789 symbols.
-The server counts no weight: a benchmark is not a test.
+It answers every request at once, or after LATENCY_S seconds. If there is a latency, a connection
+behaves as if it had opened HANDSHAKE_S seconds later, after a handshake. Answers have the headers
+of real ones. If PACKED is 1, a page of history is compressed. exchangeInfo lists 789 symbols. The
+count in the header is the number of all requests so far. It has no minutes and no limit, because a
+benchmark is not a test.
 """
 
 import asyncio
@@ -25,8 +26,8 @@ from string import ascii_uppercase
 from urllib.parse import parse_qsl
 
 STEP, ROWS = 300_000, 500  # ms from row to row, rows of a page
-CHUNK = 8192  # bytes
-# Names without digits, as nearly all are.
+CHUNK = 8192  # bytes of a chunk of a compressed page
+# Names without digits, because nearly all real names have none.
 SYMBOLS = [f"{''.join(each)}USDT" for each in product(ascii_uppercase, repeat=3)][:789]
 _HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n"
@@ -89,9 +90,9 @@ class _Server(asyncio.Protocol):
 
 @lru_cache(maxsize=1024)  # made once, before a measurement
 def _page(target: str, packed: bool) -> tuple[str, bytes]:
-    """Rows whose values change as those of BTCUSDT: in three of ten pages, by a power of ten.
+    """Rows whose values change as those of BTCUSDT: in three of ten pages, a value gains a digit.
 
-    They are compressed in chunks, as the exchange does.
+    A compressed page is sent in chunks, as by the exchange.
     """
     asked = dict(parse_qsl(target.partition("?")[2]))
     first, last = int(asked["startTime"]), int(asked["endTime"])

@@ -1,7 +1,7 @@
 """Measures a budget that machines share: `python -m tests.benchmarks machines`.
 
-Rule of this file: the server is a `Keeper` in memory, so every time is CPU time of this package.
-The clock stands still until the program moves it.
+Rule of this file: the server is a `Keeper` in memory, whose work is not measured. So every time is
+CPU time of this package. The clock stands still until the program moves it.
 """
 
 import statistics
@@ -17,12 +17,12 @@ from binance_oi.budget.usage import Receipt
 from simulation.members import run
 from support.record_keeper import Keeper
 
-HUGE = 10**7  # a limit that no round reaches
+HUGE = 10**7  # weight: a limit that no round reaches
 MEMBERS = 4
 BEGINNING = 1_795_434_000.0  # of a minute, Unix s
 LAST_S = 45.0  # s: the latest moment of a minute at which a round begins
 ROUNDS = 100  # of each measurement
-ANSWER_S = 0.02
+ANSWER_S = 0.02  # s from the requests of a round to their answers
 
 
 class _Round(NamedTuple):
@@ -33,7 +33,7 @@ class _Round(NamedTuple):
 
 
 class _Machines:
-    """Members that share a record; the first one is measured."""
+    """Members that share a record on the server; the first member is measured."""
 
     def __init__(self) -> None:
         self.now, self.counted = BEGINNING + 1.0, 0
@@ -59,11 +59,16 @@ class _Machines:
         return MemberPool(make, fresh, self.clock, self.clock)
 
     def charge(self, member: MemberPool) -> None:
+        """Charge without a lease, so that the next turn charges as much as it may."""
         member._lease_weight = MAX_LEASE_WEIGHT
         assert not isinstance(member.charge(1, MAX_LEASE_WEIGHT), Receipt)
 
     def ask(self, member: MemberPool) -> float:
-        """Call the server until nothing is left to say; return the CPU time of the last call."""
+        """Take turns until the member has leases, or has nothing to write.
+
+        Returns:
+            The CPU time of the last turn, s.
+        """
         taken = 0.0
         while not member._has_leases:
             began = time.thread_time()
@@ -94,7 +99,7 @@ class _Machines:
             member.settle(receipt, self.counted, float(int(self.now)))
 
     def round(self) -> _Round | None:
-        """Settle and charge; None if the turn charged less."""
+        """Charge and settle once; None if the turn charged less than a turn can charge."""
         if self.now % 60.0 > LAST_S:
             self.now += 61.0 - self.now % 60.0
             self.counted = 0
@@ -109,7 +114,7 @@ class _Machines:
 
 
 def _plain_charge() -> float:
-    """The CPU time of one charge of a `ProcessBudget` that has used a minute, s."""
+    """The CPU time of one charge of a `ProcessBudget` after its first minute, s."""
     now = BEGINNING
     budget = ProcessBudget(limit=HUGE, clock=lambda: now, wall=lambda: now)
     pool = budget.pool("exchange")
@@ -123,7 +128,7 @@ def _plain_charge() -> float:
 
 
 def measure(rounds: int) -> None:
-    """A charge from a lease, a turn of 100, and the calls of the server for each weight."""
+    """Measure a charge from a lease, a turn of 100, and the calls of the server for each weight."""
     machines = _Machines()
     made = [each for _ in range(ROUNDS * rounds) if (each := machines.round())]
     leased = statistics.median(each.charge for each in made)

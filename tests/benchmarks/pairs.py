@@ -3,7 +3,8 @@
     python -m tests.benchmarks.pairs OLDER [NEWER] [--pairs 31]     # directories with the source
 
 The rule of this file: each measurement has its own process, and the trees take turns, so that other
-work on the machine affects both. The interval is that of the mean ratio, at 95 %.
+work on the machine affects both. The program prints the geometric mean of the ratios, and its
+confidence interval at 95 %.
 """
 
 import argparse
@@ -24,9 +25,9 @@ from binance_oi import MachineBudget
 from binance_oi.sending.governor import Governor
 
 ROOT = Path(__file__).resolve().parents[2]
-HUGE = 10**9
-TOGETHER = 50
-REPEATS = 5  # the quickest counts
+HUGE = 10**9  # weight, and requests a second: neither stops a request
+TOGETHER = 50  # requests at a time
+REPEATS = 5  # runs of each job; the quickest one counts
 NORMAL = 1.96  # standard errors on each side of the mean
 
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def _of(tree: Path) -> list[float]:
-    """The CPU of a request in a tree, measured in a process of its own."""
+    """The result of `_measure` with the source of `tree`, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(tree.resolve())}
     command = [sys.executable, __file__]
     made = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, check=True)
@@ -62,7 +63,7 @@ def _of(tree: Path) -> list[float]:
 
 
 async def _measure() -> list[float]:
-    """The CPU of a request's admission, settling and release, s: together, and one at a time."""
+    """The CPU to admit, settle and release one request, s: of 50 at a time, and of one."""
     with tempfile.TemporaryDirectory() as directory:
         budget = MachineBudget(limit=HUGE, directory=Path(directory) / "budget")
         governor = Governor(budget.pool("exchange"), pace=HUGE, max_in_flight=2 * TOGETHER)

@@ -22,8 +22,8 @@ from binance_oi.sending import governors
 
 from .loopback import ROWS, STEP, SYMBOLS, loopback
 
-PAGES = 17  # of 29.5 days
-CALLS = 24  # of one round; a new budget of history has room for 58
+PAGES = 17  # pages of a symbol: 29.5 days
+CALLS = 24  # symbols of one round; a new budget admits the requests for 58 of them at once
 UNPACED = 1e6  # pages in a second
 
 Read = Callable[[str, int], Awaitable[object]]
@@ -73,7 +73,7 @@ async def ours(url: str, budget: ProcessBudget) -> AsyncIterator[Read]:
 
 @contextmanager
 def _unpaced() -> Iterator[None]:
-    """Let pages follow each other at once: during a pacer's pauses, the caches would go cold."""
+    """Let pages follow each other at once: while a pacer waits, the CPU's caches would go cold."""
     before, governors.HISTORY_PACE = governors.HISTORY_PACE, UNPACED
     try:
         yield
@@ -85,8 +85,8 @@ def samples(rounds: int, *, packed: bool) -> dict[str, list[float]]:
     """Seconds of CPU for one page in each round, by client.
 
     Args:
-        rounds: The number of rounds, each with a new server, session and clients.
-        packed: Whether the server compresses.
+        rounds: The number of rounds, each with a new server and new clients.
+        packed: Whether the server compresses each page.
     """
     found: dict[str, list[float]] = {}
     for _ in range(rounds):

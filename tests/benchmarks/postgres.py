@@ -28,7 +28,7 @@ DAYS = 5  # times that one measurement reads the day
 DAY_ROWS = 4320  # rows of a symbol in a day, one every 20 s
 DAY_SYMBOLS = SYMBOLS[:50]  # the symbols in the table that `_day` reads
 DAY_MS = 86_400_000
-BEGIN = 1_795_392_000_000
+BEGIN = 1_795_392_000_000  # Unix ms
 TABLE = """
 CREATE TABLE plain (symbol text COLLATE "C" NOT NULL, time bigint NOT NULL,
     open_interest numeric NOT NULL, received bigint NOT NULL, mark_price numeric,
@@ -56,7 +56,7 @@ def measure(rounds: int) -> None:
 
 
 def _sweeps(url: str, other: str, rounds: int) -> None:
-    """A sweep of the whole market in one transaction."""
+    """Measure the storing of whole markets, one transaction for each sweep."""
     cpu: dict[str, list[float]] = {"ours": [], "plain": []}
     with closing(PostgresSink(url, "production")) as sink, psycopg.connect(other) as connection:
         sink.claim(time.monotonic)
@@ -94,7 +94,7 @@ def _insert(connection: psycopg.Connection[tuple[Any, ...]], some: list[Snapshot
 
 
 def _day(url: str, rounds: int) -> None:
-    """A day of one symbol, as rows of text and as objects with decimals."""
+    """Measure the reading of a day of one symbol, as rows of text and as objects with decimals."""
     with closing(PostgresSink(url, "production")) as sink:
         sink.claim(time.monotonic)
         sink.open()

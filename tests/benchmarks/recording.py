@@ -1,9 +1,9 @@
-"""The recorder's figures: a file of ten million rows, written as a recorder writes it.
+"""Figures of a recorder and its file: a file of ten million rows, written as a recorder writes it.
 
     python -m tests.benchmarks recorder
 
-Rule of this file: the file is made by `Store.save`, sweep by sweep, so that its pages lie as those
-of a recording do. Only work outside a measurement skips the wait for the disk.
+Rule of this file: `Store.save` writes the file sweep by sweep, so that its pages are in the same
+order as in a recording. Only work outside a measurement skips the wait for the disk.
 """
 
 import os
@@ -32,12 +32,12 @@ ROWS = int(os.environ.get("BINANCE_OI_ROWS", "10_000_000"))
 BEGIN = datetime(2026, 11, 20, tzinfo=UTC)
 EVERY = timedelta(seconds=20)
 PERIOD = 20_000  # ms
-MEASURED = 500  # commits
-PAUSE = 0.1  # s between two of them; a recorder has 20
+MEASURED = 500  # commits of a measurement
+PAUSE = 0.1  # s between two commits; a recorder commits every 20 s
 
 
 def sweep(number: int) -> Snapshot:
-    """A sweep of the whole market; every value changes, and no two are equal."""
+    """A sweep of the whole market; its values differ from each other and from those before."""
     slot = BEGIN + number * EVERY
     ms = round(slot.timestamp() * 1000)
     values = {
@@ -76,9 +76,9 @@ def _fill(path: Path, sweeps: int) -> None:
 
 
 def _commits(path: Path, begin: int) -> None:
-    """Time each commit of 789 rows, and a plain write of as many pages as a measure of the disk.
+    """Time each commit of 789 rows; to judge the disk, time also a plain write of 789 pages.
 
-    Between two commits the file is tidied, as a recorder does.
+    Between two commits, the store tidies its file, as in a recorder.
     """
     commits, plain, cpu = list[float](), list[float](), list[float]()
     page = os.urandom(PAGE_SIZE) * len(SYMBOLS)
@@ -99,7 +99,7 @@ def _commits(path: Path, begin: int) -> None:
 
 
 def _written(path: Path, begin: int) -> None:
-    """Bytes that one sweep writes to disk: the log, moved rows, and one checkpoint a minute."""
+    """Measure the bytes that one sweep writes: the log, moved rows, and one checkpoint a minute."""
     now = 0.0
     with closing(Store(path, clock=lambda: now)) as store:
         store.tidy()
@@ -113,7 +113,7 @@ def _written(path: Path, begin: int) -> None:
 
 
 def _io() -> tuple[int, int]:
-    """Bytes given to write() so far, and bytes of the blocks that had to go to the disk."""
+    """Bytes that this process has given to write() so far, and bytes of the blocks for the disk."""
     lines = Path("/proc/self/io").read_text().splitlines()
     counts = {name: int(count) for name, count in (line.split(": ") for line in lines)}
     return counts["wchar"], counts["write_bytes"]

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks report
 
-Rule of this file: the recorder's own store writes the recordings. Each report is made in a process
-of its own, so its CPU and memory are those of one report alone.
+Rule of this file: the recorder's own store writes the samples; a plain `INSERT` writes the gaps.
+Each report is made in a process of its own, so its CPU and memory are those of one report alone.
 """
 
 import math
@@ -23,7 +23,7 @@ from binance_oi.recorder.store import Store
 from .loopback import SYMBOLS
 
 BEGIN = datetime(2026, 10, 1, tzinfo=UTC)
-DAYS = (3, 30)  # a factor of ten
+DAYS = (3, 30)  # days of each recording: a factor of ten
 PERIOD = 300_000  # ms: the recording of 30 days has 8,640 sweeps
 GAPS = 100_000
 PROGRAM = """

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks series
 
-Rule of this file: a figure is a ratio to a plain SQLite query of the same rows, measured in turn.
-The rows go to their table in the order in which a recorder moves them there, sixty sweeps at a
-time, so that the pages lie as in a recording.
+Rule of this file: the time of a read is a ratio to that of a plain SQLite query for the same rows,
+measured in turn. The rows go to their table in the order in which a recorder moves them there,
+sixty sweeps at a time. So the pages of the file are in the same order as in a recording.
 """
 
 import os
@@ -27,10 +27,10 @@ from binance_oi.recorder.store import Store
 from .loopback import SYMBOLS
 
 ROWS = int(os.environ.get("BINANCE_OI_ROWS", "10_000_000"))
-BEGIN = 1_795_003_200_000
+BEGIN = 1_795_003_200_000  # Unix ms
 EVERY, STEP = 20_000, 300_000  # ms
 SWEEPS = 30 * 86_400_000 // EVERY
-MOVED = 60  # sweeps at a time
+MOVED = 60  # sweeps that a recorder moves at a time
 SPARSE, PAST = "SPARSEUSDT", "PASTUSDT"  # one has a sample every 5 minutes, the other only history
 PLAIN = (
     "SELECT symbol, time, open_interest, mark_price FROM settled"
@@ -40,7 +40,7 @@ PLAIN_PAST = PLAIN.replace("mark_price", "notional").replace("settled", "past")
 
 
 def measure(rounds: int) -> None:
-    """One symbol as columns against a plain query, CPU for each row, and memory."""
+    """Measure one symbol as columns against a plain query, CPU for each row, and memory."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         path = Path(name) / "oi.db"
         count = _fill(path)
@@ -90,7 +90,7 @@ def _row(name: str, i: int, number: int, every: int) -> tuple[str, int, str, int
 
 
 def _compare(path: Path, what: str, symbol: str, query: str, rounds: int) -> None:
-    """CPU of both, in turn; the file is in the cache of the system."""
+    """Measure the CPU of both, in turn, while the file is in the cache of the system."""
     with Recording(path) as recording, closing(sqlite3.connect(path)) as connection:
         series = recording.series([symbol])
         span = symbol, BEGIN - STEP, BEGIN + SWEEPS * EVERY
@@ -135,7 +135,7 @@ def _cpu(work: Callable[[], object]) -> float:
 
 
 def _read_all(path: Path) -> None:
-    """Read every row; memory after the first symbol and at the end."""
+    """Read every row; print the memory after the first symbol and at the end."""
     early = count = 0
     began = time.process_time()
     with Recording(path) as recording:

@@ -1,9 +1,11 @@
-"""A market over TLS: how many connections are best, by latency.
+"""The market over TLS: how long a sweep takes, and how many connections are best at a latency.
 
+    python -m tests.benchmarks market
     python -m tests.benchmarks connections
 
-The rule of this file: certificates are checked, and the handshakes' computing is real. A new
-connection gives its first answer two round trips later, as TCP and TLS 1.3 need them.
+The rule of this file: a client checks certificates, and computes real handshakes. TCP and TLS 1.3
+each need a round trip, so a new connection gives its first answer two round trips later. The floor
+is the time that the round trips of the requests need at least.
 """
 
 import asyncio
@@ -38,7 +40,7 @@ Contender = Callable[[str, ssl.SSLContext], AbstractAsyncContextManager[Sweep]]
 
 
 class Cost(NamedTuple):
-    """Seconds of wall time and of CPU for one market, without open connections and with them."""
+    """Seconds of wall time and of CPU for a sweep, before any connection is open and after it."""
 
     cold: float
     cold_cpu: float
@@ -87,7 +89,7 @@ async def ours(connections: int, url: str, tls: ssl.SSLContext) -> AsyncIterator
 
 @contextmanager
 def served(latency_s: float = 0.0) -> Iterator[tuple[str, ssl.SSLContext]]:
-    """The URL of a server, and the certificates with which a client trusts it."""
+    """The URL of a server, and an SSL context that trusts its certificate."""
     issuer = authority("ours")
     tls = ssl.create_default_context()
     issuer.configure_trust(tls)
@@ -110,7 +112,7 @@ async def _cost(contender: Contender, url: str, tls: ssl.SSLContext) -> Cost:
 
 
 def market(rounds: int) -> None:
-    """Print a market over 100 connections at 50 ms, and its ratio to `gather`."""
+    """Print the costs of a sweep over 100 connections at 50 ms, and the ratio to `gather`."""
     latency_ms, connections = 50, 100
     floor = math.ceil(len(SYMBOLS) / connections) * latency_ms / 1e3
     costs = _costs(latency_ms, connections, rounds)
@@ -142,7 +144,7 @@ def _costs(latency_ms: int, connections: int, rounds: int) -> dict[str, list[Cos
 
 
 def main(rounds: int) -> None:
-    """Print each number of connections at each latency; times exclude the needed round trips."""
+    """Print the costs of a sweep for each number of connections at each latency."""
     print(
         "| latency, ms | connections | who | cold, ms above the floor | CPU, ms "
         "| warm, ms above the floor | CPU, ms |\n|---|---|---|---|---|---|---|"

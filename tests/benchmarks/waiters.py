@@ -1,10 +1,10 @@
-"""Measures the cost of 10,000 waiters: `python -m tests.benchmarks waiters`.
+"""Measures the cost of 10,000 waiting calls (waiters): `python -m tests.benchmarks waiters`.
 
-Rule of this file: all times are CPU time of the loop's thread, so that other work on the machine
-does not count. A step is the work of the loop between two turns of an idle task. The garbage
-collector walks all objects of the process at once, so it is measured separately. Each step adds 100
-waiters, because making 10,000 tasks in one step would be slow in any case. One step cancels all
-waiters. A run with plain futures instead shows the share of asyncio itself.
+Rule of this file: all times are CPU time, so that other work on the machine does not count. A step
+is the work of the loop between two turns of a task that does nothing. The garbage collector walks
+all objects of the process at once, so its time is measured separately. Each step adds 100 waiters,
+because to make 10,000 tasks in one step would be slow in any case. One step cancels all waiters. A
+run with plain futures in place of waiters shows the cost of asyncio itself.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ from support.waiting import future, tracked
 
 WAITER_COUNT = 10_000
 STEP = 100  # waiters that are added in one step
-LIMIT = 100
-WAIT_S = 3.0
+LIMIT = 100  # weight a minute
+WAIT_S = 3.0  # s of the wait whose CPU is measured
 
 Figures = dict[str, list["Steps"]]
 Call = Callable[[], Awaitable[object]]
@@ -73,8 +73,10 @@ class Steps:
 
 @asynccontextmanager
 async def full_minute() -> AsyncGenerator[tuple[Governor, Permit]]:
-    """A governor on a shared file; the minute is used up, 40 s of it are left, and one request is
-    under way."""
+    """A governor on a shared file, 40 s before the end of a minute that is used up.
+
+    One request is under way.
+    """
     loop = asyncio.get_running_loop()
     offset = 1_795_435_220.0 - loop.time()
     with TemporaryDirectory() as directory:
@@ -109,7 +111,7 @@ async def queue(call: Call) -> list[asyncio.Task[None]]:
 async def measure(
     figures: Figures, name: str, call: Call, end: Callable[[list[asyncio.Task[None]]], None]
 ) -> None:
-    """Queue 10,000 calls, and end all of them in the same way."""
+    """Queue 10,000 calls, and let `end` end all of them."""
     async with Steps() as steps:
         tasks = await queue(call)
     figures.setdefault(f"{name}: queued", []).append(steps)
@@ -187,7 +189,7 @@ async def _of_a_client() -> tuple[float, float]:
 
 
 def objects(_: int) -> None:
-    """Print how many objects of a waiting call of a whole client the collector tracks."""
+    """Print how many objects the garbage collector tracks for one waiting call of a client."""
     ours, plain = asyncio.run(_of_a_client())
     print(f"{ours:.1f} for a waiting call, its task included; {plain:.1f} for a plain future")
 
