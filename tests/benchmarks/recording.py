@@ -37,7 +37,7 @@ PAUSE = 0.1  # s between two commits; a recorder commits every 20 s
 
 
 def sweep(number: int) -> Snapshot:
-    """A sweep of the whole market; its values differ from each other and from those before."""
+    """A sweep of the whole market; no two of its values are equal, and all change each time."""
     slot = BEGIN + number * EVERY
     ms = round(slot.timestamp() * 1000)
     values = {

@@ -40,7 +40,7 @@ Contender = Callable[[str, ssl.SSLContext], AbstractAsyncContextManager[Sweep]]
 
 
 class Cost(NamedTuple):
-    """Seconds of wall time and of CPU for a sweep, before any connection is open and after it."""
+    """Seconds of wall time and of CPU for a first sweep, which opens connections, and a second."""
 
     cold: float
     cold_cpu: float
