@@ -124,7 +124,7 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
-    if known.ledger.minute(k).under_way > 0:  # its answer, with a count, may come at any time
+    if known.ledger.minute(k).under_way > 0:  # an answer with a count may come at any time
         wait = min(POLL, wait)
     else:
         wait = _until_decided(ask._replace(weight=1), known, k, wait)

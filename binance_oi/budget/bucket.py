@@ -148,10 +148,11 @@ class Bucket:
         The caller writes the request right after this call, or not at all.
 
         Returns:
-            The receipt to use from now on. None if the request may not be written: a cooldown has
-            begun since the charge; or the charge is older than `PATIENCE`, and a minute to which
-            the request is not booked might count it, the books have dropped its minute, or the
-            exchange has other limits too. Then `refund` the receipt and charge again.
+            The receipt to use from now on. None if the request may not be written, because a
+            cooldown has begun since the charge. A charge older than `PATIENCE` also gives None in
+            three cases: a minute to which the request is not booked might count it, the books have
+            dropped its minute, or the exchange has other limits too. After None, `refund` the
+            receipt and charge again.
         """
         known, clock = self.known, self.known.clock
         if known.is_held(now):
@@ -169,7 +170,7 @@ class Bucket:
     def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
         """Seconds until there should be room for a request; None if there never is.
 
-        The result is for a caller that waits so long before it asks again. The queue asks earlier,
+        The result is for a caller that waits this long before it asks again. The queue asks sooner,
         after the seconds that `charge` returns, because an answer to another request may make room.
         """
         ask, known = self.question(now, weight, bulk), self.known

@@ -302,7 +302,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
 
 
 def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
-    """The answer came late: book its request to each minute that may have counted it since."""
+    """Book the request of a late answer to each later minute, not over yet, that may count it."""
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)

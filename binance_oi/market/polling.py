@@ -57,7 +57,7 @@ from binance_oi.times import instant, plain
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-LISTING_LEAD = 5.0  # s: so long before a slot, we read the list of symbols again
+LISTING_LEAD = 5.0  # s before a slot at which we read the list of symbols again, if it is old
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
 EVENLY = "; after a start or a ban, requests are sent evenly for a minute"
 LONGEST_COOLDOWN = 60.0  # s that a sweep may wait after a 429: its cooldown ends with the minute
@@ -427,7 +427,7 @@ class Plan:
         self._priceless = error is not None
 
     def _unchanged(self, snapshot: Snapshot) -> frozenset[str]:
-        """Return the symbols without a new value; one with an earlier time is not new either."""
+        """Return the symbols without a new value; a value with an earlier time is not new."""
         old = frozenset(n for n, v in snapshot.items() if v.time <= self._times.get(n, -1))
         self._times.update({n: v.time for n, v in snapshot.items() if n not in old})
         return old

@@ -133,7 +133,7 @@ class Waiter(asyncio.Future[Permit]):
     """A call that waits to be admitted.
 
     If thousands of waiters are cancelled at once, each leaves its queue at once, but its task wakes
-    in a later step of the loop. Otherwise all of them would block the loop until they have ended.
+    in a later step of the loop. Otherwise all tasks would wake in one step, and block the loop.
     """
 
     __slots__ = ("_leaving", "_message", "_queue", "deadline")
