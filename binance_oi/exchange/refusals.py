@@ -39,8 +39,8 @@ NOT_TRADING, UNKNOWN, TOO_MANY = (
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
 FIREWALL = 403  # status
 FIREWALL_COOLDOWN = 60.0  # s after a 403; then we try again. A block usually lasts 5 minutes [D]
-MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
-MAX_BAN = 3 * 86_400.0  # s
+MIN_BAN = 120.0  # s: the shortest ban; bans last "2 minutes to 3 days" [D]
+MAX_BAN = 3 * 86_400.0  # s: the longest ban
 MAX_RETRY_AFTER = 3600.0  # s: we ignore a longer Retry-After of a 429, and wait for the rollover
 NO_TEXT = "(no text)"
 
@@ -178,7 +178,7 @@ class Refusal:
 
 
 class RefusedError(Exception):
-    """An answer with the status 200 that is a refusal. It never leaves the folder `sending`."""
+    """An answer with the status 200 that is a refusal. The send loop makes another error of it."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)

@@ -10,8 +10,8 @@ without rows is a hole, with its reason:
     unreadable      we could not read the file; see `ArchiveDay.error`
 
 We use a cached file only if its checksum equals the one that the archive publishes now. So we
-download an incomplete, damaged or outdated file again. A run that was killed continues with the
-next file.
+download an incomplete, damaged or outdated file again. If a run is killed, the next run continues
+with the next file.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ from binance_oi.arguments import as_float, check_count
 from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError, ServerError, TransportError
 
-OVERLOADED = -1008  # code: the exchange is overloaded. It costs no weight, but needs a longer wait
+OVERLOADED = -1008  # code: the exchange is overloaded, so we wait longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
