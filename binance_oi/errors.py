@@ -130,7 +130,7 @@ class BinanceOIError(EncodableByKey, Exception):
 class InvalidSymbolError(BinanceOIError, ValueError):
     """The argument cannot be a symbol, or the exchange lists none of the symbols of a poll.
 
-    Correct the caller. If the argument cannot be a symbol, nothing was sent.
+    Correct the argument. If it cannot be a symbol, nothing was sent.
     """
 
     def __init__(self, symbol: object, reason: str) -> None:

@@ -19,8 +19,8 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits that we keep beside the weight per minute; two are known [D] 2026-11
-# limits, at most, from which we choose `MAX_OTHERS`: the tightest. We compare each pair of them, so
-# with more of them, a server's answer could make the choice slow.
+# The most limits from which we choose `MAX_OTHERS`, the tightest ones first. We compare each pair
+# of them, so a server that sent many more could make the choice slow.
 MAX_COMPARED = 64
 MAX_TIME = 253_402_300_799_999  # Unix ms: the end of the year 9999, the last year of `datetime`
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11

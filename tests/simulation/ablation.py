@@ -43,7 +43,7 @@ SIX = (
 )
 MEASURED = (*SIX, *EVENTS)
 WORSE = 0.003  # share of the limit that a row uses less, so that the mechanism earns its lines
-NOTHING = 50  # weight: unavoidable excess in all runs varies by so much from one run to the next
+NOTHING = 50  # weight, in all runs: a smaller rise of the unavoidable excess may be chance
 
 
 def _drawing(situation: Situation) -> Callable[[Random], Situation]:
