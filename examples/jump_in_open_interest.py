@@ -6,7 +6,7 @@ from contextlib import aclosing
 from binance_oi import OpenInterestClient, Snapshot
 from binance_oi.simulator import LocalExchange
 
-JUMP = 0.0001  # share of the whole; a real bot waits for more
+JUMP = 0.0001  # share of the open interest; a real bot waits for more
 
 
 def jumps(before: Snapshot, now: Snapshot) -> list[str]:
@@ -26,7 +26,7 @@ async def main() -> None:
         async with aclosing(client.poll(symbols, every=2.0, notional=True)) as snapshots:
             before = await anext(snapshots)
             async for now in snapshots:
-                for gap in now.missed:  # after a gap, a jump may have taken longer
+                for gap in now.missed:  # across a gap, a jump may have taken longer
                     print("missed", gap)
                 if found := jumps(before, now):
                     print(*found, sep="\n")

@@ -29,7 +29,7 @@ async def main() -> None:
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(record(client, path))
-            value = await client.get_open_interest("SOLUSDT")  # goes first: one budget for all
+            value = await client.get_open_interest("SOLUSDT")  # a single call goes first
             print(f"meanwhile: {value.symbol} {value.open_interest}")
         with Recording(path) as recording:
             print("symbols:", *recording.symbols())

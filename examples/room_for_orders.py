@@ -7,8 +7,8 @@ from binance_oi.simulator import LocalExchange
 
 
 async def main() -> None:
-    # Weight when it is an int, a share of the limit when it is a float. `MachineBudget`, the
-    # default, takes the same, and shares the count with every process of this user.
+    # An int is weight, and a float is a share of the limit. `MachineBudget`, the default, takes the
+    # same argument, and shares its count with every process of this user.
     budget = ProcessBudget(reserve=600)
     async with (
         LocalExchange() as exchange,
