@@ -25,19 +25,19 @@ from support.aioresponses_shim import patch_aioresponses
 from support.postgres_server import HANGS, Server, serving
 from support.virtual_clock import VirtualDatetime, VirtualLoop
 
-# On two shared cores, a slow example is no defect.
-with suppress(ValueError):  # outside the main thread
+with suppress(ValueError):  # raised outside the main thread
     # In the background of a shell, pytest would ignore SIGINT, and so would its child processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Under `nohup`, the same is true of SIGHUP. Children do not inherit this handler.
+    # Under `nohup`, the same is true of SIGHUP. A child process has the default action again.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
 examples = int(os.environ.get("BINANCE_OI_EXAMPLES", "25"))  # `nox -s thorough` sets more
+# No deadline: on a busy machine, a slow example is no defect.
 settings.register_profile("binance-oi", max_examples=examples, deadline=None)
 settings.load_profile("binance-oi")
 
 
-# `nox -s postgres` runs the tests of the recorder on both.
+# `nox -s postgres` runs the tests of the recorder on both stores.
 STORES = ["sqlite", "postgres"] if os.environ.get("BINANCE_OI_POSTGRES") else ["sqlite"]
 
 
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """With `--twice`, run all tests a second time, which shows the traces that a test leaves."""
+    """With `--twice`, run all tests a second time, to find a test that leaves something behind."""
     done = yield
     if session.config.option.twice:
         session.config.option.twice = False
@@ -85,14 +85,14 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each process would need 40 ms to read the system's certificates, which no test uses.
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
-    # A paused virtual machine shows a suspend that the clock of a test does not have.
+    # Otherwise a poll would take a pause of the virtual machine for a suspend.
     monkeypatch.setattr(schedule, "steady_clock", time.monotonic)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it would hide missing flushes
 
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Undo a test's changes of `logging`. For example, a block of a page shows every message."""
+    """Remove the log handlers that a test adds, and restore the levels of the loggers."""
     root, ours = logging.getLogger(), logging.getLogger("binance_oi")
     handlers, levels = [*root.handlers], (root.level, ours.level)
     yield

@@ -1,7 +1,7 @@
-"""The send loop: every call gets its value or one of our exceptions, in time, and never a 429.
+"""Every call of a client gets its value or one of our exceptions, in time, and causes no 429.
 
-Rule of this file: tests use the local exchange over real sockets in virtual time. A test that does
-not says why.
+Rule of this file: coroutine tests run in virtual time over real sockets. They use the local
+exchange, or a `RawExchange`, whose answers the test writes byte by byte.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ pytestmark = pytest.mark.virtual_time
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
 NAN = float("nan")
 ONCE = RetryPolicy(attempts=1)
-DOUBT = timedelta(seconds=6)  # until a cooldown has ended on the slowest possible clock
+DOUBT = timedelta(seconds=6)  # most that a cooldown may last beyond its end, by a slow clock
 
 
 def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
@@ -78,7 +78,7 @@ def now() -> float:
 
 
 def assert_is_end_of_hold(error: RateLimitedError | BannedError, until: datetime | None) -> None:
-    """Check that the cooldown has certainly ended at `retry_at`. Both clocks agree."""
+    """Check that `retry_at` is not before the end of the cooldown, and at most `DOUBT` after it."""
     assert until is not None
     assert until <= error.retry_at < until + DOUBT
 
@@ -317,7 +317,7 @@ async def test_a_call_that_cannot_wait_fails_as_soon_as_that_is_certain(
 ) -> None:
     async with LocalExchange(clock=wall_time, limit=100) as exchange:
         options = {"max_wait": 20.0} if of_the_client else {}
-        await asyncio.sleep(10.0)  # far from a rollover, every minute is certain
+        await asyncio.sleep(10.0)  # far from a rollover, so one minute is certain
         async with local_client(exchange, budget=_small_budget(100), **options) as client:
             wait = module.DEFAULT if of_the_client else 20.0
             calls = [client.get_open_interest("BTCUSDT", max_wait=wait) for _ in range(150)]
@@ -436,7 +436,7 @@ async def test_impossible_limits_are_ignored_with_one_warning(
 async def sending_client(
     way: str, exchange: LocalExchange | RawExchange, **options: object
 ) -> AsyncIterator[OpenInterestClient]:
-    """A client that sends in one of `WAYS`."""
+    """A client that sends in one of `WAYS`; see there."""
     if way.startswith("injected"):
         async with (
             aiohttp.ClientSession() as session,
@@ -465,6 +465,8 @@ def connecting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
+# The ways of a request to the wire: the first one of a client (through aiohttp's session), a later
+# one (by our own writer), by a caller's session, and the same with an unknown aiohttp.
 WAYS = ("first", "ours", "injected", "injected, unknown")
 
 
@@ -957,7 +959,7 @@ async def test_closing_ends_a_call_admitted_at_the_same_moment() -> None:
             await client.aclose()
             assert {type(await outcome(call)) for call in pending} == {ClientClosedError}
             assert client._governor.in_flight == 0
-    assert admitted == {0, 1}  # one call before that moment, one after it
+    assert admitted == {0, 1}  # some clients close before the admission, some after it
 
 
 async def test_a_closed_client_refuses_every_call() -> None:
@@ -1109,7 +1111,7 @@ async def test_a_cancelled_close_still_releases_the_shared_budget() -> None:
 
 
 def files_of_budgets() -> int:
-    """The open descriptors of this process on a shared budget."""
+    """How many open descriptors of this process are files of shared budgets."""
     names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     return sum("budget" in os.readlink(name) for name in names if os.path.lexists(name))
 
@@ -1319,7 +1321,7 @@ async def test_cancelling_refunds_all_weight_that_was_certainly_not_counted(dela
     "status, kind",
     [(101, ResponseError), (204, DecodeError), (299, DecodeError), (302, ResponseError)],
 )
-async def test_a_success_status_other_than_200_is_an_undocumented_answer(
+async def test_a_status_that_is_neither_200_nor_an_error_is_an_undocumented_answer(
     status: int, kind: type[BinanceOIError]
 ) -> None:
     async with (

@@ -1,6 +1,6 @@
 """The programs, files and sessions that the texts name to contributors exist.
 
-Rule of this file: it reads texts, and starts programs only for their help.
+Rule of this file: it reads texts, and starts the programs of the project only for their help.
 """
 
 import os
@@ -41,7 +41,7 @@ SERVERS = {"tests.benchmarks.loopback", "tests.fuzz.exchange", "tests.service.se
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a checkout without further settings; return the finished process."""
+    """Run Python in a checkout, without `PYTHONPATH`; return the finished process."""
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -114,7 +114,7 @@ def test_every_folder_has_a_row_in_the_architecture() -> None:
     assert rows == folders
 
 
-def test_the_guide_names_the_same_two_commands_as_the_readme() -> None:
+def test_the_guide_begins_with_a_command_of_the_readme_and_a_nox_session() -> None:
     first, second = re.findall(r"```text\n(.*)\n(.*)\n```", CONTRIBUTING)[0]
     assert first in (ROOT / "README.md").read_text("utf-8")
     assert SESSION.search(second)

@@ -159,7 +159,7 @@ async def test_a_handler_can_return_every_value_with_or_without_a_return_type() 
         assert await get(app, f"/typed/{kind.__name__}") == (200, value.to_dict())
         status, found = await get(app, f"/plain/{kind.__name__}")
         assert status == 200
-        # FastAPI treats a named tuple as a list first.
+        # Without a return type, FastAPI writes a named tuple as a list.
         assert isinstance(value, tuple) or found.keys() == value.to_dict().keys()
     assert (await get(app, "/openapi.json"))[0] == 200
 

@@ -1,7 +1,8 @@
 """Work grows linearly with the size of an answer or of a user's input.
 
-Rule of this file: tests count work, not seconds, at one size and at a multiple of it. The engine of
-regular expressions cannot be counted, so its test has a text that would take hours.
+Rule of this file: tests count work, not seconds, at one size and at a multiple of it. They cannot
+count the work of the engine of regular expressions. So its test has a text that would take hours if
+the work were quadratic.
 """
 
 import json
@@ -76,7 +77,7 @@ def test_decoding_work_is_linear_in_the_number_of_rows(kind: str) -> None:
         with calls_counted() as calls:
             BODIES[kind](rows)
         counts.append(calls.count)
-    assert counts[1] <= 1.1 * TIMES * counts[0]  # quadratic work would be 4 times as much
+    assert counts[1] <= 1.1 * TIMES * counts[0]  # quadratic work would be 16 times as much
 
 
 class Piece(bytes):

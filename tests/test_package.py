@@ -124,7 +124,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     ],
     ids=["import", "user agent", "command"],
 )
-def test_a_copy_without_metadata_of_an_installation_knows_its_version(
+def test_a_copy_of_the_package_without_metadata_knows_its_version(
     copied: dict[str, str], arguments: list[str]
 ) -> None:
     known = "from importlib.metadata import version; version('aiohttp'); version('binance-oi')"

@@ -22,9 +22,11 @@ WORKFLOWS = {file.name: file for file in sorted((GITHUB / "workflows").glob("*.y
 NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 SESSIONS = set(re.findall(r"^@nox\.session\ndef (\w+)", NOXFILE, re.MULTILINE))
 PINNED = re.compile(r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$")
-# Commands of a step besides nox sessions: the installation of nox, and the contributors' script.
+
+# Standard modules that Windows lacks.
 ONLY_POSIX = {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
 PROGRAMS = {"benchmarks", "browser", "fuzz", "service", "simulation"}  # folders that run on POSIX
+# Commands of a step besides nox sessions: the installation of nox, and the contributors' script.
 OTHER_COMMANDS = {"python -m pip install nox", "bash .ci/run", "nox -s $SESSIONS"}
 
 
@@ -153,7 +155,7 @@ def test_every_page_is_in_the_menu_of_the_site_once() -> None:
     menu = text.partition("\nnav:\n")[2].partition("not_in_nav")[0]
     listed = re.findall(r"^ *- (\S+\.md)$", menu, re.MULTILINE)
     found = [*site.pages().values(), *(f"reference/{name}.md" for name in site.PUBLIC)]
-    elsewhere = ("examples/", "contributing/decisions/")  # pages of lists
+    elsewhere = ("examples/", "contributing/decisions/")  # pages that a list of the menu links
     pages = [page for page in found if not page.startswith(elsewhere)]
     assert sorted(listed) == sorted([*pages, "examples/index.md", "help.md"])
 
