@@ -37,7 +37,7 @@ def line(symbol: str, time: int, value: str, notional: str = "1.5", ratios: str 
 
 
 def whole_day(symbol: str, day: date, *, late: bool = False) -> list[str]:
-    """288 rows from 00:00 or from 00:05; the value of each row is its number."""
+    """288 rows from 00:00 or, if `late`, from 00:05. The values are 1.50, 2.50, and so on."""
     first = midnight(day) + (STEP if late else 0)
     return [line(symbol, first + n * STEP, f"{n + 1}.50") for n in range(288)]
 
@@ -104,7 +104,7 @@ class ArchiveServer:
             self.under_way -= 1
 
     async def hold(self) -> None:
-        """Wait before an answer; a test may replace it."""
+        """Do nothing before an answer; a test replaces this to delay answers."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["ArchiveServer"]:

@@ -1,9 +1,10 @@
 """A separate process that reads a large recording: `python browsing_process.py PLACE HOW`.
 
-Rule of this file: it reads as a user does, until its input ends. Then it prints the number of its
-reads. At the first error, it exits with 1 and a traceback.
+Rule of this file: it reads as a user does, until its input ends. It prints `reading` after the
+first read, and the number of its reads at the end. At the first error, it exits with 1 and a
+traceback.
 
-    days: a day of a symbol and the newest samples    whole: every row, in one transaction
+    days: the last day of three symbols, and all sweeps    whole: every row, in one transaction
 """
 
 import random
@@ -15,7 +16,7 @@ from binance_oi.recorder import Recording
 
 
 def days(recording: Recording, chance: random.Random) -> None:
-    """Read a day of some symbols, and the other content of a page."""
+    """Read the last day of three random symbols, and count sweeps and missed slots."""
     span = recording.span()
     assert span is not None
     for symbol in chance.sample(recording.symbols(), 3):

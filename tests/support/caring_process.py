@@ -1,9 +1,9 @@
-"""A process that works on a recording until a test kills it: `-m support.caring_process WHAT ...`.
+"""A process whose work on a recording a test may kill: `-m support.caring_process WHAT ...`.
 
-Rule of this file: it prints `ready` after its imports, and `done` at its end. A copy prints the
-number of rows read so far, and its peak memory in KiB.
+Rule of this file: it prints `ready` after its imports, and `done` at its end. `copy` prints the
+number of rows read so far, and its peak memory in KiB. `rotate` prints each stored slot.
 
-    prune PLACE DAYS NOW_MS    compact PLACE    copy SOURCE TARGET    rotate PATH DAY_COUNT
+    prune PLACE DAYS NOW_MS    compact PLACE    copy SOURCE TARGET    rotate PATH BEGIN_MS DAYS
 """
 
 import resource

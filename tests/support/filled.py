@@ -18,7 +18,7 @@ from binance_oi.times import instant
 DAY = 86_400_000
 HOUR = 3_600_000
 START = 1_795_392_000_000  # 2026-11-23T00:00Z
-BEFORE = 2500  # ms from a transaction to the slot of its sweep
+BEFORE = 2500  # ms by which the time of a value is earlier than the slot of its sweep
 
 
 @contextmanager

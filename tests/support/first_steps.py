@@ -42,11 +42,11 @@ def follow(directory: Path, text: str) -> int:
     programs, names = python_blocks(PAGE.name, text), SAVED.findall(text)
     commands = [block for block in shell_blocks(text) if "-m venv" not in block]
     if len(programs) != len(names) or not commands:
-        sys.exit("the page says of some program not how to run it, or has no command")
+        sys.exit("the page does not say how to run some program, or has no command")
     with tempfile.TemporaryDirectory() as home:
         for block in commands:
             if not run(directory, home, block):
-                sys.exit("printed nothing")
+                sys.exit("the command printed nothing")
         for program, (name, command) in zip(programs, names, strict=True):
             (directory / name).write_text(program.source, encoding="utf-8")
             found = run(directory, home, command)

@@ -1,4 +1,4 @@
-"""Simulated hosts on this machine that can vanish without a packet. It needs root on Linux.
+"""Simulated hosts on this machine that can vanish without a packet. This needs root on Linux.
 
 Rule of this file: a host is a network namespace behind a router. A vanished host neither sends nor
 receives. Its processes continue, and other hosts get no error.
@@ -67,7 +67,7 @@ class Host:
         _write(self._router, f"conf/{self._far}/forwarding", value)
 
     def remove(self) -> None:
-        """Remove the host; its processes have ended."""
+        """Remove the host, whose processes must have ended."""
         _ip("netns", "del", self._name)
 
 

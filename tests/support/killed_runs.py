@@ -2,8 +2,9 @@
 
 Rule of this file: it imports the program once, and forks a child for each run. A child is a real
 process with real files and sockets. SIGKILL ends the child at a random moment of the time that an
-undisturbed run takes. For each kill, the program prints a line of JSON: whether the child was still
-running, the exit code of the next run, and a digest of the final output.
+undisturbed run takes. For the undisturbed run and for each try to kill one, the program prints a
+line of JSON: whether SIGKILL met a running child, the exit code of the run to the end, and a digest
+of the final output.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from binance_oi.recorder import Recording
 
 
 def start(arguments: list[str], directory: Path) -> int:
-    """Begin a run in a child; return its number."""
+    """Begin a run in a child; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -61,7 +62,7 @@ def digest(directory: Path) -> str:
 
 
 def run(arguments: list[str], template: Path, to: Path, kill_after: float | None) -> str:
-    """Run from the start, with a kill on request, and then to the end."""
+    """Run to the end in a copy of `template`; before that, kill a run after `kill_after` s."""
     shutil.copytree(template, to)
     was_running = False
     if kill_after is not None:

@@ -1,7 +1,7 @@
 """A store of a shared pool in memory, with only the parts that a pool needs.
 
 Rule of this file: a `Memory` is the store that processes share, and each `MemoryStore` stands for
-one process. A test can make the memory fail, lock, forget its record or move.
+one process. A test can lock the memory, delete its record, or replace it.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Memory:
         return current or MemoryStore(self)
 
     def lose(self) -> None:
-        """Forget the record."""
+        """Delete the record, as a server that lost its data."""
         self.cell.record, self.cell.sequence = b"", -1
 
     def copy(self) -> EarlierRecord:

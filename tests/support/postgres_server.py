@@ -106,7 +106,7 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(HANGS)
-        while any(map(_is_running, connections)):  # a new server would refuse their shared memory
+        while any(map(_is_running, connections)):  # until then, a new server refuses to start
             time.sleep(0.01)
         (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
 
@@ -167,7 +167,7 @@ def serving(host: Sequence[str] = (), **settings: str) -> Iterator[Server]:
         host: The prefix of a command that runs on another host; see `support.hosts`.
         settings: Settings of the server.
     """
-    home = Path(tempfile.mkdtemp(prefix="boi-", dir="/tmp"))  # the name of a socket must be short
+    home = Path(tempfile.mkdtemp(prefix="boi-", dir="/tmp"))  # the path of a socket must be short
     if os.getuid() == 0:
         os.chown(home, OURS, OURS)
     server = Server(home, settings, host)

@@ -9,7 +9,7 @@ on seconds of a real clock, and reports each place that uses one of them.
     timeout     a timeout of less than a minute
 
 It allows a ratio of two durations, and a lower bound (`assert took >= 0.3`), which holds on a slow
-machine too. In a function that runs on the virtual clock, it searches only uses of the operating
+machine too. In a function that runs on the virtual clock, it reports only uses of the operating
 system's clocks. It skips a function marked `wallclock`.
 """
 
@@ -448,7 +448,7 @@ class _Reader:
                 yield "duration"
 
     def _counts(self, node: ast.expr) -> Value | None:
-        """Report a value of real time at this place."""
+        """Return the time value of an expression if it is one of real time; otherwise None."""
         value = self.value(node)
         return value if value and (value.real or not self._virtual) else None
 

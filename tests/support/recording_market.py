@@ -18,7 +18,7 @@ from support.virtual_clock import wall_time
 
 
 class Market(Reader):
-    """A market whose sweeps take no time, and of which the test lets some fail."""
+    """A market whose sweeps take no time; a test chooses those that fail."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """A recorder process for tests that kill it: `recording_process.py PLACE EVERY [--standby]`.
 
 Rule of this file: its market answers at once, so the process spends most of its time in commits. It
-prints `ready` after its imports, and each slot when its sweep is acknowledged.
+prints `ready` after its imports. For each acknowledged sweep, it prints the slot and the time of a
+value, both in Unix ms.
 """
 
 import asyncio

@@ -44,7 +44,8 @@ needs_server: pytest.MarkDecorator = pytest.mark.skipif(
 def free_port() -> int:
     """A free port below the range from which the system assigns ports.
 
-    The port 10,000 above it is free too, because a node of a cluster needs both.
+    A node of a cluster also needs the port 10,000 above it, which is below that range too. Nothing
+    checks that it is free.
     """
     for port in random.sample(range(15_000, 22_000), 1_000):
         with closing(socket.socket()) as probe, suppress(OSError):

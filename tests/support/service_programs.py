@@ -1,7 +1,7 @@
 """Applications that contain the service, as programs: `python service_programs.py KIND`.
 
-Rule of this file: each program is one from the page about serving. It first prints its URL, and its
-server ends it at a signal.
+Rule of this file: each program contains the service as the page about serving shows it. It first
+prints its URL, and its server ends it at a signal.
 """
 
 import socket

@@ -1,6 +1,7 @@
 """Reads server-sent events, as a browser does.
 
-Rule of this file: it follows the standard, whatever our server does.
+Rule of this file: it follows the standard, whatever our server does. But it knows only line feeds
+as ends of lines, and takes the data of each event as JSON.
 
 Source: HTML Living Standard, 9.2.6.
 """

@@ -54,17 +54,17 @@ ALLOWED = {
         "sleep",
     ): "the instant of a kill, on which nothing depends",
     ("tests/support/record_keeper.py", "", "sleep"): "every drill of members is in virtual time",
-    ("tests/faults/rules.py", "_meet", "duration"): "judged where `is_virtual()` only",
+    ("tests/faults/rules.py", "_meet", "duration"): "the rule compares it only if `is_virtual()`",
     (
         "tests/faults/test_cancellation.py",
         "balance",
         "sleep",
-    ): "every scene is run by `virtual_clock.run`",
+    ): "every scene runs on a virtual loop",
     (
         "tests/faults/test_cancellation.py",
         "test_closing_ends_every_call_in_flight_within_a_second.scene",
         "duration",
-    ): "the scene is run by `virtual_clock.run`",
+    ): "the scene runs on a virtual loop",
     (
         "tests/recorder/test_recorder.py",
         "acknowledged_until_killed",
