@@ -146,7 +146,7 @@ def wants_a_certificate() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Tls(Door):
-    """TLS with a certificate of this kind. None: no TLS, or a script that plays TLS."""
+    """TLS with the context `bad` until the repair. None: the script sends its bytes without TLS."""
 
     bad: Callable[[], ssl.SSLContext] | None = None
     shut: bool = True

@@ -20,7 +20,7 @@ __all__ = ["BAD", "GOOD", "Act", "FaultExchange", "Repeat", "Step", "Wait"]
 
 BAD, GOOD = "BADUSDT", "GOODUSDT"
 GOOD_VALUE = "2.5"
-FOR_EVER = 64 * 2**20  # bytes
+FOR_EVER = 64 * 2**20  # bytes that stand for an endless answer: more than a client may read
 
 
 class Act(Enum):
@@ -41,7 +41,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Repeat:
-    """The same bytes again and again: `times`, or until the peer is gone or `FOR_EVER`."""
+    """The same bytes `times` times; None: until the peer is gone or `FOR_EVER` bytes are sent."""
 
     data: bytes
     times: int | None = None
@@ -52,12 +52,12 @@ Step = bytes | Act | Wait | Repeat
 
 
 class FaultExchange(Server):
-    """Plays `script(n)` for the nth request for `BAD`, while `broken`.
+    """Plays `script(n)` for the nth request for `BAD`; `broken` turns the other faults on.
 
     Args:
         script: Steps for the nth request, counted from 1. `{DATE}` and `{USED}` are filled in.
         now: The exchange's clock, Unix seconds.
-        at_accept: Play the script when a connection is accepted, before anything is read.
+        at_accept: While `broken`, play `script(n)` on the nth connection before anything is read.
         bad_tls: The context of connections that are accepted while `broken`.
         good_tls: The context of the others; None speaks plain HTTP.
     """

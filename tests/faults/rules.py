@@ -34,7 +34,7 @@ from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
 
 TIMEOUT = 0.8  # s for a call; longer than the time for reading an error's text
-AT_ONCE, TEXT = 0.3, 0.75  # s of virtual time
+AT_ONCE, TEXT = 0.3, 0.75  # s of virtual time: for a call without a wait; to read an error's text
 HANGS = 600.0  # s of real time after which a call is stuck, not slow
 MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
 SOCKET_BUFFERS = 8 * 2**20  # bytes that the kernel accepts and the client does not read
@@ -61,7 +61,7 @@ class Fault:
     """Whether the fault happens on a new connection."""
     at_accept: bool = False
     lies: bool = False
-    """Whether the header's count is too high, so that our count may be too high for a minute."""
+    """Whether the count or the `Date` is false, so that our books may be too high for a minute."""
     idle: float = 0.0
     """Seconds until the next call."""
     retry_in: tuple[float, float] | None = None
@@ -170,7 +170,7 @@ async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
 
 
 class SlowMachineError(Exception):
-    """On a real loop, a call used up its timeout before an answer that comes sooner."""
+    """On a real loop, a call reached its timeout although the answer comes sooner."""
 
 
 async def check_fault(fault: Fault, way: str = "ours") -> None:

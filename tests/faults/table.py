@@ -62,7 +62,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def doors_shut() -> Iterator[Fault]:
-    """No request reaches the exchange, so no weight is charged."""
+    """No request reaches the exchange, so no weight is charged; the last rows have working TLS."""
     refused = (doors.Refused(), TransportError)
     yield Fault("nobody listens", (), refused[1], 0, door=refused[0])
     yield Fault(
@@ -99,12 +99,12 @@ def doors_shut() -> Iterator[Fault]:
         seconds = SLOW if outcome is TransportTimeoutError else 0.5
         name = f"TLS handshake: {name}"
         yield Fault(name, steps, outcome, 0, seconds=seconds, at_accept=True, door=doors.Tls())
-    yield Fault("TLS that is well", (GOOD,), VALUE, seconds=0.5, door=doors.Tls(good))
+    yield Fault("TLS that works", (GOOD,), VALUE, seconds=0.5, door=doors.Tls(good))
     for name, act in {
         "TLS: a body that breaks off": CLOSE,
         "TLS: a body, then reset": RESET,
     }.items():
-        cut = (GOOD[:-9], act)  # in each of three handshakes
+        cut = (GOOD[:-9], act)  # on each of three connections
         yield Fault(name, cut, TransportError, 3, seconds=0.5, door=doors.Tls(good))
 
 
@@ -186,7 +186,7 @@ def waits() -> Iterator[Fault]:
         "103 Early Hints first": (b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n" + GOOD,),
         "one byte at a time": tuple(GOOD[i : i + 1] for i in range(len(GOOD))),
     }
-    # A cut would split the placeholders, so these answers contain none.
+    # One byte at a time splits the placeholders, so that answer has no valid count or `Date`.
     for name, steps in soon.items():
         yield Fault(f"is not late: {name}", steps, VALUE, seconds=0.5)
 
@@ -722,7 +722,7 @@ def lies() -> Iterator[Fault]:
         "100 of them": CRLF.join(b"X-%d: a" % i for i in range(100)),
     }.items():
         yield Fault(f"a header in {name}", (answer(BODY, line),), VALUE)
-    # Headers that never arrive complete cannot refuse anything.
+    # The client takes the first count and the first `Date`, which are valid.
     both = answer(BODY, b"X-MBX-USED-WEIGHT-1M: abc", b"Date: abc")
     yield Fault("second headers that are worse", (both,), VALUE)
 

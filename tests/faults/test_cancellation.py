@@ -1,7 +1,7 @@
 """After a cancellation at any moment, the charges are right, and no task or connection is left.
 
-Rule of this file: a cancelled call raises only `CancelledError`. A request that reached the wire is
-charged; a cancelled one may be charged once.
+Rule of this file: a cancelled call raises only `CancelledError`. A request that reached the
+wire is charged. A cancelled call may be charged once although its request did not.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ from faults.table import answer
 from support.virtual_clock import VirtualLoop, run
 
 SEEDS = int(os.environ.get("BINANCE_OI_SEEDS", "12"))
-INSTANTS = 20
+INSTANTS = 20  # calls of a run, each cancelled at a random instant
+
 SLOWLY: tuple[Step, ...] = (Wait(0.01), ANSWER[:60], Wait(0.01), ANSWER[60:])
 BROKEN: tuple[Step, ...] = (answer(b"", status=503),)
 LATENCY = 0.03  # s of a slow answer
@@ -35,7 +36,7 @@ SYMBOLS = tuple(f"S{number}USDT" for number in range(5))
 
 
 class SteppingLoop(VirtualLoop):
-    """Cancels a task before the loop's nth step."""
+    """Cancels `task` before the loop's nth step from now; n is `left`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +235,7 @@ def test_setting_the_system_clock_releases_no_weight(step: float) -> None:
         sum(1 for _ in spend(budget, machine, minutes))
         machine.sleep(7.0, wall_step=step)
     assert max(minutes.values()) <= 100
-    assert sum(minutes.values()) >= 90 * 4
+    assert sum(minutes.values()) >= 90 * 4  # 40 pauses of 7 s contain four whole minutes
 
 
 @pytest.mark.parametrize("asleep", [0.5, 30.0, 59.0, 61.0, 600.0, 90_000.0])

@@ -46,5 +46,5 @@ def test_the_rules_hold_with_every_kind_of_session(way: str) -> None:
             runner.run(check_fault(fault, way))
 
 
-def test_the_table_has_more_than_200_faults() -> None:
+def test_the_table_has_more_than_400_faults() -> None:
     assert len(FAULTS) > 400

@@ -40,7 +40,7 @@ from .rules import SHORT, START, TIMEOUT, Clock, nothing_left_over
 
 TIME = int(START) * 1000 - 600_000
 VALUE = (Decimal("1.5"),)
-SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # of the exchange
+SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # statuses of the exchange
 ROW: dict[str, object] = {
     "symbol": BAD,
     "sumOpenInterest": "1.5",
