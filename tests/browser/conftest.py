@@ -1,8 +1,8 @@
 """A headless Chromium for each test, which records every error in the page.
 
 Rule of this file: it needs `chromium` (Debian's package) and Playwright, so these tests run by name
-only: `nox -s browser`. The policy of a page is never bypassed. Conditions are polled with
-`evaluate`, because Playwright's `wait_for_function` needs `eval`, which the policy forbids.
+only: `nox -s browser`. They keep the content security policy of a page. So they poll conditions
+with `evaluate`: Playwright's `wait_for_function` needs `eval`, which the policy forbids.
 """
 
 import shutil
@@ -78,7 +78,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def faults_of() -> Callable[[Any], list[str]]:
-    """The violations of the accessibility rules on a page, as axe finds them."""
+    """Return a function that lists the violations of accessibility rules that axe finds."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
     def faults(page: Any) -> list[str]:

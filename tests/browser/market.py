@@ -1,4 +1,4 @@
-"""Records two days of a market with gaps, without an exchange.
+"""Records three days of a market with gaps, without an exchange.
 
 Rule of this file: the recorder's own store writes the recording, so a report reads what a recorder
 writes. The values are the same in every run.

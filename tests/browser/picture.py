@@ -1,7 +1,7 @@
 """Takes a picture of the live page: `nox -s picture`. With `-- DIRECTORY`, it takes several.
 
 The rule of this file: a picture shows the real page of a real service, or a real report. The
-service records the local exchange, and has history of some symbols.
+service records the local exchange, and has 8 days of history of its symbols.
 """
 
 import os
@@ -27,7 +27,7 @@ NAMES = (
     *("XLMUSDT", "FILUSDT", "NEARUSDT", "AAVEUSDT"),
 )
 WIDTHS = (320, 390, 768, 1440)
-# The page shows values, changes and a chart. A report shows them at once.
+# True once the page shows values, changes and a chart; a report does so at once.
 READY = (
     "state.rows.get('BTCUSDT')?.changes['24h'] !== undefined && chart.lines[0]?.times.length > 50"
 )

@@ -116,7 +116,7 @@ def test_the_page_is_live_again_after_the_server_was_killed_and_started(
 
 
 class Gate:
-    """A proxy in front of a service, which answers every stream with 503 while it is shut."""
+    """A proxy in front of a service. While shut, it ends streams and answers new ones with 503."""
 
     def __init__(self, target: str) -> None:
         self.is_shut = False
@@ -207,7 +207,9 @@ def test_closing_a_tab_logs_nothing(browser: Browser, service: Service) -> None:
         wait(page, SLOT)
         page.context.close()
     slot = wait(stays, SLOT)
-    wait(stays, f"state.sweep.slot > {slot} + 3000")  # the service has written to all of them
+    wait(
+        stays, f"state.sweep.slot > {slot} + 3000"
+    )  # since then, the service has written to the closed tabs
     service.stop()
     assert service.log.read_text() == ""
 
@@ -240,7 +242,7 @@ def test_the_link_restores_the_zoom_of_the_live_page(browser: Browser, service: 
     wait(again, f"state.sweep.slot > {slot} + 2000")
     assert wait(again, view) == page.evaluate(view)  # sweeps do not move the view
     outside = f"view={int(again.evaluate('chart.view[0]') / 1000) - 86400}"
-    older = browser.open(re.sub(r"view=\d+", outside, link))  # beyond the range
+    older = browser.open(re.sub(r"view=\d+", outside, link))  # the view begins before the range
     wait(older, "chart.lines[0] && chart.lines[0].times.length > 40")
     assert outside in wait(older, f"`view=${{{view}}}`")
 

@@ -17,7 +17,7 @@ from support.lanes import thorough
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A user's tests. Each asyncio plugin replaces MARK by its mark and FIXTURE by its decorator.
+# A user's tests. For each asyncio plugin, MARK becomes its mark, and FIXTURE its decorator.
 SUITE = """
 import asyncio
 import pytest
