@@ -113,7 +113,7 @@ async def test_a_listener_of_some_symbols_gets_them_in_its_order_and_learns_whic
     assert "errors" not in delta.data
 
 
-async def test_a_value_that_was_received_in_the_future_is_as_old_as_its_sweep() -> None:
+async def test_a_value_with_a_receive_time_in_the_future_is_as_old_as_its_sweep() -> None:
     async with running() as (hub, source):
         for number in range(2):  # a new value, and the same one again
             sweep = reading(number, FIRST)

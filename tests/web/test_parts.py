@@ -1,4 +1,4 @@
-"""The pure parts of the service: queries, problems, allowances, visitors, bodies, events."""
+"""Parts of the service, without a server: problems, queries, allowances, visitors, bodies."""
 
 import gzip
 import json
@@ -133,7 +133,7 @@ def test_the_tokens_of_an_allowance_are_refilled_evenly() -> None:
     assert allowance.take(1, 0.0) == 1.0
     assert allowance.take(10, 5.0) == 5.0
     assert allowance.take(10, 10.0) == 0.0
-    assert allowance.take(600, 1000.0) > 0.0  # such an allowance never has room
+    assert allowance.take(600, 1000.0) > 0.0  # an allowance of 60 never has room for 600
     assert allowance.take(60, 1000.0) == 0.0
 
 

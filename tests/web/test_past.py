@@ -46,7 +46,7 @@ def now_ms() -> int:
 
 
 def recorded(path: Path, end: int, names: Sequence[str] = ("BTCUSDT", "ETHUSDT")) -> Path:
-    """Record three hours of sweeps, one every 5 minutes; each value is its number."""
+    """Record three hours of sweeps, one every 5 minutes, with the values 100, 101, and so on."""
     with closing(Store(path)) as store:
         for number in range(HOURS * 12 + 1):
             ms = end - (HOURS * 12 - number) * STEP
@@ -116,7 +116,9 @@ async def test_history_after_the_end_of_a_recording_is_requested_from_the_exchan
             PastQuestion("BTCUSDT", "5m", end - 47 * STEP, end - 23 * STEP, "text")
         )
     assert (body["from"], ended["from"]) == ("exchange", "recording")
-    assert json.loads(late.data)["from"] == "recording"  # one row may still appear
+    assert (
+        json.loads(late.data)["from"] == "recording"
+    )  # only the row of `end - 23 * STEP` is missing, and it may still appear
     assert len(body["rows"]) >= 36
     assert ended["holes"] == []
 
@@ -203,7 +205,7 @@ async def test_changes_use_the_recorded_history_once_it_is_loaded(tmp_path: Path
     await changes.aclose()
 
 
-async def test_changes_work_without_an_unreadable_recording(
+async def test_changes_work_if_the_recording_cannot_be_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = Changes(tmp_path / "oi.db")
@@ -233,7 +235,7 @@ async def test_changes_work_with_a_recording_that_has_a_slot_in_year_1(
 
 
 @pytest.mark.parametrize("error", [OverflowError, ValueError])
-async def test_changes_work_without_a_recording_that_has_impossible_times(
+async def test_changes_work_if_the_recording_has_impossible_times(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

@@ -325,7 +325,7 @@ async def test_changes_come_from_the_poll_and_cost_no_request(server: str) -> No
         long = await visitor.get("/changes?window=24h&trend=true")
         wrong = [await visitor.get(f"/changes?{q}") for q in ("window=2h", "top=0", "sort=name")]
         slots = visitor.service.hub.number - slots  # uvicorn moves virtual time by itself
-        # A sweep costs 3 and the list of symbols before it 1, and one slot may be under way.
+        # A sweep costs weight 3, the list of symbols before it 1, and one slot may be under way.
         assert sum(reads.exchange.weights.values()) <= weight + 4 * (slots + 1)
     assert [each["symbol"] for each in found.json["changes"]] == ["ETHUSDT", "BTCUSDT"]
     assert [each["percent"] for each in found.json["changes"]] == [-75.0, 50.0]

@@ -1,4 +1,4 @@
-"""Malicious, slow and silent visitors get a 4xx, learn nothing, and hold no connection."""
+"""A malicious visitor gets a 4xx and no private text; a slow or silent one is disconnected."""
 
 import asyncio
 import gc
