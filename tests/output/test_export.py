@@ -1,4 +1,4 @@
-"""An export writes what the exchange wrote, and removes no row of the target."""
+"""An export writes what the exchange wrote, and removes no row of the target unless asked to."""
 
 import asyncio
 import csv
@@ -311,7 +311,7 @@ def test_exports_of_parts_together_equal_one_export_of_everything(
 
 
 def other_recording(path: Path) -> Path:
-    """A recording of the same minute by another recorder, with one more symbol, received later."""
+    """Another recorder's sweep of the same minute: received later, AUSDT instead of BTCUSDT."""
     seen = sweep(0)
     values = {s: v for s, v in seen.items() if s != "BTCUSDT"}
     values["AUSDT"] = OpenInterest("AUSDT", Decimal("0.5"), values["1000SHIBUSDT"].time)
@@ -579,7 +579,8 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-# Seconds as ms, a clock that was never set, the earliest and the latest `datetime`.
+# ms: a clock that was never set, seconds instead of ms, the second day of 1970, the last instant
+# before 2020, the first one of 2100, and the latest `datetime`.
 WRONG_DATES = [
     1,
     1_795_435_200,
@@ -874,7 +875,7 @@ FORMULA, ORDINARY = "=1+1", "BTCUSDT"
 
 
 def record_names(path: Path, number: int, *names: str) -> None:
-    """A sweep of minute `number` with these names, one of which a spreadsheet would run."""
+    """Record a sweep of minute `number` with these names of symbols."""
     market = sweep(number)
     values = {n: OpenInterest(n, Decimal(7), market[ORDINARY].time) for n in names}
     with closing(Store(path)) as store:
@@ -914,7 +915,7 @@ def test_csv_has_the_values_of_the_exchange_unless_safe_csv_is_requested(tmp_pat
 
 
 @pytest.mark.parametrize("safe_first", [True, False])
-def test_a_row_is_not_added_again_if_the_file_has_its_cells_in_another_form(
+def test_an_export_is_refused_if_the_file_has_its_cells_in_the_other_form(
     safe_first: bool, tmp_path: Path
 ) -> None:
     path, target = tmp_path / "oi.db", tmp_path / "oi.csv"

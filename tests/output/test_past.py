@@ -1,6 +1,7 @@
 """A file of history: complete symbols, even if several runs were needed.
 
-Rule of this file: a killed run is a file beside the target that may end at any byte.
+Rule of this file: a killed run leaves a file beside the target. The tests write such a file, which
+may end at any byte.
 """
 
 import csv

@@ -72,7 +72,7 @@ def test_a_file_has_every_row_of_the_series(name: str, path: Path, tmp_path: Pat
     assert found == wanted
 
 
-def test_an_export_replaces_an_earlier_file(path: Path, tmp_path: Path) -> None:
+def test_an_export_replaces_an_earlier_file_only_on_request(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "x.csv"
     with Recording(path) as recording:
         export_series(recording, target)
