@@ -200,7 +200,7 @@ def outcome(read: Callable[[bytes, str], HistoryPage], text: bytes, symbol: str)
 
 
 def is_read_alike(text: bytes, symbol: str = SYMBOL) -> bool:
-    """Compare both ways of reading a page; return whether the fast path read it."""
+    """Compare both ways to read a page; return whether the fast path (`_usual_rows`) read it."""
     one_by_one = outcome(decoding._row_by_row, text, symbol)
     assert outcome(decode_history, text, symbol) == one_by_one, text
     return decoding._usual_rows(text, symbol) is not None

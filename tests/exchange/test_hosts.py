@@ -54,7 +54,7 @@ def test_all_mark_prices_have_weight_10_and_a_single_one_has_weight_1() -> None:
         ("HTTP://LocalHost:8080", "HTTP://LocalHost:8080"),
     ],
 )
-def test_a_valid_base_url_loses_only_its_last_slash(url: str, checked: str) -> None:
+def test_a_valid_base_url_loses_only_the_slashes_at_its_end(url: str, checked: str) -> None:
     assert check_base_url(url) == checked
 
 

@@ -1,4 +1,4 @@
-"""Changes equal an independent computation, and a tracker that restarts gives the same ones.
+"""Changes equal an independent computation; a tracker that restarts gives the same changes.
 
 Rule of this file: tests compute expected values from definitions, with fractions or numpy, and
 share no code with the package.
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def walk(seed: int, count: int, holes: float = 0.02, step: int = STEP) -> list[Row]:
-    """Rows of one symbol that move at random, with holes, still stretches and unknown notionals."""
+    """Rows of one symbol: a random walk with holes, repeated values and unknown notionals."""
     draw = Random(seed)
     value, rows = 90_000_000, list[Row]()
     for number in range(count):
@@ -134,7 +134,7 @@ def test_changes_equal_those_of_the_definition(
 
 
 def on_grid(rows: Sequence[Row], step: int) -> list[Row]:
-    """The same rows from the first multiple of the step on."""
+    """The same rows, moved to multiples of the step."""
     late = -rows[0].time % step
     return [row._replace(time=row.time + late) for row in rows]
 
@@ -237,7 +237,7 @@ def sampled(seed: int, count: int) -> list[tuple[int, Decimal]]:
 
 
 def series(samples: Iterable[tuple[int, Decimal]], past: Sequence[Row] = ()) -> list[Row]:
-    """The rows by their rule: the last sample at most one step old, or else the history row."""
+    """For each instant, the last sample that is at most one step old, or else the history row."""
     first: dict[int, Decimal] = {}
     for time, value in samples:
         first.setdefault(time, value)

@@ -209,7 +209,7 @@ async def test_a_range_older_than_30_days_is_a_hole_and_costs_no_request() -> No
 
 @pytest.mark.parametrize("seconds", [20.0, 90.0, 500.0])
 async def test_a_request_that_waited_past_the_oldest_kept_row_asks_for_less(seconds: float) -> None:
-    # Single requests use up the window; then the last page waits until there is room.
+    # During the cooldown the request waits, and the oldest rows expire.
     async with local(history_limit=1000) as exchange, client_of(exchange) as client:
         pool = client._sender.governors.of(HISTORY).pool
         asyncio.get_running_loop().call_later(0.0, pool._own.hold, seconds)  # type: ignore[attr-defined]

@@ -52,8 +52,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SYMBOLS = int(os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "20"))  # 789 in `nox -s history`
 MARKET = 789
-PAGES = 18  # of 30 days of 5m
-LEAST = 0.97  # of the limit
+PAGES = 18  # requests for 30 days of 5m of a symbol
+LEAST = 0.97  # share of the limit that a run has to use
 CALLS = 100  # single calls
 PARTS = 20  # parts of a run, after each of which memory is measured
 

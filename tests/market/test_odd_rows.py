@@ -210,7 +210,7 @@ async def test_a_symbol_of_a_new_form_can_be_read_polled_and_recorded(
         exchange.symbols = [GOOD, GOOD | {"symbol": name}]
         assert list(await client.snapshot()) == ["BTCUSDT", name]
         assert list(await client.snapshot([name])) == [name]
-        exchange.listing_status = 500  # without a new list, the client's list becomes old
+        exchange.listing_status = 500  # the client's list expires, and it cannot read a new one
         client._listing._known = None
         assert list(await client.snapshot([name])) == [name]
         exchange.listing_status = 200

@@ -33,7 +33,7 @@ USAGE = Usage(
     "symbols, notional, every",
     [
         (1, False, 5.0),
-        (179, False, 5.0),  # 180 every 5 s are 2160; with a tenth more 198, which are 2376
+        (179, False, 5.0),  # 180 do not fit: a tenth more are 198, with weight 2376 and the list
         (180, False, 10.0),
         (359, False, 10.0),
         (539, False, 15.0),
