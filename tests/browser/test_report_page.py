@@ -257,9 +257,8 @@ def test_the_page_never_scrolls_sideways(browser: Browser, report: Path, width: 
 def test_the_page_is_accessible(
     browser: Browser, report: Path, faults_of: Callable[[Any], list[str]], width: int, dark: bool
 ) -> None:
-    page = browser.open(
-        f"{report.as_uri()}#q=S13", width=width, dark=dark
-    )  # 11 rows, so that the check is quick
+    # With the filter, the page has 11 rows, so that the check is quick.
+    page = browser.open(f"{report.as_uri()}#q=S13", width=width, dark=dark)
     wait(page, f"{SHOWN} > 5")
     assert faults_of(page) == []
 

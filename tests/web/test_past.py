@@ -116,9 +116,8 @@ async def test_history_after_the_end_of_a_recording_is_requested_from_the_exchan
             PastQuestion("BTCUSDT", "5m", end - 47 * STEP, end - 23 * STEP, "text")
         )
     assert (body["from"], ended["from"]) == ("exchange", "recording")
-    assert (
-        json.loads(late.data)["from"] == "recording"
-    )  # only the row of `end - 23 * STEP` is missing, and it may still appear
+    # Only the row of `end - 23 * STEP` is missing, and it may still appear.
+    assert json.loads(late.data)["from"] == "recording"
     assert len(body["rows"]) >= 36
     assert ended["holes"] == []
 
