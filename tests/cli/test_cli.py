@@ -78,7 +78,7 @@ PROGRAM = [sys.executable, "-m", "binance_oi"]
 
 @pytest.fixture
 def exchange() -> Iterator[LocalExchange]:
-    young = 10.0 - time.time() % 60.0  # the exchange's minute is always 10 s old
+    young = 10.0 - time.time() % 60.0  # at the start, the exchange's minute is 10 s old
     with LocalExchange(clock_offset=young).in_thread() as running:
         yield running
 
@@ -528,7 +528,7 @@ def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(
         "--base-ul=https://me:secret@example.com",
     ],
 )
-def test_an_error_hides_the_password_of_a_proxy(arguments: str, capsys: Captured) -> None:
+def test_an_error_hides_the_password_in_a_url(arguments: str, capsys: Captured) -> None:
     assert main(["get", "BTCUSDT", *arguments.split()]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -684,7 +684,7 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("ignored", [False, *thorough(True)])
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), *thorough((signal.SIGHUP, 129))])
-def test_sigterm_ends_a_snapshot_as_ctrl_c_does(
+def test_sigterm_and_sighup_end_a_snapshot_as_ctrl_c_does(
     number: signal.Signals, code: int, ignored: bool
 ) -> None:
     with LocalExchange(limit=50).in_thread() as exchange:

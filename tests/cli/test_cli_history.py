@@ -121,7 +121,8 @@ class Run:
         wanted = instant.randrange(REQUESTS + 1)
         process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
         while True:
-            has_ended = process.poll() is not None  # before the count, which may be complete then
+            # Read before the count: a command that has ended has sent all its requests.
+            has_ended = process.poll() is not None
             if self.exchange.history_counter.total >= wanted:
                 break
             assert not has_ended

@@ -269,7 +269,7 @@ def everything(directory: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock"])
-def test_a_report_never_replaces_the_log_of_a_running_recorder(
+def test_a_report_never_replaces_a_side_file_of_a_running_recorder(
     ending: str, tmp_path: Path, capsys: Captured
 ) -> None:
     path = tmp_path / "oi.db"

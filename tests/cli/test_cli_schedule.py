@@ -1,6 +1,6 @@
 """Schedules of commands: one that fits, one that does not, and one with a silent exchange.
 
-Rule of this file: a command that records runs in a separate process, and a signal stops it.
+Rule of this file: an endless command runs in a separate process, and a signal stops it.
 """
 
 import shlex

@@ -284,7 +284,7 @@ def test_a_recorder_ends_by_itself_with_exit_code_0(tmp_path: Path) -> None:
     for seconds in (3, 12, 48, 192):  # a slow machine may not finish a sweep in the first
         command = [sys.executable, "-m", "binance_oi", *words, "--for", f"{seconds}s"]
         done = subprocess.run(command, capture_output=True, text=True)
-        if path.exists():  # it may even not begin
+        if path.exists():  # it may not even begin
             with Recording(path) as recording:
                 sweeps = list(recording.sweeps())
         if sweeps:
