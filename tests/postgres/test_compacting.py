@@ -1,7 +1,7 @@
-"""Removing rows and returning their space, wherever they lie and whatever other programs do.
+"""Removing rows returns their space, wherever the rows lie and whatever other programs do.
 
-Rule of this file: a real server. A test looks at the pages of a table, and waits for what it sees
-there, never for a time.
+Rule of this file: the server is real. A test looks at the pages of a table, and waits for what it
+sees there, never for a time.
 """
 
 import logging
@@ -22,7 +22,7 @@ from binance_oi.recorder.postgres_tables import QUERIES
 from support.filled import sink_at
 
 NOVEMBER, DECEMBER = 1_793_491_200_000, 1_796_083_200_000  # 2026-11-01 and 2026-12-01
-ROWS = 40_000  # of a month; they fill some 370 pages
+ROWS = 40_000  # rows of a month; they fill some 370 pages
 PLENTY = 60  # pages: a table of few rows has no more, once it is compact
 FILL = """
 INSERT INTO samples SELECT 'S' || n % 40 || 'USDT', {begin} + n / 40 * 1000, 90000.500 + n, {begin},
@@ -270,7 +270,7 @@ def test_symbols_are_found_without_scanning_removed_rows_again_and_again(
     """Until VACUUM removes them, a search visits each removed row on its way."""
     fill(url, run, NOVEMBER, DECEMBER, remain="true")
     with running(url) as reader:
-        reader(READ_ONLY)  # as long as it may see the rows, no search forgets them
+        reader(READ_ONLY)  # while it may see the rows, each search visits them again
         reader("SELECT count(*) FROM sweeps")
         run("DELETE FROM samples_2026_11")
         ((plan,),) = run(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {QUERIES.symbols}")

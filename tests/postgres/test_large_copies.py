@@ -19,8 +19,8 @@ from support.filled import START
 from support.large import ROWS, SYMBOLS, digests, fill_large
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-GROWTH_KIB = 16 << 10  # of the allocator; millions of rows would need hundreds of MiB
-PERIOD = 20_000
+GROWTH_KIB = 16 << 10  # KiB that the allocator may add; millions of rows would need hundreds of MiB
+PERIOD = 20_000  # ms
 
 pytestmark = pytest.mark.thorough
 

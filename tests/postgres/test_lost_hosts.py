@@ -118,7 +118,7 @@ connection.execute("SELECT pg_sleep(3), repeat('x', 100000)")
 def test_the_lock_of_a_host_that_vanishes_before_its_answer_arrives_is_released(
     hosts: tuple[Server, list[Host]],
 ) -> None:
-    """The server waits for the acknowledgement of its answer, and meanwhile sends no probes."""
+    """While the server waits for the acknowledgement of its answer, it sends no probes."""
     server, (there, machine, _) = hosts
     url, local = remote(server, there)
     command = [*machine.command, sys.executable, "-c", HOLDS, url]

@@ -1,6 +1,6 @@
 """``kill -9`` of recorders and of the server loses no acknowledged sweep; a standby takes over.
 
-Rule of this file: recorders are real processes that sweep fifty times a second.
+Rule of this file: recorders are real processes that sweep ten times a second.
 BINANCE_OI_KILLS is the number of kills.
 """
 
