@@ -287,7 +287,8 @@ def test_a_planted_link_at_the_unfinished_name_is_not_followed(
 ) -> None:
     victim, target = tmp_path / "victim", tmp_path / "report.html"
     victim.write_bytes(b"stays")
-    # An earlier version used a predictable name. Only this test knows today's name.
+    # An earlier version used this predictable name. Today's name is random, so the test
+    # sets it below.
     (tmp_path / f".report.html.{os.getpid()}").symlink_to(victim)
     with Recording(recording) as opened:
         write_report(opened, target)

@@ -1,7 +1,7 @@
 """A backfill stores every row of the exchange once, however often it is interrupted.
 
-Rule of this file: rows are compared with the local exchange. Time is virtual; files and sockets are
-real.
+Rule of this file: tests compare rows with those of the local exchange. Time is virtual; files and
+sockets are real.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """Pruning, compacting, copying and rotating keep every row that they should; a check finds losses.
 
-Rule of this file: each test runs on every store of the session; `nox -s postgres` has both kinds.
+Rule of this file: a test with `place` runs on every store of the session, and `nox -s postgres` has
+both kinds. The other tests are about files.
 """
 
 import asyncio
@@ -452,7 +453,7 @@ def test_a_check_finds_removed_samples_and_sweeps(tmp_path: Path) -> None:
     ]
 
 
-def test_a_check_reports_damaged_pages_and_values(tmp_path: Path) -> None:
+def test_a_check_reports_a_value_that_no_recorder_writes(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     fill(str(path), SLOTS)
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -659,7 +660,7 @@ def test_a_damaged_state_of_a_copy_is_damage(place: str, state: str) -> None:
     assert "the state of a copy is not readable" in damage
 
 
-def test_a_copy_into_a_recording_in_use_or_of_another_exchange_is_refused(
+def test_a_copy_into_a_recording_in_use_is_refused_and_a_copy_leaves_its_source_unchanged(
     place: str, other: str
 ) -> None:
     fill(place, range(START, START + HOUR, HOUR))

@@ -67,13 +67,16 @@ def killed(seconds: float | None, *arguments: str, lines: int = 0) -> tuple[bool
 def killed_until_it_ends(
     chance: random.Random, new: Callable[[], str], check_one: Callable[[str], None], *words: str
 ) -> int:
-    """Kill a command `KILLS` times, each at a random instant of its work; return how often.
+    """Kill a command `KILLS` times, each at a random instant of its work.
 
     Args:
         chance: Chooses the instants.
-        new: Makes a place for the command, which is repeated there until it ends.
+        new: Makes a place. The command is repeated there until it ends.
         check_one: Checks the place after each kill and each end.
         words: The command. The place is inserted after its first word.
+
+    Returns:
+        The number of kills.
     """
     began = time.monotonic()
     assert killed(None, words[0], new(), *words[1:])[0]
@@ -90,7 +93,7 @@ def killed_until_it_ends(
 
 @pytest.fixture(name="copies")
 def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """Return a function that copies the recording in `place` page by page."""
+    """Return a function that copies the files or the database of `place`."""
     numbers = count()
 
     def copied() -> str:
@@ -105,7 +108,7 @@ def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Calla
 
 
 def check_kept(place: str, first: int) -> None:
-    """Check that every slot from `first` on has a sweep, and every sweep all its samples."""
+    """Check that slots from `first` on have sweeps, that sweeps have samples, and for damage."""
     with Recording.open(place) as recording:
         slots = [sweep.slot for sweep in recording.sweeps()]
         assert [slot for slot in slots if slot >= first] == list(range(first, END, STEP))

@@ -40,7 +40,7 @@ def _fill(path: Path) -> None:
         for table, symbols in (("settled", ("BTCUSDT", "ETHUSDT")), ("recent", ("SOLUSDT",))):
             rows = [(s, at, f"{n}.25", at, None) for s in symbols for n, at in enumerate(times)]
             connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", rows)
-        # The last row of one symbol, so that a reader meets it in the middle of the iteration.
+        # The last row of one symbol, so that a reader meets it near the end of an iteration.
         number = (NUMBER.decode(), BEGIN_MS + 10**8)
         connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?2, ?1, ?2, NULL)", number)
         connection.executemany(
@@ -74,7 +74,7 @@ def noise(content: bytes, page: int) -> bytes:
 
 
 def swapped(content: bytes, page: int) -> bytes:
-    """Exchange a page for that of another moment, as in a plain copy made during a write."""
+    """Replace a page by another page of the file."""
     at, other = page * PAGE_SIZE, (page * 7 + 3) % (len(content) // PAGE_SIZE) * PAGE_SIZE
     return content[:at] + content[other : other + PAGE_SIZE] + content[at + PAGE_SIZE :]
 
@@ -206,7 +206,7 @@ def _with_sample(path: Path, table: str, symbol: str, value: str, mark: str | No
     return path
 
 
-# SQLite and `float` accept all of them; the exchange's decoder and an export accept none.
+# SQLite stores all of them as text; the exchange's decoder and an export accept none.
 NO_NUMBERS = [
     *("5.", ".5", "-.5", "-5.", "-", ".", "", " 5", "5 ", "5\n", "+5", "1_0", "1e3", "0x5"),
     *("nan", "inf", "٥", "５", "9" * 31, f"0.{'9' * 31}", "9" * 400),

@@ -244,7 +244,7 @@ def test_processes_that_write_at_the_same_time_leave_complete_files(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kills", [3, *thorough(50)])
-def test_a_killed_writer_leaves_complete_files_and_no_lasting_rest(
+def test_a_killed_writer_leaves_complete_files_and_no_lasting_leftovers(
     kills: int, tmp_path: Path
 ) -> None:
     here, cache, draw = str(Path(__file__).parent), HistoryCache(tmp_path), Random(kills)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own c
 
 
 def killed_runs(arguments: Sequence[str], directory: Path, seed: int) -> list[dict[str, object]]:
-    """Make an undisturbed run, and then one run for each kill."""
+    """Make an undisturbed run, and then runs until `KILLS` of them were killed."""
     asked = {"arguments": arguments, "directory": str(directory), "seed": seed, "kills": KILLS}
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "killed_runs.py"), json.dumps(asked)],

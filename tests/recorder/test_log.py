@@ -1,7 +1,10 @@
 """A log is applied to the file that it belongs to, and to no other.
 
-Rule of this file: a killed recorder is a copy of the files that it leaves. If the moment of the
-kill matters, it is a real process. Tests copy files as users do, and read them with plain SQLite.
+A token is a random number in a file and in its log. It shows that the two belong together.
+
+Rule of this file: instead of a killed recorder, a test uses a copy of the files that a recorder
+leaves. If the moment of the kill matters, the recorder is a real process. Tests copy files as users
+do, and read them with plain SQLite.
 """
 
 import logging
@@ -202,7 +205,7 @@ def test_the_log_is_applied_to_a_copy_of_the_same_state_or_not_at_all(
     assert numbers(path) in (everything, alone)
 
 
-def test_a_forked_recording_does_not_take_the_log_of_the_other(
+def test_a_diverged_copy_does_not_take_the_log_of_the_other(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(Store(path)) as opened:
@@ -501,7 +504,7 @@ def test_a_copy_with_an_incremented_token_does_not_take_the_next_log(
 
 
 def test_a_log_without_a_token_is_accepted(path: Path) -> None:
-    """A killed program without tokens left the log. It is read, and then continued."""
+    """A killed program without tokens left the log. Readers and recorders accept it."""
     made = older(path)
     made.rename(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
@@ -821,7 +824,7 @@ def test_an_index_that_another_reader_uses_is_kept(home: Path) -> None:
 def test_a_read_only_recording_is_read_without_side_files(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a read-only medium, or when another user owns the file."""
+    """A read-only medium has such files, and so does a user who reads the file of another user."""
     path = home / "oi.db"
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)

@@ -27,7 +27,7 @@ from support.virtual_clock import wall_time
 
 DAYS = float(os.environ.get("BINANCE_OI_DAYS", "0.04"))
 SYMBOLS = int(os.environ.get("BINANCE_OI_SYMBOLS", "3"))
-PERIOD = 20_000
+PERIOD = 20_000  # ms
 MOST = 791  # symbols that can be read three times in a minute of 2400
 
 pytestmark = pytest.mark.virtual_time
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 class Life:
-    """Events in the life of a recorder: four a day, in random order."""
+    """Events in the life of a recorder: about four a day, in random order."""
 
     def __init__(self, exchange: LocalExchange, directory: Path) -> None:
         self.exchange, self.directory = exchange, directory

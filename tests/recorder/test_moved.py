@@ -24,8 +24,8 @@ from support.patience import wait_briefly
 from support.reading import reader_of, reading_earlier_state
 from support.recorded import sweep
 
-PERIOD = 60_000
-BEFORE, AFTER = range(5), range(5, 8)  # sweeps
+PERIOD = 60_000  # ms
+BEFORE, AFTER = range(5), range(5, 8)  # sweeps before and after the change
 HANGS = 600.0  # s after which a process counts as hung
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")

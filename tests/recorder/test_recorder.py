@@ -40,8 +40,8 @@ from support.recording_market import Market, tables
 from support.recording_process import NAMES
 from support.virtual_clock import wall_time
 
-PERIOD = 20_000
-START = 1_795_435_200_000
+PERIOD = 20_000  # ms
+START = 1_795_435_200_000  # Unix ms
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
 STARTED = 2.0  # s from the end of a process's imports to its first sweep, after a kill
 CHILD = SUPPORT / "recording_process.py"
@@ -435,7 +435,7 @@ async def test_a_second_recorder_is_refused_with_the_process_id(path: Path) -> N
 @pytest.mark.parametrize("leads", ["itself", "link", "link to a link", "directory", "link away"])
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock", "-WAL", "-\u017fhm"])
 def test_a_recorder_refuses_the_name_of_a_side_file(path: Path, ending: str, leads: str) -> None:
-    """SQLite would overwrite it as soon as the recording of that name is opened."""
+    """SQLite would overwrite such a file when a program opens the recording that it belongs to."""
     side = target = Path(f"{path}{ending}")
     match leads:
         case "link" | "link to a link":

@@ -32,7 +32,6 @@ class Machine:
         self.path = place
         self.shift = 0.0
         self.acknowledged = 0
-        self.began: list[float] = []  # s, real time of the first sweep after each change
 
     def clock(self) -> float:
         return wall_time() + self.shift
@@ -118,7 +117,8 @@ async def test_correcting_a_wrong_clock_after_the_start_replaces_no_sweep(
     assert machine.check_slots() == {"clock"}
     slots, gaps, _ = tables(machine.path)
     missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
-    assert len(missed) == status.missed == 5  # their sweeps were read for slots that had one
+    # At the time of these slots, the recorder read five sweeps for slots that already had one.
+    assert len(missed) == status.missed == 5
     assert len(slots) == 45
     assert "the clock is before the last slot of the recording" in caplog.records[0].message
     assert "the clock was set forward by 600.0 s" in caplog.records[1].message

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never wait for a lock in a thread, because locks last for virtual time."""
+    """Wait for a lock for 1 ms of real time only, because tests hold locks for virtual time."""
     monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
 
 
@@ -140,7 +140,8 @@ async def test_sweeps_that_cannot_be_written_for_ten_minutes_are_lost_and_named(
 async def test_memory_is_bounded_before_the_ten_minutes_are_over(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("binance_oi.recorder.pending.KEPT_BYTES", 10_000)  # a sweep has 3,584
+    # In bytes; a sweep has 3,584.
+    monkeypatch.setattr("binance_oi.recorder.pending.KEPT_BYTES", 10_000)
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(200.0)
@@ -290,7 +291,7 @@ async def test_sweeps_lost_with_their_directory_count_once_and_are_named_by_the_
 async def test_stopping_retries_the_write_and_counts_lost_sweeps(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_briefly(monkeypatch, 0.001)  # for each of the 50 attempts in the last ten seconds
+    wait_briefly(monkeypatch, 0.001)  # s for each of the 50 attempts in the last ten seconds
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(60.0)

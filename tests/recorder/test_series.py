@@ -1,7 +1,10 @@
 """A series equals the rows that a brute force and polars compute from its rule.
 
-Rule of this file: a case is one symbol with its own samples, history and archive. The samples are
-in both tables of a recording. The expected rows are computed from the rule alone.
+The rule: an instant gets the last sample that is at most one step old; without such a sample it
+gets the row of history, and without that the row of the archive.
+
+Rule of this file: a case is one symbol with its own samples, history and archive. A sample is in
+one table of the recording, or in both. Tests compute the expected rows from the rule alone.
 """
 
 import os

@@ -66,7 +66,7 @@ def slots(pairs: set[tuple[int, str]]) -> set[int]:
 
 
 def rows() -> st.SearchStrategy[Row]:
-    """Draw nested gaps, equal ends, several periods, and an empty gap of a clock set back."""
+    """Draw gaps: nested, with equal ends, of several periods, and empty (clock set back)."""
 
     def row(period: int, begin: int, count: int, why: str) -> Row:
         last = begin * period + (count - 1) * period
