@@ -1,4 +1,4 @@
-"""Thousands of calls at once: gather them all, the client sends what the limit allows."""
+"""Thousands of calls at once: gather them all, and the client sends what the limit allows."""
 
 import asyncio
 from time import perf_counter

@@ -63,7 +63,7 @@ pytestmark = pytest.mark.virtual_time
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
 NAN = float("nan")
 ONCE = RetryPolicy(attempts=1)
-DOUBT = timedelta(seconds=6)  # most that a cooldown may last beyond its end, by a slow clock
+DOUBT = timedelta(seconds=6)  # most by which `retry_at` may be late, as clocks differ
 
 
 def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:

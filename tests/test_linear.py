@@ -21,7 +21,7 @@ from support.sender import Sender as RawSender
 
 TIMES = 4  # the second size, as a multiple of the first
 ROWS = 500
-HUNG_S = 300.0  # s; ends a process that would take hours, and no slow process
+HUNG_S = 300.0  # s; quadratic work would take hours, and a slow machine takes less
 
 
 def name(number: int) -> str:

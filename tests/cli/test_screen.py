@@ -250,7 +250,7 @@ def test_a_dumb_terminal_prints_a_line_before_the_first_answer(
     with LocalExchange(limit=50).in_thread() as exchange:
         given = words.format(url=exchange.url, path=tmp_path / "oi.db").split()
         code, seen = seen_on_a_terminal(*given, term="dumb", until=lambda seen: shown in seen)
-    missed = re.search("NO SWEEP: (late|overrun)", seen)  # by a busy machine
+    missed = re.search("NO SWEEP: (late|overrun)", seen)  # on a busy machine
     assert code == (130 if given[0] != "record" else UNEXPECTED if missed else 0)
     assert shown in seen
     assert "\x1b" not in seen

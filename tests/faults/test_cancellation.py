@@ -1,7 +1,7 @@
 """After a cancellation at any moment, the charges are right, and no task or connection is left.
 
-Rule of this file: a cancelled call raises only `CancelledError`. A request that reached the
-wire is charged. A cancelled call may be charged once although its request did not.
+Rule of this file: a cancelled call raises only `CancelledError`. A request that reached the wire
+is charged. A cancelled call may be charged for one more request, which did not reach the wire.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class SteppingLoop(VirtualLoop):
 
 @dataclass
 class World:
-    """A client, its exchange, and the number of cancelled calls."""
+    """A client, its exchange, their clock, and the calls that a scene may make."""
 
     client: OpenInterestClient
     exchange: FaultExchange
@@ -206,7 +206,7 @@ def test_closing_ends_every_call_in_flight_within_a_second() -> None:
 
 
 class Machine:
-    """A machine's clocks: a suspend moves both, a step only the wall clock."""
+    """A machine's clocks: a suspend moves both, and `wall_step` only the wall clock."""
 
     def __init__(self) -> None:
         self.steady, self.wall = 1000.0, START

@@ -328,7 +328,7 @@ def test_the_end_of_maintenance_waits_for_readers_for_a_moment_only(
 def test_compacting_frees_many_pages_in_each_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is a pause after each step, so a large recording would take hours otherwise."""
+    """A pause follows each step, so small steps would take hours for a large recording."""
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.PAGES_PER_STEP", 50)
     path = tmp_path / "oi.db"
     fill(str(path), range(START, END, HOUR // 4), 40)

@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def killed(path: Path, *steps: object) -> None:
-    """Make the files that a recorder leaves when it is killed after some saves and tidies."""
+    """Make the files that a recorder leaves when it is killed after these saves and checkpoints."""
     now = 0.0
     opened = Store(path, clock=lambda: now)
     for step in steps:
@@ -80,7 +80,7 @@ def another_recording(path: Path) -> Path:
 
 
 def a_killed_recording(path: Path) -> Path:
-    """Another recording without its log."""
+    """The file of another recorder that was killed, without its log."""
     other = path.with_name("other.db")
     killed(other, *range(100, 110), "tidy", *range(110, 120), "tidy")
     return other
@@ -824,7 +824,7 @@ def test_an_index_that_another_reader_uses_is_kept(home: Path) -> None:
 def test_a_read_only_recording_is_read_without_side_files(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read-only medium has such files, and so does a user who reads the file of another user."""
+    """Such a file is on a read-only medium, or belongs to another user."""
     path = home / "oi.db"
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
