@@ -432,8 +432,7 @@ some_minutes = st.builds(
     Minute,
     *(counts,) * 2,
     st.lists(st.tuples(st.integers(900, 1100) | counts, counts), max_size=9),
-    *(counts,) * 3,
-    st.booleans(),
+    *(counts,) * 5,
 )
 clocks = st.one_of(
     st.builds(clock, st.floats(-60, 0), st.floats(0, 60), st.floats(NOW - 90, NOW)),
