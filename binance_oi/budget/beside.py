@@ -105,6 +105,10 @@ class PoolBeside:
         """See `Pool.demand`."""
         return self._own.demand(key)
 
+    def when_idle(self) -> bool:
+        """See `Pool.when_idle`. The minute pool has other callers."""
+        return self._own.when_idle()
+
     def flush(self) -> None:
         """See `Pool.flush`. It flushes only this pool: the minute pool has other callers.
 

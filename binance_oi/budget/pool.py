@@ -173,6 +173,15 @@ class Pool(Protocol):
         """
         ...
 
+    def when_idle(self) -> bool:
+        """Note that no request is under way, and return leases to other processes.
+
+        Returns:
+            Whether other processes lack settlements. A charge in this step of the loop publishes
+            them; in the next step, call `flush`.
+        """
+        ...
+
     def flush(self) -> None:
         """Publish pending settlements to other processes. Call it when no request is under way."""
         ...
@@ -401,6 +410,10 @@ class ProcessPool:
         """See `Pool.demand`."""
         self.declared.notice_fork()
         return self.declared.before(key)
+
+    def when_idle(self) -> bool:
+        """See `Pool.when_idle`; one process has nothing to publish."""
+        return False
 
     def flush(self) -> None:
         """See `Pool.flush`."""

@@ -273,6 +273,17 @@ class SharedPool(StoredPool):
         self.has_news = True
         self.flush()
 
+    def when_idle(self) -> bool:
+        """See `Pool.when_idle`.
+
+        The pool keeps back only settlements: until it writes them, the other processes take their
+        weight for unconfirmed, so `used` is never too low.
+        """
+        if self._leased or self._has_unwritten:
+            self.flush()
+        self._charged_at = -math.inf  # calls that come now are not in quick succession
+        return bool(self._late)
+
     @changing
     def flush(self) -> None:
         """See `Pool.flush`."""

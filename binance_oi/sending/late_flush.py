@@ -1,6 +1,6 @@
-"""Flushes a pool after some time without a request under way.
+"""Flushes a pool when no request is under way, or some time later.
 
-The rule of this file: at most one timer is armed at any time, whatever the number of calls.
+The rule of this file: at most one flush is planned at any time, whatever the number of calls.
 """
 
 import asyncio
@@ -11,30 +11,38 @@ from binance_oi.budget import Pool
 
 
 class LateFlush:
-    """Calls `Pool.flush` when no request is under way.
+    """Calls `Pool.flush` after the last request under way.
 
-    A pool with leases takes a lease before a request, and a flush returns the lease. If requests
-    follow each other, a flush after each one would cost two writes for each request. So with `idle`
-    above 0, the flush comes only some time after a request.
+    If requests follow each other, a flush after each one would cost two writes for each request:
+    its charge and its settlement. A later flush lets the next charge write the settlement too.
 
     Args:
         pool: The pool. A flush writes its settlements and returns its leases.
-        idle: Seconds from the end of a request until the flush; 0 flushes at once.
+        idle: Seconds from the end of a request until the flush. With 0, leases go back at once, and
+            the flush comes in the next step of the loop. A caller that makes one call after the
+            other charges before that step. A timer would wake the loop during the next request.
         in_flight: Returns the number of requests under way.
     """
 
     def __init__(self, pool: Pool, idle: float, in_flight: Callable[[], int]) -> None:
         self._pool, self._idle, self._in_flight = pool, idle, in_flight
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._context = Context()  # empty; otherwise the timer would keep a call's context alive
 
     def when_idle(self) -> None:
-        """Note that no request is under way any more; flush, now or later."""
-        if not self._idle:
-            self._pool.flush()
-        elif self._timer is None:
+        """Note that no request is under way any more; flush later if there is a reason."""
+        is_pending = self._idle > 0.0 or self._pool.when_idle()
+        if self._timer is not None or not is_pending:
+            return
+        try:
             loop = asyncio.get_running_loop()
+        except RuntimeError:  # the garbage collector ends a request of a loop that has ended
+            self._pool.flush()
+            return
+        if self._idle:
             self._timer = loop.call_later(self._idle, self._due, context=self._context)
+        else:
+            self._timer = loop.call_soon(self._due, context=self._context)
 
     def now(self) -> None:
         """If the timer is armed, stop it and flush now. The governor calls this when it ends."""

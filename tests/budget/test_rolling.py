@@ -312,13 +312,15 @@ def test_bulk_work_leases_no_pages() -> None:
     assert two.other.usage.used == 7
 
 
-@pytest.mark.parametrize("end", ["flush", "close", "a cooldown", "a second"])
+@pytest.mark.parametrize("end", ["flush", "when idle", "close", "a cooldown", "a second"])
 def test_an_unused_lease_of_pages_is_returned(end: str) -> None:
     two = Two()
     two.read(2, every=0.0)
     match end:
         case "flush":
             two.one.flush()
+        case "when idle":
+            assert not two.one.when_idle()
         case "close":
             two.one.close()
         case "a cooldown":
@@ -436,6 +438,7 @@ def test_the_minute_and_history_are_counted_separately() -> None:
     assert past.exchange_time == pytest.approx(NOON + 100.0, abs=3.0)
     past.set_limit(5)
     past.set_limits(5, [])
+    assert not past.when_idle()
     past.flush()
     past.close()
     assert past.usage.limit == 1000

@@ -291,14 +291,46 @@ def test_repeated_failures_are_retried_more_and_more_rarely(
 
 
 @BOTH
-def test_an_idle_process_retries_when_nothing_is_under_way(make: Make, clock: Time) -> None:
+@pytest.mark.parametrize("way", ["flush", "when_idle"])
+def test_an_idle_process_retries_when_nothing_is_under_way(
+    way: str, make: Make, clock: Time
+) -> None:
     one, other = make(), make()
     use(one, clock)
     with no_writes():
         use(one, clock, 5)
     clock.now += RETRY_S
-    one.flush()
+    assert not getattr(one, way)()
     assert other.usage.charged == 6
+
+
+@BOTH
+def test_the_settlements_of_an_idle_process_wait_for_its_next_charge(
+    make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    one.settle(take(one), 2, NOON + int(clock.now))
+    assert one.when_idle()
+    assert one.usage.in_flight == 0
+    assert (other.usage.charged, other.usage.in_flight) == (2, 1)
+    take(one, 5)  # at once: an idle process does not charge in quick succession
+    assert (other.usage.charged, other.usage.in_flight) == (7, 5)
+    assert not one.when_idle()  # everything is written
+
+
+@BOTH
+def test_an_idle_process_returns_its_leases_and_writes_its_settlements(
+    make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    receipts = [take(one), take(one)]
+    assert other.usage.charged > 3 + MAX_LEASED_CALLS
+    for count, receipt in enumerate(receipts, 2):
+        one.settle(receipt, count, NOON + int(clock.now))
+    assert not one.when_idle()
+    assert (other.usage.charged, other.usage.in_flight) == (3, 0)
 
 
 @BOTH

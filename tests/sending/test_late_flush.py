@@ -4,10 +4,14 @@ Rule of this file: time is that of the virtual loop.
 """
 
 import asyncio
+import sys
+from pathlib import Path
 
 import pytest
 
+from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import ProcessBudget, ProcessPool
+from binance_oi.budget.pool_file import PoolFile
 from binance_oi.errors import ClientClosedError
 from binance_oi.sending.governor import Governor
 
@@ -31,8 +35,9 @@ def _pool() -> Flushed:
     return pool
 
 
-async def _call(governor: Governor) -> None:
+async def _call(governor: Governor, seconds: float = 0.0) -> None:
     permit = await governor.admit()
+    await asyncio.sleep(seconds)
     permit.settle(200, {"X-MBX-USED-WEIGHT-1M": "1"})
     permit.release()
 
@@ -77,8 +82,104 @@ async def test_ending_the_governor_flushes_once_and_at_once(end: str) -> None:
     assert len(pool.times) == 1
 
 
-async def test_without_an_idle_time_the_last_call_flushes_at_once() -> None:
+async def test_a_pool_of_one_process_is_never_flushed_without_an_idle_time() -> None:
     pool = _pool()
     governor = Governor(pool)
     await _call(governor)
-    assert len(pool.times) == 1
+    await asyncio.sleep(5.0)
+    assert pool.times == []
+
+
+# -- two processes that share a file --------------------------------------------------------------
+
+
+class Shared:
+    """A governor on a shared file, the pool of another process, and the number of writes."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = asyncio.get_running_loop().time
+        pools = [MachineBudget(directory=directory, clock=clock).pool("x") for _ in range(2)]
+        self.pool, self.other = pools
+        self.governor = Governor(self.pool)
+        self.writes = 0
+        write = PoolFile.write
+
+        def counted(file: PoolFile, record: bytes, held_until: float = 0.0) -> None:
+            self.writes += 1
+            write(file, record, held_until)
+
+        monkeypatch.setattr(PoolFile, "write", counted)
+
+    async def calls(self, count: int) -> int:
+        """Make calls of 30 ms, one after the other; return how often they wrote the record."""
+        before = self.writes
+        for _ in range(count):
+            await _call(self.governor, 0.03)
+        return self.writes - before
+
+
+@pytest.fixture
+async def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shared:
+    if sys.platform == "win32":
+        pytest.skip("the shared file needs locks of POSIX")
+    made = Shared(tmp_path / "budgets", monkeypatch)
+    await made.calls(1)  # a probe: its settlement is written at once
+    assert made.writes == 2
+    return made
+
+
+async def test_a_call_writes_the_settlement_of_the_call_before_it(shared: Shared) -> None:
+    assert await shared.calls(20) == 20
+    assert (shared.other.usage.charged, shared.other.usage.in_flight) == (21, 1)
+    await asyncio.sleep(0)
+    assert shared.other.usage.in_flight == 0
+
+
+async def test_other_processes_see_each_charge_at_once_and_the_last_settlement_soon(
+    shared: Shared,
+) -> None:
+    permit = await shared.governor.admit()
+    assert (shared.other.usage.charged, shared.other.usage.in_flight) == (2, 1)
+    permit.settle(200, {"X-MBX-USED-WEIGHT-1M": "2"})
+    permit.release()
+    assert (shared.pool.usage.in_flight, shared.other.usage.in_flight) == (0, 1)
+    await asyncio.sleep(0)
+    assert shared.other.usage.in_flight == 0
+    writes = shared.writes
+    await asyncio.sleep(5.0)
+    assert shared.writes == writes
+
+
+async def test_a_process_writes_at_once_while_it_has_a_lease(shared: Shared) -> None:
+    permits = await asyncio.gather(*(shared.governor.admit() for _ in range(3)))
+    assert shared.other.usage.charged > 4  # the second charge took a lease
+    for permit in permits:
+        permit.settle(200, {"X-MBX-USED-WEIGHT-1M": "4"})
+        permit.release()
+    assert (shared.other.usage.charged, shared.other.usage.in_flight) == (4, 0)
+
+
+async def test_calls_in_one_step_of_the_loop_take_no_lease(shared: Shared) -> None:
+    for _ in range(5):
+        permit = await shared.governor.admit()
+        permit.settle(200, {"X-MBX-USED-WEIGHT-1M": "1"})
+        permit.release()
+    assert (shared.other.usage.charged, shared.other.usage.in_flight) == (6, 1)
+
+
+@pytest.mark.parametrize("end", ["close", "abandon"])
+async def test_ending_the_governor_writes_the_last_settlement(shared: Shared, end: str) -> None:
+    await shared.calls(1)
+    assert shared.other.usage.in_flight == 1
+    if end == "close":
+        shared.governor.close(ClientClosedError())
+    else:
+        shared.governor.abandon()
+    assert shared.other.usage.in_flight == 0
+
+
+async def test_a_permit_that_ends_without_a_loop_is_written_at_once(shared: Shared) -> None:
+    permit = await shared.governor.admit()
+    permit.settle(200, {"X-MBX-USED-WEIGHT-1M": "2"})
+    await asyncio.to_thread(permit.release)  # that thread runs no loop
+    assert shared.other.usage.in_flight == 0
