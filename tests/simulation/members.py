@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -150,11 +150,32 @@ class _Gated:
         pass
 
 
+Steps = tuple[tuple[float, float], ...]
+"""A demand: calls a second from a moment on, in s since the beginning of minute 0."""
+
+
 class _Member(_Process):
-    """A process of a member."""
+    """A process of a member. Its demand is saturating, or `demand`."""
 
     gate: _Gate
-    stage: "_Stage"
+    stage: "Stage"
+    demand: Steps = ()
+    _due = -inf  # when the next call is due, Unix s
+
+    async def _call_for_ever(self, weight: int) -> None:
+        while True:
+            if self.demand:
+                await self._wait_until_due()
+            await self._call(weight, bulk=self._situation.bulk)
+
+    async def _wait_until_due(self) -> None:
+        while True:
+            now = self._exchange.now()
+            rate = next(rate for at, rate in reversed(self.demand) if at <= now - EPOCH_S)
+            if rate == inf or (rate and self._due <= now):
+                self._due = now + (0.0 if rate == inf else 1.0 / rate)
+                return
+            await asyncio.sleep(min(0.1, self._due - now) if rate else 0.1)
 
     async def _send(self, permit: Permit, weight: int) -> None:
         await self.gate.wait()
@@ -169,7 +190,7 @@ class _Member(_Process):
 
 
 @dataclass
-class _Stage:
+class Stage:
     """The server, and all members."""
 
     keeper: Keeper
@@ -186,39 +207,85 @@ class _Stage:
     """For each cut of a link: the number of its member, its beginning and its end, Unix s."""
 
 
+Trouble = Callable[["Stage", float], Coroutine[Any, Any, None]]
+"""Its arguments are the stage, and the loop time at which the run ends."""
+
+
 def run(failure: str, members: int, seed: int, *, minutes: int = 5, limit: int = 2400) -> Run:
     """Play one run."""
+    random = Random(seed)
+    into = random.uniform(0.0, 40.0)
+    error = 2.0 if failure == "clocks" else 0.0
+    return play(_TROUBLES[failure], random, members, minutes, limit, into=into, error=error)
+
+
+def play(
+    trouble: Trouble,
+    random: Random,
+    count: int,
+    minutes: int,
+    limit: int,
+    *,
+    into: float,
+    error: float = 0.0,
+    demands: Sequence[Steps] = (),
+) -> Run:
+    """Play one run.
+
+    Args:
+        trouble: What happens to the members and their server.
+        random: Draws everything that is left to chance.
+        count: The number of members.
+        minutes: The minutes of the exchange in which the run takes place.
+        limit: The limit, weight per minute.
+        into: The start of the members, s into the first minute.
+        error: By how much the wall clock of a member may be wrong, s.
+        demands: The demand of each member; empty: all demands are saturating.
+    """
     with asyncio.Runner(loop_factory=_Loop) as runner:
-        return runner.run(_run(failure, members, Random(seed), minutes, limit))
+        world = random, count, minutes, limit
+        return runner.run(_play(trouble, *world, into=into, error=error, demands=demands))
 
 
-async def _run(failure: str, count: int, random: Random, minutes: int, limit: int) -> Run:
+async def _play(
+    trouble: Trouble,
+    random: Random,
+    count: int,
+    minutes: int,
+    limit: int,
+    *,
+    into: float,
+    error: float,
+    demands: Sequence[Steps],
+) -> Run:
     loop = asyncio.get_running_loop()
     situation = Situation(minutes=minutes, limit=limit, in_flight=max(10, limit // 24))
     outcome = Outcome(limit, minutes)
-    into = random.uniform(0.0, 40.0)
     exchange = _Exchange(situation, random, outcome, into)
     keeper = Keeper(exchange.now)
-    stage = _Stage(keeper, random, ban=exchange.ban)
+    stage = Stage(keeper, random, ban=exchange.ban)
     world = situation, exchange, outcome, random
     for number in range(count):
         stage.gates.append(_Gate())
         stage.links.append(Link(keeper, Random(random.random())))
-        make = partial(_make_pool, stage, exchange, failure, number, limit)
+        make = partial(_make_pool, stage, exchange, error, number, limit)
         _Member.gate, _Member.stage = stage.gates[number], stage
         member = _Member(world, make, _Common())
         member.gate = stage.gates[number]
+        member.demand = demands[number] if demands else ()
         stage.members.append(member)
     end = loop.time() + 60.0 * minutes - into
-    trouble = loop.create_task(_TROUBLES[failure](stage, end))
+    task = loop.create_task(trouble(stage, end))
     await asyncio.sleep(end - loop.time())
-    trouble.cancel()
+    if task.done():
+        task.result()
+    task.cancel()
     exchange.finish()
-    await asyncio.gather(trouble, return_exceptions=True)
+    await asyncio.gather(task, return_exceptions=True)
     return Run(outcome, keeper.calls, stage.late, _beyond(stage, outcome))
 
 
-def _beyond(stage: _Stage, outcome: Outcome) -> int:
+def _beyond(stage: Stage, outcome: Outcome) -> int:
     part = outcome.limit // len(stage.links)
     return sum(
         max(0, outcome.parts[k, number] - part)
@@ -228,16 +295,16 @@ def _beyond(stage: _Stage, outcome: Outcome) -> int:
     )
 
 
-def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, limit: int) -> Pool:
+def _make_pool(stage: Stage, exchange: _Exchange, error: float, number: int, limit: int) -> Pool:
     loop, random = asyncio.get_running_loop(), stage.random
     boot = random.uniform(0.0, 1e6)  # the clocks of machines differ
-    error = random.uniform(-2.0, 2.0) if failure == "clocks" else 0.0
+    ahead = random.uniform(-error, error) if error else 0.0
 
     def steady() -> float:
         return loop.time() + boot
 
     def wall() -> float:
-        return exchange.now() + error
+        return exchange.now() + ahead
 
     def make_bucket(state: Any, members: int = 1) -> Any:
         return ProcessBudget(limit=limit, share=1.0 / members)._make_bucket(state)
@@ -255,11 +322,11 @@ def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, li
 # -- failures --------------------------------------------------------------------------------------
 
 
-async def _nothing(stage: _Stage, end: float) -> None:
+async def _nothing(stage: Stage, end: float) -> None:
     pass
 
 
-async def _cut(stage: _Stage, end: float, *, all_of_them: bool) -> None:
+async def _cut(stage: Stage, end: float, *, all_of_them: bool) -> None:
     loop, random = asyncio.get_running_loop(), stage.random
     await asyncio.sleep(random.uniform(50.0, 80.0))
     seconds = random.uniform(*((70.0, 130.0) if all_of_them else (1.0, 130.0)))
@@ -272,7 +339,7 @@ async def _cut(stage: _Stage, end: float, *, all_of_them: bool) -> None:
 
 
 async def _restart(
-    stage: _Stage, end: float, down: tuple[float, float], lost: tuple[float, float] | None
+    stage: Stage, end: float, down: tuple[float, float], lost: tuple[float, float] | None
 ) -> None:
     random = stage.random
     while True:
@@ -280,7 +347,7 @@ async def _restart(
         stage.keeper.restart(random.uniform(*down), lost=random.uniform(*lost) if lost else None)
 
 
-async def _fail_over(stage: _Stage, end: float) -> None:
+async def _fail_over(stage: Stage, end: float) -> None:
     random = stage.random
     while True:
         await asyncio.sleep(random.uniform(40.0, 90.0))
@@ -288,12 +355,12 @@ async def _fail_over(stage: _Stage, end: float) -> None:
         stage.keeper.restart(random.uniform(0.05, 2.0), lost=random.uniform(0.05, 2.0))
 
 
-async def _lose_calls(stage: _Stage, end: float) -> None:
+async def _lose_calls(stage: Stage, end: float) -> None:
     for link in stage.links:
         link.lost = 0.02
 
 
-async def _kill(stage: _Stage, end: float) -> None:
+async def _kill(stage: Stage, end: float) -> None:
     random = stage.random
     while True:
         await asyncio.sleep(random.uniform(10.0, 40.0))
@@ -306,32 +373,32 @@ async def _kill(stage: _Stage, end: float) -> None:
         stage.members[number].start()
 
 
-async def _stop(stage: _Stage, end: float) -> None:
+async def _stop(stage: Stage, end: float) -> None:
     loop, random = asyncio.get_running_loop(), stage.random
     while True:
         await asyncio.sleep(random.uniform(10.0, 40.0))
         random.choice(stage.gates).until = loop.time() + random.uniform(0.5, 20.0)
 
 
-async def _set_clock(stage: _Stage, end: float) -> None:
+async def _set_clock(stage: Stage, end: float) -> None:
     random = stage.random
     while True:
         await asyncio.sleep(random.uniform(20.0, 60.0))
         stage.keeper.ahead += random.choice((-1, 1)) * random.choice((0.5, 2.0, 60.0, 3600.0))
 
 
-async def _ban(stage: _Stage, end: float) -> None:
+async def _ban(stage: Stage, end: float) -> None:
     await asyncio.sleep(stage.random.uniform(60.0, 120.0))
     into = stage.keeper.time() % 60.0
     await asyncio.sleep(60.0 - into + stage.random.uniform(0.2, 4.0))  # while all members send
     stage.ban()
 
 
-async def _move_away(stage: _Stage, end: float) -> None:
+async def _move_away(stage: Stage, end: float) -> None:
     stage.links[0].delay = 0.015
 
 
-_TROUBLES: dict[str, Callable[[_Stage, float], Any]] = {
+_TROUBLES: dict[str, Trouble] = {
     "none": _nothing,
     "one cut off": partial(_cut, all_of_them=False),
     "all cut off": partial(_cut, all_of_them=True),
