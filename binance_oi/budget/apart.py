@@ -170,9 +170,9 @@ class ApartPool(TurnPool):
         return member_record.decode(self._found or b"") or member_record.decode(self._last)
 
     def _members(self, minute: int) -> int:
-        """The number of members that wrote shortly before the server's last answer; at least 2."""
+        """The number of members that shared the limit at the server's last answer; at least 2."""
         found = self._latest()
-        return max(LEAST_MEMBERS, found.seen(min(minute, self._parted_in)) if found else 0)
+        return max(LEAST_MEMBERS, found.sharers(min(minute, self._parted_in)) if found else 0)
 
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
         """Charge to our own part of the limit; we write the change when we join again."""

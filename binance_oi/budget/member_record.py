@@ -89,6 +89,13 @@ class Shared(msgspec.Struct, array_like=True):
         """The number of members that wrote in `minute`, in the minute before it, or later."""
         return sum(line.minute >= minute - 1 for line in self.lines.values())
 
+    def sharers(self, minute: int) -> int:
+        """The number of members in `seen`, and of silent members that still have a part."""
+        return sum(
+            line.minute >= minute - 1 or (line.members > 0 and line.minute >= minute - MEMORY)
+            for line in self.lines.values()
+        )
+
     def fresh(self, now: float, age: float) -> int:
         """The number of members that wrote in the last `age` seconds."""
         return sum(now - line.at <= age for line in self.lines.values())

@@ -163,7 +163,7 @@ class TurnPool(RecordPool):
         if self._is_leaving and self._want is None:
             return 0
         is_new = self.member not in shared.lines
-        return max(LEAST_MEMBERS, shared.seen(k) + is_new)
+        return max(LEAST_MEMBERS, shared.sharers(k) + is_new)
 
     def _charged(self, bucket: Bucket, shared: Shared, now: float) -> list[Receipt]:
         """Charge for the request at the head of our queue, and in advance for later ones.

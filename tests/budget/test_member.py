@@ -1192,6 +1192,23 @@ def test_two_members_without_the_server_stay_within_the_limit_while_a_third_goes
     assert counted + 2 + sum(under_way) <= LIMIT
 
 
+def test_a_lost_member_counts_while_the_others_keep_its_part(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost, *others = (machines.member() for _ in range(3))
+    for pool in (lost, *others) * 2:
+        machines.use(pool)
+    for machines.time.now in (80.0, 140.0, 200.0):
+        for pool in others:
+            machines.use(pool)
+    lines = machines.record().lines
+    assert [lines[pool.member].members for pool in others] == [3, 3]
+    newcomer = machines.member()
+    machines.ask(newcomer)  # it reads the record, and has no line in it
+    machines.lose(newcomer)
+    assert "1/3 of the limit" in caplog.text
+
+
 def test_without_the_server_a_member_keeps_little_weight_under_way(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one, 10)
