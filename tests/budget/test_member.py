@@ -1192,6 +1192,48 @@ def test_two_members_without_the_server_stay_within_the_limit_while_a_third_goes
     assert counted + 2 + sum(under_way) <= LIMIT
 
 
+@pytest.mark.parametrize("left", [3, 4])
+def test_members_without_the_server_leave_each_other_the_last_room_of_the_limit(
+    machines: Machines, left: int
+) -> None:
+    pools = both(machines)
+    for pool in pools:
+        machines.lose(pool)
+    machines.time.now = BEGUN
+    counted, answers = LIMIT - left, [pool.charge(1) for pool in pools]
+    while sent := [each for each in answers if isinstance(each, Receipt)]:
+        counted += len(sent)
+        for pool, receipt in zip(pools, sent, strict=True):
+            pool.settle(receipt, counted, NOON + int(machines.time.now))
+        answers = [pool.charge(1) for pool in pools]
+    assert LIMIT - 1 <= counted <= LIMIT
+    for wait in answers:  # until the minute is certainly over
+        assert isinstance(wait, Wait)
+        assert wait.seconds is not None
+        assert 115.0 < machines.time.now + wait.seconds < 125.0
+
+
+def test_a_request_from_the_reserve_leaves_room_for_one_of_each_silent_member() -> None:
+    now = NOON + 20.0
+    state = fresh_state(LIMIT, lambda: now, lambda: now)
+    k = state.clock.likeliest(now)
+    silent = member_record.Line(1, now - 10.0, k, 0, False, members=3, left=100)
+    shared = member_record.Shared(0.0, 0.0, {b"one": silent, b"other": silent}, state)
+    budget = LIMIT - 10
+    waits = dict[int, float]()
+    for used in (budget - 1, LIMIT - 3, LIMIT - 2):
+        state.ledger.open_minute(k).booked = used
+        waits[used] = shared.until_reserve_is_free(b"me", 1, now, budget)
+    assert waits.pop(LIMIT - 2) == state.clock.when_over(60 * (k + 1)) - now
+    assert set(waits.values()) == {0.0}
+    assert shared.until_reserve_is_free(b"me", 20, now, LIMIT) > 0.0
+    state.ledger.open_minute(k).booked = LIMIT - 45
+    assert not shared.until_reserve_is_free(b"me", 20, now, LIMIT - 20)  # it needs no reserve
+    shared.lines.clear()
+    state.ledger.open_minute(k).booked = LIMIT - 1
+    assert not shared.until_reserve_is_free(b"me", 1, now, budget)  # nobody else needs it
+
+
 def test_a_lost_member_counts_while_the_others_keep_its_part(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:

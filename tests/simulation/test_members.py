@@ -1,10 +1,11 @@
 """Short runs of a few failures of members on several machines, in virtual time.
 
-`python -m tests.simulation.members` plays all failures with many seeds.
+`python -m tests.simulation.members` and `outages` play all of them with many seeds.
 """
 
 import pytest
 
+from simulation import outages
 from simulation.members import FAILURES, run
 from support.lanes import some
 
@@ -16,3 +17,22 @@ def test_no_failure_makes_members_exceed_the_limit(failure: str) -> None:
     assert found.most <= 240
     assert found.outcome.used() >= 0.9
     assert found.outcome.fairness() >= 0.35
+
+
+# Each seed exceeded the limit before the rule that its plan tests.
+SEEDS = {
+    "two beside a burst": 1,
+    "the third follows": 3,
+    "all after a long cut": 15,
+    "before a rollover": 4,
+    "two of five": 11,
+}
+
+
+@pytest.mark.parametrize("plan", some(list(SEEDS), always=3))
+def test_members_without_the_server_stay_within_the_limit_while_their_demand_changes(
+    plan: str,
+) -> None:
+    found = outages.run(plan, SEEDS[plan])
+    assert found.outcome.statuses.keys() == {200}
+    assert found.most <= outages.LIMIT
