@@ -117,8 +117,10 @@ class ApartPool(TurnPool):
 
         From now on, our share is an even part of the limit. Our lines in the record give us a part
         of the minute, and so does our copy of the record; the least of these is left for us. We
-        book the rest of the even part as if we had used it. `_padding` is that weight. Our first
-        request is a probe: the count in its answer shows how much the others sent.
+        book the rest of the even part as if we had used it. `_padding` is the weight by which that
+        exceeds what we have used. If we have used more, it is negative, and the excess counts as
+        weight of others. Our first request is a probe: the count in its answer shows how much the
+        others sent.
 
         Args:
             first: The first minute to change; earlier minutes are over.
@@ -137,8 +139,9 @@ class ApartPool(TurnPool):
             part = self._bucket.known.limit // members
             lefts = [line.part(k, part * members) for line in self._own_lines()]
             lefts.append(shared.left(k, members))
-            minute.booked = max(ours, part - min(lefts))
             minute.unconfirmed = under_way + sum(weight for _, weight in minute.undecided)
+            minute.booked = max(minute.unconfirmed, part - min(lefts))
+            minute.others += max(0, ours - minute.booked)
             self._padding[k] = minute.booked - ours
             self._claimed[k] = minute.booked + returned
 

@@ -226,6 +226,7 @@ class RecordPool(DeferredPool):
         for k, weight in self._padding.items() if self._is_apart else ():
             minute = ours.ledger.minute(k)
             minute.booked = max(0, minute.booked - weight)
+            minute.others += min(0, weight)  # what we had used beyond our part
         before = record.copied(ours)
         before.limit = ours.limit
         if self._is_apart:  # weight of members may have looked like weight of others

@@ -568,6 +568,36 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
     assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
 
 
+def test_a_member_that_had_used_more_than_an_even_part_uses_one_of_the_rest_as_well(
+    machines: Machines,
+) -> None:
+    one, _ = members_that_used(machines, 600, 100)
+    read(machines, one)
+    machines.use(one)
+    assert machines.record().lines[one.member].left == (LIMIT - 701) // 2
+    machines.lose(one)
+    own = one._bucket.known.ledger.minute(int(NOON // 60))
+    assert own.booked + own.others == 701
+    machines.time.move(one._alone_from - one._now())
+    total = 0
+    while isinstance(receipt := one.charge(1), Receipt):
+        total += 1
+        one.settle(receipt, 701 + total, NOON + int(machines.time.now))
+    assert total == (LIMIT - 701) // 2
+    assert one.usage.used == 701 + total
+    machines.time.move(1.0)
+    machines.talk(one)
+    assert (minute(machines).booked, minute(machines).others) == (701 + total, 0)
+
+
+def test_weight_under_way_stays_booked_when_the_server_is_lost(machines: Machines) -> None:
+    one, _ = members_that_used(machines, 10, 10)
+    machines.take(one, 40)
+    machines.lose(one)
+    own = one._bucket.known.ledger.minute(int(NOON // 60))
+    assert own.booked >= own.unconfirmed == 40
+
+
 def test_nothing_is_sent_in_a_minute_that_was_nearly_full_when_the_server_was_lost(
     machines: Machines,
 ) -> None:
