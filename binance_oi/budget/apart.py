@@ -18,13 +18,14 @@ from binance_oi.budget.member_record import (
     CLAIM_BY_S,
     COUNTED_AFTER_S,
     LATE_CLAIM_S,
+    LEAST_MEMBERS,
     Line,
 )
 from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_pool import UPDATE_S, MakeBucket, logger
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import MEMORY, POLL
-from binance_oi.budget.turns import LEAST_MEMBERS, READ_PAUSE_S, TurnPool
+from binance_oi.budget.turns import READ_PAUSE_S, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
@@ -173,9 +174,9 @@ class ApartPool(TurnPool):
         return member_record.decode(self._found or b"") or member_record.decode(self._last)
 
     def _members(self, minute: int) -> int:
-        """The number of members that shared the limit at the server's last answer; at least 2."""
-        found = self._latest()
-        return max(LEAST_MEMBERS, found.sharers(min(minute, self._parted_in)) if found else 0)
+        """`Shared.sharers` by the server's last answer; at least 2."""
+        found, minute = self._latest(), min(minute, self._parted_in)
+        return found.sharers(self.member, minute, self._read_at) if found else LEAST_MEMBERS
 
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
         """Charge to our own part of the limit; we write the change when we join again."""

@@ -2,7 +2,7 @@
 
 Each such process is a member, and a server keeps the record. A member that has written nothing for
 some seconds is silent: it was killed, or has lost the server. Without the server, a member may use
-only its part: the limit divided by the number of members.
+only its part. This is an even part of the limit, less the parts of members that were silent before.
 
 Pure. The rule of this file: a record holds no reading of a single machine's clock. Its instants are
 in the time of the record, which is the clock of the record's server plus `shift`. When that clock
@@ -24,6 +24,8 @@ VERSION_BYTES = 16  # the length of a record's version, which is in front of it 
 ID_BYTES = 16  # the length of the id of a member
 KEPT_MINUTES = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256  # members in a record, at most
+LEAST_MEMBERS = 2  # members that we assume, at least: one may exist that this one has never seen
+MOST_PARTS = 100  # a part is no smaller than the limit divided by this, enough for most requests
 PROBE_ROOM = 2  # weight kept free for a request whose count shows what a silent member sent
 PRESENCE_S = 2.0  # s between two writes of a member that has a part, at most
 LONGEST_SHIFT = 1e11  # s; a record with a larger `shift` is damaged
@@ -89,12 +91,28 @@ class Shared(msgspec.Struct, array_like=True):
         """The number of members that wrote in `minute`, in the minute before it, or later."""
         return sum(line.minute >= minute - 1 for line in self.lines.values())
 
-    def sharers(self, minute: int) -> int:
-        """The number of members in `seen`, and of silent members that still have a part."""
-        return sum(
-            line.minute >= minute - 1 or (line.members > 0 and line.minute >= minute - MEMORY)
-            for line in self.lines.values()
-        )
+    def sharers(self, member: bytes, minute: int, read_at: float) -> int:
+        """The limit divided by this number is the part that `member` may get now.
+
+        It is an even part of what the parts of silent members leave, so all parts together never
+        exceed the limit. Without silent members, it is the number of members in `seen`.
+
+        Args:
+            member: The id of the member.
+            minute: The exchange's minute.
+            read_at: When the member read the record, s in the time of the record.
+        """
+        limit, rest, others = self.state.limit, self.state.limit, 0
+        for who, line in self.lines.items():
+            if who == member:
+                continue
+            is_silent = line.members > 0 and read_at - line.at > SILENT_AFTER_S
+            if is_silent and line.minute >= minute - MEMORY:
+                rest -= limit // line.members
+            else:
+                others += line.minute >= minute - 1
+        live = max(LEAST_MEMBERS, others + 1)
+        return min(MOST_PARTS, -(-live * limit // max(1, rest)))
 
     def fresh(self, now: float, age: float) -> int:
         """The number of members that wrote in the last `age` seconds."""

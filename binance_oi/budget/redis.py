@@ -36,10 +36,11 @@ class RedisBudget(ProcessBudget):
 
     When a process loses the server, it logs one warning. With `"share"` it then uses a part of the
     limit: the limit divided by the number of members that it saw, or by two if it saw only itself.
-    It sends again in the next minute; if enough weight is left in the present minute, it does so as
-    soon as the exchange has counted all that the others sent before. With `"wait"` it sends
-    nothing. Either way it obeys the last ban that it knows. When the server is back, each process
-    books the weight that it used meanwhile.
+    If others were killed or lost the server in the last five minutes, the part is what their parts
+    leave, divided in the same way. It sends again in the next minute; if enough weight is left in
+    the present minute, it does so as soon as the exchange has counted all that the others sent
+    before. With `"wait"` it sends nothing. Either way it obeys the last ban that it knows. When the
+    server is back, each process books the weight that it used meanwhile.
 
     The budget belongs to one event loop at a time, and to the process that made it. A forked child
     takes part as another member. Close the budget with `await budget.aclose()`. Otherwise weight

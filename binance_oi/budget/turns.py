@@ -27,7 +27,6 @@ READ_PAUSE_S = 0.1  # s between two reads while room may appear at any time
 CROWD_MEMBERS = 10  # members; if there are more, each one that waits for room reads less often
 CROWD_UPDATE_S = 1.5  # s between two such reads; with `CALL_TIMEOUT_S`, at most `RESTORE_S`
 CALL_TIMEOUT_S = 0.5  # s; the timeout of one call to the server
-LEAST_MEMBERS = 2  # members that we assume, at least: one may exist that this one has never seen
 LOST_AFTER_CALLS = 3  # calls that fail in a row, at least, before we treat the server as lost
 LOST_AFTER_S = 2.5  # s from the start of the first of these calls, at least
 QUICK_RETRY_S = 0.1  # s between two failed calls before the server is lost
@@ -162,8 +161,7 @@ class TurnPool(RecordPool):
         """The number of members that share the limit if the server is lost; 0 when we leave."""
         if self._is_leaving and self._want is None:
             return 0
-        is_new = self.member not in shared.lines
-        return max(LEAST_MEMBERS, shared.sharers(k) + is_new)
+        return shared.sharers(self.member, k, self._read_at)  # our copy may be outdated now
 
     def _charged(self, bucket: Bucket, shared: Shared, now: float) -> list[Receipt]:
         """Charge for the request at the head of our queue, and in advance for later ones.

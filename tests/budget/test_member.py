@@ -23,6 +23,7 @@ from binance_oi.budget.member_record import (
     COUNTED_AFTER_S,
     EVEN_PART_S,
     LATE_CLAIM_S,
+    MOST_PARTS,
     PRESENCE_S,
     PROBE_ROOM,
     SILENT_AFTER_S,
@@ -30,7 +31,7 @@ from binance_oi.budget.member_record import (
 from binance_oi.budget.pool import ProcessBudget, fresh_state
 from binance_oi.budget.record_pool import RESTORE_S, UPDATE_S, Turn
 from binance_oi.budget.record_server import Answer, Outcome, Swap
-from binance_oi.budget.tuning import PATIENCE
+from binance_oi.budget.tuning import MEMORY, PATIENCE
 from binance_oi.budget.turns import LEASE_S, LOST_AFTER_CALLS, LOST_AFTER_S, MAX_LEASE_WEIGHT
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from support.clocks import NOON, Time
@@ -1101,6 +1102,7 @@ def test_near_a_rollover_others_leave_a_silent_member_its_part_of_both_minutes(
 ) -> None:
     one, other = both(machines)
     machines.time.now = BEGUN
+    machines.talk(other)
     machines.use(one)
     machines.use(other, 300)
     machines.time.now = 120.3  # by the middle of the clock's interval, the next minute has begun
@@ -1264,21 +1266,57 @@ def test_a_request_from_the_reserve_leaves_room_for_one_of_each_silent_member() 
     assert not shared.until_reserve_is_free(b"me", 1, now, budget)  # nobody else needs it
 
 
-def test_a_lost_member_counts_while_the_others_keep_its_part(
+def test_members_share_what_the_part_of_a_lost_member_leaves(
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost, *others = (machines.member() for _ in range(3))
     for pool in (lost, *others) * 2:
         machines.use(pool)
     for machines.time.now in (80.0, 140.0, 200.0):
-        for pool in others:
+        for pool in others * 2:
             machines.use(pool)
     lines = machines.record().lines
     assert [lines[pool.member].members for pool in others] == [3, 3]
     newcomer = machines.member()
     machines.ask(newcomer)  # it reads the record, and has no line in it
     machines.lose(newcomer)
-    assert "1/3 of the limit" in caplog.text
+    assert "1/5 of the limit" in caplog.text  # a third of the two thirds
+
+
+@given(
+    silent=lists(integers(2, MOST_PARTS), max_size=6),
+    live=integers(2, 8),
+    limit=integers(MOST_PARTS, 6000),
+)
+def test_all_parts_together_fit_into_the_limit(silent: list[int], live: int, limit: int) -> None:
+    now = NOON + 10.0
+    state = fresh_state(limit, lambda: now, lambda: now)
+    k = state.clock.likeliest(now)
+    shared = member_record.Shared(0.0, 0.0, {}, state)
+    kept, before = 0, list[member_record.Line]()
+    for n, members in enumerate(silent):
+        if kept + limit // members <= limit:
+            kept += limit // members
+            before.append(member_record.Line(1, now - 60.0, k - 1, 0, False, members=members))
+            shared.lines[b"silent %d" % n] = before[-1]
+    for n in range(live):
+        shared.lines[b"live %d" % n] = member_record.Line(1, now, k, 0, False, members=live)
+    sharers = shared.sharers(b"live 0", k, now)
+    assert sharers == shared.sharers(b"live 1", k, now)
+    assert sharers == MOST_PARTS or kept + live * (limit // sharers) <= limit
+    if not before:
+        assert sharers == live
+
+
+def test_a_silent_member_is_forgotten_after_some_minutes() -> None:
+    now = NOON + 10.0
+    state = fresh_state(LIMIT, lambda: now, lambda: now)
+    k = state.clock.likeliest(now)
+    shared = member_record.Shared(0.0, 0.0, {}, state)
+    for age, sharers in ((MEMORY, 4), (MEMORY + 1, 2)):
+        line = member_record.Line(1, now - 60.0 * age, k - age, 0, False, members=2)
+        shared.lines[b"silent"] = line
+        assert shared.sharers(b"me", k, now) == sharers
 
 
 def test_without_the_server_a_member_keeps_little_weight_under_way(machines: Machines) -> None:

@@ -154,7 +154,8 @@ UNNOTICED = {
                 f"budget.turns.{name}"
                 for name in ("TURN_S", "RECORD_LIFE_S", "CROWD_MEMBERS", "CROWD_UPDATE_S")
             ),
-            "budget.turns.LEAST_MEMBERS",
+            "budget.member_record.LEAST_MEMBERS",
+            "budget.member_record.MOST_PARTS",
             "budget.apart.MIN_PART_WEIGHT",
             "budget.record_pool.NEVER",
             "budget.member.GROUP_MINUTES",
