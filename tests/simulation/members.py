@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,17 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.sending.governor import Permit
 from support.record_keeper import Keeper, Link
 
-from .world import EPOCH_S, POOL, Outcome, Situation, _Common, _Exchange, _Loop, _Process
+from .world import (
+    EPOCH_S,
+    POOL,
+    Outcome,
+    Situation,
+    _Answer,
+    _Common,
+    _Exchange,
+    _Loop,
+    _Process,
+)
 
 FAILURES = (
     *("none", "one cut off", "all cut off", "server empty", "rollback", "failover"),
@@ -34,6 +45,8 @@ FAILURES = (
 BAN = "ban"  # not a failure; its bound is `Run.late`
 ROUND_TRIP_S = 0.001  # s from a member to the server and back
 OBEYED_S = ROUND_TRIP_S + 0.02  # s after the first member learned of a ban; then no member sends
+MINUTE_MS = 60_000
+DELAYED_S = 2.0  # s by which the answers of all members but one are late during a ban
 
 
 @dataclass
@@ -68,7 +81,7 @@ class Run:
         first one, even the minute in which the failure begins.
         """
         if failure == BAN:
-            return not self.late
+            return self.refused > 0 and not self.late
         return (
             not self.refused
             and self.most <= self.outcome.limit
@@ -188,6 +201,16 @@ class _Member(_Process):
             stage.learned_at = min(stage.learned_at, self._exchange.now())
             stage.held_until = self._common.held_until
 
+    def _arrive(
+        self,
+        arrive: Callable[[], _Answer],
+        answered: asyncio.Future[_Answer | None],
+        down: float | None,
+    ) -> None:
+        if down is not None and self.stage.informed not in (None, self._number):
+            down += DELAYED_S
+        super()._arrive(arrive, answered, down)
+
 
 @dataclass
 class Stage:
@@ -199,7 +222,10 @@ class Stage:
     links: list[Link] = field(default_factory=list)
     couriers: list[Courier] = field(default_factory=list)
     members: list[_Member] = field(default_factory=list)
+    limit: int = 0
+    sent: Counter[tuple[int, int]] = field(default_factory=Counter)  # by minute and member
     ban: Callable[[], None] = lambda: None
+    informed: int | None = None  # after the ban, the only member whose answers come soon
     learned_at: float = inf  # Unix s at which the first member learned of a ban
     held_until: float = 0.0  # Unix s at which the ban ends
     late: int = 0  # see `Run.late`
@@ -263,7 +289,7 @@ async def _play(
     outcome = Outcome(limit, minutes)
     exchange = _Exchange(situation, random, outcome, into)
     keeper = Keeper(exchange.now)
-    stage = Stage(keeper, random, ban=exchange.ban)
+    stage = Stage(keeper, random, limit=limit, sent=outcome.parts, ban=exchange.ban)
     world = situation, exchange, outcome, random
     for number in range(count):
         stage.gates.append(_Gate())
@@ -388,10 +414,18 @@ async def _set_clock(stage: Stage, end: float) -> None:
 
 
 async def _ban(stage: Stage, end: float) -> None:
+    """Ban the address while all members send. Only one of them gets an answer soon."""
     await asyncio.sleep(stage.random.uniform(60.0, 120.0))
-    into = stage.keeper.time() % 60.0
-    await asyncio.sleep(60.0 - into + stage.random.uniform(0.2, 4.0))  # while all members send
-    stage.ban()
+    k = int((stage.keeper.time() - EPOCH_S) // 60.0) + 1
+    members = range(len(stage.members))
+    least = stage.random.randint(1, stage.limit // (2 * len(members)))
+    await asyncio.sleep(EPOCH_S + 60.0 * k - stage.keeper.time())
+    for _ in range(MINUTE_MS):
+        await asyncio.sleep(0.001)
+        if min(stage.sent[k, number] for number in members) >= least:
+            stage.informed = stage.random.choice(members)
+            stage.ban()
+            break
 
 
 async def _move_away(stage: Stage, end: float) -> None:

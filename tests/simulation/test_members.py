@@ -5,8 +5,9 @@
 
 import pytest
 
+from binance_oi.budget.member import MemberPool
 from simulation import outages
-from simulation.members import FAILURES, run
+from simulation.members import BAN, FAILURES, run
 from support.lanes import some
 
 
@@ -36,3 +37,18 @@ def test_members_without_the_server_stay_within_the_limit_while_their_demand_cha
     found = outages.run(plan, SEEDS[plan])
     assert found.outcome.statuses.keys() == {200}
     assert found.most <= outages.LIMIT
+
+
+def test_no_member_sends_once_it_can_know_of_a_ban() -> None:
+    found = run(BAN, 3, 4, minutes=4, limit=600)
+    assert found.is_met(BAN)
+    assert found.refused > 3  # they were all sending
+
+
+def test_the_drill_of_a_ban_notices_members_that_learn_of_it_with_their_next_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MemberPool, "take_news", lambda _: b"")
+    found = run(BAN, 3, 4, minutes=4, limit=600)
+    assert found.late > 0
+    assert not found.is_met(BAN)
