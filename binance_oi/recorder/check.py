@@ -3,9 +3,10 @@
 A slot is a time at which a sweep of all symbols was due; a gap names slots without a sweep.
 
 The rule of this file: each slot from the first to the last has a sweep or a gap, or belongs to a
-pruned day, which has only a summary. Any other slot is unaccounted for. A slot with both a sweep
-and a gap is damaged. The check also reports an unfinished copy into the recording, because the rows
-to come may belong to slots that nothing names yet. Its memory does not grow with the recording.
+pruned day, which has only a summary. If days were removed, the first slot is the one after them.
+Any other slot is unaccounted for. A slot with both a sweep and a gap is damaged. The check also
+reports an unfinished copy into the recording, because the rows to come may belong to slots that
+nothing names yet. Its memory does not grow with the recording.
 """
 
 from collections import Counter
@@ -76,7 +77,7 @@ def check(recording: Recording) -> Check:
     except RecordingError as error:
         damage.append(str(error))
     pruned = sorted({each.day for each in recording.pruned()})
-    schedule = _Schedule(pruned)
+    schedule = _Schedule(pruned, recording.pruned_until)
     schedule.read(merge(_sweeps(recording), _gaps(recording)))
     # There may be more samples than the sweeps count, because a second sweep of a slot, or a copy,
     # added some. After a copy of a second recording, there may also be fewer.
@@ -115,10 +116,15 @@ def _gaps(recording: Recording) -> Iterator[tuple[Known, int]]:
 
 
 class _Schedule:
-    """Follows the schedule from slot to slot; `pruned` are the beginnings of the pruned days."""
+    """Follows the schedule from slot to slot.
 
-    def __init__(self, pruned: Sequence[int]) -> None:
-        self._pruned = pruned
+    Args:
+        pruned: The beginnings of the pruned days.
+        begins: The end of the removed days; None if the schedule begins with the first slot.
+    """
+
+    def __init__(self, pruned: Sequence[int], begins: int | None) -> None:
+        self._pruned, self._begins = pruned, begins
         self.sweeps = self.new = self.twice = self.unaccounted = 0
         self.stretches: list[tuple[int, int]] = []
         self._end: int | None = None  # the last slot so far
@@ -142,9 +148,12 @@ class _Schedule:
 
     def _expect(self, first: int, period: int) -> None:
         """Count the slots between the last slot so far and `first` as unaccounted for."""
-        if self._end is None or period <= 0:
+        end = self._end
+        if end is None and self._begins is not None:
+            end = self._begins - 1
+        if end is None or period <= 0:
             return
-        due = (self._end // period + 1) * period
+        due = (end // period + 1) * period
         if first <= due:
             return
         for day in self._pruned:  # few lie between two slots: those of a copied recording

@@ -18,7 +18,7 @@ from binance_oi.market.gap import Gap
 from binance_oi.market.rows import InstantRow, Row
 from binance_oi.recorder import coverage
 from binance_oi.recorder.recording import Recording, Sweep
-from binance_oi.recorder.retention import DAY_MS, Pruned
+from binance_oi.recorder.retention import DAY_MS, PRUNED_UNTIL, Pruned
 from binance_oi.recorder.slots import remove_slots, write_empty, write_gap, write_missed
 from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
@@ -118,6 +118,8 @@ class _Copy:
         with self._target.writing() as run:
             for each in self._source.pruned():
                 run.execute(_PRUNED, tuple(each))
+            if (end := self._source.pruned_until) is not None:
+                run.execute(PRUNED_UNTIL, (end,))
             run.execute(_COUNTED_TWICE)
             run.execute(_FORGET)
         return added

@@ -26,6 +26,7 @@ SELECT symbol, first, last, reason, detail, period FROM gaps ORDER BY first, sym
 """
 MERGED: str = "SELECT 1 FROM about WHERE name = 'merged'"
 COPYING: str = "SELECT value FROM about WHERE name = 'copying'"
+PRUNED_UNTIL: str = "SELECT CAST(value AS BIGINT) FROM about WHERE name = 'pruned until'"
 PRUNED: str = "SELECT day, reason, slots, last, rows FROM pruned ORDER BY day, reason"
 
 _AFTER_START = larger("0", "(?1 - first + period - 1) / period")

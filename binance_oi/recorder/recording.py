@@ -394,6 +394,13 @@ class Recording:
         return map(Pruned._make, self._rows(coverage.PRUNED, (), int, str, int, int, int))
 
     @property
+    def pruned_until(self) -> int | None:
+        """The end of the days that were removed, Unix ms; None if none of its slots was removed."""
+        if not self._has_table("about"):
+            return None
+        return next((end for (end,) in self._rows(coverage.PRUNED_UNTIL, (), int)), None)
+
+    @property
     def is_merged(self) -> bool:
         """Whether a second recording was copied into this one."""
         return self._has_table("about") and any(self._rows(coverage.MERGED, (), int))

@@ -6,6 +6,9 @@ and for each reason the number of slots without one. The next steps remove its s
 thousands at a time. If the process is killed between two steps, samples without a sweep remain, and
 the next run removes them. A sweep without its samples never remains.
 
+The table `about` has the end of the removed days, if they had slots. So a check knows that the
+slots after that end were due, even if none of them has a sweep or a gap.
+
 A step removes a sample only if its transaction time and the time of its answer are both too old.
 Otherwise a kept day's first sweep would lose the samples that the exchange dates before midnight.
 
@@ -47,6 +50,12 @@ _DELETE_SWEEPS = "DELETE FROM sweeps WHERE slot >= ?1 AND slot < ?2"
 _DELETE_GAPS = (
     "DELETE FROM gaps WHERE (symbol != '' AND last < ?1) OR (first < ?1 AND last < first)"
 )
+# Keeps the later end: a recorder and a command may keep different numbers of days.
+PRUNED_UNTIL = """
+INSERT INTO about (name, value) VALUES ('pruned until', CAST(CAST(?1 AS BIGINT) AS TEXT))
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+WHERE CAST(about.value AS BIGINT) < CAST(excluded.value AS BIGINT)
+"""
 _CROSSING = """
 SELECT symbol, first, last, reason, detail, period FROM gaps
 WHERE symbol != '' AND first < ?1 AND last >= ?1
@@ -143,8 +152,11 @@ class Pruning:
         with self._keeper.writing() as run:
             (oldest,) = run.execute(_OLDEST).fetchone()
             if oldest is None or oldest >= end:
+                if run.execute(coverage.PRUNED_UNTIL).fetchone() is not None:
+                    run.execute(PRUNED_UNTIL, (end,))
                 return False
             summarize(run, oldest // DAY_MS * DAY_MS)
+            run.execute(PRUNED_UNTIL, (end,))
             return True
 
 

@@ -433,6 +433,47 @@ def test_a_check_lists_missing_slots_with_their_reason(place: str) -> None:
     assert (found.sweeps, found.rows) == (5, 14)
 
 
+@pytest.mark.parametrize(
+    "begin, end, missing",  # h after the first kept day begins: the slots without sweep and gap
+    [
+        (-30, 4, (0, 3)),  # of the hole, the part in the kept days
+        (-30, 0, None),
+        (-4, 1, (0, 0)),
+        (-10, -4, None),
+        (3, 5, (3, 4)),
+    ],
+)
+def test_a_check_after_a_prune_reports_a_hole_that_reaches_into_the_kept_days(
+    place: str, other: str, begin: int, end: int, missing: tuple[int, int] | None
+) -> None:
+    kept = END - 3 * DAY
+    with sink_at(place) as sink:
+        for slot in SLOTS:
+            if not kept + begin * HOUR <= slot < kept + end * HOUR:
+                sink.save(sweep_of(slot), [], HOUR)
+    care.prune(place, 3, now=at(END - 1))
+    care.prune(place, 2, now=at(END - 1))
+    care.prune(place, 4, now=at(END - 1))
+    care.copy(place, other)
+    holes = [] if missing is None else [tuple(kept + hour * HOUR for hour in missing)]
+    for each in (place, other):
+        with Recording.open(each) as recording:
+            found = check(recording)
+        assert list(found.stretches) == holes
+        assert found.unaccounted == sum((last - first) // HOUR + 1 for first, last in holes)
+        assert (found.damage, found.is_whole) == ((), missing is None)
+
+
+def test_a_prune_that_removes_nothing_does_not_move_the_beginning_of_a_recording(
+    place: str,
+) -> None:
+    fill(place, range(END - 5 * HOUR, END, HOUR))
+    assert care.prune(place, 2, now=at(END - 1)) == 0
+    with Recording.open(place) as recording:
+        assert recording.pruned_until is None
+        assert check(recording).is_whole
+
+
 def test_a_check_finds_removed_samples_and_sweeps(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     fill(str(path), SLOTS)
