@@ -19,7 +19,7 @@ from cyclopts.validators import Number
 
 from binance_oi.cli.endings import UsageError
 from binance_oi.cli.streams import log_from
-from binance_oi.recorder.address import is_database
+from binance_oi.recorder.address import check_file, is_database
 
 if TYPE_CHECKING:
     from binance_oi.budget import Budget
@@ -85,7 +85,11 @@ def _place(_: object, tokens: Sequence[Token]) -> Path:
 
 def _store(kind: object, tokens: Sequence[Token]) -> str | Path:
     name = tokens[0].value
-    return name if is_database(name) else _place(kind, tokens)
+    if is_database(name):
+        return name
+    place = _place(kind, tokens)
+    check_file("a recording", name)
+    return place
 
 
 def _days(_: object, tokens: Sequence[Token]) -> int:

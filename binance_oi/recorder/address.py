@@ -4,12 +4,17 @@ The rule of this file: it opens nothing. The names that it makes for messages co
 """
 
 import os
+import re
+from pathlib import Path
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from binance_oi.arguments import StrPath, check_path
 
 SCHEMES = ("postgresql://", "postgres://")
+
+# Two characters at least, because C:// is a drive of Windows.
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,30}://", re.IGNORECASE | re.ASCII)
 
 
 def is_database(place: object) -> TypeGuard[str]:
@@ -26,9 +31,26 @@ def check_recording(name: str, place: StrPath) -> StrPath:
 
     Raises:
         TypeError: `place` is neither.
-        ValueError: `place` is empty.
+        ValueError: `place` is empty, or a URL of another kind.
     """
-    return place if is_database(place) else check_path(name, place)
+    return place if is_database(place) else check_file(name, place)
+
+
+def check_file(name: str, place: object) -> Path:
+    """Return the path of a recording that is no database.
+
+    Args:
+        name: The name of the argument.
+        place: The caller's value.
+
+    Raises:
+        TypeError: `place` is not a path.
+        ValueError: `place` is empty, or a URL. A file with such a name is ``./mysql:/...``.
+    """
+    if isinstance(place, str) and (scheme := _SCHEME.match(place)) is not None:
+        known = " or ".join(SCHEMES)
+        raise ValueError(f"{name} must be a file, or a URL with {known}, not with {scheme[0]}")
+    return check_path(name, place)
 
 
 def shown(url: str) -> str:

@@ -13,10 +13,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from binance_oi.arguments import StrPath, check_count, check_path
+from binance_oi.arguments import StrPath, check_count
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.market.rows import InstantRow, Row
-from binance_oi.recorder.address import is_database, same_file, shown
+from binance_oi.recorder.address import check_file, is_database, same_file, shown
 from binance_oi.recorder.copying import Target, copy_into
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.opening import check_source
@@ -78,7 +78,7 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
         The number of removed days.
 
     Raises:
-        ValueError: `keep_days` is not positive.
+        ValueError: `keep_days` is not positive, or `place` is a URL of another kind.
         RecordingError: There is no recording.
         StorageError: The recording cannot be written now. Days removed before the error stay
             removed.
@@ -177,7 +177,7 @@ def _target(place: StrPath, source: Recording) -> Generator[Target]:
             sink.open()
             yield sink
         return
-    path = check_path("target", place)
+    path = check_file("target", place)
     if source.source is not None:
         check_source(path, source.source)
     with closing(SqliteTarget(path, source.source)) as file:
@@ -296,7 +296,7 @@ def _cared(place: StrPath) -> Generator[_Cared]:
         with closing(_CaredDatabase(place)) as database:
             yield database
         return
-    path = check_path("place", place)
+    path = check_file("place", place)
     with _storage_errors(path), closing(_CaredFile(path)) as cared:
         yield cared
 

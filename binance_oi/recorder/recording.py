@@ -107,6 +107,7 @@ class Recording:
         RecordingError: There is no such recording, or it has an unknown version. Every method that
             reads may raise it too, even in the middle of an iteration: the file is damaged, or
             cannot be read; or the server has closed the connection.
+        ValueError: `place` is empty, or a URL of another kind.
         ModuleNotFoundError: psycopg is not installed; the extra `postgres` installs it.
     """
 

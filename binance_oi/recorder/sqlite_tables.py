@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from binance_oi.arguments import StrPath, check_path
+from binance_oi.arguments import StrPath
 from binance_oi.errors import RecordingError
 from binance_oi.market import arrow
+from binance_oi.recorder.address import check_file
 from binance_oi.recorder.backup import copy
 from binance_oi.recorder.opening import open_to_read
 from binance_oi.recorder.schema import (
@@ -119,7 +120,7 @@ class SqliteTables:
     queries: Queries = QUERIES
 
     def __init__(self, path: StrPath) -> None:
-        self.path: Path = check_path("path", path)
+        self.path: Path = check_file("path", path)
         self._connection: sqlite3.Connection | None = None
 
     def __str__(self) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from binance_oi.arguments import StrPath, check_count, check_path
-from binance_oi.recorder.address import is_database
+from binance_oi.arguments import StrPath, check_count
+from binance_oi.recorder.address import check_file, is_database
 from binance_oi.recorder.rotating import RotatingSink, Rotation
 from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.sqlite import SqliteSink
@@ -46,7 +46,7 @@ def make_sink(path: StrPath | Sink, options: SinkOptions) -> tuple[Path | None, 
             path, options.source, keep_days=options.keep_days, now=options.now
         )
     if isinstance(path, str | os.PathLike):
-        file = check_path("path", path)
+        file = check_file("path", path)
         if options.rotation is not None:
             rotation, now = options.rotation, options.now
             return None, RotatingSink(

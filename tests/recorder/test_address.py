@@ -1,13 +1,28 @@
 """A name decides whether a recording is a file or a database, and no message shows a password."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.address import is_database, same_file, shown, title_of
+from binance_oi.cli import main
+from binance_oi.recorder import Recorder, Recording, care
+from binance_oi.recorder.address import (
+    check_file,
+    check_recording,
+    is_database,
+    same_file,
+    shown,
+    title_of,
+)
+from binance_oi.recorder.backfill import backfill
+from binance_oi.testing import simulated_client
+from binance_oi.web import oi_app
+from support.filled import HOUR, START, fill
 from support.recording_market import Market
+
+Captured = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +40,55 @@ from support.recording_market import Market
 )
 def test_only_a_url_of_postgresql_is_a_database(place: object, expected: bool) -> None:
     assert is_database(place) is expected
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("mysql://oi:secret@db/market", "http://db/oi.db", "file:///oi.db", "sqlite:///oi.db"),
+        *("postgres+foo://oi:secret@db/market", "PostgreSQL+psycopg://db", "s3://oi"),
+    ],
+)
+async def test_a_url_of_another_kind_is_no_recording(place: str, capsys: Captured) -> None:
+    scheme = place.partition("://")[0]
+    said = f"must be a file, or a URL with postgresql:// or postgres://, not with {scheme}://"
+    for use in (
+        Recording,
+        lambda name: Recorder(Market(), name, every=20.0),
+        lambda name: Recorder(Market(), name, every=20.0, rotate="day"),
+        lambda name: care.prune(name, 1),
+        care.compact,
+        lambda name: care.copy(name, "oi.db"),
+        lambda name: oi_app(None, recording=name),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            use(place)
+    async with simulated_client() as client:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            await backfill(client, place)
+    for words in (["check", place], ["record", "--to", place], ["serve", "--recording", place]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"a recording {said}" in line
+        assert "secret" not in line
+
+
+def test_a_copy_into_a_url_of_another_kind_is_an_error(tmp_path: Path) -> None:
+    fill(str(tmp_path / "oi.db"), range(START, START + HOUR, HOUR))
+    with pytest.raises(ValueError, match="not with mysql://"):
+        care.copy(tmp_path / "oi.db", "mysql://db/oi")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("./a:b.db", "a:b.db", "C:\\oi.db", "c:/oi.db", "c://oi.db", "postgresql:/oi.db"),
+        *("./mysql://oi.db", "oi/x://oi.db", "-x://oi.db", "://oi.db", Path("mysql://oi.db")),
+    ],
+)
+def test_a_name_with_a_colon_or_a_drive_is_a_path(place: str | Path) -> None:
+    assert check_file("path", place) == Path(place)
+    assert check_recording("path", place) == Path(place)
 
 
 @pytest.mark.parametrize(
