@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from binance_oi.budget.usage import Usage
-from binance_oi.cli.render import waiting
+from binance_oi.cli.render import in_words, waiting
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
@@ -25,6 +25,8 @@ READ_S = 0.5  # s between two readings of the budget without a bar
 READINGS_PER_LINE = 20  # readings between two lines on a terminal without a bar
 # A wait for one of these reasons lasts much less than a minute.
 BRIEF_REASONS = frozenset((Reason.PACE, Reason.CONNECTIONS, Reason.STORE_BUSY))
+# A wait for one of these reasons ends with the minute or the cooldown; most others may end earlier.
+EXACT_REASONS = frozenset((Reason.COOLDOWN, Reason.MINUTE_FULL, Reason.SHARE))
 
 
 @dataclass(slots=True)
@@ -115,5 +117,20 @@ class Notices:
         if why is None or end == self._said or end != before:
             return ""
         self._said = end
-        until = "" if why is Reason.OTHER_LIMIT else f" until {end:%T} UTC"
-        return f"waiting{until}: {why.replace('_', ' ')}"
+        return waiting_line(why, end)
+
+
+def waiting_line(why: Reason, end: datetime) -> str:
+    """Return the line about a wait.
+
+    Args:
+        why: Why calls wait.
+        end: The end of the cooldown or of the minute.
+    """
+    latest = f"until {end:%T} UTC at the latest"
+    if why is Reason.LEASE:  # while the server does not answer, the minute ends no wait
+        return f"waiting for the {in_words(why)}, {latest} if it answers"
+    if why is Reason.OTHER_LIMIT:
+        return f"waiting: {in_words(why)}"
+    until = f"until {end:%T} UTC" if why in EXACT_REASONS else latest
+    return f"waiting {until}: {in_words(why)}"

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
-from binance_oi.errors import printable
+from binance_oi.errors import Reason, printable
 from binance_oi.exchange.models import HistoryRow, OpenInterest, SymbolInfo
 from binance_oi.market.changes import Change
 from binance_oi.market.rows import digits, past_row
@@ -330,8 +330,14 @@ def _seconds(seconds: float) -> str:
 
 def waiting(usage: Usage) -> str:
     """Return how many calls wait, for each reason; empty if none waits."""
-    parts = (f", {counted(n, 'call')} waiting: {why}" for why, n in usage.waiting_for.items())
-    return "".join(parts).replace("_", " ")
+    return "".join(
+        f", {counted(n, 'call')} waiting: {in_words(why)}" for why, n in usage.waiting_for.items()
+    )
+
+
+def in_words(why: Reason) -> str:
+    """Return the words for a reason to wait."""
+    return "server of the shared budget" if why is Reason.LEASE else why.replace("_", " ")
 
 
 def counted(number: int, thing: str, things: str | None = None) -> str:

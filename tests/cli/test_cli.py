@@ -144,7 +144,7 @@ def _read(terminal: int) -> bytes:
 
 def without_waits(stderr: str) -> list[str]:
     """The lines except those about waits, which a slow machine adds."""
-    return [line for line in stderr.splitlines() if ": waiting until " not in line]
+    return [line for line in stderr.splitlines() if ": waiting" not in line]
 
 
 def a_snapshot(*values: OpenInterest, **errors: BinanceOIError) -> Snapshot:

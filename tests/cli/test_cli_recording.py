@@ -675,3 +675,5 @@ def test_the_budget_line_counts_waiting_calls_by_reason() -> None:
     assert gauge(one).endswith(" used 0 of 2400, 1 call waiting: minute full")
     many = replace(usage, waiting_for={Reason.PACE: 20})
     assert gauge(many).endswith(", 20 calls waiting: pace")
+    shared = replace(usage, waiting_for={Reason.LEASE: 2})
+    assert gauge(shared).endswith(", 2 calls waiting: server of the shared budget")

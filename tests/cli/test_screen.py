@@ -200,10 +200,30 @@ def test_a_lasting_wait_is_reported_once_for_each_minute() -> None:
         (a_usage(later, minute_full=2), ""),
         (a_usage(later), ""),
         (a_usage(later, others=1), ""),
-        (a_usage(later, others=1), "waiting until 12:01:00 UTC: others"),
+        (a_usage(later, others=1), "waiting until 12:01:00 UTC at the latest: others"),
         (a_usage(later, others=1), ""),
     ]
     assert [notices.next_line(usage) for usage, _ in looks] == [line for _, line in looks]
+
+
+@pytest.mark.parametrize(
+    "reason, line",
+    [
+        ("minute_full", "waiting until 12:00:00 UTC: minute full"),
+        ("share", "waiting until 12:00:00 UTC: share"),
+        ("caution", "waiting until 12:00:00 UTC at the latest: caution"),
+        ("single_calls", "waiting until 12:00:00 UTC at the latest: single calls"),
+        (
+            "lease",
+            "waiting for the server of the shared budget, "
+            "until 12:00:00 UTC at the latest if it answers",
+        ),
+        ("other_limit", "waiting: other limit"),
+    ],
+)
+def test_a_wait_that_may_end_before_the_minute_is_reported_so(reason: str, line: str) -> None:
+    notices, usage = Notices(), replace(a_usage(), waiting_for={Reason(reason): 3})
+    assert [notices.next_line(usage) for _ in range(3)] == ["", line, ""]
 
 
 @pytest.mark.parametrize("reason", ["pace", "connections", "store_busy"])
@@ -231,7 +251,7 @@ def test_a_wait_for_the_rollover_is_reported_on_a_pipe() -> None:
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate()
     assert re.fullmatch(
-        r"binance-oi: waiting until 12:01:00 UTC: [a-z ]+; \d+ of 789 read\n", line
+        r"binance-oi: waiting until 12:01:00 UTC( at the latest)?: [a-z ]+; \d+ of 789 read\n", line
     ), line
     assert (process.returncode, out) == (130, "")
 
