@@ -38,7 +38,13 @@ _P = ParamSpec("_P")
 def command(function: Callable[_P, int]) -> Callable[_P, int]:
     """Register a function as a command: its docstring is the help, its arguments the options."""
     app.command(function, help=paragraphs(function.__doc__ or ""))
+    function.__doc__ = with_long_lines(function.__doc__ or "")
     return function
+
+
+def with_long_lines(docstring: str) -> str:
+    """Return a docstring with the text about each argument on one line, as in `paragraphs`."""
+    return re.sub(r"\n {8,}", " ", inspect.cleandoc(docstring))
 
 
 def paragraphs(docstring: str) -> str:

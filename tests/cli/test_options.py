@@ -151,6 +151,35 @@ def test_help_names_the_exit_codes_and_breaks_lines_where_the_terminal_ends(
         assert all(len(line) >= 60 - longest for line in full), paragraph
 
 
+def broken_early(panel: list[str], width: int) -> list[str]:
+    """The rows of a panel of the help whose text ends although the next word would fit."""
+    begin = panel[0].rindex("  ") + 2  # of the text beside the names
+    texts = [row[begin:].rstrip() for row in panel]
+    at = 3 if any(row.startswith("*  ") for row in panel) else 0  # of names; continued after it
+    follows = [row[at : at + 1].isspace() for row in panel[1:]]
+    return [
+        text
+        for text, after, is_same in zip(texts, texts[1:], follows, strict=False)
+        if is_same and begin + len(f"{text} {after.split()[0]}") <= width
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize(
+    "command", ["watch", "backfill", *thorough(*(name for name in app if name[0] != "-"))]
+)
+def test_help_fills_the_lines_about_options_at_every_width(
+    command: str, width: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main([command, "--help"]) == 0
+    panels = capsys.readouterr().out.split("╭")[1:]
+    assert panels
+    for panel in panels:
+        rows = [row[2:-1].rstrip() for row in panel.splitlines() if row.startswith("│")]
+        assert broken_early(rows, width - len("│  │")) == []
+
+
 @pytest.mark.parametrize(
     "words",
     [
