@@ -4,7 +4,6 @@ The rule of this file: such a library is imported on first use. Its objects have
 stay in the module that imports them.
 """
 
-import re
 from importlib import import_module
 from typing import Any
 
@@ -29,19 +28,18 @@ def library(name: str, extra: str) -> Any:
 def command(extra: str, *otherwise: str) -> str:
     """The command that installs the libraries of an extra.
 
-    It names the libraries and not our own package, so it also works for a copy of our package that
-    comes from no index.
+    It works for a copy of our package that comes from no index too: pip keeps an installed copy,
+    and adds the libraries that the copy lists for the extra.
 
     Args:
         extra: The name of the extra.
-        otherwise: The libraries to name if our package is not installed, or does not list any.
+        otherwise: The libraries to name if our package is not installed, or lacks the extra.
     """
-    from importlib.metadata import PackageNotFoundError, requires  # slow to import
+    from importlib.metadata import PackageNotFoundError, metadata  # slow to import
 
     try:
-        found = requires(DISTRIBUTION) or []
+        known = metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except PackageNotFoundError:
-        found = []
-    own = re.compile(rf"extra == ['\"]{re.escape(extra)}['\"]")
-    named = [text.partition(";")[0].strip() for text in found if own.search(text)]
-    return "pip install " + " ".join(f"'{each}'" for each in named or otherwise)
+        known = []
+    names = [f"{DISTRIBUTION}[{extra}]"] if extra in known else otherwise
+    return "pip install " + " ".join(f"'{each}'" for each in names)

@@ -1,6 +1,7 @@
 """The error for a missing library has the command that installs it."""
 
 import re
+from email.message import Message
 from importlib import metadata
 
 import pytest
@@ -9,19 +10,21 @@ from binance_oi import extras
 from binance_oi.extras import command, library
 
 
-def test_the_install_command_names_the_libraries_of_the_extra_and_not_our_package(
+def test_the_install_command_names_our_package_with_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = [
-        "aiohttp<4,>=3.14.4",
-        "cyclopts>=5; extra == 'cli'",
-        'rich>=14; python_version < "4" and extra == "cli"',
-        "pyarrow>=18; extra == 'parquet'",
-    ]
-    monkeypatch.setattr(metadata, "requires", lambda name: found)
-    assert command("cli") == "pip install 'cyclopts>=5' 'rich>=14'"
-    assert command("parquet") == "pip install 'pyarrow>=18'"
+    found = Message()
+    for extra in ("cli", "parquet"):
+        found["Provides-Extra"] = extra
+    monkeypatch.setattr(metadata, "metadata", lambda name: found)
+    assert command("cli", "cyclopts", "rich") == "pip install 'binance-oi[cli]'"
+    assert command("parquet") == "pip install 'binance-oi[parquet]'"
     assert command("absent", "polars") == "pip install 'polars'"
+
+
+@pytest.mark.parametrize("extra", ["cli", "parquet", "plot", "postgres", "redis"])
+def test_the_install_command_knows_every_extra_of_the_installed_package(extra: str) -> None:
+    assert command(extra) == f"pip install 'binance-oi[{extra}]'"
 
 
 def test_a_package_that_is_not_installed_names_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

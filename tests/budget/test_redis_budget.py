@@ -263,7 +263,7 @@ except ModuleNotFoundError as error:
 def test_without_the_extra_the_error_names_what_to_install() -> None:
     command = [sys.executable, "-W", "error", "-c", WITHOUT_REDIS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.startswith("this needs redis: pip install 'redis"), done.stderr
+    assert done.stdout.startswith("this needs redis: pip install 'binance-oi[redis]'"), done.stderr
 
 
 def test_importing_the_budget_does_not_import_redis() -> None:

@@ -120,7 +120,7 @@ async def test_without_the_extra_an_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    said = r"this needs psycopg: pip install 'psycopg"
+    said = r"this needs psycopg: pip install 'binance-oi\[postgres\]'"
     with pytest.raises(ModuleNotFoundError, match=said):
         Recording.open("postgresql:///oi")
     with pytest.raises(ModuleNotFoundError, match=said):
