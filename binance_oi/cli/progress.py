@@ -72,12 +72,17 @@ async def progress(client: OpenInterestClient) -> AsyncGenerator[Callable[[int, 
             yield lambda done, total: bar.update(task, completed=done, total=total)
         finally:
             showing.cancel()
+            _draw(bar, task, client)  # a short command ends before the second drawing
 
 
 async def _redraw(bar: Progress, task: TaskID, client: OpenInterestClient) -> None:
     while True:
-        bar.update(task, budget=budget_line(client.usage, datetime.now(UTC)), refresh=True)
+        _draw(bar, task, client)
         await asyncio.sleep(REDRAW_S)
+
+
+def _draw(bar: Progress, task: TaskID, client: OpenInterestClient) -> None:
+    bar.update(task, budget=budget_line(client.usage, datetime.now(UTC)), refresh=True)
 
 
 def budget_line(usage: Usage, now: datetime) -> str:

@@ -21,10 +21,12 @@ from rich.console import Console
 from binance_oi.budget import ProcessBudget
 from binance_oi.budget.usage import Usage
 from binance_oi.cli import main, recording
+from binance_oi.cli import progress as bars
 from binance_oi.cli.endings import UNEXPECTED
 from binance_oi.cli.options import End
 from binance_oi.cli.progress import Notices
 from binance_oi.cli.render import Sheet, by_name, by_notional, fitting_table, grouped, table
+from binance_oi.client import OpenInterestClient
 from binance_oi.errors import Reason
 from binance_oi.recorder import Recorder, Recording, Sweep
 from binance_oi.simulator import LocalExchange
@@ -274,6 +276,21 @@ def test_a_dumb_terminal_prints_a_line_before_the_first_answer(
     assert code == (130 if given[0] != "record" else UNEXPECTED if missed else 0)
     assert shown in seen
     assert "\x1b" not in seen
+
+
+async def test_the_last_picture_of_the_bar_shows_what_was_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = io.StringIO()
+    screen = Console(file=shown, force_terminal=True, color_system=None, width=100)
+    monkeypatch.setattr(bars, "redraws", lambda _: True)
+    monkeypatch.setattr(bars, "console", lambda _: screen)
+    client = SimpleNamespace(usage=replace(a_usage(), used=0))
+    async with bars.progress(cast(OpenInterestClient, client)) as on_progress:
+        client.usage = replace(client.usage, used=1)
+        on_progress(1, 1)
+    *_, last = re.findall(r"reading .*? (\S+) used (\d+) of 2400", shown.getvalue())
+    assert last == ("1/1", "1")
 
 
 def test_a_pipe_with_forced_colours_has_no_progress_bar() -> None:
