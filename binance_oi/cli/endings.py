@@ -77,13 +77,13 @@ def as_usage_errors(*, storage: bool = False) -> Generator[None]:
     except StorageError as error:
         if not storage:  # it may work later
             raise
-        raise UsageError(printable(str(error))) from error
+        raise UsageError(printable(str(error), MAX_LINE)) from error
     except InvalidSymbolError as error:
         if _is_unlisted(error):
             raise
-        raise UsageError(printable(str(error))) from error
+        raise UsageError(printable(str(error), MAX_LINE)) from error
     except (RecordingError, ValueError, ModuleNotFoundError) as error:
-        raise UsageError(printable(str(error))) from error
+        raise UsageError(printable(str(error), MAX_LINE)) from error
 
 
 def exit_code(error: BinanceOIError) -> int:

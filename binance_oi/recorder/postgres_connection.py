@@ -31,6 +31,7 @@ CONNECT_WITHIN_S = 5  # s after which an attempt to connect fails
 SILENT_S, PROBES = 5, 2
 LOST_AFTER_MS = (SILENT_S + PROBES * SILENT_S) * 1000
 LOCK_TIMEOUT_MS = 10_000
+MAX_SAID = 400  # characters of an error of the driver; one host needs about 100
 
 _OURS = {
     "connect_timeout": CONNECT_WITHIN_S,
@@ -53,6 +54,11 @@ SELECT set_config('tcp_keepalives_idle', '{SILENT_S}', false),
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
+
+# Words that repeat which connection failed: the name of the database or of the host is before them.
+_FAILED = re.compile(r"connection (?:failed|is bad): (?=connection to server)")
+_AT_HOST = re.compile(r"(?<=: )connection to server (?:at|on) .*? failed: ")
+_ATTEMPT = "- host: "  # begins the line about each host, if a URL or a name leads to several
 
 _VALUE = re.compile(r"\?([0-9]+)")
 _library = partial(library, extra="postgres")
@@ -214,7 +220,7 @@ class Connection:
         try:
             yield
         except self._driver.Error as error:
-            raise self._failure(f"{self._name}: {printable(_text(error))}") from error
+            raise self._failure(f"{self._name}: {printable(_text(error), MAX_SAID)}") from error
 
     def close(self) -> None:
         """Close the connection; the server rolls back an open transaction.
@@ -226,5 +232,13 @@ class Connection:
 
 
 def _text(error: Exception) -> str:
-    """Return the error's text in one line, or the name of its class if it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the error's text in one line, or the name of its class if it has no text.
+
+    libpq adds questions in lines with a tab ("Is the server running ...?"), which would leave no
+    room for the reasons of the next hosts. If there were several attempts, the text has each of
+    them, with its host, port and reason.
+    """
+    lines = [_FAILED.sub("", each) for each in str(error).splitlines() if each[:1] != "\t"]
+    attempts = [_AT_HOST.sub("", each[2:]) for each in lines if each.startswith(_ATTEMPT)]
+    text = "; ".join(attempts) or " ".join(lines)
+    return " ".join(text.split()) or type(error).__name__
