@@ -8,8 +8,9 @@ changes in percent, z-scores and sparklines are approximate.
 import asyncio
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,10 +34,12 @@ from binance_oi.client import OpenInterestClient
 from binance_oi.errors import BinanceOIError, printable
 from binance_oi.exchange.models import HistoryRow, OpenInterest
 from binance_oi.market.changes import Change, ChangeTracker
+from binance_oi.market.polling import Plan, poll
 from binance_oi.market.rows import digits
+from binance_oi.market.schedule import next_slot
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.history_cache import HistoryCache, load_recent, read_recent
-from binance_oi.times import iso_ms, unix_ms
+from binance_oi.times import instant, iso_ms, unix_ms
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKLINE_VALUES = 20  # values in a sparkline
@@ -85,6 +88,7 @@ class Board:
         self.lines: dict[str, Line] = {}
         self.changes: dict[str, Change] = {}
         self.latest: Snapshot | None = None
+        self.first: datetime | None = None  # when the first sweep is due; None until it is known
         self._window, self._tracker = window, ChangeTracker([window])
         self.warnings: deque[str] = deque(maxlen=MAX_WARNINGS)
 
@@ -158,16 +162,31 @@ def gauge(usage: Usage) -> str:
     return f"{bar} used {usage.used} of {usage.limit}{held}{waiting(usage)}"
 
 
-def heading(snapshot: Snapshot | None, now: datetime) -> str:
+def heading(snapshot: Snapshot | None, now: datetime, first: datetime | None = None) -> str:
     """Return the line above the table: about the latest sweep, and when the next one is due."""
     if snapshot is None or snapshot.slot is None or snapshot.next_slot is None:
-        return "waiting for the first sweep"
+        return beginning(first, now)
     took = (snapshot.finished - snapshot.started).total_seconds()
     wait = (snapshot.next_slot - now).total_seconds()
     failed = f", {len(snapshot.errors)} failed" if snapshot.errors else ""
     due = f"next in {wait:.0f} s" if wait > 0.0 else f"next is {-wait:.0f} s late"
     read = f"{counted(len(snapshot), 'symbol')}{failed}"
     return f"{read} at {snapshot.slot:%T} UTC in {took:.1f} s, {due}"
+
+
+def beginning(first: datetime | None, now: datetime) -> str:
+    """Return the line before the first sweep. It may be late, and it fails in an outage.
+
+    Args:
+        first: When the first sweep is due; None if that is not known yet.
+        now: The present time.
+    """
+    if first is None:
+        return "waiting for the first sweep"
+    left = (first - now).total_seconds()
+    if left <= 0.0:
+        return f"waiting for the first sweep, due at {first:%T} UTC"
+    return f"waiting for the first sweep at {first:%T} UTC, in {left:.0f} s"
 
 
 class View(NamedTuple):
@@ -183,7 +202,7 @@ def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console)
     room = screen.height - FRAME_LINES - len(board.warnings)
     lines = board.top(view.order, max(1, min(view.top, room)))
     return Group(
-        _text(heading(board.latest, now)),
+        _text(heading(board.latest, now, board.first)),
         _table(board, lines, now, view, screen) if lines else Text(),
         _text(gauge(usage), "bold red" if usage.held_until else ""),
         *(_text(warning, "yellow") for warning in board.warnings),
@@ -283,13 +302,16 @@ async def _watch(
     as_json: bool,
 ) -> int:
     board = Board(view.window)
+    is_table, is_screen = sys.stdout.isatty() and not as_json, redraws(sys.stdout)
+    say = write_note if not is_table else _ignore if is_screen else _write_line
+    plan = Plan(client, symbols, every, notional=False)
     async with (
         client,
-        aclosing(client.poll(symbols, every=every)) as polled,
+        aclosing(_polled(client, plan, board, say)) as polled,
         aclosing(past.beside(polled, board)) as running,
     ):
-        if sys.stdout.isatty() and not as_json:
-            show = _on_screen if redraws(sys.stdout) else _on_paper
+        if is_table:
+            show = _on_screen if is_screen else _on_paper
             await show(board, client, running, view)
             return OK
         async for snapshot in running:
@@ -302,6 +324,34 @@ async def _watch(
             if not write_out("".join(lines)):
                 break
     return OK
+
+
+async def _polled(
+    client: OpenInterestClient, plan: Plan, board: Board, say: Callable[[str], object]
+) -> AsyncGenerator[Snapshot]:
+    """Poll as `OpenInterestClient.poll` does; before the first sweep, note and say when it is due.
+
+    With an automatic schedule, that is not known before the list of symbols.
+    """
+    try:
+        await plan.begin()
+        plan.check_fits()
+        begin = next_slot(time.time, plan.period)
+        board.first = instant(-(-begin // plan.step) * plan.step)
+        say(beginning(board.first, datetime.now(UTC)))
+        async with aclosing(poll(client, begin=begin, plan=plan)) as snapshots:
+            async for snapshot in snapshots:
+                yield snapshot
+    finally:
+        plan.end()
+
+
+def _write_line(line: str) -> None:
+    write_out(f"{line}\n")
+
+
+def _ignore(_: str) -> None:
+    """Say nothing: the screen shows the board, which has the line in its heading."""
 
 
 class Past:
@@ -347,7 +397,7 @@ async def _on_paper(
 ) -> None:
     """Print each picture below the last one, on a terminal that cannot redraw (``TERM=dumb``)."""
     screen = console(sys.stdout)
-    write_out("waiting for the first sweep\n")
+    _write_line(beginning(None, datetime.now(UTC)))
     async for snapshot in running:
         board.add(snapshot)
         screen.print(draw(board, client.usage, datetime.now(UTC), view, screen))

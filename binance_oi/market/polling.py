@@ -93,13 +93,15 @@ async def poll(
     every: float | None = None,
     notional: bool = False,
     clock: Callable[[], float] = time.time,
+    begin: int | None = None,
+    plan: "Plan | None" = None,
 ) -> AsyncGenerator[Snapshot, None]:
     """Yield snapshots on a schedule; `Snapshot.missed` has the slots missed before each one.
 
-    See `binance_oi.client.OpenInterestClient.poll`.
+    See `binance_oi.client.OpenInterestClient.poll`, and `sweeps` for `begin` and `plan`.
     """
-    plan, missed = Plan(reader, symbols, every, notional), list[Gap]()
-    outcomes = sweeps(reader, clock=clock, plan=plan)
+    plan, missed = plan or Plan(reader, symbols, every, notional), list[Gap]()
+    outcomes = sweeps(reader, clock=clock, begin=begin, plan=plan)
     async with aclosing(outcomes):
         async for outcome in outcomes:
             if isinstance(outcome, Snapshot):

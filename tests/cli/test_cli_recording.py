@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager, suppress
+from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,13 +20,16 @@ import pytest
 from rich.console import Console
 
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, Snapshot
-from binance_oi.cli import main, recording
+from binance_oi.cli import main, recording, watching
 from binance_oi.cli.recording import status_line
 from binance_oi.cli.watching import Board, View, change_line, draw, gauge, heading, sparkline
 from binance_oi.exchange.models import HistoryRow
+from binance_oi.market.plan import MisfitError
+from binance_oi.market.polling import Plan
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
+from binance_oi.testing import simulated_client
 from support.lanes import some, thorough
 from support.recorded import sweep, write_recording
 
@@ -654,7 +657,48 @@ def test_the_heading_describes_the_sweep_and_when_the_next_is_due() -> None:
     said = "2 symbols at 12:00:00 UTC in 0.5 s, "
     assert heading(snapshot, slot + timedelta(seconds=7)) == said + "next in 13 s"
     assert heading(snapshot, slot + timedelta(seconds=90)) == said + "next is 70 s late"
-    assert heading(None, slot) == "waiting for the first sweep"
+    said = "waiting for the first sweep"
+    assert heading(None, slot) == said
+    assert heading(None, slot - timedelta(seconds=13), slot) == f"{said} at 12:00:00 UTC, in 13 s"
+    assert heading(None, slot + timedelta(seconds=1), slot) == f"{said}, due at 12:00:00 UTC"
+
+
+def test_a_pipe_of_watch_gets_only_values_and_stderr_says_when_the_first_sweep_comes() -> None:
+    with started("watch", QUICK, "--every", "1s", "--simulated") as process:
+        assert process.stdout is not None and process.stderr is not None
+        said = process.stderr.readline()
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    begins = r"binance-oi: waiting for the first sweep(, due)? at \d\d:\d\d:\d\d UTC(, in \d+ s)?\n"
+    assert re.fullmatch(begins, said), said
+    assert first["symbol"] == QUICK
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("every", [20.0, None])
+async def test_watch_knows_when_its_first_sweep_is_due(every: float | None) -> None:
+    board, said = Board("1h"), list[str]()
+    async with simulated_client() as client:
+        plan = Plan(client, ["BTCUSDT"], every, notional=False)
+        async with aclosing(watching._polled(client, plan, board, said.append)) as polled:
+            snapshot = await anext(polled)
+    assert board.first is not None
+    assert (snapshot.slot, snapshot.missed) == (board.first, ())
+    (line,) = said
+    assert line.startswith("waiting for the first sweep")
+    assert f" at {board.first:%T} UTC" in line
+
+
+@pytest.mark.virtual_time
+async def test_watch_says_no_time_for_a_schedule_that_does_not_fit() -> None:
+    board, said = Board("1h"), list[str]()
+    async with simulated_client() as client:
+        plan = Plan(client, None, 1.0, notional=False)
+        async with aclosing(watching._polled(client, plan, board, said.append)) as polled:
+            with pytest.raises(MisfitError):
+                await anext(polled)
+    assert (board.first, said) == (None, [])
 
 
 def test_a_sparkline_spans_the_lowest_to_the_highest_value() -> None:
