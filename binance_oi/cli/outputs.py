@@ -18,6 +18,9 @@ from binance_oi.cli.render import counted
 from binance_oi.cli.screen import console
 from binance_oi.cli.streams import write_note
 from binance_oi.recorder.recording import Recording
+from binance_oi.times import instant, plain
+
+MAX_NAMED = 3  # symbols that a line names; it counts more of them
 
 
 def export(
@@ -112,20 +115,40 @@ def backup(recording: str | Path, to: Path, *, replace: bool) -> int:
 def plot(
     recording: str | Path, to: Path, symbols: Sequence[str], span: Span, *, usd: bool, dark: bool
 ) -> int:
-    """Draw charts of a recording."""
+    """Draw charts of a recording, and print a line about them."""
     from binance_oi.output import plot as draw
 
     with as_usage_errors(), Recording(recording) as opened:
         draw(opened, to, symbols, since=span.since, until=span.until, usd=usd, dark=dark)
+        covered = _covered(opened, symbols, span)
+    write_note(f"chart of {covered} written to {to}")
     return OK
 
 
 def report(
     recording: str | Path, to: Path, symbols: Sequence[str] | None, span: Span, *, top: int
 ) -> int:
-    """Write a page about a recording, or about a part of it."""
+    """Write a page about a recording, or about a part of it, and print a line about the page."""
     from binance_oi.output import write_report
 
     with as_usage_errors(), Recording(recording) as opened:
         write_report(opened, to, symbols=symbols, since=span.since, until=span.until, top=top)
+        covered = _covered(opened, symbols, span)
+    write_note(f"report on {covered} written to {to}")
     return OK
+
+
+def _covered(recording: Recording, symbols: Sequence[str] | None, span: Span) -> str:
+    """Return what an output shows: the symbols, and the first and the last sample."""
+    from binance_oi.output.selection import DATES
+
+    chosen = recording.samples(symbols, since=span.since, until=span.until).between(*DATES)
+    what = str(recording)
+    if symbols is not None:
+        names = chosen.symbols
+        what = ", ".join(names) if len(names) <= MAX_NAMED else counted(len(names), "symbol")
+    found = chosen.span()
+    if found is None:  # only gaps
+        return what
+    first, last = (plain(instant(time)) for time in found)
+    return f"{what} from {first} to {last} UTC"

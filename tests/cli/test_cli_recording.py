@@ -20,7 +20,8 @@ import pytest
 from rich.console import Console
 
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, Snapshot
-from binance_oi.cli import main, recording, watching
+from binance_oi.cli import main, outputs, recording, watching
+from binance_oi.cli.options import Span
 from binance_oi.cli.recording import status_line
 from binance_oi.cli.watching import Board, View, change_line, draw, gauge, heading, sparkline
 from binance_oi.exchange.models import HistoryRow
@@ -371,10 +372,28 @@ def test_a_recording_is_exported_plotted_and_reported(
     )
     assert "2 rows written to" in capsys.readouterr().err
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 2
-    assert main(["report", str(path), "--to", str(tmp_path / "o.html")]) == 0
+    page, chart = tmp_path / "o.html", tmp_path / "o.svg"
+    assert main(["report", str(path), "--to", str(page)]) == 0
+    all_of_it = "from 2026-11-23 23:57:57 to 2026-11-24 00:01:57 UTC written to"
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"binance-oi: report on {path} {all_of_it} {page}\n")
     pytest.importorskip("matplotlib")
-    since = ["--since", "2026-11-23T23:00:00Z"]
-    assert main(["plot", str(path), "BTCUSDT", "--to", str(tmp_path / "o.svg"), *since]) == 0
+    since = ["--since", "2026-11-24T00:00:00Z"]
+    assert main(["plot", str(path), "btcusdt", "--to", str(chart), *since]) == 0
+    part_of_it = "from 2026-11-24 00:01:57 to 2026-11-24 00:01:57 UTC written to"
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"binance-oi: chart of BTCUSDT {part_of_it} {chart}\n")
+
+
+def test_the_line_about_a_page_counts_many_symbols_and_knows_a_recording_of_gaps(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "MAX_NAMED", 2)
+    with Recording(path) as recording:
+        names = recording.symbols()
+        assert outputs._covered(recording, names, Span()).startswith("3 symbols from 2026-11-23 ")
+        later = Span(datetime(2026, 12, 1, tzinfo=UTC))
+        assert outputs._covered(recording, None, later) == str(path)
 
 
 def test_a_pipe_gets_the_changes_as_json_lines() -> None:
@@ -665,7 +684,8 @@ def test_the_heading_describes_the_sweep_and_when_the_next_is_due() -> None:
 
 def test_a_pipe_of_watch_gets_only_values_and_stderr_says_when_the_first_sweep_comes() -> None:
     with started("watch", QUICK, "--every", "1s", "--simulated") as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         said = process.stderr.readline()
         first = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
