@@ -108,7 +108,7 @@ async def test_the_server_gives_its_time_and_the_news_of_others(server: Server) 
     await until(lambda: bool(resets), listening)
     await other.publish(POOL, b"h1")
     await until(lambda: bool(heard), listening)
-    answer = await other.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"n", 1000))
+    answer = await other.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"n", LONG_MS))
     await until(lambda: len(heard) > 1, listening)
     assert heard == [b"h1", b"n"]
     assert answer.time > 1.7e9
@@ -119,6 +119,7 @@ async def test_the_server_gives_its_time_and_the_news_of_others(server: Server) 
 
 
 @needs_server
+@pytest.mark.usefixtures("long_turns")
 async def test_the_next_member_in_the_queue_is_notified_of_its_turn(server: Server) -> None:
     made = RedisServer(server.url, "a")
     heard, resets = list[bytes](), list[int]()
@@ -126,17 +127,12 @@ async def test_the_next_member_in_the_queue_is_notified_of_its_turn(server: Serv
     await until(lambda: bool(resets), listening)
     one, other, third = (bytes([n]) * ID_BYTES for n in (1, 2, 3))
     first = b"1" * VERSION_BYTES
-    while True:  # on a slow machine, the turn of a member may end
-        server.call("FLUSHALL")
-        await made.swap(POOL, Swap(b"", first, b"", b"", 60_000))
-        late = [
-            await made.swap(POOL, Swap(b"x", b"y" * VERSION_BYTES, who)) for who in (one, other)
-        ]
-        away = await made.swap(POOL, Swap(first, b"3" * VERSION_BYTES, third))
-        done = await made.swap(POOL, Swap(first, b"2" * VERSION_BYTES, one, b"", 60_000))
-        if away.outcome is Outcome.TURN and done.outcome is Outcome.DONE:
-            break
+    await made.swap(POOL, Swap(b"", first, b"", b"", LONG_MS))
+    late = [await made.swap(POOL, Swap(b"x", b"y" * VERSION_BYTES, who)) for who in (one, other)]
+    away = await made.swap(POOL, Swap(first, b"3" * VERSION_BYTES, third))
+    done = await made.swap(POOL, Swap(first, b"2" * VERSION_BYTES, one, b"", LONG_MS))
     assert [each.outcome for each in late] == [Outcome.LATE, Outcome.TURN]
+    assert (away.outcome, done.outcome) == (Outcome.TURN, Outcome.DONE)
     await until(lambda: b"t" + other in heard, listening)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
@@ -149,7 +145,7 @@ async def test_a_script_that_was_flushed_is_loaded_again(server: Server) -> None
     for version in (b"1" * VERSION_BYTES, b"2" * VERSION_BYTES, b"3" * VERSION_BYTES):
         expected = b"" if version[0] == ord("1") else bytes([version[0] - 1]) * VERSION_BYTES
         server.call("SCRIPT", "FLUSH")
-        assert (await made.swap(POOL, Swap(expected, version, b"", b"", 1000))).outcome is (
+        assert (await made.swap(POOL, Swap(expected, version, b"", b"", LONG_MS))).outcome is (
             Outcome.DONE
         )
     await made.aclose()
@@ -159,7 +155,7 @@ async def test_a_script_that_was_flushed_is_loaded_again(server: Server) -> None
 async def test_a_newer_format_locks_out_older_ones(server: Server) -> None:
     made = RedisServer(server.url, "a")
     server.call("SET", made.keys(POOL)[2], "99")
-    answer = await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", 1000))
+    answer = await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", LONG_MS))
     assert answer.outcome is Outcome.OUTDATED
     await made.aclose()
 
@@ -175,7 +171,7 @@ async def test_the_documented_access_rights_are_enough(tmp_path: Path, url: str)
             (b"", b"1" * VERSION_BYTES),
             (b"1" * VERSION_BYTES, b"2" * VERSION_BYTES),
         ):
-            swap = Swap(expected, version, b"m" * ID_BYTES, b"n", 1000)
+            swap = Swap(expected, version, b"m" * ID_BYTES, b"n", LONG_MS)
             assert (await made.swap(POOL, swap)).outcome is Outcome.DONE
         await made.publish(POOL, b"n")
         await made.aclose()
@@ -214,7 +210,7 @@ async def test_the_server_can_be_reached_over_tls(tmp_path: Path) -> None:
         pytest.skip(f"this server has no TLS: {str(error)[-200:]}")
     try:
         made = RedisServer(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}", "a")
-        answer = await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", 1000))
+        answer = await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", LONG_MS))
         assert answer.outcome is Outcome.DONE
         await made.aclose()
     finally:
@@ -232,7 +228,7 @@ async def test_a_full_server_is_an_error_and_an_evicting_policy_is_a_warning(
         server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.call("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(ServerError):
-            await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", 1000))
+            await made.swap(POOL, Swap(b"", b"v" * VERSION_BYTES, b"", b"", LONG_MS))
         await made.aclose()
         caplog.clear()
         server.call("CONFIG", "SET", "maxmemory", "0")
@@ -252,13 +248,15 @@ async def test_all_keys_are_in_one_slot_so_that_a_cluster_can_be_used(tmp_path: 
         cluster = pytest.importorskip("redis.asyncio.cluster").RedisCluster
         client = cluster(host="127.0.0.1", port=server.port)
         made = RedisServer(client, "a")
-        swap = Swap(b"", b"v" * VERSION_BYTES, b"m" * ID_BYTES, b"n", 1000)
+        swap = Swap(b"", b"v" * VERSION_BYTES, b"m" * ID_BYTES, b"n", LONG_MS)
         assert (await made.swap(POOL, swap)).outcome is Outcome.DONE
         heard, resets = list[bytes](), list[int]()
         listening = asyncio.create_task(made.listen(POOL, heard.append, lambda: resets.append(1)))
         await until(lambda: bool(resets), listening)
         while not heard:
-            await made.swap(POOL, Swap(b"v" * VERSION_BYTES, b"v" * VERSION_BYTES, b"", b"n", 1000))
+            await made.swap(
+                POOL, Swap(b"v" * VERSION_BYTES, b"v" * VERSION_BYTES, b"", b"n", LONG_MS)
+            )
             await asyncio.sleep(0.01)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
