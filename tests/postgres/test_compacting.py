@@ -49,8 +49,12 @@ Run = Callable[[str], list[tuple[object, ...]]]
 
 @contextmanager
 def running(url: str) -> Iterator[Run]:
-    """Runs statements in a connection of its own; each one commits by itself."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    """Runs statements in a connection of its own; each one commits by itself.
+
+    The driver must not prepare a statement that it runs often: the server keeps the snapshot of a
+    prepared query until the transaction ends.
+    """
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
 
         def run(statement: str) -> list[tuple[object, ...]]:
             found = connection.execute(statement.encode())
