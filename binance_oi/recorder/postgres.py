@@ -43,6 +43,7 @@ from binance_oi.times import unix_ms
 # s that a standby waits after an outage of the server before it takes the lock. In this time, the
 # recorder that held the lock before the outage can take it again.
 YIELD_S = 10.0
+LOCK_TRIES = 3  # attempts to take the lock while its holder ends between two of our statements
 MONTH_AHEAD_MS = 7 * 86_400_000  # ms before a month at which the sink creates its partition
 
 # Numbers are sent as text, so the server stores every digit and every zero. `ON CONFLICT` makes a
@@ -164,10 +165,13 @@ class PostgresSink:
         Raises:
             OccupiedError: Another recorder holds the lock.
         """
-        if connection.execute(schema.TRY_LOCK).fetchone()[0]:
-            return
-        holder = connection.execute(schema.HOLDER).fetchone()
-        who = "another recorder"
+        holder, who = None, "another recorder"
+        for _ in range(LOCK_TRIES):
+            if connection.execute(schema.TRY_LOCK).fetchone()[0]:
+                return
+            holder = connection.execute(schema.HOLDER).fetchone()
+            if holder is not None:  # otherwise it has just ended
+                break
         if holder is not None:
             pid, name, address = holder
             if name == self._name:

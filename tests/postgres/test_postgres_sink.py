@@ -28,6 +28,7 @@ from binance_oi.cli import main
 from binance_oi.output import export, plot
 from binance_oi.output.report import report
 from binance_oi.recorder import Recorder, Recording, care, postgres_connection
+from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.check import check
 from binance_oi.recorder.postgres import YIELD_S, PostgresSink
 from binance_oi.recorder.sqlite import SqliteSink
@@ -511,6 +512,26 @@ async def test_after_a_restart_of_the_server_the_active_recorder_stays_active(
     missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, 20_000)]
     assert sorted([*slots, *missed]) == list(range(slots[0], slots[-1] + 1, 20_000))
     assert second.status.sweeps > 0
+
+
+def test_a_lock_that_is_released_while_we_ask_for_its_holder_is_taken(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a lost connection, the server may end its former process at this moment."""
+    execute = postgres_connection.Connection.execute
+    with psycopg.connect(url, autocommit=True) as former:
+        former.execute(schema.LOCK_WHEN_FREE.encode())
+
+        def release_before(
+            connection: postgres_connection.Connection, query: str, *values: Any
+        ) -> Any:
+            if query == schema.HOLDER:
+                former.execute(b"SELECT pg_advisory_unlock_all()")
+            return execute(connection, query, *values)
+
+        monkeypatch.setattr(postgres_connection.Connection, "execute", release_before)
+        with opened(url) as sink:
+            assert sink.save(sweep(0), [], PERIOD).new == 3
 
 
 @pytest.mark.virtual_time
