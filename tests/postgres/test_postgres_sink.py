@@ -514,6 +514,18 @@ async def test_after_a_restart_of_the_server_the_active_recorder_stays_active(
     assert second.status.sweeps > 0
 
 
+def end_recorders(url: str) -> None:
+    """End the connections of all recorders, and wait until the server has released their locks."""
+    of_recorders = (
+        "FROM pg_stat_activity"
+        " WHERE application_name LIKE 'binance-oi record%' AND datname = current_database()"
+    )
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(f"SELECT pg_terminate_backend(pid) {of_recorders}".encode())
+        while other.execute(f"SELECT count(*) {of_recorders}".encode()).fetchone() != (0,):
+            time.sleep(0.01)
+
+
 def test_a_lock_that_is_released_while_we_ask_for_its_holder_is_taken(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,11 +555,7 @@ async def test_a_recorder_that_was_replaced_by_a_standby_writes_no_more(
     first = Recorder(Market(), url, every=20.0, standby=standby, clock=wall_time)
     running = asyncio.create_task(first.run())
     await asyncio.sleep(45.0)
-    with psycopg.connect(url, autocommit=True) as other:
-        other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name LIKE 'binance-oi record%' AND datname = current_database()"
-        )
+    end_recorders(url)
     with opened(url) as sink:
         if standby:
             await asyncio.sleep(60.0)
