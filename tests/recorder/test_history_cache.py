@@ -205,7 +205,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_history_cache import kept
+from binance_oi.recorder import atomic
 from binance_oi.recorder.history_cache import HistoryCache
+atomic.LOCK_TRIES = 10**9  # a busy machine may stop the process that has the lock
 cache = HistoryCache(Path(sys.argv[2]))
 for last in range(10, 40):
     cache.save("BTCUSDT", kept(int(sys.argv[3]), last), 0)
