@@ -103,8 +103,9 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
     )
 
 
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # pytest ends a test that hangs
+def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    while not condition():
+        assert process.poll() is None
         time.sleep(0.01)
 
 
@@ -675,7 +676,7 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
         LocalExchange(limit=50).in_thread() as exchange,  # so that the command must wait
         started("snapshot", "--base-url", exchange.url, *PATIENT) as process,
     ):
-        until(lambda: exchange.answers[200] > 20)
+        until(lambda: exchange.answers[200] > 20, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, without_waits(err)) == (130, "", [])
@@ -693,7 +694,7 @@ def test_sigterm_and_sighup_end_a_snapshot_as_ctrl_c_does(
             command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-            until(lambda: exchange.answers[200] > 20)
+            until(lambda: exchange.answers[200] > 20, process)
             process.send_signal(number)
             out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, without_waits(err)) == (code, "", [])
@@ -707,7 +708,7 @@ def test_an_ignored_sighup_does_not_end_the_command() -> None:
         command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-            until(lambda: exchange.answers[200] > 20)
+            until(lambda: exchange.answers[200] > 20, process)
             process.send_signal(signal.SIGHUP)
             process.send_signal(signal.SIGTERM)  # both are pending, and SIGHUP is delivered first
             out, err = process.communicate(timeout=DEADLINE)

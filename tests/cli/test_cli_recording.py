@@ -161,7 +161,7 @@ def test_a_recorder_that_lost_sweeps_ends_with_exit_code_7_and_prints_their_numb
                 while exchange.answers[200] < answers + 3:
                     assert process.poll() is None
                 process.send_signal(signal.SIGTERM)
-                _, stderr = process.communicate(timeout=120.0)
+                _, stderr = process.communicate(timeout=HANGS)
     assert process.returncode == 7
     assert re.search(r"stopped: .*, sweeps lost [1-9]", stderr.splitlines()[-1])
     assert "unwritten" not in stderr
@@ -348,7 +348,7 @@ def test_a_recording_of_another_source_is_refused_before_any_request(
         with started("record", *arguments) as process:
             until_sweeps(path, before + 2, process)
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=120.0)
+            process.communicate(timeout=HANGS)
         assert process.returncode == 0
     written = path.read_bytes()
     for source, name in (

@@ -99,6 +99,7 @@ def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording
         market = until_live(url)
         thread, pieces = read_stream(f"{url}events")
         while not pieces:
+            assert thread.is_alive()
             time.sleep(0.01)
         until_recorded(place, process)
         status, _ = get(f"{url}healthz", "evil.example")
