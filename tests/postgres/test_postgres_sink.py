@@ -616,7 +616,7 @@ def test_an_unreachable_database_ends_a_copy_with_exit_code_2(
     assert main(["copy", *((there, url) if is_source else (url, there))]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("binance-oi: postgresql://127.0.0.1:1/oi: connection failed: ")
+    assert err.startswith("binance-oi: postgresql://127.0.0.1:1/oi: connection to server at ")
     assert "secret" not in err
 
 
