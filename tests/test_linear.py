@@ -21,7 +21,7 @@ from support.sender import Sender as RawSender
 
 TIMES = 4  # the second size, as a multiple of the first
 ROWS = 500
-HUNG_S = 300.0  # s; quadratic work would take hours, and a slow machine takes less
+HUNG_S = 300.0  # s; linear work takes less even on a slow machine, quadratic work takes hours
 
 
 def name(number: int) -> str:
@@ -81,7 +81,7 @@ def test_decoding_work_is_linear_in_the_number_of_rows(kind: str) -> None:
 
 
 class Piece(bytes):
-    """A piece of a body that counts the bytes that are copied when other pieces are appended."""
+    """A piece of a body. It counts the bytes copied when it is appended to others."""
 
     copied = 0
 

@@ -1,6 +1,7 @@
 """One file for all processes of a user on this machine: `MachineBudget`, the default.
 
-The rule of this file: all processes of a user find the same file, whatever their environment.
+The rule of this file: all processes of a user find the same file. Of their environment, only
+`BINANCE_OI_BUDGET_DIR` changes that.
 """
 
 import time
@@ -20,7 +21,7 @@ from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-# The most tries of `forget_pool` to take the lock, and s between two tries. If a suspended process
+# Most tries of `forget_pool` to take the lock, and the seconds between them. If a suspended process
 # has the lock, `PoolFile` replaces the file after 200 tries.
 LOCK_TRIES, LOCK_PAUSE = 1000, 0.01
 
@@ -29,14 +30,14 @@ class MachineBudget(ProcessBudget):
     """A budget for every process of this user on this machine. The default.
 
     All these processes share one count of weight and one ban, even after a restart. A killed
-    process blocks no other process. The others lose at most the weight that it had in flight or had
-    charged in advance, and only until the minute ends (for requests for the past: until their
-    window ends). The budget treats other users, containers and machines behind the same address as
-    *others*: it sees their weight in the header, and leaves them room.
+    process blocks no other process. The others lose at most the weight that it had in flight or
+    charged in advance, until the minute ends (for history requests: until the 5 minutes end that
+    may count them). The budget treats other users, containers and machines behind the same address
+    as *others*: it sees their weight in the header, and leaves them room.
 
-    The file is in one place for each user id, whatever the environment of the process:
-    `/dev/shm/binance-oi-UID`, or the same directory in `/var/tmp` or `/tmp` if `/dev/shm` cannot be
-    used. `BINANCE_OI_BUDGET_DIR` names another directory, for containers that share one.
+    Each user id has one place for the file: `/dev/shm/binance-oi-UID`, or the same directory in
+    `/var/tmp` or `/tmp` if `/dev/shm` cannot be used. Of the environment, only
+    `BINANCE_OI_BUDGET_DIR` changes it, for containers that share a directory.
 
     If the file cannot be used, the process logs one warning and continues alone, like
     `ProcessBudget`. When it charges, it tries the file again: at first after a second, then after
@@ -118,7 +119,7 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
 
 
 def _fresh_like(known: Known) -> Known:
-    """Return the knowledge of a new pool like that of `known`, with the usual limit of a minute."""
+    """Return the knowledge of a new pool of the same kind as the pool of `known`."""
     fresh = fresh_state(WEIGHT.most, steady_clock, time.time)
     if not rolling.is_rolling(known):
         return fresh

@@ -59,7 +59,7 @@ def _open(path: Path, *, reads_log: bool = True, may_be_empty: bool = False) -> 
         if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
             raise  # some of the recording may be only in the log or the journal
         # Perhaps SQLite could not create its files in this directory. Without a log and a journal,
-        # the file alone is the whole recording, so try again without them.
+        # the file is the whole recording, so read it as a file that never changes.
         return _checked(path, UNCHANGING, may_be_empty)
 
 

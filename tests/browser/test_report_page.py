@@ -1,4 +1,4 @@
-"""The report in headless Chromium: it runs under its own policy, and everything on it works."""
+"""The report in headless Chromium: it obeys its own CSP, and everything on it works."""
 
 import math
 from collections.abc import Callable
@@ -180,7 +180,7 @@ def test_dragging_and_keys_and_the_wheel_move_the_chart_and_the_crosshair_shows_
     before = page.evaluate(reading)
     page.mouse.move(box["x"] + 50, box["y"] + 100)
     assert wait(page, f"{reading} !== {before!r} && {reading}.includes('open interest')")
-    assert page.evaluate("$('spoken').textContent") == ""  # the crosshair speaks only for keys
+    assert page.evaluate("$('spoken').textContent") == ""  # only keys make the crosshair speak
     page.mouse.move(box["x"] + 60, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + 160, box["y"] + 100, steps=4)

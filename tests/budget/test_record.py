@@ -499,7 +499,7 @@ weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # the sum of a hundred is
 
 @st.composite
 def believed(draw: st.DrawFn) -> Known:
-    """Draw a state with the largest values that a reader trusts."""
+    """Draw a state with values that a reader trusts, some of them large."""
     width = draw(st.sampled_from([0.0, 4.0, 60.0, MAX_WIDTH_S]))
     found = Known(2400, clock(0.0, width), cooldown_until=NOON + NOW + 300, counted_at=NOW)
     first, last = record._live_minutes(found, NOW)

@@ -1,4 +1,4 @@
-"""Scripts for two processes that share a file, and for a governor with its queue.
+"""Scripts (see `scripts`) for two processes that share a file, and for a governor with its queue.
 
 Rule of this file: each of two pools stands for a process, and the script advances the clock of
 both. The pools share a real file in a new directory. A lease is weight that a process has charged
@@ -125,9 +125,9 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 
 @_shared
 def calls_in_quick_succession_take_a_lease(_note: Note, make: Desks) -> None:
-    """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: which calls get a lease, and how many.
+    """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: when a pool takes a lease, and for how many calls.
 
-    LEASE_PART, LARGEST_LEASE: how many calls, while the minute has much room.
+    LEASE_PART, LARGEST_LEASE: for how many calls it does while there is much room.
     """
     pauses = every(0.00002, 0.0049, 0.0051)
     limits = *range(420, 460, 4), 2_400

@@ -1,6 +1,7 @@
 """No test of the default run depends on how fast the machine is.
 
-Rule of this file: each place that the search reports is an error, unless `ALLOWED` has a reason.
+Rule of this file: each place that `search` finds in a test or example is an error, unless
+`ALLOWED` excuses it.
 """
 
 import tomllib
@@ -20,7 +21,7 @@ ALLOWED = {
         "tests/fuzz/__main__.py",
         "_batch",
         "timeout",
-    ): "`nox -s fuzz`: a timeout is one of its faults",
+    ): "`nox -s fuzz`: a timeout is one of its outcomes",
     ("tests/fuzz/soak.py", "size_at_rest", "sleep"): "`nox -s soak` measures memory at rest",
     ("tests/simulation/machine.py", "", "sleep"): "`nox -s machine`: drills on a real clock",
     **{
@@ -36,13 +37,13 @@ ALLOWED = {
         "tests/postgres/test_postgres_kills.py",
         "",
         "timeout",
-    ): "`Process.wait` counts sweeps; it has no timeout",
+    ): "the argument of its `wait` is a number of sweeps",
     (
         "tests/postgres/test_large_copies.py",
         "run",
         "sleep",
     ): "the instant of a kill, on which nothing depends",
-    ("tests/postgres/test_large_prunes.py", "", "timeout"): "`Process.wait` counts sweeps",
+    ("tests/postgres/test_large_prunes.py", "", "timeout"): "the argument is a number of sweeps",
     (
         "tests/cli/test_cli_history.py",
         "Run.killed",
@@ -53,7 +54,7 @@ ALLOWED = {
         "run",
         "sleep",
     ): "the instant of a kill, on which nothing depends",
-    ("tests/support/record_keeper.py", "", "sleep"): "every drill of members is in virtual time",
+    ("tests/support/record_keeper.py", "", "sleep"): "only tests in virtual time use a `Link`",
     ("tests/faults/rules.py", "_meet", "duration"): "the rule compares it only if `is_virtual()`",
     (
         "tests/faults/test_cancellation.py",
