@@ -83,18 +83,22 @@ class Completeness:
         """Return marks for the gaps, in order; join gaps that a picture cannot show apart."""
         least = (self.end - self.first.timestamp()) * 1000 / MOST_MARKS
         found: list[Mark] = []
+        longest = 0  # ms of the longest gap in the last mark
         for gap, period, _ in self.gaps:
             mark = Mark(gap.first, max(gap.first, gap.last) + period, gap.reason)
+            length = mark.last - mark.first
             if (
                 found
                 and mark.first - found[-1].last < least
                 and mark.last - found[-1].first < least
             ):
                 before = found[-1]
-                longer = mark if mark.last - mark.first > before.last - before.first else before
-                found[-1] = Mark(before.first, max(before.last, mark.last), longer.reason)
+                reason = mark.reason if length > longest else before.reason
+                found[-1] = Mark(before.first, max(before.last, mark.last), reason)
+                longest = max(longest, length)
             else:
                 found.append(mark)
+                longest = length
         return found
 
 
@@ -128,7 +132,7 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
 
 
 def as_gaps(marks: Iterable[Mark]) -> list[Gap]:
-    """Convert marks to gaps for a picture, which draws them with a period of 0."""
+    """Convert marks to gaps of a period of 0, because `Mark.last` is already the end of a slot."""
     return [Gap(mark.first, mark.last, mark.reason, "") for mark in marks]
 
 

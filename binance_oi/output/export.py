@@ -2,8 +2,8 @@
 
 The rule of this file: a text file gets each number with the digits that the exchange wrote, and a
 Parquet file a decimal of the same value. Existing rows of the target stay. A file gets its name
-only when it is complete, so an interrupted export leaves the old file. The export omits rows that
-it cannot write like this, and a warning names the first of them.
+only when it is complete, so an interrupted export leaves the old file. The export omits rows
+with an impossible date or too long a number, and a warning names the first of them.
 
 An export adds rows to the target. It reads the file and the recording in parallel, both sorted by
 symbol and time, and merges them. Its memory does not grow with their size. Symbol and time identify
@@ -43,7 +43,7 @@ from binance_oi.times import instant, iso_ms, unix_ms
 DAY_MS = 86_400_000
 DAYS, DAY_FILE = "date=*", "open_interest.parquet"
 CSV, CSV_HEADER = ".csv", "symbol,time,open_interest,received,mark_price\n"
-REPLACED_AT_MOST = 20  # times that we start again because another program has replaced the file
+REPLACED_AT_MOST = 20  # attempts: another program may replace the file meanwhile
 LONGEST_LINE = 4096  # characters; a file that is no export may have one endless line
 
 Progress = Callable[[int], object]
@@ -80,7 +80,7 @@ def export(
 
     All existing rows of the target stay unchanged, even rows that are not selected or that the
     recording no longer has. A file that would get no new row is not written. `replace` changes
-    both. The new file replaces the old one in a single step. If two exports add to a file at the
+    both. In any case a new file appears in a single step. If two exports add to a file at the
     same time, it gets the rows of both.
 
     An export omits samples dated before 2020 or after 2099. A Parquet file also omits samples with
@@ -99,7 +99,7 @@ def export(
         replace: Write only the selected samples; the file loses its other rows. In a directory,
             this applies to the days with selected samples.
         new: Together with `replace`, do not write files that have every selected sample already.
-            Write only missing files, and files that lack samples of the recording.
+            Write only missing files, and files that lack a selected sample.
         csv_safe: In CSV, put an apostrophe before a cell that begins like a formula (``=``, ``+``,
             ``-``, ``@``, a tab or the end of a line), because a spreadsheet would run it. To add to
             such a file later, set this option again.
@@ -140,7 +140,7 @@ def _form(path: Path, csv_safe: bool) -> "Form | None":
     ending = path.suffix.lower()
     form = SAFE_CSV if csv_safe and ending == CSV else FORMS.get(ending)
     if path.is_dir():
-        if form not in (None, PARQUET):  # some programs write directories named x.parquet
+        if form not in (None, PARQUET):  # a directory may be named x.parquet
             raise RecordingError(f"{path} is a directory")
         return None
     if form is None and (path.suffix or path.exists()):
@@ -233,7 +233,7 @@ class _Part:
                 self.left_out.add(row, TOO_WIDE)
 
     def warn_of_odd_rows(self, path: Path) -> None:
-        """Warn of rows that the file omits, and of rows without their notional."""
+        """Warn of rows that the file omits, and of rows whose notional fits into no column."""
         self.left_out.warn(path)
         self.priceless.warn(path, WITHOUT_NOTIONAL)
 
@@ -300,7 +300,7 @@ class Merged:
             row = next(found, None)
 
     def _once(self) -> Iterator[Row]:
-        """Skip repeated rows, which a faulty recording may have in both of its tables."""
+        """Skip a row with the symbol and the time of the row before."""
         last: tuple[object, ...] = ()
         for row in self._found:
             self.read += 1
@@ -333,10 +333,14 @@ def _csv_line(symbol: str, time: int, value: str, received: int, mark: str | Non
     return f"{symbol},{iso_ms(time)},{value},{iso_ms(received)},{mark or ''}\n"
 
 
+class _SafeCsvError(Exception):
+    """A line has an apostrophe before a cell, as `csv_safe` writes it."""
+
+
 def _csv_row(line: str) -> Row:
     symbol, time, value, received, mark = line.rstrip("\n").split(",")
     if symbol != unquoted(symbol):
-        raise ValueError("it was made with csv_safe")
+        raise _SafeCsvError("it was written with csv_safe, which is not set now")
     return symbol, _ms(time), value, _ms(received), mark or None
 
 
@@ -383,7 +387,7 @@ def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
                         yield _checked(row, line, text)
                     elif text != header:
                         raise ValueError("it does not begin as an export does")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, _SafeCsvError) as error:
             why = printable(str(error), 200)
             raise RecordingError(
                 f"{path} cannot be added to: line {number}: {why}; replace the file"

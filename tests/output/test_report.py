@@ -346,6 +346,13 @@ def test_marks_that_a_picture_cannot_separate_are_joined_under_the_longer_reason
     assert found.marks()[0] == Mark(0, 2_500, "late")
 
 
+def test_joined_marks_get_the_reason_of_the_longest_gap_and_not_of_the_last_one() -> None:
+    slots = [(0, 200, "late"), (400, 500, "late"), (700, 950, "banned"), (900_000, 900_000, "late")]
+    gaps = [CountedGap(Gap(first, last, reason), 100, 1) for first, last, reason in slots]
+    found = Completeness(BEGIN, BEGIN, 1, 1, 1, gaps, 1.0, BEGIN.timestamp() + 9_600)
+    assert found.marks()[0] == Mark(0, 1_050, "banned")
+
+
 @pytest.mark.parametrize("most", [0, 300_000], ids=["looked up", "read"])
 def test_a_symbol_whose_only_sample_is_older_than_the_first_slot_has_a_curve(
     tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
