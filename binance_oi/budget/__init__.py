@@ -17,7 +17,7 @@ probing.py       decides when to send a probe, and how much weight it may use
 admission.py     the rules that decide
 learning.py      what the budget learns from answers and refusals
 bucket.py        the token bucket: asks the rules, books, and settles
-rolling.py       the bucket of a limit without a header
+rolling.py       the bucket of a limit that no header reports
 record.py        the shared knowledge as a record: encoding, checks and merging
 place.py         finds the directory of the shared file for a user id
 pool_file.py     the shared file: its records and its lock
@@ -25,10 +25,10 @@ pool.py          pools share a bucket between clients; `ProcessBudget`, for one 
 beside.py        a pool of another limit, which also obeys the cooldowns of the minute limit
 deferred.py      a pool whose changes reach its record later
 stored.py        how a pool uses the shared record, goes on without it, and joins it again
-shared.py        leases and late settlements: the pool that processes share
+shared.py        the pool that processes share: leases, late settlements
 machine.py       `MachineBudget`: one file for all processes of a user
-journal.py       what one member has booked in a record on a server
-record_time.py   the time of that record, which does not jump with the server's clock
+journal.py       what a member, one process, has booked in a record on a server
+record_time.py   the clock of that record; it does not jump when the server's does
 record_server.py the interface of that server: one step that swaps the record
 member_record.py the content of that record: the shared knowledge, and a line for each member
 record_pool.py   a pool with such a record; books changes again if the server lost them

@@ -59,7 +59,7 @@ EXIT_CODE_MEANINGS: Final = {
 
 
 class UsageError(Exception):
-    """An error that the user can correct, in one line. The command has changed nothing."""
+    """An error in one line that the user can correct. The command has changed nothing."""
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def as_usage_errors(*, storage: bool = False) -> Generator[None]:
     """Turn errors that the user can correct into `UsageError`.
 
     Args:
-        storage: Also turn a `StorageError`: for a block that only opens a recording to write it.
+        storage: Turn a `StorageError` too. Set it for a block that has not written anything yet.
 
     Raises:
         UsageError: The block raised such an error.
@@ -110,9 +110,9 @@ def snapshot_code(snapshot: "Snapshot") -> int:
 
 
 def explain(error: BinanceOIError) -> str:
-    """Return the error in one line, with its end if we know when it ends.
+    """Return the error in one line, with the time of the next try if we know it.
 
-    For a symbol that the exchange does not list, every call has the words `NOT_LISTED`.
+    The line for a symbol that the exchange does not list always has `NOT_LISTED`.
     """
     if isinstance(error, UnknownSymbolError):
         return NOT_LISTED

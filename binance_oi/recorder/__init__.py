@@ -5,7 +5,7 @@ past is a value that the exchange published later, in its history or its archive
 
 schema.py      the tables, their versions, and the migration
 sides.py       the names of the files that SQLite and a recorder keep beside a recording
-connection.py  a connection to SQLite in which `?1` is the first value on every Python
+connection.py  a connection to SQLite; `?1` is its first value in every version of Python
 opening.py     opening a recording to read it
 statements.py  SQL that every store runs
 tables.py      the interface through which readers use a recording
@@ -17,11 +17,11 @@ series.py      samples and rows of the past as one series
 recording.py   reading a recording: samples, series, sweeps, gaps, the past
 past.py        writing and reading rows of the past
 lock.py        the lock that allows one recorder for each recording
-slots.py       sweeps and gaps by slot, also if a slot occurs twice
+slots.py       writing sweeps and gaps, also after a clock was set back
 store.py       writing a file: one transaction for each sweep
-place.py       the current path of an open file, and the files that SQLite keeps beside it
+place.py       finding an open recording, and the files of SQLite beside it, after a move
 readers.py     whether a connection still reads an earlier state
-log.py         whether a log belongs to a file
+log.py         whether the log of SQLite beside a file is the file's own
 atomic.py      writing files that appear only when they are complete
 backup.py      copying a recording while a recorder may write it
 pending.py     sweeps and gaps that are not written yet

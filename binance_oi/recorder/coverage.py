@@ -1,4 +1,4 @@
-"""SQL statements about slots, the times at which sweeps were due: sweeps, gaps, failed symbols.
+"""SQL about sweeps, gaps and failed symbols. A slot is a time at which a sweep was due.
 
 The rule of this file: the same statements run in SQLite and in PostgreSQL, so both count slots in
 the same way. ``?1`` (included) and ``?2`` (excluded) are a span of slots, Unix ms.

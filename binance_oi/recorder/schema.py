@@ -28,7 +28,7 @@ EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missin
 # a sweep has one sample of each symbol. If the recorder wrote each sweep to `settled`, it would
 # change one page for each symbol, and SQLite would write twenty times the new data. So the recorder
 # appends a sweep to `recent`, and moves sixty sweeps together to `settled`. A sample is in one of
-# the two tables; the view `samples` joins them.
+# the two tables; the view `samples` has both.
 PAGE_SIZE = 1024  # small, because each move to `settled` changes at least one page of each symbol
 COLUMNS = """
     symbol TEXT NOT NULL,
@@ -48,8 +48,8 @@ _VIEW = (
     "CREATE VIEW samples AS SELECT * FROM settled"
     f" UNION ALL SELECT * FROM recent WHERE {NOT_SETTLED}"
 )
-# Facts about the recording. Beside 'source', 'merged' is there once a second recording was copied
-# into this one, and 'copying' while a copy into this one has not ended.
+# Facts about the recording, by name. 'source': the exchange. 'merged': another recording was copied
+# into this one. 'copying': such a copy has not ended. 'pruned until': the end of the removed days.
 _ABOUT = """
 CREATE TABLE about (
     name TEXT PRIMARY KEY,        -- 'source': what `source_name` calls the exchange
@@ -71,7 +71,8 @@ CREATE TABLE past (
     PRIMARY KEY (symbol, time, source)
 ) STRICT, WITHOUT ROWID
 """
-# The summary of a pruned day: its slots with a sweep, and its slots without one by the reason.
+# The summary of a pruned day: how many of its slots (the times at which sweeps were due) have a
+# sweep, and how many have none, for each reason.
 _PRUNED = """
 CREATE TABLE pruned (
     day INTEGER NOT NULL,         -- its beginning, Unix ms

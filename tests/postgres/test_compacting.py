@@ -1,4 +1,4 @@
-"""Removing rows returns their space, wherever the rows lie and whatever other programs do.
+"""Compacting frees the space of removed rows while other programs read and write.
 
 Rule of this file: the server is real. A test looks at the pages of a table, and waits for what it
 sees there, never for a time.
@@ -51,8 +51,8 @@ Run = Callable[[str], list[tuple[object, ...]]]
 def running(url: str) -> Iterator[Run]:
     """Runs statements in a connection of its own; each one commits by itself.
 
-    The driver must not prepare a statement that it runs often: the server keeps the snapshot of a
-    prepared query until the transaction ends.
+    The driver prepares no statement. After a BEGIN, the server would keep the snapshot of a
+    prepared query, and so the removed rows, until the transaction ends.
     """
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
 
@@ -173,8 +173,8 @@ def test_readers_that_are_always_there_make_room_for_a_moment(url: str, run: Run
                 pass
             first, second = second, first
             first("BEGIN")
-            second("COMMIT")  # the other one reads only now, behind us
-            first("SELECT count(*) FROM samples")
+            second("COMMIT")
+            first("SELECT count(*) FROM samples")  # it queues behind the job
         first("COMMIT")
         job.result()
     assert rows(url) == kept
@@ -274,7 +274,7 @@ def test_symbols_are_found_without_scanning_removed_rows_again_and_again(
     """Until VACUUM removes them, a search visits each removed row on its way."""
     fill(url, run, NOVEMBER, DECEMBER, remain="true")
     with running(url) as reader:
-        reader(READ_ONLY)  # while it may see the rows, each search visits them again
+        reader(READ_ONLY)  # VACUUM cannot remove rows that it may see
         reader("SELECT count(*) FROM sweeps")
         run("DELETE FROM samples_2026_11")
         ((plan,),) = run(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {QUERIES.symbols}")
