@@ -257,14 +257,20 @@ class Shared(msgspec.Struct, array_like=True):
         """Book again the weight of `member` that others released.
 
         The member is back, and settles that weight itself. Until a count has decided the released
-        weight, the books contain it twice.
+        weight, the books contain it twice. After that, it is under way again, but not booked again:
+        the count contains all of it that the exchange has counted.
         """
         line, ledger = self.lines.get(member), self.state.ledger
         if line is None:
             return
         for k, weight in line.released.items():
             if k in ledger.minutes:
-                ledger.minutes[k].book(weight, bulk=True)
+                minute = ledger.minutes[k]
+                is_open = minute.doubtful + sum(each for _, each in minute.undecided)
+                again = min(weight, is_open)
+                minute.book(again, bulk=True)
+                minute.unconfirmed += weight - again
+                minute.booked = max(minute.booked, minute.unconfirmed)
         line.released = {}
 
     def put_line(self, member: bytes, line: Line) -> None:

@@ -1010,6 +1010,23 @@ def test_a_member_that_returns_settles_the_weight_that_it_had_under_way(
     assert not machines.record().lines[silent.member].released
 
 
+def test_weight_that_a_count_has_decided_is_not_booked_again_when_its_member_returns(
+    machines: Machines,
+) -> None:
+    silent, one = machines.member(), machines.member()
+    machines.use(silent)
+    machines.use(one)
+    receipt = machines.take(silent, 100)
+    machines.time.move(COUNTED_AFTER_S + 1.0)
+    send(machines, one, 10, 112)
+    send(machines, one, 10, 122)  # the exchange has counted the 100
+    machines.talk(silent)
+    assert (minute(machines).booked, minute(machines).under_way) == (122, 100)
+    silent.settle(receipt, 102, NOON + int(machines.time.now))
+    machines.tell(silent)
+    assert (minute(machines).used, minute(machines).under_way) == (122, 0)
+
+
 @pytest.mark.parametrize("jump", [15.0, 60.0])
 def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_no_weight(
     machines: Machines, jump: float
