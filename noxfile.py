@@ -21,8 +21,8 @@ nox.options.sessions = ["lint", "types", "tests", "examples", "build"]
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 DECISION = (
-    *("admission", "attribution", "bucket", "knowledge", "learning", "ledger", "others", "probing"),
-    *("server_clock", "tuning", "usage"),
+    *("admission", "attribution", "bucket", "bursts", "knowledge", "learning", "ledger", "others"),
+    *("probing", "server_clock", "tuning", "usage"),
 )
 # These modules decide about sending, or decode answers. Tests run every branch of them.
 FULLY_COVERED = (

@@ -82,8 +82,8 @@ TOP_LEVEL = {
 }
 # The order within the folder of the budget; decision modules import no pool and no file.
 DECISION = (
-    *("usage", "tuning", "server_clock", "ledger", "others", "knowledge", "attribution"),
-    *("probing", "admission", "learning", "bucket"),
+    *("usage", "tuning", "server_clock", "ledger", "bursts", "others", "knowledge"),
+    *("attribution", "probing", "admission", "learning", "bucket"),
 )
 BUDGET = (
     *("boot", "window", "demand", "process", *DECISION, "rolling", "record", "place", "pool"),

@@ -10,6 +10,7 @@ usage.py         the values that a budget returns
 tuning.py        every number of the decision
 server_clock.py  our estimate of the exchange's clock: an interval around ours
 ledger.py        the most that the exchange may have counted, by minute
+bursts.py        the room for bursts of other clients, which may come at any second
 others.py        the use of other clients, and a forecast of it
 knowledge.py     everything we know about an IP address, as numbers that processes can share
 attribution.py   finds the minute that counted a request

@@ -13,29 +13,26 @@ Example: in the last minute others used 300 by second 20, and 1000 by its end. N
 and they have used 200. We expect the 700 that followed second 20 in the last minute. Of the 100
 that this minute lacks, chance explains 35. We expect the other 65 too, because they may be late.
 
-A client with another rhythm, such as every 45 s, comes at other seconds in each minute. If others
-lately used much more than the earlier minutes explain, or if we know few minutes, we also keep room
-for a burst at any second.
+A client with another rhythm, such as every 45 s, comes at other seconds in each minute. So if
+others come in bursts, we also keep room for the bursts that are likely in the rest of the minute.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from operator import sub
 
+from binance_oi.budget.bursts import EMPTY, NONE, SLOTS, Room, Row, even_rate, room_for_bursts
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
+    BURST,
     CHANCE,
     FORECAST_AGE,
-    LAST_SLOT_QUANTILE,
     LATE,
     MEMORY,
-    ONCE_A_MINUTE_SLOTS,
     SIGMA,
     SLOT,
-    SURPRISE,
-    SURPRISE_MINUTES,
     UNSEEN,
     USED_UP,
 )
@@ -86,19 +83,10 @@ class Curve:
         heights = [0, *before, *self.heights[len(before) :]]
         return [b - a for a, b in pairwise(heights)]
 
-    def all_rises(self) -> list[int]:
-        """Return `rises` for the whole minute; after our last count, assume their usual rate.
-
-        If our counts cover at most 10 s (`LATE` / 2) of it, we know no usual rate, and assume 0.
-        """
-        rate = self.calm if self.until - self.since > LATE / 2 else 0.0
-        left = round(MINUTE / SLOT) - len(self.heights)
-        return self.rises() + [round(rate * SLOT)] * left
-
     def busiest(self, seconds: float) -> int:
         """Weight that others used in their busiest `seconds` since our first count."""
-        heights = [0, *self.seen().heights]
-        return _in_busiest(round(seconds / SLOT), heights)
+        heights, slots = [0, *self.seen().heights], round(seconds / SLOT)
+        return max(map(sub, heights[slots:], heights), default=heights[-1])
 
     def seen(self) -> "Curve":
         """Return this curve without the weight that others used before our first count."""
@@ -212,72 +200,42 @@ def expected_rest(past: Sequence[Curve], current: Curve, into: float, others: in
     return most
 
 
-def rest_if_in_bursts(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
-    """How much others may still use of a minute if a burst of theirs may begin at any second.
-
-    Example: 20 s of this minute are left. Then the result is the weight that others used in the
-    busiest 20 s of the last minutes. Two bounds keep the result small. First, weight that we keep
-    free in the last slot often stays unused. So there the result is only the use that 90 % of all
-    slots did not exceed (`LAST_SLOT_QUANTILE`). Second, once we have seen a whole minute, we expect
-    that they do not use more of this one than in their busiest 55 s (`ONCE_A_MINUTE_SLOTS`). So if
-    a client comes once a minute, we do not expect it twice.
+def rest_in_each(past: Sequence[Curve], into: float, others: int) -> float:
+    """What others used in the rest of each earlier minute that we saw whole.
 
     The arguments are those of `expected_rest`.
     """
-    if max(curve.top for curve in [*past, current]) > USED_UP / 2 * current.fastest * MINUTE:
-        return 0.0  # maybe copies of us: each would keep room for the others, and none would use it
-    rises = [rise for curve in past for rise in curve.all_rises()]
-    rises = [*rises, *current.rises()] or [0]
-    used = [*accumulate(rises, initial=0)]
-    rest = math.ceil((MINUTE - into) / SLOT)
-    if rest == 1:
-        most = sorted(rises)[math.ceil(LAST_SLOT_QUANTILE * (len(rises) - 1))]
-    else:
-        most = _in_busiest(rest, used)
-    # The slots of `most` may last longer than the rest of the minute. Subtract the usual use in the
-    # excess.
-    need = most - current.calm * (rest * SLOT - (MINUTE - into))
-    if any(curve.whole for curve in past):
-        need = min(need, _in_busiest(ONCE_A_MINUTE_SLOTS, used) - others)
-    return need
+    rests = [rest_if_repeated(each, into, others, each.calm) for each in past if each.whole]
+    return min(rests, default=0.0)
 
 
-def _in_busiest(slots: int, used: Sequence[int]) -> int:
-    """Weight of others in their busiest run of `slots` slots; `used` is their total before each."""
-    return max(map(sub, used[slots:], used), default=used[-1])
+def row_of_past(minutes: Mapping[int, Curve], k: int) -> Row:
+    """Their use of each slot of the minutes that we saw before minute `k`.
 
-
-def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
-    """Whether others lately used much more in a slot than each earlier minute explains; see
-    `_is_new`.
-
-    "Lately" is in this minute, or in the `SURPRISE_MINUTES` - 1 minutes before it. Until we have
-    seen `SURPRISE_MINUTES` whole minutes, the answer is True.
-    """
-    if sum(curve.whole for curve in past) < SURPRISE_MINUTES:
-        return True
-    rises, much = [curve.rises() for curve in [*past, current]], SURPRISE * current.fastest * MINUTE
-    lately = range(len(rises) - SURPRISE_MINUTES, len(rises))
-    return any(_is_new(rises[:n], rises[n], much) for n in lately)
-
-
-def _is_new(past: Sequence[Sequence[int]], current: Sequence[int], much: float) -> bool:
-    """Whether the use in some slot exceeds what each earlier minute explains, by more than `much`.
-
-    An earlier minute explains use in a slot by its own use in the next slot, in the same slot, and
-    in the `LATE` seconds before it.
+    After our last count of a minute, we assume the usual use: that of the median minute.
 
     Args:
-        past: Their use in each slot of the earlier minutes.
-        current: Their use in each slot of this minute.
-        much: The weight by which the use must exceed the explained use.
+        minutes: Their curves by minute, oldest first.
+        k: The current minute.
     """
-    late = round(LATE / SLOT)
-    return any(
-        all(rise - sum(rises[max(0, n - late) : n + 2]) > much for rises in past)
-        for n, rise in enumerate(current)
-        if rise > much
-    )
+    calm = sorted(curve.calm for curve in minutes.values()) or [0.0]
+    row = Row(calm[(len(calm) - 1) // 2] * SLOT, [], 0, [], 0)
+    last = -1
+    for j, curve in minutes.items():
+        row = _and_minute(row, curve, is_next=last == j - 1)
+        uses = row.uses + [row.usual] * (row.begin + SLOTS - len(row.uses))
+        holes = [*row.holes, len(uses)] if curve.until <= MINUTE - LATE / 2 else row.holes
+        row, last = row._replace(uses=uses, begin=len(uses), holes=holes), j
+    return row if last == k - 1 else row._replace(since=row.begin)
+
+
+def _and_minute(row: Row, curve: Curve, *, is_next: bool = True) -> Row:
+    """Add a minute to a row; `is_next` if we saw the minute before it."""
+    since = row.since if is_next else row.begin
+    holes, first = row.holes, row.begin + math.ceil(curve.since / SLOT)
+    if curve.base > 0 and (since == row.begin or curve.since > LATE / 2):
+        holes = [*holes, first - 1, first]  # we do not know the gaps before and after that use
+    return Row(row.usual, [*row.uses, *curve.rises()], since, holes, row.begin)
 
 
 @dataclass(slots=True)
@@ -288,6 +246,14 @@ class Forecast:
     """The minute, the time in steps of `FORECAST_AGE`, and the weight that others have used."""
     need: float = 0.0
     """Weight that we expect others to use until the minute ends."""
+    bursts: float = 0.0
+    """Weight that they may use until then in bursts and at their usual rate; 0 without bursts."""
+    chance: float = 0.0
+    """Weight in addition to `bursts`, because their usual use varies by chance."""
+    past: tuple[object, ...] = ()
+    """What `row` depends on: the current minute, and where the curves of the earlier ones end."""
+    row: Row = EMPTY
+    """Their use of each slot of the earlier minutes."""
 
 
 @dataclass(slots=True)
@@ -346,12 +312,47 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            need = expected_rest(past, curve, into, others)
-            if is_surprising(past, curve):
-                need = max(need, rest_if_in_bursts(past, curve, into, others))
-            latest.question, latest.need = question, need
+            latest.question = question
+            room, steady = self._room_for_bursts(k, limit, into, others, latest)
+            most = max(0.0, limit - others)
+            latest.bursts = min(room.weight + steady, most)
+            latest.chance = min(SIGMA * math.sqrt(steady), most - latest.bursts)
+            if room.replaces:
+                latest.need = max(steady, rest_in_each(past, into, others))
+            else:
+                latest.need = expected_rest(past, curve, into, others)
         need = latest.need
         # A rate that we saw for only a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
         surge = self.expected_surge - minute.others
-        return max(need, surge), SIGMA * math.sqrt(need * spread)
+        margin, need = SIGMA * math.sqrt(need * spread), max(need, surge)
+        if not latest.bursts:
+            return need, margin
+        # The room for bursts covers chance already, but not that of their steady use.
+        more, less = max(0.0, latest.bursts - need), max(0.0, need - latest.bursts)
+        return need + more, max(0.0, margin - more, latest.chance - less)
+
+    def _room_for_bursts(
+        self, k: int, limit: int, into: float, others: int, latest: Forecast
+    ) -> tuple[Room, float]:
+        """Return the room for bursts, and with it their use at their usual rate; 0 without bursts.
+
+        That rate is the highest of this minute, the minute before and the median minute. So a
+        client that has just begun gets room, too.
+        """
+        curve, known = self.curve(k, limit), [*self.curves.items()]
+        past = {j: each for j, each in known if k - MEMORY <= j < k and each.heights}
+        tops = sorted(each.top for each in past.values()) or [curve.top]
+        if tops[(len(tops) - 1) // 2] > USED_UP / 2 * limit:
+            return NONE, 0.0  # maybe copies of us: each would keep room that none would use
+        seen = (k, *((j, each.until, each.top) for j, each in past.items()))
+        if seen != latest.past:
+            latest.past, latest.row = seen, row_of_past(past, k)
+        usual = latest.row.usual if past else curve.calm * SLOT
+        row = _and_minute(latest.row._replace(usual=usual), curve)
+        room = room_for_bursts(row, into, limit, others)
+        if room is NONE:
+            return room, 0.0
+        last, even = self.curve(k - 1, limit), even_rate(row, BURST * limit)
+        rate = min(max(curve.calm, last.calm, usual / SLOT, even), limit / MINUTE)
+        return room, rate * (MINUTE - into)

@@ -74,7 +74,8 @@ SLOT = 5.0  # s: the step of a curve of their use
 CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
 UNSEEN = 0.25  # part of the time after a first count in which use before that count may be late
-LAST_SLOT_QUANTILE = 0.9  # in the last slot, we keep free this quantile of the use in all slots
-ONCE_A_MINUTE_SLOTS = 11  # slots, 55 s: a client that comes once a minute comes in them only once
-SURPRISE = 0.04  # share; a surprise is so much more use in a slot than earlier minutes explain
-SURPRISE_MINUTES = 2  # minutes, its own included, in which a surprise may come again at any second
+# With a `BURST` of 0.1, bursts at random lose 4.0 % instead of 2.5 %; with a `BURST_RISK` of 0.05
+# they lose 6.6 %. With `BURST_SLOTS` of 12, 93.9 % are used beside bursts every 45 s, not 97.4 %.
+BURST = 0.04  # share; a burst is so much more use within `BURST_SLOTS` than their usual rate
+BURST_SLOTS = 4  # slots, 20 s: use that goes on for longer is no burst
+BURST_RISK = 0.005  # chance that bursts without a rhythm need more than the room we keep for them

@@ -1,9 +1,11 @@
 """Forecasts of other clients' weight in a minute, from hand-drawn earlier minutes."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
+from binance_oi.budget.bursts import Room, room_for_bursts
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import (
     MINUTE,
@@ -11,10 +13,10 @@ from binance_oi.budget.others import (
     Forecast,
     Others,
     expected_rest,
-    is_surprising,
-    rest_if_in_bursts,
+    rest_in_each,
+    row_of_past,
 )
-from binance_oi.budget.tuning import CHANCE, LATE, SLOT, SURPRISE
+from binance_oi.budget.tuning import BURST, BURST_RISK, CHANCE, LATE, SIGMA, SLOT
 
 LIMIT = 2400
 FASTEST = LIMIT / MINUTE  # weight/s
@@ -199,102 +201,321 @@ def test_use_from_before_our_first_count_is_spread_evenly_up_to_the_usual_rate()
     assert curve((12.0, 600), (24.0, 600)).rises() == [0, 0, 600, 0, 0]
 
 
-def test_slots_after_our_last_count_are_filled_at_the_usual_rate() -> None:
-    assert steadily(10.0, until=40).all_rises() == [50] * 12
-    assert burst(at=7.0, size=300, until=40).all_rises() == [0, 300] + [0] * 10
-    seen_for_a_moment = curve((1.0, 5), (2.0, 10), (10.0, 50))
-    assert seen_for_a_moment.all_rises() == seen_for_a_moment.rises() + [0] * 10
+def noted(past: list[Curve], current: Curve, into: float, others: int = 0) -> Forecast:
+    """The forecast of others with these curves of minutes in a row."""
+    known = Others({**dict(enumerate(past)), len(past): current})
+    known.forecast(len(past), Minute(others=others), LIMIT, into, latest := Forecast())
+    return latest
 
 
-def test_room_is_left_for_bursts_at_a_different_second_each_minute() -> None:
-    past, current = every(45.0, 300, first=37.0, minutes=2), burst(at=7.0, size=300, until=40)
-    assert expected_rest(past, current, 40.0, 300) < 10  # `expected_rest` has seen none at :52
-    assert rest_if_in_bursts(past, current, 40.0, 300) >= 300
+def room(past: list[Curve], current: Curve, into: float, others: int = 0) -> float:
+    """The room for bursts and for the use at the usual rate."""
+    return noted(past, current, into, others).bursts
 
 
-@pytest.mark.parametrize("into", [10.0, 25.0, 45.0])
-def test_room_is_left_for_a_burst_that_is_later_than_ever_before(into: float) -> None:
-    past = every(90.0, 600, first=5.0, minutes=4)
-    assert rest_if_in_bursts(past, NOTHING, into, 0) >= 600
+def at_any_second(past: list[Curve], into: float, others: int = 0) -> Room:
+    """The room for bursts, before any count of a minute."""
+    row = row_of_past(dict(enumerate(past)), len(past))
+    return room_for_bursts(row, into, LIMIT, others)
 
 
-def test_bursts_without_a_rhythm_get_the_use_of_the_busiest_span() -> None:
-    past = [*every(60.0, 150, first=10.0, minutes=2), *every(15.0, 150, first=4.0, minutes=1)]
-    seen = [rest_if_in_bursts(past, NOTHING, into, 0) for into in (5.0, 30.0, 44.0, 54.0, 56.0)]
-    assert seen == [600, 300, 300, 150, 150]
+def replaces(past: list[Curve], into: float) -> bool:
+    """Whether the room for bursts replaces the forecast, before any use of a minute."""
+    return at_any_second(past, into).replaces
 
 
-def test_no_room_is_left_for_a_rare_burst_in_the_last_slot() -> None:
-    past = every(90.0, 600, first=5.0, minutes=4)
-    assert rest_if_in_bursts(past, NOTHING, 54.0, 0) == 600
-    assert rest_if_in_bursts(past, NOTHING, 56.0, 0) == 0
+def test_bursts_every_45_s_get_room_when_the_next_one_is_due() -> None:
+    past = every(45.0, 300, first=28.0, minutes=2)  # at :28, :13 and :58
+    assert room(past, burst(at=43.0, size=300, until=50), 50.0, 300) == 0  # due in 38 s
+    assert room(past, NOTHING, 20.0) == 300
+    assert room(past[:1], burst(at=13.0, size=300, until=57), 57.0, 300) == 300  # due at :58
+    assert expected_rest(past[:1], burst(at=13.0, size=300, until=57), 57.0, 300) < 300
+
+
+def test_a_burst_that_is_late_gets_room_until_the_minute_ends() -> None:
+    past = every(90.0, 600, first=8.0, minutes=4)  # at :08, :38, never, and :08
+    assert [room(past, NOTHING, into) for into in (10.0, 25.0, 45.0, 55.0)] == [600] * 4
+
+
+def test_a_burst_that_comes_no_earlier_than_the_next_minute_gets_no_room() -> None:
+    past = every(90.0, 600, first=14.0, minutes=2)  # at :14 and :44
+    assert [room(past, NOTHING, into) for into in (0.0, 30.0, 59.0)] == [0, 0, 0]
+
+
+def test_a_single_gap_may_be_one_slot_shorter_than_it_looks() -> None:
+    seen_late = curve((24.0, 0), (29.0, 0), (29.9, 300), (60.0, 300))  # 45 s before :15, in slot 5
+    assert room([seen_late], burst(at=16.0, size=300, until=58), 58.0, 300) == 300
+
+
+def test_a_short_gap_alone_may_be_chance() -> None:
+    short, long = (
+        curve((1.0, 0), (9.0, 0), (10.0, 200), (at - 1.0, 200), (at, 400)) for at in (41.0, 59.0)
+    )
+    assert room([], short, 59.5, 400) == 200
+    assert room([], long, 59.5, 400) == 0
+
+
+def erratic() -> list[Curve]:
+    """Bursts of 150: many in the first minute, none in the second one, and then two."""
+    return [*bursts_at(3.0, 12.0, 21.0, 33.0, 44.0, 58.0), *bursts_at(), *bursts_at(8.0, 52.0)] * 2
+
+
+def bursts_at(*seconds: float, size: int = 150) -> list[Curve]:
+    looks = range(1, int(MINUTE) + 1)
+    return [curve(*((float(into), size * sum(into >= at for at in seconds)) for into in looks))]
+
+
+def test_bursts_without_a_rhythm_get_room_that_chance_rarely_exceeds() -> None:
+    past = erratic()[1:]
+    rate = sum(each.top for each in past) / 150 / len(past) / MINUTE  # bursts/s
+    for into in (0.0, 10.0, 30.0, 44.0, 54.0, 59.0):
+        kept = room(past, NOTHING, into)
+        mean = rate * (MINUTE - into) * len(past) * MINUTE / (len(past) * MINUTE + into)
+        chances = [math.exp(-mean) * mean**n / math.factorial(n) for n in range(30)]
+        bursts = round(kept / 150)
+        assert kept == 150 * bursts
+        assert sum(chances[bursts + 1 :]) <= BURST_RISK < sum(chances[bursts:])
+
+
+def test_others_are_erratic_if_their_use_of_a_minute_varies_by_several_bursts() -> None:
+    assert replaces(erratic()[1:], 0.0)
+    for regular in (every(45.0, 300, first=28.0, minutes=5), bursts_at(8.0, 21.0) * 5):
+        assert not replaces(regular, 0.0)
+
+
+def test_several_bursts_at_the_same_seconds_of_each_minute_get_no_further_one() -> None:
+    past, current = bursts_at(8.0, 21.0, 26.0) * 4, bursts_at(8.0, 21.0, 26.0)
+    assert room(past, current[0], 30.0, 450) == 0
+    past = bursts_at(8.0, 16.0, 40.0) * 2
+    now = curve((7.0, 0), (8.0, 150), (15.0, 150), (16.0, 300), (39.0, 300), (40.0, 450))
+    assert room(past, now, 40.0, 450) >= 150  # we have not seen enough minutes yet
+
+
+def test_only_two_equal_gaps_show_that_no_burst_comes_in_this_minute() -> None:
+    past = every(90.0, 600, first=14.0, minutes=4)  # at :14, :44, never and :14
+    assert at_any_second(past[:2], 5.0) == (0.0, False)
+    assert at_any_second(past[:4], 5.0) == (600, False)  # due at :44
+    assert at_any_second([*past, past[1]], 5.0) == (0.0, True)
+
+
+def test_a_burst_that_may_still_go_on_leaves_the_earlier_minutes_their_say() -> None:
+    past = every(90.0, 600, first=28.0, minutes=5)  # at :28, :58, never, :28 and :58
+    assert [replaces(past, into) for into in (14.0, 15.0)] == [False, True]
+
+
+def test_use_of_about_a_minute_bounds_the_room_for_bursts() -> None:
+    past = erratic()
+    bound = 6 * 150 + 6 * 150  # the busiest 55 s, and how much more they are than the calmest 65 s
+    assert at_any_second(past, 0.0, others=bound - 150).weight == 150
+    assert at_any_second(past, 0.0, others=bound).weight == 0
+    even = [
+        curve(*((float(n), round(each.at(float(n))) + n) for n in range(1, 61))) for each in past
+    ]
+    more = 55 + (55 - 65) - 60 * 1  # their usual use, in the bound and in the rest of the minute
+    assert at_any_second(even, 0.0, others=1500).weight == pytest.approx(bound + more - 1500, abs=2)
+
+
+@pytest.mark.parametrize("most, is_erratic", [(2, False), (3, True)])
+def test_others_are_erratic_if_their_use_varies_by_more_than_two_bursts(
+    most: int, is_erratic: bool
+) -> None:
+    busy = bursts_at(*(8.0, 21.0, 46.0)[:most])
+    past = [*busy, *bursts_at(), *bursts_at(33.0), *bursts_at(), *busy]
+    assert replaces(past, 0.0) == is_erratic
+
+
+@pytest.mark.parametrize("rate, longest", [(4.8, 0), (5, 25), (8, 15)])
+def test_a_slot_of_a_burst_has_more_than_a_quarter_of_the_threshold(
+    rate: float, longest: int
+) -> None:
+    used = [(float(n), round(rate * min(max(0, n - 10), longest or 40))) for n in range(1, 61)]
+    assert (at_any_second([curve(*used)], 0.0).weight > 0) == (longest > 0)
 
 
 def test_possible_copies_of_us_get_no_room_for_a_burst() -> None:
     past = [burst(at=2.0, size=1200), burst(at=30.0, size=1200)] * 2
-    assert rest_if_in_bursts(past, NOTHING, 1.0, 0) == 0
-    assert rest_if_in_bursts([], burst(at=2.0, size=1200, until=10), 10.0, 1200) == 0
+    assert room(past, NOTHING, 1.0) == 0
+    assert room([], burst(at=2.0, size=1200, until=10), 10.0, 1200) == 0
+    past[-1] = past[1] = burst(at=30.0, size=150)
+    assert room(past, NOTHING, 1.0) > 0  # copies use much of every minute
 
 
-@pytest.mark.parametrize("at", [3.0, 20.0, 48.0])
+@pytest.mark.parametrize("at", [8.0, 20.0, 48.0])
 def test_others_that_came_once_a_minute_get_no_second_burst(at: float) -> None:
     past = [burst(at) for _ in range(3)]
-    assert rest_if_in_bursts(past, burst(at, until=at + 2), at + 2.0, 500) == 0
+    assert room(past, NOTHING, at - 2.0) == 500
+    assert room(past, burst(at, until=at + 2), at + 2.0, 500) == 0
 
 
-def test_before_a_whole_minute_was_seen_another_burst_is_expected() -> None:
+def test_others_that_came_in_two_minutes_at_one_second_get_no_second_burst() -> None:
+    assert room([burst(at=3.6)], burst(at=3.6, until=6), 6.0, 500) == 0
+
+
+def evenly(begin: int, end: int, rate: int = 10) -> Curve:
+    """Others that use `rate` weight/s from second `begin` to `end`, and nothing else."""
+    return curve(*((float(n), rate * min(max(0, n - begin), end - begin)) for n in range(1, 61)))
+
+
+def test_use_that_goes_on_for_longer_gets_the_room_of_an_equally_long_span() -> None:
+    assert at_any_second([evenly(10, 30)], 0.0).weight > 200  # four slots are a burst
+    for into, kept in ((0.0, 250), (37.0, 250), (41.0, 200), (54.0, 100), (59.0, 50)):
+        assert at_any_second([evenly(10, 35)], into) == (kept, False)
+        assert at_any_second([evenly(10, 35)], into, others=100) == (min(kept, 150), False)
+
+
+def both(one: Curve, other: Curve) -> Curve:
+    """Two clients together."""
+    return curve(*((float(n), round(one.at(n) + other.at(n))) for n in range(1, 61)))
+
+
+def test_longer_use_beside_bursts_leaves_the_earlier_minutes_their_say() -> None:
+    past = every(90.0, 600, first=8.0, minutes=5)
+    assert replaces(past, 10.0)
+    assert not replaces([*past[:2], evenly(10, 35), *past[3:]], 10.0)
+    kept = at_any_second([*erratic(), evenly(10, 35)], 0.0).weight
+    assert kept > 6 * 150  # as much as for the bursts alone, and more than in the busiest 55 s
+
+
+def test_longer_use_beside_steady_use_gets_room_only_for_itself() -> None:
+    kept = at_any_second([both(evenly(10, 35), steadily(5.0))] * 2, 0.0)
+    assert kept.weight == pytest.approx(250, abs=30)
+    assert not kept.replaces
+
+
+def test_others_that_used_more_than_ever_get_no_room_for_bursts() -> None:
+    assert noted(erratic()[1:], curve((20.0, 0)), 20.0, 2000).bursts == 0
+
+
+@pytest.mark.parametrize("seconds", [(3.6, 5.2, 4.9), (59.2, 54.8, 56.0), (0.5, 2.0, 4.9)])
+def test_a_burst_on_the_edge_of_a_slot_still_comes_once_a_minute(
+    seconds: tuple[float, ...],
+) -> None:
+    past = [burst(at) for at in seconds * 2][:5]
+    current = burst(seconds[-1], until=min(59.0, seconds[-1] + 2))
+    assert room(past, current, current.until, 500) == 0
+
+
+def test_several_clients_that_come_once_a_minute_get_one_burst_each() -> None:
+    offsets = (0.0, 4.0, 1.0, 3.0, 2.0)
+    past = [bursts_at(*(at + n for at in (4.0, 21.0, 33.0)))[0] for n in offsets]
+    whole = bursts_at(6.0, 23.0, 35.0)[0]
+    assert (
+        room(past, curve(*((float(n), round(whole.at(n))) for n in range(1, 41))), 40.0, 450) == 0
+    )
+
+
+def test_after_a_first_burst_another_one_is_expected() -> None:
     part = curve((20.0, 0), (24.0, 0), (25.0, 500), (59.0, 500))
-    assert rest_if_in_bursts([part], burst(at=10.0, until=20), 20.0, 500) >= 500
-    assert rest_if_in_bursts([], burst(at=10.0, until=20), 20.0, 500) >= 500
+    assert room([part], NOTHING, 5.0) >= 500
+    assert room([], burst(at=10.0, until=20), 20.0, 500) >= 500
+
+
+def test_a_first_count_without_use_by_others_shows_the_time_before_it() -> None:
+    part = curve((24.0, 0), (24.9, 500), (59.0, 500))
+    assert room([part], burst(at=26.0, until=30), 30.0, 500) == 0  # the gap is 60 s
+
+
+def test_use_before_our_first_count_is_a_burst_at_an_unknown_second() -> None:
+    part = curve((40.0, 500), (59.0, 500))
+    assert room([part], NOTHING, 5.0) >= 500
+    assert room([part], burst(at=10.0, until=20), 20.0, 500) >= 500  # it shows no gap
+
+
+def test_early_in_our_first_minute_the_rate_of_bursts_has_a_bound() -> None:
+    current = curve((0.3, 2300), (0.8, 2300), (1.0, 2400))
+    assert room([], current, 1.0, 2400) == 0  # they may be copies
+    current = curve((0.3, 899), (0.8, 899), (1.0, 900))
+    assert room([], current, 1.0, 900) <= 10 * 900
 
 
 @pytest.mark.parametrize("into", [0.0, 12.0, 33.0, 58.0])
 @pytest.mark.parametrize("until", [52.0, 60.0])
 def test_steady_others_get_no_room_for_a_burst(into: float, until: float) -> None:
     past, now = [steadily(10.0, until) for _ in range(3)], steadily(10.0, max(1.0, into))
-    assert rest_if_in_bursts(past, now, into, int(10 * into)) <= 10 * (60 - into) + 10
+    assert room(past, now, into, int(10 * into)) == 0
 
 
-def test_a_start_while_others_are_steady_leaves_no_room_for_a_burst() -> None:
-    part = curve((37.5, 500), (40.0, 533))  # a full minute: no requests, so no more counts
-    assert rest_if_in_bursts([part], NOTHING, 40.0, 0) <= 20 * 15
+def test_bursts_beside_steady_others_leave_room_for_both() -> None:
+    both = curve(*((float(into), 10 * into + 300 * (into >= 20)) for into in range(1, 61)))
+    assert at_any_second([both] * 3, 15.0).weight == pytest.approx(300, abs=30)
+    assert noted([both] * 3, NOTHING, 15.0).bursts == pytest.approx(300 + 10 * 45, abs=30)
 
 
 def test_others_that_were_never_seen_get_no_room() -> None:
-    assert [rest_if_in_bursts([], NOTHING, into, 0) for into in (0.0, 30.0, 57.0, 60.0)] == [0] * 4
+    assert [room([], NOTHING, into) for into in (0.0, 30.0, 57.0, 60.0)] == [0] * 4
 
 
-def test_everything_is_a_surprise_until_two_whole_minutes_were_seen() -> None:
-    assert is_surprising([], NOTHING)
-    assert is_surprising([steadily(5.0), steadily(5.0, until=40)], NOTHING)
-    assert not is_surprising([steadily(5.0), steadily(5.0)], NOTHING)
+def hourly(minutes: int, *, without: tuple[int, ...] = (), at: float = 8.0) -> dict[int, Curve]:
+    """500 at the same second of each minute; our side was not active in some of the minutes."""
+    return {k: burst(at) for k in range(minutes) if k not in without}
 
 
-def test_a_burst_at_a_new_second_is_a_surprise_for_two_minutes() -> None:
-    past = [burst(at=8.0)] * 2
-    new = burst(at=40.0)
-    assert is_surprising(past, new)
-    assert is_surprising([*past, new], burst(at=8.0))
-    assert not is_surprising([*past, new, burst(at=8.0)], burst(at=8.0))
+def test_a_minute_without_counts_does_not_look_like_one_without_bursts() -> None:
+    seen = hourly(5, without=(1, 3))
+    for into in (1.0, 6.0, 10.0):
+        others = Others({**seen, 5: curve((into, 0))})
+        need, _ = others.forecast(5, Minute(), LIMIT, into, latest := Forecast())
+        assert need >= 500
+        assert latest.bursts >= 500
+    assert Others({**seen, 5: burst(8.0, until=9), 6: NOTHING}).forecast(
+        6, Minute(), LIMIT, 1.0, Forecast()
+    ) >= (500, 0.0)
 
 
 @pytest.mark.parametrize(
-    "at, is_new",
-    [(24.0, True), (28.0, False), (33.0, False), (33.0 + LATE, False), (33.0 + LATE + SLOT, True)],
+    "part",
+    [
+        curve((1.0, 0), (40.0, 0)),  # a burst may hide after our last count
+        curve((40.0, 500), (59.0, 500)),  # the burst may have been at any second
+        curve((0.25, 0), (40.0, 500), (59.0, 500)),  # or between two counts
+    ],
 )
-def test_a_burst_that_an_earlier_minute_explains_is_no_surprise(at: float, is_new: bool) -> None:
-    for past in ([burst(at=33.0)] * 2, [burst(at=33.0), steadily(1.0)]):
-        assert is_surprising(past, burst(at)) == is_new
+def test_no_gap_between_bursts_spans_a_time_without_counts(part: Curve) -> None:
+    past = [part, burst(45.0), part, burst(45.0)]
+    assert room(past, curve((30.0, 0)), 30.0) >= 500
+    assert not replaces(past, 30.0)
 
 
-def test_only_use_above_the_surprise_threshold_is_a_surprise() -> None:
-    much = int(SURPRISE * LIMIT)
-    past = [burst(at=5.0, size=10)] * 2
-    assert not is_surprising(past, burst(at=40.0, size=much))
-    assert is_surprising(past, burst(at=40.0, size=much + 1))
-    past = [burst(at=40.0)] * 2
-    assert not is_surprising(past, burst(at=40.0, size=500 + much))
-    assert is_surprising(past, burst(at=40.0, size=500 + much + 1))
+def test_a_time_without_counts_just_before_a_burst_makes_only_that_gap_unknown() -> None:
+    part, current = burst(at=2.0, until=45), burst(at=2.0, until=10)
+    assert room([part, part], current, 10.0, 500) >= 500
+    assert room([part, burst(at=2.0)], current, 10.0, 500) == 0  # the second gap is 60 s
+
+
+def test_use_before_a_late_first_count_makes_both_gaps_unknown() -> None:
+    late = curve((30.0, 500), (59.0, 500))
+    assert room([burst(at=2.0), steadily(0.0), late], curve((1.0, 0)), 1.0) >= 500
+    assert room([burst(at=8.0), late, burst(at=8.0)], burst(at=8.0, until=10), 10.0, 500) == 0
+
+
+def test_the_time_of_a_minute_without_counts_passes_too() -> None:
+    seen = dict(enumerate(every(90.0, 600, first=14.0, minutes=7)))  # at 0:14, 1:44, 3:14, 4:44
+    for without, k, kept in ((2, 3, 600), (2, 5, 0)):
+        known = {j: each for j, each in seen.items() if j < k and j != without}
+        others = Others({**known, k: curve((5.0, 0))})
+        others.forecast(k, Minute(), LIMIT, 5.0, latest := Forecast())
+        assert latest.bursts >= kept if kept else latest.bursts == 0
+
+
+def test_a_time_without_counts_hides_no_other_gap() -> None:
+    past = every(90.0, 600, first=8.0, minutes=5)  # at :08, :38, never, :08 and :38
+    past[1] = curve((36.0, 0), (38.0, 0), (38.5, 600), (45.0, 600))
+    assert room(past, NOTHING, 10.0) == 0
+    assert replaces(past, 10.0)  # two gaps are certain
+    past[3] = curve((6.0, 0), (8.0, 0), (8.5, 600), (45.0, 600))
+    assert not replaces(past, 10.0)  # one gap is certain
+
+
+def test_a_first_count_with_use_by_others_makes_no_gap_shorter() -> None:
+    past = [curve((20.0, 500), (59.0, 500)), *[burst(at=8.0)] * 3]
+    assert room(past, burst(at=8.0, until=20), 20.0, 500) == 0
+    assert room([past[0], burst(at=22.0), burst(at=50.0)], burst(at=17.0, until=20), 20.0, 500) > 0
+
+
+def test_only_use_above_the_threshold_is_a_burst() -> None:
+    least = int(BURST * LIMIT)
+    assert room([burst(at=40.0, size=least)], NOTHING, 0.0) == 0
+    assert room([burst(at=40.0, size=least + 1)], NOTHING, 0.0) > 0
 
 
 def forecast(past: list[Curve], current: Curve, into: float) -> float:
@@ -303,11 +524,152 @@ def forecast(past: list[Curve], current: Curve, into: float) -> float:
     return others.forecast(len(past), minute, LIMIT, into, Forecast())[0]
 
 
-def test_a_forecast_leaves_room_for_a_burst_at_any_second_only_after_a_surprise() -> None:
-    past = [burst(at=8.0, size=300)] * 4
-    as_ever, late = burst(at=8.0, size=300, until=12), burst(at=40.0, size=300, until=42)
-    assert forecast(past, as_ever, 12.0) == expected_rest(past, as_ever, 12.0, 300)
-    surprised = [*past, burst(at=40.0, size=300)]
-    assert expected_rest(surprised, NOTHING, 50.0, 0) < 300
-    assert forecast(surprised, curve((49.0, 0)), 50.0) == 300
-    assert forecast(past, late, 42.0) >= expected_rest(past, late, 42.0, 300)
+def test_a_forecast_leaves_room_for_a_second_burst_at_any_second() -> None:
+    past, current = [burst(at=8.0, size=300)], curve((49.0, 0))
+    assert expected_rest(past, current, 50.0, 0) < 300
+    assert forecast(past, current, 50.0) == 300
+
+
+def test_a_forecast_expects_no_burst_before_it_is_due() -> None:
+    past = every(90.0, 600, first=8.0, minutes=5)  # at :08, :38, never, :08 and :38
+    assert expected_rest(past, NOTHING, 10.0, 0) == 600
+    assert forecast(past, curve((9.0, 0)), 10.0) == 0
+
+
+def test_a_forecast_of_erratic_others_ignores_the_seconds_of_their_bursts() -> None:
+    past, current, latest = erratic()[1:], curve((1.0, 0)), Forecast()
+    others = Others(dict(enumerate([*past, current])))
+    kept = others.forecast(len(past), Minute(), LIMIT, 1.0, latest)
+    assert kept == (latest.bursts, 0.0)
+    assert latest.need == 0.0 < expected_rest(past, current, 1.0, 0)
+
+
+def test_erratic_others_get_room_for_what_came_in_each_minute() -> None:
+    past, late = erratic()[1:], burst(at=57.0, size=600)
+    both = [
+        curve(*((n, int(each.at(n) + late.at(n))) for n in map(float, range(1, 61))))
+        for each in past
+    ]
+    for into in (40.0, 54.0):
+        latest = noted(both, curve((into, 0)), into)
+        assert replaces(both, into)
+        assert latest.need == rest_in_each(both, into, 0) >= 600
+    assert rest_in_each([curve((30.0, 500))], 0.0, 0) == 0.0  # of a whole minute only
+
+
+@pytest.mark.parametrize("joined", ["in this minute", "in the minute before"])
+def test_the_room_for_bursts_keeps_the_steady_use_of_a_new_client(joined: str) -> None:
+    past = erratic()[1:]
+    current = steadily(4.0, until=20.0)
+    if joined == "in the minute before":
+        past[-1], current = steadily(4.0), curve((20.0, 0))
+    assert replaces(past, 20.0)
+    bursts, steady = at_any_second(past, 20.0, current.top).weight, 4.0 * 40
+    latest = noted(past, current, 20.0, current.top)
+    assert latest.need == pytest.approx(steady, abs=5)
+    assert latest.bursts == pytest.approx(bursts + steady, abs=5)
+    assert latest.chance == pytest.approx(SIGMA * math.sqrt(steady), abs=1)
+
+
+def test_the_usual_use_keeps_its_room_after_the_last_burst_of_a_minute() -> None:
+    past = [
+        curve(*((float(n), int(each.at(float(n))) + 5 * n) for n in range(1, 61)))
+        for each in every(90.0, 300, first=8.0, minutes=5)
+    ]
+    current = steadily(5.0, until=10.0)
+    assert at_any_second(past, 10.0, 50) == (0.0, True)
+    latest = noted(past, current, 10.0, 50)
+    assert latest.bursts == pytest.approx(250, abs=5)
+    need, margin = Others(dict(enumerate([*past, current]))).forecast(
+        5, Minute(others=50), LIMIT, 10.0, Forecast()
+    )
+    assert need == max(latest.bursts, rest_in_each(past, 10.0, 50))
+    assert margin == pytest.approx(SIGMA * math.sqrt(need))
+
+
+def others_of(moments: Sequence[tuple[float, int]], minute: int, into: float) -> tuple[float, int]:
+    """The room for others with a count every 2 s, and their use of the rest of a minute.
+
+    Args:
+        moments: Each second since the first minute began, with the weight that they use then.
+        minute: The minute, from 0.
+        into: Seconds since it began.
+    """
+
+    def used(k: int, until: float) -> int:
+        return sum(size for at, size in moments if 60 * k <= at < 60 * k + until)
+
+    others = Others()
+    for k in range(minute + 1):
+        for second in range(0, math.ceil(into - 0.5) if k == minute else 60, 2):
+            others.draw(k, LIMIT, second + 0.5, used(k, second + 0.5))
+    others.draw(minute, LIMIT, into, now := used(minute, into))
+    room = others.forecast(minute, Minute(others=now), LIMIT, into, Forecast())
+    return sum(room), used(minute, MINUTE) - now
+
+
+def repeated(every: int, size: int, first: int, since: int = 0) -> list[tuple[float, int]]:
+    """`size` every `every` s in 12 minutes, from the first one at `since` or later."""
+    return [(float(at), size) for at in range(first, 720, every) if at >= since]
+
+
+def test_a_new_client_that_polls_every_10_s_keeps_its_room_beside_bursts_every_90_s() -> None:
+    moments = repeated(90, 600, first=8) + repeated(10, 90, first=5, since=240)
+    for into in (0.5, 10.5, 20.5, 30.5):  # it has used 540 of the minute before
+        kept, rest = others_of(moments, 5, into)
+        assert kept >= rest
+
+
+def test_sweeps_of_25_s_every_90_s_get_room() -> None:
+    moments = [(at + n / 2, 16) for at, _ in repeated(90, 800, first=40) for n in range(50)]
+    for minute in range(2, 9):
+        for into in (5.0, 9.0, 20.0, 30.0, 39.0):
+            kept, rest = others_of(moments, minute, into)
+            assert kept >= rest - 120
+
+
+@pytest.mark.parametrize("into", [0.1, 20.0, 59.9])
+@pytest.mark.parametrize("used", [0, 600, 2399, 2500])
+def test_no_forecast_from_bursts_is_negative_or_beyond_the_limit(into: float, used: int) -> None:
+    for past in (erratic()[1:], every(25.0, 800, first=3.0, minutes=2), [], [burst(8.0)]):
+        current = curve((0.05, 0), (max(into, 0.3), used))
+        others = Others(dict(enumerate([*past, current])))
+        need, margin = others.forecast(
+            len(past), Minute(others=used), LIMIT, into, latest := Forecast()
+        )
+        assert latest.bursts >= 0
+        assert margin >= 0
+        assert 0 <= need <= max(latest.need, LIMIT - used)
+
+
+def test_the_room_for_bursts_includes_the_margin_for_chance() -> None:
+    past, latest = bursts_at(8.0) * 4, Forecast()
+    others = Others(dict(enumerate([*past, curve((1.0, 0))])))
+    need, margin = others.forecast(4, Minute(), LIMIT, 1.0, latest)
+    assert need + margin == max(latest.bursts, latest.need + SIGMA * math.sqrt(latest.need))
+
+
+def test_earlier_minutes_are_read_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, rises = list[Curve](), Curve.rises
+
+    def noting(self: Curve) -> list[int]:
+        read.append(self)
+        return rises(self)
+
+    monkeypatch.setattr(Curve, "rises", noting)
+    others, latest = Others(dict(enumerate([*erratic()[1:], curve((1.0, 0))]))), Forecast()
+    for into in range(1, 50):
+        others.forecast(5, Minute(), LIMIT, float(into), latest)
+    assert len(read) == 5 + 49
+    others.forecast(6, Minute(), LIMIT, 1.0, latest)
+    assert len(read) == 5 + 49 + 6
+
+
+def test_a_late_count_of_an_earlier_minute_changes_the_room_for_bursts() -> None:
+    past, latest = [curve((1.0, 0), (52.0, 0))] * 2, Forecast()
+    others = Others({0: past[0], 1: curve((1.0, 0), (52.0, 0)), 2: curve((1.0, 0))})
+    others.forecast(2, Minute(), LIMIT, 1.0, latest)
+    assert latest.bursts == 0
+    others.draw(1, LIMIT, 53.0, 400)
+    others.forecast(2, Minute(), LIMIT, 2.0, latest)
+    assert latest.bursts >= 400

@@ -115,6 +115,12 @@ def resembling(random: Random) -> Others:
     return Together(tuple(Bursts(60, at_second=at + n / 2) for n in range(10)))
 
 
+def sweeps(random: Random) -> Others:
+    """Others that use 800 within 25 s, every 90 s."""
+    at = random.uniform(0.0, 90.0)
+    return Together(tuple(Bursts(16, at_second=at + n / 2, every=90.0) for n in range(50)))
+
+
 TOGETHER = {f"{n} copies, {name}": (n, s) for n in (2, 3, 5, 8) for name, s in (
     ("together", 0.0), ("11 s apart", 11.0), ("45 s apart", 45.0))}  # fmt: skip
 RHYTHMS = {7.0: 80, 13.0: 150, 25.0: 250, 45.0: 300, 61.0: 400, 90.0: 600}
@@ -163,6 +169,12 @@ CASES = (
     Case(
         "150 every 15 s, at random",
         partial(beside, others=partial(poisson, every=15.0, size=150)),
+        used=0.88,
+        refused=0.02,
+    ),
+    Case(
+        "800 over 25 s, every 90 s",
+        partial(beside, others=sweeps),
         used=0.88,
         refused=0.02,
     ),

@@ -17,7 +17,8 @@ class Switch(NamedTuple):
     new: str
 
 
-OTHERS, BUCKET, PROBING = "budget/others.py", "budget/bucket.py", "budget/probing.py"
+OTHERS, BURSTS = "budget/others.py", "budget/bursts.py"
+BUCKET, PROBING = "budget/bucket.py", "budget/probing.py"
 LEARNING, KNOWLEDGE = "budget/learning.py", "budget/knowledge.py"
 ADMISSION, TUNING, LEDGER = "budget/admission.py", "budget/tuning.py", "budget/ledger.py"
 ATTRIBUTION, CLOCK = "budget/attribution.py", "budget/server_clock.py"
@@ -31,27 +32,38 @@ SWITCHES = (
         "rest = due + late",
         "rest = due",
     ),
+    Switch("room for bursts", BURSTS, "    if not bursts:\n", "    if True:\n"),
     Switch(
-        "room at any second after a surprise", OTHERS, "if is_surprising(past, curve):", "if False:"
+        "no burst before it is due",
+        BURSTS,
+        "min(_poisson_quantile(min(rate * left, limit / size)), fitting) * size",
+        "_poisson_quantile(min(rate * left, limit / size)) * size",
     ),
+    Switch("one gap, if it is long", BURSTS, " and sum(known) <= 2 * LATE / SLOT:", ":"),
+    Switch("no gap over a hole", BURSTS, "any(a < hole <= b for hole in holes)", "False"),
+    Switch("once a minute, no second burst", BURSTS, "if gap >= SLOTS - 1:", "if False:"),
+    Switch("nothing before the next burst", BURSTS, "is_over = fitting == 0", "is_over = False"),
+    Switch("use as in any 60 s", BURSTS, "Room(min(weight, bound), ", "Room(weight, "),
+    Switch("erratic others", BURSTS, "is_erratic = fitting == math.inf", "is_erratic = False"),
+    Switch("room for use that goes on", BURSTS, "    if ends:\n", "    if False:\n"),
+    Switch("use that goes on is no burst", BURSTS, "and end - begin <= BURST_SLOTS:", "and True:"),
     Switch(
-        "room at any second only after a surprise",
+        "no room for bursts of copies",
         OTHERS,
-        "if is_surprising(past, curve):",
-        "if True:",
-    ),
-    Switch(
-        "no second burst of a client that comes once a minute",
-        OTHERS,
-        "need = min(need, _in_busiest(ONCE_A_MINUTE_SLOTS, used) - others)",
-        "pass",
-    ),
-    Switch("a quantile in the last slot", OTHERS, "    if rest == 1:\n", "    if False:\n"),
-    Switch(
-        "no room at any second for copies",
-        OTHERS,
-        "> USED_UP / 2 * current.fastest * MINUTE:",
+        "> USED_UP / 2 * limit:",
         "> math.inf:",
+    ),
+    Switch(
+        "what came in each minute",
+        OTHERS,
+        "max(steady, rest_in_each(past, into, others))",
+        "steady",
+    ),
+    Switch(
+        "steady others that are new",
+        OTHERS,
+        "max(curve.calm, last.calm, usual / SLOT, even)",
+        "usual / SLOT",
     ),
     Switch(
         "others that use less than before", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"

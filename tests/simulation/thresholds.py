@@ -312,31 +312,31 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 
 @script
-def others_come_at_a_second_that_is_new(note: Note) -> None:
-    """SURPRISE, SURPRISE_MINUTES: which use is a surprise, and how long we then leave room."""
-    for size in (955, 965):
+def others_come_in_a_burst(note: Note) -> None:
+    """BURST, BURST_SLOTS: which use is a burst, so that we leave room for another one."""
+    for size, lasts in ((955, 1.0), (965, 1.0), (2_000, 18.0), (2_000, 22.0)):
 
-        def used(minute: int, into: float, size: int = size) -> int:
-            return 30 * (into >= 50.0) + size * (minute == 2 and into >= 12.0)
+        def used(minute: int, into: float, size: int = size, lasts: float = lasts) -> int:
+            late = max(0.0, into - 11.0)
+            return int(size * min(1.0, late / lasts)) if minute == 1 else 0
 
         desk = Desk(note, at=4.0, limit=24_000, others=used)
-        for minute in range(5):
-            for second in (5.0, 14.0, 46.0, 51.0, 58.0):
+        for minute in range(3):
+            for second in every(1.0, 5.0, 56.0):
                 _room_beside_others(desk, 60.0 * minute + second)
 
 
 @script
-def others_come_every_50_s(note: Note) -> None:
-    """LAST_SLOT_QUANTILE, ONCE_A_MINUTE_SLOTS: the room for others in the last 5 s, and before."""
+def others_come_in_bursts_without_a_rhythm(note: Note) -> None:
+    """BURST_RISK: for how many bursts we leave room."""
+    moments = (7, 12, 31, 38, 44), (3, 29), (18, 21, 51, 56), (), ()
 
     def used(minute: int, into: float) -> int:
-        rest = sum((500 + 7 * minute + 3 * at) * (into >= at) for at in (12, 22))
-        return rest + int(2 * into) + 2_500 * (into >= 57 - 10 * minute)
+        return 1_500 * sum(into >= at for at in moments[minute])
 
-    desk = Desk(note, at=4.0, limit=24_000, others=used)
-    for minute in range(6):
-        for second in (6.0, *every(5.0, 9.0, 54.0), 58.0):
-            _room_beside_others(desk, 60.0 * minute + second)
+    desk = Desk(note, at=1.0, limit=24_000, others=used)
+    for moment in [*every(1.0, 2.0, 180.0), *every(0.25, 180.1, 299.0)]:
+        _room_beside_others(desk, moment)
 
 
 @script
