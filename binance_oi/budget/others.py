@@ -218,7 +218,8 @@ def row_of_past(minutes: Mapping[int, Curve], k: int) -> Row:
         minutes: Their curves by minute, oldest first.
         k: The current minute.
     """
-    calm = sorted(curve.calm for curve in minutes.values()) or [0.0]
+    # The median of a few seconds may be that of a burst, so it is not their usual rate.
+    calm = sorted(c.calm for c in minutes.values() if c.until - c.since > LATE) or [0.0]
     row = Row(calm[(len(calm) - 1) // 2] * SLOT, [], 0, [], 0)
     last = -1
     for j, curve in minutes.items():

@@ -363,6 +363,11 @@ def test_use_that_goes_on_for_longer_gets_the_room_of_an_equally_long_span() -> 
         assert at_any_second([evenly(10, 35)], into, others=100) == (min(kept, 150), False)
 
 
+def test_ten_seconds_of_a_sweep_show_no_usual_rate() -> None:
+    part = curve((2.3, 0), (5.0, 64), (10.0, 224), (12.3, 384))
+    assert room([part], curve((24.0, 0)), 24.0) >= 384
+
+
 def both(one: Curve, other: Curve) -> Curve:
     """Two clients together."""
     return curve(*((float(n), round(one.at(n) + other.at(n))) for n in range(1, 61)))
