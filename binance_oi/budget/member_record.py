@@ -189,9 +189,11 @@ class Shared(msgspec.Struct, array_like=True):
         known = self.state
         first, _, last = known.span(now)
         for k in range(last, first - 1, -1):
-            used, sharers = known.ledger.minute(k).used, 1 + len(self._silent(member, k, now))
-            if used + weight > budget and sharers > 1 and used + weight * sharers > known.limit:
-                return known.clock.when_over(MINUTE * (k + 1)) - now
+            used = known.ledger.minute(k).used
+            if used + weight > budget:
+                silent = len(self._silent(member, k, now))
+                if silent and used + weight * (1 + silent) > known.limit:
+                    return known.clock.when_over(MINUTE * (k + 1)) - now
         return 0.0
 
     def is_count_due(self, member: bytes, now: float) -> bool:
@@ -266,8 +268,8 @@ class Shared(msgspec.Struct, array_like=True):
         for k, weight in line.released.items():
             if k in ledger.minutes:
                 minute = ledger.minutes[k]
-                is_open = minute.doubtful + sum(each for _, each in minute.undecided)
-                again = min(weight, is_open)
+                undecided = minute.doubtful + sum(each for _, each in minute.undecided)
+                again = min(weight, undecided)
                 minute.book(again, bulk=True)
                 minute.unconfirmed += weight - again
                 minute.booked = max(minute.booked, minute.unconfirmed)

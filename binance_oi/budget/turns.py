@@ -18,7 +18,7 @@ from binance_oi.budget.member_record import PRESENCE_S, Line, Shared
 from binance_oi.budget.pool import changing
 from binance_oi.budget.record_pool import RESTORE_S, UPDATE_S, RecordPool, Turn, Want
 from binance_oi.budget.record_server import Answer, Outcome, Swap
-from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 
 MAX_LEASE_WEIGHT = 100  # weight that a turn charges in advance, at most
 SMALL_LEASE_WEIGHT = 4  # weight of a lease, at most, while others are expected or little is free
@@ -173,16 +173,16 @@ class TurnPool(RecordPool):
         is_refused = self._refusal is not None and now < self._refusal[0]
         if want is None or is_refused or self._is_apart or now < self._turn_at:
             return []
-        wait = self._too_early(bucket, shared, want.weight, now)
-        remaining = bucket.usage(now).remaining
-        free = self._free(bucket, shared, want.weight, now)
+        usage = bucket.usage(now)
+        wait = self._too_early(shared, usage, want.weight, now)
+        free = self._free(bucket, shared, usage, want.weight, now)
         used = self._journal.booked(bucket.known.clock.likeliest(now))
         part = shared.even_part(self.member, used, free, now)
         is_count_due = shared.is_count_due(self.member, now)
         soon = READ_PAUSE_S * max(1, shared.fresh(now, RESTORE_S)) / 2
         is_crowd = shared.seen(bucket.known.clock.likeliest(now)) > CROWD_MEMBERS
         longest = CROWD_UPDATE_S if is_crowd else UPDATE_S
-        if not wait and remaining >= want.weight > part and not is_count_due:
+        if not wait and usage.remaining >= want.weight > part and not is_count_due:
             wait = Wait(soon if free else longest, Reason.LEASE)
         first = wait or bucket.charge(now, want.weight, want.bulk)
         if isinstance(first, Wait):
@@ -199,13 +199,13 @@ class TurnPool(RecordPool):
             receipts.append(more)
         return receipts
 
-    def _free(self, bucket: Bucket, shared: Shared, weight: int, now: float) -> int:
+    def _free(self, bucket: Bucket, shared: Shared, usage: Usage, weight: int, now: float) -> int:
         """The weight that we may use, less the weight that we leave to silent members.
 
         Near a rollover, every minute that may count the request must have room for both. This
         function ignores a minute without room for the request: there the bucket itself decides.
         """
-        usage, known = bucket.usage(now), bucket.known
+        known = bucket.known
         first, likeliest, last = known.span(now)
         free = usage.remaining - shared.kept(self.member, likeliest, now)
         for k in range(first, last + 1):
@@ -215,14 +215,13 @@ class TurnPool(RecordPool):
                 free = min(free, room - kept)
         return max(0, free)
 
-    def _too_early(self, bucket: Bucket, shared: Shared, weight: int, now: float) -> Wait | None:
+    def _too_early(self, shared: Shared, usage: Usage, weight: int, now: float) -> Wait | None:
         """The wait before we may charge, even if the bucket has room; None if we may charge."""
         restored = max(shared.quiet_until - now, self._until_restored())
         if restored > 0.0:
             return Wait(restored, Reason.LEASE)
         if self._unreturned and not self._bucket.known.clock.dated:
             return Wait(READ_PAUSE_S, Reason.PROBE_PENDING)  # the answer brings the exchange's time
-        usage = bucket.usage(now)
         kept = shared.until_reserve_is_free(self.member, weight, now, usage.limit - usage.reserve)
         if kept > 0.0:
             return Wait(kept, Reason.MINUTE_FULL)
