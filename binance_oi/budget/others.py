@@ -277,7 +277,12 @@ class Others:
 
     def past(self, k: int) -> list[Curve]:
         """Their curves of the last `MEMORY` minutes before `k`."""
-        return [curve for j, curve in self.curves.items() if k - MEMORY <= j < k and curve.heights]
+        return [*self._past_minutes(k).values()]
+
+    def _past_minutes(self, k: int) -> dict[int, Curve]:
+        """The same curves, by minute."""
+        known = self.curves.items()
+        return {j: curve for j, curve in known if k - MEMORY <= j < k and curve.heights}
 
     def curve(self, k: int, limit: int) -> Curve:
         """Their curve of minute `k`; an empty curve if we saw nothing."""
@@ -341,8 +346,7 @@ class Others:
         That rate is the highest of this minute, the minute before and the median minute. So a
         client that has just begun gets room, too.
         """
-        curve, known = self.curve(k, limit), [*self.curves.items()]
-        past = {j: each for j, each in known if k - MEMORY <= j < k and each.heights}
+        curve, past = self.curve(k, limit), self._past_minutes(k)
         tops = sorted(each.top for each in past.values()) or [curve.top]
         if tops[(len(tops) - 1) // 2] > USED_UP / 2 * limit:
             return NONE, 0.0  # maybe copies of us: each would keep room that none would use
