@@ -987,15 +987,19 @@ def test_members_save_some_weight_for_the_count_that_releases_that_of_a_killed_m
     assert isinstance(machines.want(one, 100), Receipt)
 
 
+def after_a_silence(machines: Machines) -> tuple[MemberPool, Receipt, MemberPool]:
+    """A member that was silent for so long that others may release its 100 under way; another."""
+    silent, one = members_that_used(machines, 1, 1)
+    receipt = machines.take(silent, 100)
+    machines.time.move(COUNTED_AFTER_S + 1.0)
+    return silent, receipt, one
+
+
 @pytest.mark.parametrize("is_counted", [False, True])
 def test_a_member_that_returns_settles_the_weight_that_it_had_under_way(
     machines: Machines, is_counted: bool
 ) -> None:
-    silent, one = machines.member(), machines.member()
-    machines.use(silent)
-    machines.use(one)
-    receipt = machines.take(silent, 100)
-    machines.time.move(COUNTED_AFTER_S + 1.0)
+    silent, receipt, one = after_a_silence(machines)
     machines.use(one, 10)
     if is_counted:  # before the silent member returns
         machines.use(one, 1)
@@ -1013,11 +1017,7 @@ def test_a_member_that_returns_settles_the_weight_that_it_had_under_way(
 def test_weight_that_a_count_has_decided_is_not_booked_again_when_its_member_returns(
     machines: Machines,
 ) -> None:
-    silent, one = machines.member(), machines.member()
-    machines.use(silent)
-    machines.use(one)
-    receipt = machines.take(silent, 100)
-    machines.time.move(COUNTED_AFTER_S + 1.0)
+    silent, receipt, one = after_a_silence(machines)
     send(machines, one, 10, 112)
     send(machines, one, 10, 122)  # the exchange has counted the 100
     machines.talk(silent)

@@ -242,10 +242,17 @@ def run(failure: str, members: int, seed: int, *, minutes: int = 5, limit: int =
     random = Random(seed)
     into = random.uniform(0.0, 40.0)
     error = 2.0 if failure == "clocks" else 0.0
-    return play(_TROUBLES[failure], random, members, minutes, limit, into=into, error=error)
+    scene = play(_TROUBLES[failure], random, members, minutes, limit, into=into, error=error)
+    return in_virtual_time(scene)
 
 
-def play(
+def in_virtual_time(scene: Coroutine[Any, Any, Run]) -> Run:
+    """Play a run in a loop of its own, whose time is virtual."""
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(scene)
+
+
+async def play(
     trouble: Trouble,
     random: Random,
     count: int,
@@ -256,7 +263,7 @@ def play(
     error: float = 0.0,
     demands: Sequence[Steps] = (),
 ) -> Run:
-    """Play one run.
+    """Play one run in the current loop; see `in_virtual_time`.
 
     Args:
         trouble: What happens to the members and their server.
@@ -268,22 +275,6 @@ def play(
         error: By how much the wall clock of a member may be wrong, s.
         demands: The demand of each member; empty: all demands are saturating.
     """
-    with asyncio.Runner(loop_factory=_Loop) as runner:
-        world = random, count, minutes, limit
-        return runner.run(_play(trouble, *world, into=into, error=error, demands=demands))
-
-
-async def _play(
-    trouble: Trouble,
-    random: Random,
-    count: int,
-    minutes: int,
-    limit: int,
-    *,
-    into: float,
-    error: float,
-    demands: Sequence[Steps],
-) -> Run:
     loop = asyncio.get_running_loop()
     situation = Situation(minutes=minutes, limit=limit, in_flight=max(10, limit // 24))
     outcome = Outcome(limit, minutes)

@@ -14,7 +14,7 @@ from functools import partial
 from math import inf
 from random import Random
 
-from .members import Run, Stage, Steps, play
+from .members import Run, Stage, Steps, in_virtual_time, play
 from .world import EPOCH_S
 
 LIMIT = 600  # its reserve is only 6, so little hides a weight above the budget
@@ -95,8 +95,9 @@ def run(name: str, seed: int) -> Run:
     random = Random(seed)
     plan = PLANS[name](random)
     trouble = partial(_cut, cuts=plan.cuts)
-    return play(
-        trouble, random, len(plan.demands), plan.minutes, LIMIT, into=INTO_S, demands=plan.demands
+    members = len(plan.demands)
+    return in_virtual_time(
+        play(trouble, random, members, plan.minutes, LIMIT, into=INTO_S, demands=plan.demands)
     )
 
 
