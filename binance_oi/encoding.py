@@ -1,7 +1,7 @@
 """Converts values to dictionaries and to JSON.
 
 The rule of this file: any JSON encoder accepts these dictionaries, unless the caller asks for
-decimals as numbers. No decimal is converted to a `float`. A field has the name of its attribute.
+decimals as numbers. No decimal is written as a `float`. A field has the name of its attribute.
 This module also has the hooks for FastAPI and pydantic. It imports pydantic only when pydantic
 calls its hook.
 """

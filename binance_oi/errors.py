@@ -1,4 +1,4 @@
-"""Every exception that leaves this package, as one tree.
+"""The exceptions that this package defines for its callers, as one tree.
 
     BinanceOIError
     ├── InvalidSymbolError (also ValueError)      correct the symbol
@@ -17,7 +17,7 @@
     ├── ClientClosedError                         make a new client
     └── RecordingError                            do what the text says, such as move a file
         ├── OccupiedError                         wait until the other recorder ends
-        └── StorageError                          nothing is stored now; try again later
+        └── StorageError                          repeat the same call later
 
 The rule of this file: the type names the caller's next step. Every exception pickles, so required
 arguments are positional. A server's text is escaped and bounded.
@@ -74,11 +74,11 @@ class Reason(StrEnum):
     COOLDOWN = "cooldown"
     """The exchange has refused a request, and we send nothing until the cooldown ends."""
     PROBE_PENDING = "probe_pending"
-    """A probe is on the wire, or due at the rollover. Its count shows whether there is room."""
+    """A probe is on the wire, or due at the rollover. Its answer shows whether there is room."""
     MINUTE_FULL = "minute_full"
     """The exchange may count the request in a minute that has no budget left."""
     MINUTE_UNCERTAIN = "minute_uncertain"
-    """At the exchange the minute before may still run; others may have used its rest unseen."""
+    """At the exchange, the previous minute may still run, and other clients may have filled it."""
     OTHERS = "others"
     """We keep the rest of the minute free for other clients on this IP address."""
     SINGLE_CALLS = "single_calls"
@@ -98,9 +98,9 @@ class Reason(StrEnum):
     PACE = "pace"
     """The pace of the client allows no request at this moment."""
     DEADLINE = "deadline"
-    """The deadline of the snapshot passed while the call waited."""
+    """The deadline of the call passed while it waited."""
     TOO_HEAVY = "too_heavy"
-    """The weight does not fit into any minute."""
+    """The weight does not fit into the budget, even if nothing else is charged."""
 
 
 class BinanceOIError(EncodableByKey, Exception):
@@ -138,10 +138,10 @@ class InvalidSymbolError(BinanceOIError, ValueError):
         self.symbol = symbol
         """The argument, of any type."""
         self.reason = reason
-        """Why it cannot be a symbol, as text."""
+        """What is wrong with the argument, as text."""
 
     def __str__(self) -> str:
-        # If it is not a str, show only its type, because its repr may be very long, or raise.
+        # Of an argument that is not a str, show only the type: its repr may be very long, or raise.
         symbol, kind = self.symbol, type(self.symbol).__name__
         shown = repr(symbol[:MAX_TEXT]) if isinstance(symbol, str) else f"<{kind}>"
         return f"{printable(shown, 60)} is not a symbol: {self.reason}"
@@ -198,7 +198,7 @@ NOT_LISTED: Final = "the exchange does not list it"
 
 
 class UnknownSymbolError(ResponseError):
-    """The exchange does not know this symbol (-1121). Drop it."""
+    """The exchange does not know this symbol (-1121), or does not list it. Drop it."""
 
 
 class SymbolNotTradingError(ResponseError):
@@ -210,7 +210,7 @@ class ForbiddenError(ResponseError):
 
 
 class ServerError(ResponseError):
-    """The exchange failed (5xx, 408), and retries did not help. Try again later."""
+    """The exchange failed (5xx, 408, or a code such as -1001), and no retry is left. Try later."""
 
 
 class _RetryAtError(ResponseError):
@@ -226,22 +226,28 @@ class _RetryAtError(ResponseError):
 
 
 class RateLimitedError(_RetryAtError):
-    """The exchange's limit was reached (429). Wait until `retry_at`."""
+    """The exchange's limit was reached (429, or the code -1003). Wait until `retry_at`."""
 
 
 class BannedError(_RetryAtError):
-    """This IP address is banned (418). Send nothing before `retry_at`; requests prolong the ban."""
+    """This IP address is banned (418, or a text that names the end of a ban).
+
+    Send nothing before `retry_at`; requests prolong the ban.
+    """
 
 
 class DecodeError(BinanceOIError):
-    """The body of a 2xx answer does not have the documented form. Report it, with its text."""
+    """An answer, or a file of the archive, does not have the documented form.
+
+    Report it, with the text of this error.
+    """
 
 
 class WrongSymbolError(DecodeError):
     """The answer is not for the requested symbol.
 
     It may be the answer to an earlier request. Other open connections may deliver such answers too,
-    so the client uses none of them again. Try again.
+    so the client opens new connections. Try again.
     """
 
 
@@ -278,8 +284,8 @@ class RecordingError(BinanceOIError):
     """A recording, or the target of an export, cannot be used.
 
     For example, the recording is damaged, lacks the requested rows, or was written by a newer
-    version; or a file exists already, or is in an unsuitable place. The text names the file. Repair
-    or move it, or name another one.
+    version; or a file exists already, or is in an unsuitable place. The text names the file or the
+    database. Repair or move it, or name another one.
     """
 
 
@@ -288,4 +294,7 @@ class OccupiedError(RecordingError):
 
 
 class StorageError(RecordingError):
-    """The storage of a recorder failed, and has stored nothing of this call. Try again later."""
+    """A recording cannot be read or written now. Try the same call again later.
+
+    The failed call may have stored some rows. A repeated call stores each row once.
+    """
