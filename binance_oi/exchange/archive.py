@@ -112,8 +112,8 @@ def unzip(data: bytes, name: str) -> bytes:
             we unpack the text of the same name with ``.csv`` in place of ``.zip``.
 
     Raises:
-        DecodeError: `data` cannot be unpacked, or has no such text or several of them; or the text
-            exceeds `MAX_TEXT` bytes.
+        DecodeError: `data` cannot be unpacked, or has no text, or has several, of which not exactly
+            one has that name; or the text exceeds `MAX_TEXT` bytes.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
@@ -148,10 +148,11 @@ def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
     Args:
         body: CSV, with or without a header. It may have more columns than `COLUMNS`.
         symbol: The symbol of the file. A row of another symbol is odd.
-        day: The day of the file. A row of another day is odd, except one of the next midnight.
+        day: The day of the file. A row of another day is odd, except one of the next midnight. So
+            is a row whose time is not a multiple of 5 minutes.
 
     Raises:
-        DecodeError: The text has a header without the columns for time and open interest.
+        DecodeError: The text has a header that lacks the column for time or for open interest.
     """
     text = body.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
     columns, lines = _columns(text.split("\n"))
@@ -209,7 +210,7 @@ class _Reader:
             return
         time = self._instant(cells[self._time])
         if time is None:
-            self._note_odd(line, "its time is not of this day")
+            self._note_odd(line, "its time is not a 5-minute step of this day")
         elif self._name is not None and not self._is_ours(cells):
             self._note_odd(line, "it is of another symbol")
         else:

@@ -1,8 +1,8 @@
 """Reads numbers from response headers.
 
-The rule of this file: if the value of a header is not short plain ASCII, we treat the header as
-missing. `int` and `float` accept `nan`, full-width digits and five thousand digits, and servers,
-proxies and attackers send such values.
+The rule of this file: if the value of a header does not have the expected form in plain ASCII, we
+treat the header as missing. `int` and `float` accept `nan`, full-width digits and five thousand
+digits, and servers, proxies and attackers send such values.
 
 Marks: [D] documented by the exchange, [O] observed live, [?] unknown.
 """
@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from binance_oi.exchange.limits import WEIGHT
 
-MAX_DIGITS = 9  # digits of a number; we ignore a longer one
+MAX_DIGITS = 9  # digits of a number that `number` accepts
 _USED_WEIGHT = WEIGHT.header
 # The futures exchange opened in 2019. A date in 1970, in the year 1 or in 9999 comes from a clock
 # that was never set, or is a default. It does not show the exchange's minute. Near the ends of the

@@ -149,7 +149,8 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
     one after the other, because their paths differ. The name never contains credentials.
 
     Raises:
-        ValueError: See `check_proxy`.
+        TypeError: See `check_proxy`.
+        ValueError: See `check_proxy`; or `base_url` has no host.
     """
     check_proxy(proxy)
     host, place = _host_and_place(base_url)
@@ -214,7 +215,7 @@ def _host_and_place(url: str) -> tuple[str, str]:
         parts = urlsplit(url)
         host = _one_spelling((parts.hostname or "").rstrip("."))
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # its text may contain a part of the password, so raise another error
+    except ValueError:  # the error's text may quote the password, so raise another error
         host, port = "", 0
     if not host:
         raise ValueError(_NO_PROXY)

@@ -72,7 +72,7 @@ class HistoryRow(
     """In units of the quote asset, exactly as the exchange wrote it."""
     circulating_supply: Decimal | None = None
     """The circulating supply of the base asset, by a source that the exchange quotes; None if the
-    exchange omits it."""
+    exchange omits it, or if we cannot decode it."""
 
     @property
     def datetime(self) -> datetime:
@@ -171,15 +171,16 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     def other_limits(self) -> tuple[Limit, ...]:
         """The limits other than the weight per minute: the lowest for each span; tightest first.
 
-        A span has one limit of weight and one of requests. The result has at most eight limits. If
-        there are more, it first omits those that another one implies: a limit of 10 per second
-        implies 600 per minute. `ignored_limits` has limits that it omits without this reason.
+        For one span, there may be a limit of weight and one of requests. The result has at most
+        eight limits. If there are more, it first omits those that another one implies: a limit of
+        10 per second implies 600 per minute. `ignored_limits` has limits that it omits without this
+        reason.
         """
         return tuple(_kept(_least(self.rate_limits)))
 
 
 def span_of(limit: RateLimit) -> tuple[int, bool]:
-    """Return the span in seconds, and whether the limit counts requests instead of weight."""
+    """Return the span in s (0 if unknown), and whether the limit counts requests, not weight."""
     return limit.seconds or 0, limit.rate_limit_type != _WEIGHT
 
 

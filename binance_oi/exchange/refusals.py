@@ -186,7 +186,11 @@ class RefusedError(Exception):
 
 
 def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
-    """Return the kind, by the status first, and then by the code."""
+    """Return the kind.
+
+    The status decides before the code. A named ban decides before both, unless the status is 429,
+    451 or 5xx.
+    """
     if status == 429:
         return Kind.LIMITED
     if status == 418 or (names_ban and status != 451 and status < 500):
@@ -205,7 +209,7 @@ def ban_end_ms(text: str) -> int | None:
 
 
 def stated_limit(text: str) -> int | None:
-    """Return the limit that the text of a 429 states, weight per minute [O]; None without one."""
+    """Return the limit in `text`, weight per minute [O]; None if it has no possible one."""
     match = _LIMIT.search(text)
     return limit if match and MIN_STATED <= (limit := int(match[1])) <= MAX_LIMIT else None
 

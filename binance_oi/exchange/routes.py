@@ -85,7 +85,7 @@ PERIODS: Mapping[str, int] = MappingProxyType(  # ms [D] 2026-11
     }
 )
 MAX_ROWS = 500  # rows of a page, at most [D] 2026-11
-KEPT_MS = 30 * 86_400_000  # for an older startTime, the answer is 400 -1130 [O 2026-07 to 09]
+KEPT_MS = 30 * 86_400_000  # an older startTime gets status 400, code -1130 [O 2026-07 to 09]
 
 LISTING: Request[ExchangeInfo] = Request(EXCHANGE_INFO)
 MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)

@@ -50,8 +50,9 @@ def check_symbols(
         odd: Names to accept without a change; see `odd_names`.
 
     Raises:
-        InvalidSymbolError: One of `symbols` cannot be a symbol. Or `symbols` is a single `str`,
-            which would be a list of one-letter symbols.
+        InvalidSymbolError: One of `symbols` cannot be a symbol. Or `symbols` is `bytes` or a single
+            `str`, which would be a list of one-letter symbols.
+        TypeError: `symbols` is not iterable.
     """
     if isinstance(symbols, str | bytes):
         raise InvalidSymbolError(symbols, "symbols must be a list, such as ['BTCUSDT']")
