@@ -204,7 +204,7 @@ class PostgresSink:
         return self._run(lambda connection: last_slot(connection, end))
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
-        """See `Sink.save`. If the slot had no sweep, the transaction also notifies `CHANNEL`."""
+        """See `Sink.save`. The first sweep of a slot also notifies `CHANNEL`."""
 
         def write(connection: Connection) -> Saved:
             covered = sum(count_swept(connection, gap, period) for gap in gaps)
@@ -316,10 +316,11 @@ class PostgresSink:
         return self._try(work, months or set())
 
     def locked(self) -> Connection:
-        """Return a connection that holds the lock of the recording; create missing tables.
+        """Return a connection that holds the lock; in a new connection, create missing tables.
 
         Raises:
             OccupiedError: Another recorder has taken over.
+            RecordingError: After a reconnection, the database has other tables or another source.
             StorageError: The server is out of reach.
         """
         assert self._is_claimed

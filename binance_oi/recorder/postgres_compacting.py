@@ -156,7 +156,11 @@ def _compacted(
 def _shortened(
     connected: Callable[[], Connection], name: str, patience: Patience
 ) -> Generator[None, None, bool]:
-    """Move rows and run VACUUM in turn, until the table is short; return whether rows moved."""
+    """Move rows and run VACUUM in turn, until the table is short or we give up.
+
+    Returns:
+        Whether a pass moved rows.
+    """
     passes = 0
     while True:
         yield from patience.await_readers(connected())
@@ -225,7 +229,9 @@ def _are_finished(connection: Connection, name: str) -> bool:
 
 
 def _build_indexes(connection: Connection, name: str, patience: Patience) -> None:
-    """Build the indexes of a table anew. The old ones keep the pages of deleted rows.
+    """Build the indexes of a table anew, and remove unfinished ones, until patience is over.
+
+    The old ones keep the pages of deleted rows.
 
     ``REINDEX TABLE`` would also build the index of the table's TOAST table, which has no rows. If
     it were interrupted, an unfinished index would remain in a schema that belongs to the server.

@@ -25,9 +25,9 @@ from binance_oi.recorder.statements import Found
 
 PATIENCE_S = 30.0  # s that one block of statements may take; then we cut the connection
 CONNECT_WITHIN_S = 5  # s after which an attempt to connect fails
-# s of silence, and probes. After 5 s of silence, each side probes the other every 5 s, and gives up
-# after two probes without an answer: 15 s in all. So the server releases the lock of a host that
-# vanished, and another recorder takes over.
+# Seconds of silence before a TCP probe, and the most probes without an answer. After 5 s of
+# silence, each side probes the other every 5 s, and gives up after two such probes: 15 s in all. So
+# the server releases the lock of a host that vanished, and another recorder takes over.
 SILENT_S, PROBES = 5, 2
 LOST_AFTER_MS = (SILENT_S + PROBES * SILENT_S) * 1000
 LOCK_TIMEOUT_MS = 10_000
@@ -78,11 +78,11 @@ class Connection:
             which override ours, except `application_name`.
         name: The name of this connection in the server's list of connections. A recorder
             recognizes its own lost connection by it.
-        failure: The class of error that the blocks of this connection raise.
+        failure: The class of the errors that `bounded` and `translated` raise.
 
     Raises:
-        RecordingError: The server is out of reach, or refuses: the exact class is `failure`. Or
-            libpq does not understand `url`: it is a plain `RecordingError`.
+        RecordingError: The server is out of reach, or refuses; then the exact class is `failure`.
+            Or libpq does not understand `url`; then it is `RecordingError` itself.
         ModuleNotFoundError: psycopg is missing; it comes with the extra `postgres`.
     """
 
@@ -188,7 +188,7 @@ class Connection:
 
     @contextmanager
     def bounded(self) -> Generator[None]:
-        """Translate errors within the block; cut the connection if it takes over `PATIENCE_S`.
+        """Translate errors within the block; cut the connection after `PATIENCE_S`.
 
         The operating system of the server's host answers probes even if the server's process is
         stopped. So only a timer notices such a server.

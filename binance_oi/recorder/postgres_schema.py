@@ -1,9 +1,10 @@
 """The tables of a recording in PostgreSQL, its version, and its months.
 
-The rule of this file: it says what a recording contains, and nothing about readers or writers. The
-tables have the columns of those in a file (see `schema`), and are in the first schema of the
-connection's ``search_path``. A number is `numeric` without precision, which keeps every digit and
-every zero that the exchange wrote. A time is in Unix ms, as in a file.
+The rule of this file: it says what a recording contains and how a recorder locks it, and nothing
+else about readers or writers. The tables have the columns of those in a file (see `schema`), and
+are in the first schema of the connection's ``search_path``. A number is `numeric` without
+precision, which keeps every digit and every zero that the exchange wrote. A time is in Unix ms, as
+in a file.
 
 The table of samples has one partition for each month, so that a month that is too old can be
 dropped at once. It is partitioned from the beginning, because PostgreSQL cannot partition a table
@@ -22,7 +23,7 @@ VERSION = 1
 CHANNEL = "binance_oi"  # the channel of NOTIFY; the payload is the slot of a sweep, Unix ms
 LOCK = 0x624F4931  # "bOI1": the first of the two numbers of our advisory locks
 
-FIRST_YEAR, LAST_YEAR = 2000, 2100  # all earlier samples share one partition, all later ones too
+FIRST_YEAR, LAST_YEAR = 2000, 2100  # one partition has all earlier samples, one all later ones
 
 SCHEMA: tuple[str, ...] = (
     """

@@ -21,9 +21,9 @@ from contextlib import closing, suppress
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.postgres_connection import Connection
 
-QUEUE_MS = 200  # ms that we queue for a moment without readers; others wait behind us
+QUEUE_MS = 200  # ms that we queue for a moment without readers; other programs wait behind us
 HOLD_S = 0.1  # s that we keep that moment; VACUUM looks for one every 0.05 s
-GAP_S = 0.3  # s between two attempts; meanwhile others read and write
+GAP_S = 0.3  # s between two attempts; meanwhile other programs read and write
 PAUSE_S = 2.0  # s to wait after a VACUUM that found no moment
 
 # Without INDEX_CLEANUP, VACUUM would leave a few removed rows in place, and their pages in use.
@@ -133,7 +133,7 @@ def shorten(connection: Connection, name: str, parent: str | None) -> None:
 
 
 def _make_moment(connection: Connection, parent: str, job: Future[None]) -> None:
-    """Keep other programs from all partitions of `parent` for a moment, if they end in time."""
+    """Keep other programs from all partitions of `parent` for a moment, if the present ones end."""
     with connection.bounded(), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {QUEUE_MS}")
         if connection.has_locked(f"LOCK TABLE ONLY {parent} IN ACCESS EXCLUSIVE MODE"):
