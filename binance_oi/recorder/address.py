@@ -45,7 +45,7 @@ def check_file(name: str, place: object) -> Path:
 
     Raises:
         TypeError: `place` is not a path.
-        ValueError: `place` is empty, or a URL. A file with such a name is ``./mysql:/...``.
+        ValueError: `place` is empty, or a URL. To name a file like that, write ``./mysql:/...``.
     """
     if isinstance(place, str) and (scheme := _SCHEME.match(place)) is not None:
         known = " or ".join(SCHEMES)

@@ -123,7 +123,7 @@ def _copy_pages(source: Path, part: Path, progress: _Progress) -> None:
             if error is progress.error or not _is_of_source(error):
                 raise
             raise RecordingError(f"{source} cannot be read: {error}") from error
-        # Without a log, a recording stays one file while others read it.
+        # Without a log, a recording stays one file while other programs read it.
         theirs.execute("PRAGMA journal_mode = DELETE")
         _check_whole(theirs, source)
 

@@ -26,13 +26,13 @@ class RecorderLock:
 
     Args:
         path: The recording. The lock is a file beside it that holds the process id. A link to the
-            recording leads to the same lock. The lock file itself must not be a link. It must hold
-            only a process id; anything else may be a file of another program.
+            recording leads to the same lock. The lock file itself must not be a link. It must be
+            empty or hold only a process id; anything else may be a file of another program.
 
     Raises:
         OccupiedError: Another recorder holds the lock.
-        RecordingError: The lock's name leads to another file.
-        OSError: The lock file cannot be made; no lock file remains.
+        RecordingError: The name of the lock belongs to something else.
+        OSError: The lock file cannot be opened, locked or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,8 +74,8 @@ class RecorderLock:
 
         Raises:
             OccupiedError: Another recorder holds the lock there; the present lock stays.
-            RecordingError: Another file has the name of the lock there; the present lock stays.
-            OSError: The lock file cannot be made; the present lock stays.
+            RecordingError: The name of the lock belongs to something else; the present lock stays.
+            OSError: The lock file cannot be opened, locked or written; the present lock stays.
         """
         if self.protects(path):
             self._path = beside(path, "-lock")  # its directory may have been renamed
@@ -108,7 +108,7 @@ def _open_lock(path: Path) -> int:
     Raises:
         RecordingError: The name belongs to a link, to something other than a regular file, or to a
             file that is not a lock.
-        OSError: The file cannot be made.
+        OSError: The file cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     try:

@@ -22,18 +22,18 @@ Another program may restart the log and change the schema in it, by ``VACUUM`` o
 SQLite then increments the token, but only in the log. So a log also belongs to a file whose token
 is slightly below the first token of the log. Two random tokens are never that close.
 
-Two recordings never have the same token, and no recording gets a token twice. A copy has another
-token too: ``VACUUM INTO`` increments it, and SQLite's backup sets it to a small number. So the log
-of the original does not contain the token of a copy. The rule fails in two cases. After ``VACUUM
-INTO``, another program changes the schema of the original: then its log also fits the copy. Or a
-log begins with a transaction that changes the schema more than `MAX_SCHEMA_CHANGES` times: then it
-fits no file. A log without a token comes from an older program. It proves nothing, and this module
-accepts it.
+Tokens are random, so two recordings do not share one, and no recording gets one twice, except by a
+rare chance. A copy has another token too: ``VACUUM INTO`` increments it, and SQLite's backup sets
+it to a small number. So the log of the original does not contain the token of a copy. The rule
+fails in two cases. After ``VACUUM INTO``, another program changes the schema of the original: then
+its log also fits the copy. Or a log begins with a transaction that changes the schema more than
+`MAX_SCHEMA_CHANGES` times: then it fits no file. A log without a token comes from an older program.
+It proves nothing, and this module accepts it.
 
 Cost, in pages of 1 KiB: two for each checkpoint, once or twice a minute, and one for each
-transaction that does not write the first page anyway. A sweep of the whole market does. This module
-reads a database only through SQLite. If it opened and closed the file itself, the system would
-release SQLite's locks.
+transaction that does not write the first page anyway, as a sweep of the whole market does. This
+module reads a database only through SQLite. If it opened and closed the file itself, the system
+would release SQLite's locks.
 
 Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on closing descriptors,
 https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
@@ -77,7 +77,7 @@ Generation = tuple[int, bytes]
 
 
 def new_token() -> int:
-    """Return a random token, which no other file has."""
+    """Return a random token, which hardly any other file has."""
     return FIRST_TOKEN + secrets.randbelow(END_OF_TOKENS - FIRST_TOKEN)
 
 
@@ -146,7 +146,10 @@ def _read_header(file: BinaryIO) -> Generation | None:
 
 
 def token_of(path: Path) -> int | None:
-    """Return the token of the file alone, without its log; None if SQLite cannot read the file."""
+    """Return the token of the file alone, without its log.
+
+    `NOT_A_DATABASE` for an empty or a foreign file; None if SQLite cannot read the file.
+    """
     if not size_of(path):
         return NOT_A_DATABASE
     try:
@@ -259,7 +262,7 @@ class LogReader(Connection):
     _had_index = True
 
     def watch(self, path: Path, log: Path, index: Path) -> None:
-        """Note the files of the connection, and whether there is an index. Call it first."""
+        """Note the files and whether there is an index. Call it before the first statement."""
         self._files, self._had_index = (path, log, index), index.exists()
 
     def close(self) -> None:

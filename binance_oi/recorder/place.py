@@ -69,7 +69,7 @@ class Place:
         return None
 
     def note_own_write(self) -> None:
-        """Note the state of the file after our own write, so that we notice writes of others."""
+        """Note the state of the file after our own write, to notice writes of other programs."""
         home = self._home()
         self._seen = _version(None if home is None else _found(home))
 
@@ -173,7 +173,7 @@ class Place:
         return file is None or os.fstat(file).st_nlink == 0
 
     def is_earlier_state_read(self) -> bool:
-        """Whether a connection reads a state before the last commit, if we can read the index."""
+        """Whether a connection reads an earlier state; False if we cannot read the index."""
         index = self._index()
         return index is not None and is_earlier_state_read(index)
 

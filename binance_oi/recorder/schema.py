@@ -1,4 +1,4 @@
-"""The tables of a recording, its versions, and the migration between them.
+"""The tables of a recording in a file, its versions, and the migration between them.
 
 The rule of this file: it says what a recording contains, and nothing about readers or writers.
 """
@@ -19,7 +19,7 @@ READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older recording to t
 SINCE: Mapping[str, int] = MappingProxyType({"about": 3, "past": 4, "pruned": 5})
 # Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
-# The form of every number in the exchange's answers. A reader takes any other form for damage.
+# The form of every number in a recording. A reader takes any other form for damage.
 # A `+` after a quantifier makes matching twice as fast: the matcher need not note where to go back.
 NUMBER = re.compile(r"-?+[0-9]{1,30}+(?:\.[0-9]{1,30}+)?+")
 EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missing
@@ -28,7 +28,7 @@ EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missin
 # a sweep has one sample of each symbol. If the recorder wrote each sweep to `settled`, it would
 # change one page for each symbol, and SQLite would write twenty times the new data. So the recorder
 # appends a sweep to `recent`, and moves sixty sweeps together to `settled`. A sample is in one of
-# the two tables; the view `samples` has both.
+# the two tables; the view `samples` has the rows of both.
 PAGE_SIZE = 1024  # small, because each move to `settled` changes at least one page of each symbol
 COLUMNS = """
     symbol TEXT NOT NULL,

@@ -1,7 +1,7 @@
 """The side files of a recording: those of SQLite, and the lock of the recorder.
 
 The rule of this file: a side file is in the directory in which SQLite looks for it. If the path of
-the recording is a link, this is the directory of its target. No other file may use its name.
+the recording is a link, this is the directory of its target. No other file may have such a name.
 """
 
 import os

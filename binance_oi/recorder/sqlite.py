@@ -2,9 +2,9 @@
 
 The rule of this file: the sink does what it can to lose no acknowledged write, which is a write
 whose call has returned. If another program has moved, removed or replaced the file, the sink
-creates a new one, and writes there again what only the log of the old file contained. For that, it
-keeps copies in memory. If they have too many rows, it drops the oldest; if that loses a sweep,
-`take_lost` counts the sweep.
+continues in the file that is now at the path, or creates one. It writes there again what only the
+log of the old file contained. For that, it keeps copies in memory. If these have too many rows, it
+drops the oldest; if that loses a sweep, `take_lost` counts the sweep.
 """
 
 import logging
@@ -57,6 +57,7 @@ class Retention:
 
         Raises:
             sqlite3.Error: The step has changed nothing.
+            OSError: As in `Store.save`; the step has changed nothing.
         """
         if store is not self._of:
             self._of, self._keeper = store, SqliteKeeper(store)
@@ -99,7 +100,7 @@ class SqliteSink:
         return str(self._path)
 
     def claim(self, clock: Callable[[], float]) -> None:
-        """See `Sink.claim`. When this process ends, the system releases its lock."""
+        """See `Sink.claim`. When this process ends, the system releases the lock."""
         self._clock = clock
         self._lock = _lock(self._path)
         check_source(self._path, self._source)
@@ -161,7 +162,7 @@ class SqliteSink:
         return self._read(lambda store: gaps_since(store.connection, since))
 
     def is_due(self) -> bool:
-        """See `Sink.is_due`. Work is due so that the file does not lag far behind its log."""
+        """See `Sink.is_due`: old days are left to remove, or the file lags behind its log."""
         store = self._store
         if store is not None and self._retention is not None and self._retention.has_more:
             return True
@@ -176,7 +177,7 @@ class SqliteSink:
             if self._retention is not None:
                 self._retention.step(self._store)
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(f"{self} cannot be tidied, and is tried again: {error}") from error
+            raise StorageError(f"{self} cannot be tidied yet: {error}") from error
 
     def take_lost(self) -> int:
         """See `Sink.take_lost`. Such sweeps were only in the log of a removed file."""

@@ -1,7 +1,8 @@
 """The tables of a recording in an SQLite file.
 
 The rule of this file: reading changes no file. Every error of SQLite becomes a `RecordingError`
-that names the file.
+that names the file. A recorder appends samples to the table `recent`, and later moves them to the
+table `settled`; see `schema`.
 """
 
 import os
@@ -76,8 +77,8 @@ _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n)
 SORT_RECENT_ABOVE = 8
 MAX_FOUND = 20  # the most problems that a check lists
 _SPAN = "WHERE symbol = ?1 AND time >= ?2 AND time <= ?3"
-# The third query finds the last sample of each step. In a query with a single max(), SQLite takes
-# the other columns from the row with the maximum.
+# The third query of a `Steps` finds the last sample of each step. In a query with a single max(),
+# SQLite takes the other columns from the row with the maximum.
 # Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
 # A reader must read `recent` first, because a recorder may move samples from `recent` to `settled`
 # at any time. In the other order, the reader would miss them.

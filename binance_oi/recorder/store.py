@@ -282,7 +282,7 @@ class Store:
         self._idle.close()
         has_log = self._place.has_sides()
         until = time.monotonic() + wait
-        # If the index is gone, do not truncate the log: a new connection would not notice that.
+        # Without the index, a new connection would not notice that the log was truncated.
         while not self._try_checkpoint("TRUNCATE" if has_log else "PASSIVE"):
             if time.monotonic() >= until:
                 break
@@ -391,6 +391,7 @@ class Store:
             sqlite3.Error: Nothing was written.
             ChangedError: Another program has removed, replaced, truncated or overwritten the file,
                 or removed its log; nothing was written.
+            OSError: The system cannot show the state of the file; nothing was written.
         """
         if change := self.change():
             raise ChangedError(f"{self.path} {change}")

@@ -29,8 +29,9 @@ def make_sink(path: StrPath | Sink, options: SinkOptions) -> tuple[Path | None, 
     """Return the path of the recording (None unless it is a single file) and its sink.
 
     Raises:
-        TypeError: `path` is neither a path nor a sink.
-        ValueError: An option is out of range, or does not fit this kind of sink.
+        TypeError: `path` is neither a path nor a sink, or `keep_days` is not an integer.
+        ValueError: `path` is empty, or a URL of another kind. Or an option is out of range, or does
+            not fit this kind of sink.
     """
     if options.keep_days is not None:
         check_count("keep_days", options.keep_days)

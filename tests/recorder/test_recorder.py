@@ -280,7 +280,7 @@ async def test_a_failing_move_warns_once_and_loses_no_sweep(
         await record(path, 4)
     assert len(tables(path)[0]) == 4
     assert [record.message for record in caplog.records] == [
-        f"{path} cannot be tidied, and is tried again: UNIQUE constraint failed"
+        f"{path} cannot be tidied yet: UNIQUE constraint failed"
     ]
 
 
