@@ -147,7 +147,10 @@ class _Schedule:
             self._end = last if self._end is None else max(self._end, last)
 
     def _expect(self, first: int, period: int) -> None:
-        """Count the slots between the last slot so far and `first` as unaccounted for."""
+        """Count the slots between the last one so far and `first` as unaccounted for.
+
+        It omits slots of pruned days.
+        """
         end = self._end
         if end is None and self._begins is not None:
             end = self._begins - 1
@@ -156,7 +159,7 @@ class _Schedule:
         due = (end // period + 1) * period
         if first <= due:
             return
-        for day in self._pruned:  # few lie between two slots: those of a copied recording
+        for day in self._pruned:  # only days of a copied recording lie between two slots
             if due < day + DAY_MS and day < first:
                 self._leave_out(due, day, period)
                 due = -(-(day + DAY_MS) // period) * period

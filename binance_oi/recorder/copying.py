@@ -38,7 +38,7 @@ _SWEEP = f"""
 INSERT INTO sweeps ({", ".join(coverage.SWEEP)}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 ON CONFLICT DO NOTHING
 """
-# Finds slots that have both a sweep and a gap. The copy then removes them from the gap.
+# Finds the slots of sweeps that lie within a gap. The copy then removes these slots from the gap.
 _TWICE = """
 SELECT slot FROM sweeps JOIN gaps ON gaps.symbol = '' AND slot BETWEEN first AND last
 WHERE slot BETWEEN ?1 AND ?2
@@ -125,9 +125,9 @@ class _Copy:
         return added
 
     def _last_sweep(self) -> list[int] | None:
-        """Return when the last sweep was due, and when it ended, before the copy starts; Unix ms.
+        """Return when the last sweep of the source was due, and when it ended, Unix ms; or None.
 
-        The copy omits later sweeps, because it may lack their samples.
+        The copy omits sweeps that come later, because it may lack their samples.
         """
         span = self._source.span()
         if span is None:

@@ -1,7 +1,8 @@
 """SQL about sweeps, gaps and failed symbols. A slot is a time at which a sweep was due.
 
 The rule of this file: the same statements run in SQLite and in PostgreSQL, so both count slots in
-the same way. ``?1`` (included) and ``?2`` (excluded) are a span of slots, Unix ms.
+the same way. ``?1`` (included) and ``?2`` (excluded) are a span of slots, Unix ms; but in `GAPS`,
+``?1`` is the symbol.
 """
 
 from binance_oi.recorder.statements import larger, smaller

@@ -1,8 +1,8 @@
 """The queue of sweeps and gaps that polling has produced and the recorder has yet to store.
 
 The rule of this file: the queue keeps the order in which sweeps and gaps came, and has each once. A
-sweep waits in memory while the file cannot be written. If the oldest sweep has waited too long, or
-if all sweeps take too much memory, the queue drops the oldest one, and puts a gap with the reason
+sweep waits in memory while the store cannot be written. If the oldest one has waited too long, or
+if all sweeps take too much memory, the queue drops the oldest sweep, and puts a gap with the reason
 `storage` in its place. It never drops a gap.
 """
 
@@ -89,7 +89,7 @@ class Pending:
             self._prepend(unit.gaps)
 
     def give_up(self, now: float, why: str) -> int:
-        """Replace the oldest sweep with a gap while it is too old, or all take too much memory.
+        """While the oldest sweep is too old, or all take too much memory, replace it with a gap.
 
         Return how many sweeps were replaced.
 

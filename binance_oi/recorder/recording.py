@@ -2,7 +2,8 @@
 
 A recording is an SQLite file or a PostgreSQL database. Any tool may read it while a recorder writes
 it. The rule of this file: a reader changes nothing, and returns each number exactly as the exchange
-wrote it. Every method reports damage as a `RecordingError` that names the recording.
+wrote it. A method that finds damage raises a `RecordingError` that names the recording; only
+`integrity` returns the damage as text.
 """
 
 import json
@@ -93,7 +94,9 @@ def _span(since: datetime | None, until: datetime | None) -> tuple[int, int]:
 
 
 class Recording:
-    """Reads a recording, even while a recorder writes it. Its `str` is its path or URL.
+    """Reads a recording, even while a recorder writes it.
+
+    Its `str` is its path, or its URL without user, password and parameters.
 
         with Recording("oi.db") as recording:
             for sample in recording.samples(["BTCUSDT"]):
@@ -107,6 +110,7 @@ class Recording:
         RecordingError: There is no such recording, or it has an unknown version. Every method that
             reads may raise it too, even in the middle of an iteration: the file is damaged, or
             cannot be read; or the server has closed the connection.
+        TypeError: `place` is neither a path nor a URL.
         ValueError: `place` is empty, or a URL of another kind.
         ModuleNotFoundError: psycopg is not installed; the extra `postgres` installs it.
     """
@@ -155,7 +159,7 @@ class Recording:
 
         Raises:
             RecordingError: The target is the recording or one of its side files, or has the name of
-                a side file, or is a device, a pipe or a socket.
+                a side file; or it is a device, a pipe or a socket, or lies among such files.
         """
         target = check_path("target", target)
         check_place(target)
@@ -389,14 +393,14 @@ class Recording:
             yield symbol, Gap._make(gap), period
 
     def pruned(self) -> Iterator[Pruned]:
-        """Yield the summaries of the days that a recorder has pruned."""
+        """Yield the summaries of the pruned days."""
         if not self._has_table("pruned"):
             return iter(())
         return map(Pruned._make, self._rows(coverage.PRUNED, (), int, str, int, int, int))
 
     @property
     def pruned_until(self) -> int | None:
-        """The end of the days that were removed, Unix ms; None if none of its slots was removed."""
+        """The end of the days that were removed, Unix ms; None if no slot was removed."""
         if not self._has_table("about"):
             return None
         return next((end for (end,) in self._rows(coverage.PRUNED_UNTIL, (), int)), None)
@@ -433,7 +437,7 @@ class Recording:
             return self._tables.has(name, run)
 
     def missed(self) -> int:
-        """Return the number of slots without a sweep."""
+        """Return the number of slots in gaps that have no sweep; pruned days do not count."""
         ((missed,),) = self._rows(coverage.MISSED, ALWAYS, int)
         return int(missed)
 

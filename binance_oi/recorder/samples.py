@@ -26,7 +26,8 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import BY_TIME, Tables
 
 ROWS_PER_BATCH = 65_536
-ROWS_PER_CHECK = 4500  # one fetch has a day of a symbol, 4320 samples at 20 s; two cost 5 % more
+# One fetch then has a day of a symbol: 4320 samples at 20 s. Two fetches for a day cost 5 % more.
+ROWS_PER_CHECK = 4500
 
 # `*+` matches without backtracking.
 _NUMBERS_IN_LINES = re.compile(rf"{NUMBER.pattern}(?:\n{NUMBER.pattern})*+")

@@ -134,6 +134,8 @@ class Series:
     def rows(self) -> Iterator[PointRow]:
         """Yield the rows, with numbers as the text that the exchange wrote.
 
+        The notional of a sample is the exact product of its open interest and its mark price.
+
         Raises:
             RecordingError: The recording cannot be read, or is damaged.
         """
@@ -385,7 +387,7 @@ class _Reader:
                 rows = self._run.execute(samples, span).fetchall()
             self._check(symbol, rows)
             before, latest = latest, {-(-row[0] // step): row for row in rows}
-            for slot, row in before.items():  # keep it if it is later than that of `settled`
+            for slot, row in before.items():  # an earlier table may have the later sample
                 if slot not in latest or latest[slot][0] < row[0]:
                     latest[slot], is_mixed = row, True
         return dict(sorted(latest.items())) if is_mixed else latest

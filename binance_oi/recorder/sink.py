@@ -34,7 +34,8 @@ def as_unusable(sink: object, what: str) -> Generator[None]:
     """Turn a `StorageError`, after which a caller may try again, into a plain `RecordingError`.
 
     Raises:
-        RecordingError: `sink` cannot be `what`; its text has the sink's name once.
+        RecordingError: `sink` cannot be `what`, such as ``written``. The text has the name of the
+            sink once.
     """
     try:
         yield

@@ -103,7 +103,8 @@ ORDER BY first, symbol
 def last_slot(connection: Statements, before: int) -> int | None:
     """Return the last slot before `before` (Unix ms) with a sweep or a gap; None without one.
 
-    Slots that were pruned later count too.
+    Slots that were pruned later count too. A gap with the reason `clock` that ends at `before` or
+    later does not count.
     """
     found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
     return max((slot for slot in found if slot is not None), default=None)
@@ -118,10 +119,10 @@ def gaps_since(connection: Statements, since: int) -> list[tuple[str, Gap, int]]
 def write_missed(connection: Statements, gap: Gap, period: int) -> None:
     """Write those slots of a gap that have neither a sweep nor a gap yet.
 
-    A stored gap with the reason `clock` does not count, because the new gap replaces it. If `gap`
-    is empty, someone set the clock back. Then this function extends `gap` to the last known slot,
-    and each later sweep removes its own slot from it. So no slot is left out, even if the recorder
-    stops before that last slot.
+    A new gap with another reason replaces stored gaps with the reason `clock`. If `gap` is empty,
+    someone set the clock back. Then this function extends `gap` to the last known slot, and each
+    later sweep removes its own slot from it. So no slot is left out, even if the recorder stops
+    before that last slot.
     """
     written = False
     empty = gap.last < gap.first
@@ -158,8 +159,9 @@ def unrecorded(connection: Statements, gap: Gap, period: int) -> Iterator[Gap]:
 def shorten_periods(connection: Statements, gap: Gap, period: int) -> None:
     """Within the span of `gap`, give stored gaps of a longer period the shorter `period`.
 
-    They then contain all slots of that period, and keep their reasons. A stored gap that contains a
-    sweep does not change; only files of version 2 have such gaps.
+    They then contain all slots of that period, and keep their reasons. A gap changes only if its
+    slots are slots of the shorter period too. A stored gap that contains a sweep there does not
+    change; only files of version 2 have such gaps.
     """
     found = connection.execute(_COARSER, (gap.first, gap.last, period)).fetchall()
     for begin, end, longer, why, detail in found:

@@ -1,7 +1,7 @@
 """A recorder that waits until another one ends.
 
 The rule of this file: a standby never gives up. It waits while another recorder uses the recording,
-and while the server cannot be reached. It fails at once only if waiting cannot help, such as for a
+and while its store cannot be reached. It fails at once only if waiting cannot help, such as for a
 file that is not a recording.
 """
 

@@ -23,8 +23,8 @@ class Steps(NamedTuple):
     """Three queries on the samples of one table, for one symbol and span.
 
     ``?1`` is the symbol. ``?2`` and ``?3`` are the first and last time of the span, both included,
-    in Unix ms. The rows are in the order of time. Each has the time, the open interest and the mark
-    price.
+    in Unix ms. `samples` and `last` find rows in the order of time. Each row has the time, the open
+    interest and the mark price.
     """
 
     number: str
