@@ -26,7 +26,7 @@ atomic.py      writing files that appear only when they are complete
 backup.py      copying a recording while a recorder may write it
 pending.py     sweeps and gaps that are not written yet
 sink.py        the interface through which a recorder writes
-sqlite.py      this interface for a file, even if other programs move or replace it
+sqlite.py      this interface for a file, even if other programs move or replace the file
 writing_thread.py  the one thread in which a sink works
 backfill.py    writing rows of the past into a sink
 gap_filler.py  reading rows of the past for a recorder's gaps
@@ -34,7 +34,7 @@ history_cache.py  recent history in the user's cache directory
 address.py     telling a file from a database by its name
 postgres.py    the interface for writing, for PostgreSQL
 postgres_connection.py  a connection to PostgreSQL that does not wait for ever for the server
-postgres_schema.py      its tables and their partitions
+postgres_schema.py      the tables of a database and their partitions
 postgres_tables.py      the interface for reading, for PostgreSQL
 postgres_compacting.py, postgres_vacuum.py  giving free space of a database to the system
 stored.py      making the sink for a path or a URL

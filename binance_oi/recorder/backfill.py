@@ -2,11 +2,12 @@
 
 Both have one row for each symbol and instant, a multiple of 5 minutes.
 
-The rule of this file: a run sends requests to the history only for rows that the recording lacks,
-and downloads only files of the archive that the archive's cache lacks. It stores rows soon after it
-has received them. So a run may end at any moment, even by a kill. The next run stores the rest, and
-the recording then has the same rows as after a single run. An instant for which the exchange has no
-row is a hole. Each run requests the holes of the history again, because a row may have appeared.
+The rule of this file: a run requests only stretches of the history in which the recording lacks
+rows, and downloads only files of the archive that the archive's cache lacks. It stores rows soon
+after it has received them. So a run may end at any moment, even by a kill. The next run stores the
+rest, and the recording then has the same rows as after a single run. An instant for which the
+exchange has no row is a hole. Each run requests the holes of the history again, because a row may
+have appeared.
 """
 
 import asyncio
@@ -159,7 +160,7 @@ class Filler:
 
         Raises:
             BinanceOIError: The history could not be read. Rows received earlier are stored.
-            StorageError: The sink cannot be read, or a write failed and stored none of its rows.
+            StorageError: The sink cannot be read or written.
         """
         now = round(self._clock() * 1000)
         first = max(span.first, now - KEPT_MS + MARGINS_MS[0])
@@ -281,12 +282,12 @@ async def backfill(
         reader: The client.
         to: The recording: a file, or the URL of a database, created if missing; or a `Sink` that
             stores elsewhere.
-        symbols: The symbols to read. None for those of the recording or, if it has none, for every
-            trading symbol.
+        symbols: The symbols to read. None, or an empty list, for those of the recording; if it has
+            none, or `to` is a `Sink`, for every trading symbol.
         since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
         until: The last instant, given in the same way; None for now.
         archive: An archive to read too; None to read only the history. The caller closes it.
-        source: The name of the exchange in the file; None for the client's.
+        source: The name of the exchange in the recording; None for the client's.
         on_progress: Called after each symbol of the history, and each day of the archive.
         clock: Returns Unix seconds.
 
@@ -295,8 +296,10 @@ async def backfill(
         failed.
 
     Raises:
-        TypeError: `since` or `until` has another type; nothing was sent.
-        ValueError: One of them is not a possible time, or the range ends before it begins.
+        TypeError: `since` or `until` has another type, or `to` is neither a path nor a sink; the
+            call sent nothing.
+        ValueError: `since` or `until` is not a possible time, or the range ends before it begins.
+            Or `to` is empty, or a URL of another kind.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
         RecordingError: Another process writes the recording (use `Recorder(backfill=True)` then).
             Or it has another source, or cannot be written. Rows stored earlier stay.
@@ -347,6 +350,7 @@ def _sink_of(to: StrPath | Sink, source: str, clock: Callable[[], float]) -> Sin
 
     Raises:
         TypeError: `to` is neither a path, nor a URL, nor a sink.
+        ValueError: `to` is empty, or a URL of another kind.
     """
     if isinstance(to, str | os.PathLike):
         place = check_recording("to", to)

@@ -3,7 +3,7 @@
 The rule of this file: the cache only saves requests. If a file is missing, damaged or foreign, it
 counts as empty. If we cannot write the directory, we log one warning and use no cache. We replace a
 file in a single step, so several processes may read and write at the same time. Each process adds
-its rows to those of the others.
+its rows to those that other processes have written.
 """
 
 import asyncio
@@ -139,7 +139,7 @@ class HistoryCache:
             return None
 
     def save(self, symbol: str, kept: Kept, since: int) -> None:
-        """Cache the rows of a symbol, joined with those of other processes, if that is possible.
+        """Cache the rows of a symbol, if possible; join them with the rows that the file has.
 
         Args:
             symbol: The symbol.
@@ -267,8 +267,8 @@ async def read_recent(
 ) -> AsyncGenerator[Recent]:
     """Yield the history of the last `span` of each symbol, in any order.
 
-    Symbols for which the cache is enough come first. For the other symbols, the call requests the
-    missing rows, and caches them as soon as they come.
+    Cached rows may begin earlier. Symbols for which the cache is enough come first. For the other
+    symbols, the call requests the missing rows, and caches them as soon as they come.
 
     Args:
         client: Reads the exchange.

@@ -1,7 +1,7 @@
 """Polls the exchange and stores the sweeps, for weeks. A sweep reads all symbols once.
 
 The rule of this file: trouble on one side does not stop the other. While the exchange cannot be
-read, the recorder writes gaps. While the file cannot be written, polling continues and sweeps wait
+read, the recorder writes gaps. While the store cannot be written, polling continues and sweeps wait
 in memory. The recorder writes them in order as soon as it can. If it has to drop a sweep, it writes
 a gap with the reason `storage` in its place.
 """
@@ -48,7 +48,7 @@ class Status(Encodable):
 
     sweeps: int = 0
     """How many sweeps are committed. If someone sets the clock back and a slot occurs twice, both
-    sweeps count; the file keeps the first."""
+    sweeps count; the recording keeps the first."""
     rows: int = 0
     """How many new samples are committed."""
     failed: int = 0
@@ -56,9 +56,10 @@ class Status(Encodable):
     missed: int = 0
     """How many slots have no sweep."""
     lost: int = 0
-    """The part of `missed` that the recorder read but could not keep: the file could not be written
-    in time, another recorder took over, or another program removed the file while the sweep was
-    only in its log. If it can, the recorder writes a gap with the reason `storage` for the slot."""
+    """The part of `missed` that the recorder read but could not keep: the store could not be
+    written in time, another recorder took over, or another program removed the file while the sweep
+    was only in its log. If it can, the recorder writes a gap with the reason `storage` for the
+    slot."""
     unwritten: int = 0
     """How many sweeps wait in memory to be written; see `Recorder`."""
     late: float = 0.0
@@ -72,7 +73,7 @@ class Status(Encodable):
     list of symbols could not be read, or why a standby waits. None if the latest slot has a
     sweep."""
     storage_error: str | None = None
-    """Why the file cannot be written now; None if it can."""
+    """Why the store cannot be written now; None if it can."""
 
 
 @runtime_checkable
@@ -86,7 +87,7 @@ class Sourced(Protocol):
 
 
 class Recorder:
-    """Records open interest into a file until it is stopped.
+    """Records open interest into a file or a database until it is stopped.
 
         async with OpenInterestClient() as client:
             await Recorder(client, "oi.db").run()
@@ -110,9 +111,9 @@ class Recorder:
             that already has sweeps continues at the next longer schedule that fits.
         symbols: The symbols to record; None follows the exchange's list.
         notional: Whether to record mark prices too; each sweep then costs 10 more weight.
-        source: The name of the exchange in the file; a recording has one source. None takes
+        source: The name of the exchange in the recording, which has one source. None takes
             `client.source`: ``production``, ``testnet``, ``local`` for any exchange on this
-            machine, or another base URL. A file without a source gets that of the first recorder
+            machine, or another base URL. A recording without one gets that of the next recorder
             that continues it.
         on_sweep: Called with each snapshot after its commit.
         backfill: Whether to read the 5-minute instants of gaps from the exchange's history, gaps of
@@ -130,7 +131,8 @@ class Recorder:
     Raises:
         TypeError: `path` is neither a path nor a sink. Or `backfill` is set and the client cannot
             read history.
-        ValueError: `every` cannot be a period, or `keep_days` or `rotate` does not fit `path`.
+        ValueError: `every` cannot be a period, `path` is empty or a URL of another kind, or
+            `keep_days` or `rotate` does not fit `path`.
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
     """
 
@@ -199,11 +201,12 @@ class Recorder:
         those that it cannot write, and counts them in `Status.lost`.
 
         Raises:
-            RecordingError: Another process, or this recorder, records into the file already. Or the
-                file is not a recording, has another source, or cannot be written at the start.
+            RecordingError: Another process, or this recorder, records there already. Or the file or
+                database is not a recording, has another source, or cannot be written at the start.
             ValueError: The schedule does not fit into the budget, and the recording is empty.
             InvalidSymbolError: The exchange lists none of the symbols.
             ClientClosedError: The client was closed.
+            ModuleNotFoundError: `path` is the URL of a database, and psycopg is not installed.
         """
         if self._stopping:
             return

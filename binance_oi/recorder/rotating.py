@@ -209,6 +209,7 @@ class RotatingSink:
         """Open the file that begins at `begin`, and close the one that was open before.
 
         Raises:
+            RecordingError: The file is not a recording, or has another source.
             StorageError: The file cannot be opened now.
         """
         if self._sink is not None and begin == self._begin:
