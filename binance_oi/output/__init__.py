@@ -1,6 +1,6 @@
 """Writes recordings and history as data files, charts and an HTML report.
 
-selection.py  selects the samples of a recording by symbol and time
+selection.py  omits samples with an impossible date
 cells.py      writes CSV cells that a spreadsheet does not run as formulas
 export.py     writes samples as Parquet, CSV or JSON Lines
 series.py     writes a series in the same formats

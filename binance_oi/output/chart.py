@@ -27,7 +27,8 @@ from binance_oi.times import unix_ms
 
 SUFFIXES = (".svg", ".png")
 SIZE = (11.0, 4.5)  # inches of one chart
-COLUMNS = 1100  # columns; of a line with over two points for each, we draw the extremes in each
+# Columns of a chart. If a line has more than two points for each, we draw the extremes of each.
+COLUMNS = 1100
 CHINESE = (  # fonts of common systems, for symbols such as 币安人生USDT
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
@@ -132,7 +133,7 @@ def _shade(axes: Any, gaps: Sequence[Mark]) -> None:
 
 @contextmanager
 def _style(dark: bool) -> Generator[None]:
-    # An SVG contains its text as text, so the viewer's fonts draw 币安人生USDT. Ours may lack that.
+    # An SVG contains its text as text, so the viewer's fonts draw 币安人生USDT. Ours may lack it.
     style = {"svg.fonttype": "none", "font.family": _families(), **(DARK if dark else {})}
     with _library("matplotlib").rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")

@@ -1,7 +1,7 @@
 """Shows how complete a recording is: its slots, its gaps by reason, and failed reads.
 
-The rule of this file: it counts all gaps, and lists the longest ones. A picture joins gaps that are
-too close together to be visible, so a page has room even for a hundred thousand gaps.
+The rule of this file: it counts all gaps, and lists the longest ones. A picture joins gaps that it
+cannot show apart, so a page has room even for a hundred thousand gaps.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +64,7 @@ class Completeness:
     gaps: Sequence[CountedGap]
     """The gaps."""
     period_s: float
-    """The period of the last sweep, s; each gap has a period of its own."""
+    """The period of the last sweep, s; 1 without a sweep. Each gap has a period of its own."""
     end: float
     """The end of the last slot, Unix seconds."""
 

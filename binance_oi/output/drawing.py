@@ -74,7 +74,7 @@ def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Per
 
 
 def trend(name: str, curve: Curve) -> str:
-    """Draw a small line without a grid and labels, for a row of a table."""
+    """Draw a small line without grid and labels, for a row of a table."""
     times, values = curve
     low, high = _ends(values)
     across, scale = (times[-1] - times[0]) or 1.0, (TREND_HEIGHT - 4) / ((high - low) or 1.0)

@@ -1,9 +1,9 @@
 """The history of many symbols as one file, which may take several runs.
 
 The rule of this file: it stores each symbol as soon as that symbol is complete, in a file beside
-the target that ends in ``.part``, with one line for each symbol. `PastFile.finish` writes the
-target. A killed process leaves complete lines and at most one incomplete line, which the next run
-removes.
+the target that ends in ``.part``: a line with the request, then one line for each symbol.
+`PastFile.finish` writes the target. A killed process leaves complete lines and at most one
+incomplete line, which the next run removes.
 """
 
 import json
@@ -44,8 +44,8 @@ class PastFile:
         csv_safe: In CSV, put an apostrophe before a symbol that begins like a formula.
 
     Raises:
-        RecordingError: The file exists already, or cannot be written; or another run is writing it;
-            or the earlier run had another request.
+        RecordingError: The file exists already, cannot be written, or has another ending; or
+            another run is writing it; or the earlier run had another request.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class PastFile:
 
 
 def _line(line: bytes) -> dict[str, Any] | None:
-    """Parse a line; None if it is incomplete."""
+    """Parse a line; None if it is incomplete or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -71,6 +71,7 @@ def write_report(
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
         RecordingError: The recording has nothing in the span, or no sample of one of `symbols`. Or
             the target cannot be written, belongs to the recording, or has another suffix.
+        TypeError: `top` is not an integer.
         ValueError: A time has no time zone, `since` is later than `until`, or `top` is out of
             range.
     """
@@ -105,6 +106,7 @@ def report(
     Raises:
         InvalidSymbolError: As for `write_report`.
         RecordingError: The recording has nothing in the span, or no sample of one of `symbols`.
+        TypeError: As for `write_report`.
         ValueError: As for `write_report`.
     """
     if not 1 <= check_count("top", top) <= MOST_MOVERS:
@@ -129,7 +131,7 @@ def _nothing(recording: Recording) -> str:
             f"report is about sweeps; `binance-oi record --to {recording}` adds sweeps, and "
             "`export --series` writes the rows of the past"
         )
-    return f"{recording} has nothing to report: the range has no sweep and no gap"
+    return f"{recording} has nothing to report: the range has no sample, or no slot"
 
 
 def _part(

@@ -1,8 +1,8 @@
 """Writes a series as Parquet, CSV or JSON Lines.
 
 The rule of this file: it always writes a whole file, and never adds rows, because a series can be
-computed from its recording again. Numbers keep the digits that the exchange wrote. A file gets its
-name when it is complete.
+computed from its recording again. Numbers keep all their digits. A file gets its name when it is
+complete.
 """
 
 import json
@@ -39,7 +39,7 @@ def export_series(
     """Write a series to a file, sorted by symbol and time; see `Recording.series`.
 
     The file omits instants before 2020 and after 2099. A Parquet file also omits rows with more
-    than 20 digits before the point, or more than 18 after it. A warning names the first of them.
+    than 20 digits before the point, or more than 18 after it; a warning names the first of those.
 
     Args:
         recording: The source of the rows.
@@ -56,8 +56,9 @@ def export_series(
         The number of rows. If it is 0, nothing was written.
 
     Raises:
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
         RecordingError: The recording has no row of one of the symbols. Or the target exists, cannot
-            be written, or belongs to the recording.
+            be written, belongs to the recording, or has another ending.
         ModuleNotFoundError: A Parquet file needs pyarrow, which the extra `parquet` installs.
         TypeError: `step` has another type.
         ValueError: A time has no time zone, `since` is later than `until`, or `step` is not a

@@ -34,7 +34,7 @@ def still(title: str, data: object, parts: Mapping[str, str]) -> str:
     Args:
         title: The title, as plain text.
         data: The state of the page, in the form that page.js reads.
-        parts: Markup for the places of the template, by name, and for ``status``; a place without
+        parts: Markup by name: for ``status``, and for places of the template; a place without
             markup stays empty.
     """
     style = part("page.css")
