@@ -173,7 +173,10 @@ class TransportError(BinanceOIError):
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
-    """No complete answer came within `timeout`. Try again later, or allow more time."""
+    """No complete answer came within `timeout`, or before the deadline of the call.
+
+    Try again later, or allow more time.
+    """
 
 
 class ResponseError(BinanceOIError):
@@ -202,7 +205,10 @@ class UnknownSymbolError(ResponseError):
 
 
 class SymbolNotTradingError(ResponseError):
-    """The symbol is listed but not trading now (-4108). Leave it out until it trades."""
+    """The symbol is listed but not trading now: by the list of symbols, or by the code -4108.
+
+    Leave it out until it trades.
+    """
 
 
 class ForbiddenError(ResponseError):
@@ -254,8 +260,8 @@ class WrongSymbolError(DecodeError):
 class BudgetExhaustedError(BinanceOIError):
     """The client did not admit the request within `max_wait`, or before the call's deadline.
 
-    The request was not sent; an earlier attempt of the same call may have been. Wait until
-    `retry_at`, or allow a longer `max_wait`.
+    The request was not sent; an earlier attempt of the same call, or an identical request of
+    another caller, may have been. Wait until `retry_at`, or allow a longer `max_wait`.
     """
 
     def __init__(
