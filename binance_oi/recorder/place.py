@@ -61,7 +61,7 @@ class Place:
         except FileNotFoundError:
             found = None
         if found is None or not os.path.samestat(self._inode, found):
-            return "was removed or replaced; recording continues in a new file"
+            return "was moved, removed or replaced; recording continues in a new file"
         if self.is_overwritten():
             return "was truncated or overwritten; recording continues in a new file"
         if not self.has_sides():

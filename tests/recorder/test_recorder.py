@@ -153,7 +153,7 @@ async def test_a_deleted_file_is_created_again_with_the_content_of_its_log(
     assert tables(path) == (acknowledged, [], 12)
     assert (recorder.status.sweeps, recorder.status.lost) == (4, 0)
     assert [r.message for r in caplog.records] == [
-        f"{path} was removed or replaced; recording continues in a new file"
+        f"{path} was moved, removed or replaced; recording continues in a new file"
     ]
 
 
