@@ -271,12 +271,13 @@ async def backfill(
 ) -> Backfilled:
     """Store past open interest in a recording, beside its samples: a row for every 5 minutes.
 
-    The exchange's history has the last 30 days, and the archive has all days since 2020. The
-    recording keeps the rows of both, so that a reader can compare them. A backfill waits for the
-    end of a ban; if an outage lasts longer than about 90 s, the symbol or day fails. After an
-    interruption, the same call continues the backfill. It requests only stretches of the history
-    that the recording lacks. From the archive, it requests the checksum of each day again, and the
-    day itself only if the archive's cache lacks it.
+    The exchange's history has the last 30 days. The archive has nearly all days since the first one
+    of the symbol there, 2020-09-01 or later. The recording keeps the rows of both, so that a reader
+    can compare them. A backfill waits for the end of a ban. If an outage lasts longer than about
+    90 s, the symbol fails; a day of the archive fails after about 30 s. After an interruption, the
+    same call continues the backfill. It requests only stretches of the history in which the
+    recording lacks rows. From the archive, it requests the checksum of each day again, and the day
+    itself only if the archive's cache lacks it.
 
     Args:
         reader: The client.
