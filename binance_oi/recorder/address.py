@@ -37,7 +37,7 @@ def check_recording(name: str, place: StrPath) -> StrPath:
 
 
 def check_file(name: str, place: object) -> Path:
-    """Return the path of a recording that is no database.
+    """Return the path of a recording in a file.
 
     Args:
         name: The name of the argument.

@@ -59,7 +59,7 @@ except ImportError:  # without POSIX locks, an index that a reader has created s
 
 FIRST_TOKEN = 1 << 16  # lower numbers are SQLite's own counts of schema changes
 END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite reads a signed number, and may increment it
-MAX_SCHEMA_CHANGES = 1000  # by other programs, in the first transaction of a log
+MAX_SCHEMA_CHANGES = 1000  # other programs make no more in the first transaction of a log
 NOT_A_DATABASE = -1  # stands for the token of a file that is not a database
 READ_ATTEMPTS = 20  # tries to read a file and its log while neither changes
 UNCHANGING = "mode=ro&immutable=1"  # in a URI for SQLite: read the file alone, without its log

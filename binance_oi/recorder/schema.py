@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from binance_oi.errors import RecordingError
 
-APPLICATION_ID = 0x624F4931  # "bOI1": identifies a recording, also to `file`
+APPLICATION_ID = 0x624F4931  # "bOI1": identifies a recording, also to the command `file`
 VERSION = 5
 READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older recording to the newest version
 # The version that introduced each of these tables.

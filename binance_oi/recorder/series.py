@@ -347,7 +347,7 @@ class _Reader:
         """Return the rows of the past, sorted by time. If both sources have a row, take history's.
 
         Raises:
-            RecordingError: No backfill writes such a value.
+            RecordingError: The rows have a value that no backfill writes.
         """
         if not self._has_past:
             return []
@@ -396,7 +396,7 @@ class _Reader:
         """Check that a recorder may have written these values.
 
         Raises:
-            RecordingError: No recorder writes such a value.
+            RecordingError: One of them is a value that no recorder writes.
         """
         if rows:
             times, values, prices = zip(*rows, strict=True)

@@ -73,7 +73,9 @@ class Sink(Protocol):
         ...
 
     def last_slot(self, before: int | None = None) -> int | None:
-        """Return the last slot before `before` with a sweep or a gap, even a pruned one, or None.
+        """Return the last slot before `before` that has, or had until pruning, a sweep or a gap.
+
+        None if there is no such slot.
 
         Args:
             before: Unix ms; None for the last slot of all.

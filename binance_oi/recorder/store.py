@@ -50,7 +50,7 @@ from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # the first version of SQLite with STRICT tables
 LOCK_TIMEOUT_S = 1.0  # s to wait until another connection unlocks the file
-CACHE_KIB = 16 * 1024  # far more than one page of each symbol, with its parent pages
+CACHE_KIB = 16 * 1024  # KiB: far more than one page of each symbol, with its parent pages
 # Changed rows before samples are settled: some sixty sweeps of the market. With fewer, most pages
 # would get only a few samples at once. With more, a reader of one symbol would have to scan too
 # many samples in `recent`.
