@@ -20,7 +20,9 @@ from binance_oi.times import instant, plain
 
 LONGEST = 20  # gaps in the list
 FAILURES = 20  # rows of the table of failed reads
-MOST_MARKS = 960  # marks of gaps in a picture, at most: one for each unit of its width
+# A picture joins gaps if together they are shorter than this part of its width. So it has at most
+# about twice as many marks.
+MOST_MARKS = 960
 
 
 class Part(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from binance_oi.market.gap import Gap
 
-WIDTH, HEIGHT = 960, 220  # the size of a chart, in SVG units; so are the sizes below
+WIDTH, HEIGHT = 960, 220  # of a chart; all sizes here are in SVG units
 STRIP = 22  # height of the strip that shows the gaps
 LABELS = 22  # height of the time labels below a chart
 CHARACTER = 7  # width of a digit in a label

@@ -36,10 +36,10 @@ from binance_oi.times import instant, plain
 
 SUFFIXES = (".html", ".htm")
 MOVERS = 10  # rows of a table; each symbol in it gets a curve
-CHOSEN = 20  # symbols of the caller that get a curve
+CHOSEN = 20  # symbols of the caller that get a curve, at most
 FIRST_ROWS = 100  # symbols that the page shows without its script
 MOST_ROWS = 2_000  # symbols that the page shows with its script
-POINTS = 700  # columns of a curve; of a longer curve, we keep the extremes in each column
+POINTS = 700  # columns of a curve; if there are over two points for each, we keep the extremes
 MOST_MOVERS = 50
 MOST_READ = 300_000  # sweeps; for a longer recording, a curve has only some instants
 DIGITS = 7  # digits of each value in a curve
