@@ -220,9 +220,9 @@ class Store:
 
         The *token* is a random number in the file, which shows later that a log belongs to this
         file. After a checkpoint, SQLite starts the log again. Then a first transaction writes the
-        token into the new log, and a second one may change it. Another program may checkpoint the
-        first one before the second begins. After `BEGIN_ATTEMPTS` tries, our transaction is the
-        first one in the log, and the file keeps its token until a later transaction.
+        token into the new log, and a second one may change it. If another program checkpoints the
+        first transaction before the second begins, we try again. After `BEGIN_ATTEMPTS` tries, our
+        own transaction comes first in the log, and only a later one changes the token.
 
         Returns:
             The generation of the log in which this transaction must change the token; None if it
