@@ -79,7 +79,8 @@ def plot(
         RecordingError: A symbol has no sample in the span, or with `usd` no mark price. Or the
             target cannot be written, belongs to the recording, or has another suffix.
         ModuleNotFoundError: matplotlib is not installed; the extra `plot` installs it.
-        ValueError: A time has no time zone, or `since` is later than `until`.
+        TypeError: `target` is not a path, or `symbols` is not iterable.
+        ValueError: `target` is empty, a time has no time zone, or `since` is later than `until`.
     """
     path, names = check_path("target", target), check_symbols(symbols)
     recording.check_target(path)

@@ -71,9 +71,9 @@ def write_report(
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
         RecordingError: The recording has nothing in the span, or no sample of one of `symbols`. Or
             the target cannot be written, belongs to the recording, or has another suffix.
-        TypeError: `top` is not an integer.
-        ValueError: A time has no time zone, `since` is later than `until`, or `top` is out of
-            range.
+        TypeError: `target` is not a path, `symbols` is not iterable, or `top` is not an integer.
+        ValueError: `target` is empty, a time has no time zone, `since` is later than `until`, or
+            `top` is out of range.
     """
     path = check_path("target", target)
     recording.check_target(path)

@@ -60,9 +60,9 @@ def export_series(
         RecordingError: The recording has no row of one of the symbols. Or the target exists, cannot
             be written, belongs to the recording, or has another ending.
         ModuleNotFoundError: A Parquet file needs pyarrow, which the extra `parquet` installs.
-        TypeError: `step` has another type.
-        ValueError: A time has no time zone, `since` is later than `until`, or `step` is not a
-            multiple of 5 minutes; nothing was written.
+        TypeError: `target` is not a path, `symbols` is not iterable, or `step` has another type.
+        ValueError: `target` is empty, a time has no time zone, `since` is later than `until`, or
+            `step` is not a multiple of 5 minutes; nothing was written.
     """
     path = check_path("target", target)
     ending = path.suffix.lower()

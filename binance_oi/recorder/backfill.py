@@ -297,8 +297,8 @@ async def backfill(
         failed.
 
     Raises:
-        TypeError: `since` or `until` has another type, or `to` is neither a path nor a sink; the
-            call sent nothing.
+        TypeError: `since` or `until` has another type, `to` is neither a path nor a sink, or
+            `symbols` is not iterable; the call sent nothing.
         ValueError: `since` or `until` is not a possible time, or the range ends before it begins.
             Or `to` is empty, or a URL of another kind.
         InvalidSymbolError: One of `symbols` cannot be a symbol.

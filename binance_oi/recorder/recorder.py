@@ -115,7 +115,7 @@ class Recorder:
             `client.source`: ``production``, ``testnet``, ``local`` for any exchange on this
             machine, or another base URL. A recording without one gets that of the next recorder
             that continues it.
-        on_sweep: Called with each snapshot after its commit.
+        on_sweep: Called with each snapshot after its commit. An error that it raises ends `run`.
         backfill: Whether to read the 5-minute instants of gaps from the exchange's history, gaps of
             earlier runs included. History has a limit of its own, so this delays no sweep. The gaps
             remain in the recording.
@@ -129,8 +129,8 @@ class Recorder:
         clock: Returns Unix seconds.
 
     Raises:
-        TypeError: `path` is neither a path nor a sink. Or `backfill` is set and the client cannot
-            read history.
+        TypeError: `path` is neither a path nor a sink, `symbols` is not iterable, or a number has
+            another type. Or `backfill` is set and the client cannot read history.
         ValueError: `every` cannot be a period, `path` is empty or a URL of another kind, or
             `keep_days` or `rotate` does not fit `path`.
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.

@@ -160,6 +160,8 @@ class Recording:
         Raises:
             RecordingError: The target is the recording or one of its side files, or has the name of
                 a side file; or it is a device, a pipe or a socket, or lies among such files.
+            TypeError: `target` is not a path.
+            ValueError: `target` is empty.
         """
         target = check_path("target", target)
         check_place(target)
@@ -190,6 +192,8 @@ class Recording:
             RecordingError: The target exists, belongs to the recording, or cannot be written; or
                 another process is writing it. Or the recording is damaged, cannot be read, or is a
                 database: `binance_oi.recorder.care.copy` copies a database.
+            TypeError: `target` is not a path.
+            ValueError: `target` is empty.
         """
         path = check_path("target", target)
         self.check_target(path)
@@ -228,6 +232,7 @@ class Recording:
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
             RecordingError: The recording has no sample of one of `symbols`.
+            TypeError: `symbols` is not iterable.
             ValueError: A time has no time zone, or `since` is later than `until`.
         """
         span = _span(since, until)
@@ -268,6 +273,7 @@ class Recording:
 
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
+            TypeError: `symbols` is not iterable.
             ValueError: A time has no time zone, `since` is later than `until`, or `source` is
                 unknown.
         """
@@ -301,9 +307,9 @@ class Recording:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
             RecordingError: The recording has neither samples nor rows of the past for one of
                 `symbols`.
-            TypeError: `step` is of another type.
+            TypeError: `step` is of another type, or `symbols` is not iterable.
             ValueError: A time has no time zone, `since` is later than `until`, or `step` is not a
-                multiple of 5 minutes.
+                multiple of 5 minutes, or is longer than 366 days.
         """
         ms, span = step_ms(step), _span(since, until)
         known = {*self.symbols(), *self.past_symbols()}
