@@ -3,7 +3,7 @@
 `README.md` in this folder explains the guarantee, the facts behind it, and every rule.
 
 boot.py          identifies the current boot of the machine
-window.py        limits whose span is not a minute
+window.py        limits whose use no header reports, such as one of 10 s
 demand.py        the weight that pollers plan to use; only information for other pollers
 process.py       identifies the process that declared a demand, and checks whether it has ended
 usage.py         the values that a budget returns

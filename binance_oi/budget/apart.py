@@ -2,8 +2,9 @@
 
 A member is a process that shares a budget through a server, which keeps the record. The rule of
 this file: a member without the server uses only its own part of the limit. For example, if it last
-saw four members, itself included, it uses a quarter of the limit. So all members together stay
-within the limit, even though none of them sees the others' requests.
+saw four members, itself included, it uses at most a quarter of the limit. So all members together
+stay within the limit, although none of them sees the others' requests. `README.md` in this folder
+names the exceptions.
 """
 
 import math
@@ -29,11 +30,11 @@ from binance_oi.budget.turns import READ_PAUSE_S, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
-MIN_PART_WEIGHT = 8  # weight for each member; if less is left, this one waits for the next minute
+MIN_PART_WEIGHT = 8  # weight for each member; if less is left, we wait for the next minute
 
 
 class Early(Receipt):
-    """A receipt from before the first answer of the server; its instants depend on a guess."""
+    """A receipt from before the server's first answer, when our time was only a guess."""
 
     __slots__ = ()
 
@@ -53,7 +54,7 @@ class ApartPool(TurnPool):
     ) -> None:
         self._without_server = without_server
         self._moved = 0.0  # s by which our time has jumped since the start
-        self._is_lost = False  # whether the server is lost; we have logged it then
+        self._is_lost = False  # whether the server is lost, and we have logged that
         self._alone_from = 0.0  # the instant from which we may use our part alone
         # The instant from which the others expect us to use our part; None: they keep none for us.
         self._claim_from: float | None = None
@@ -65,7 +66,7 @@ class ApartPool(TurnPool):
         super().__init__(make_bucket, make_state, steady, wall)
 
     def _lose_server(self, why: str) -> None:
-        """Warn once, and use only our own part of the limit from now on.
+        """Warn once; from now on, use only our own part of the limit, or send nothing.
 
         We first wait until the others have kept our part free for so long that the exchange has
         counted all their earlier requests. We also wait for the next minute, unless we shared the
@@ -155,8 +156,9 @@ class ApartPool(TurnPool):
         """Seconds until we may use our part; 0.0 if we may use it now.
 
         In each minute, we begin to use it early or not at all: if the counts do not show soon that
-        we use it, the others use it. Two kinds of weight do not show it: weight without an answer,
-        which may be in no count yet, and the weight in `_claimed`, which the others have booked.
+        we use it, the others use it. Two kinds of our weight do not show our use: weight without an
+        answer, which may be in no count yet, and the weight in `_claimed`, which the others have
+        booked.
         """
         if self._claim_from is None:
             return 0.0
@@ -174,7 +176,7 @@ class ApartPool(TurnPool):
         return member_record.decode(self._found or b"") or member_record.decode(self._last)
 
     def _members(self, minute: int) -> int:
-        """`Shared.sharers` by the server's last answer; at least 2."""
+        """Return how many members share the limit, by the server's last answer; at least 2."""
         found, minute = self._latest(), min(minute, self._parted_in)
         return found.sharers(self.member, minute, self._read_at) if found else LEAST_MEMBERS
 

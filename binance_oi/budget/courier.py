@@ -178,7 +178,7 @@ class Courier:
     async def aclose(self) -> None:
         """Return the leases, write the late changes, and close the connections.
 
-        A later charge joins again.
+        A later charge connects again.
 
         Raises:
             ClientClosedError: The budget belongs to another event loop, which is running.

@@ -7,7 +7,8 @@ pollers, and renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
 
 A poller subtracts the demands of the pollers that began before it, and plans with the rest. So if
 two pollers do not fit together, the older one polls as before. A demand names only one start, that
-of its newest poller. So the pool object with the newest poller subtracts the demands of all others.
+of its newest poller. So the pollers of the pool object with the newest one subtract the demands of
+all other pool objects.
 """
 
 import math
@@ -20,7 +21,7 @@ from binance_oi import fork
 DEMAND_LIFE_S = 180.0  # s from the last renewal to the end: a busy machine may miss two renewals
 RENEWAL_S = 60.0  # s between two renewals, at least
 CLOCK_TOLERANCE_S = 1.0  # s by which two processes may read the monotonic clock differently
-MAX_DEMANDS = 32  # demands in a record, at most; the newest stay; so many fill half of its 4 KB
+MAX_DEMANDS = 32  # demands in a record, at most, which fill half of its 4 KB; the newest stay
 MAX_NEED = 1e12  # weight per minute; a higher demand comes from a damaged record
 
 

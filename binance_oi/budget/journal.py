@@ -3,8 +3,8 @@
 Pure. The rule of this file: an entry holds the change that one write made, and the serial of that
 write; or a change that the member made without the server, and the serial `UNWRITTEN`. A server
 that restarts empty, or from an older copy, has lost our latest writes. The member then books the
-changes of those writes again, and no others. For example, the restored record names write 7 as our
-latest, and the journal goes up to write 9: the member books writes 8 and 9 again.
+changes of those writes again, but not those of earlier ones. For example, the restored record names
+write 7 as our latest, and the journal goes up to write 9: the member books writes 8 and 9 again.
 """
 
 from collections import Counter, deque
@@ -113,7 +113,7 @@ class Journal:
             self._is_sealed = False
 
     def since(self, serial: int, now: float) -> Booked:
-        """The sum of the changes of our writes after write `serial`."""
+        """The sum of our changes after write `serial`, with those that no write contains yet."""
         self._forget(now)
         total = Booked()
         for entry in self._entries if serial < self._highest else ():

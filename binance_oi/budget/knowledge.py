@@ -130,7 +130,7 @@ class Known:
             self.cautious_until = sent + MINUTE
 
     def even_allowance(self, now: float, k: int, budget: int) -> tuple[float, float]:
-        """Return the weight that even sending allows us in minute `k` up to now, and its rate.
+        """Return our weight in minute `k` that even sending allows by now, and how fast it grows.
 
         After a start we may send a part at once, and the rest evenly until the minute ends, or
         until `cautious_until` if that is earlier. After a ban we may send nothing at once, and the
@@ -152,9 +152,9 @@ class Known:
     def stays_even(self, now: float, k: int, ours: int, budget: int) -> bool:
         """Whether our weight `ours` certainly stays within `even_allowance`, for the fast path.
 
-        It ignores the weight that bulk work leaves for single calls, because the fast path runs
-        only while that weight is 0. Before the first answer the result is False, and the rules
-        decide.
+        It ignores the weight that bulk work leaves for single calls, because a bulk request takes
+        the fast path only while that weight is 0. Before the first answer the result is False, and
+        the rules decide.
         """
         if self.cautious_until == math.inf:
             return False
@@ -206,11 +206,11 @@ class Known:
     def weight_of_copies(self, k: int) -> float:
         """Weight that copies of us may have used in the busiest `EARLY` seconds of minute `k`.
 
-        Copies are other clients that run this library; 0 means that no other client is one. Others
+        Copies are other clients that run this library; 0 means that others look like none. Others
         may be copies in two cases. First, they used more than `FAIR` of the limit in some `EARLY`
         seconds of the minute. Second, their use in its first `EARLY` seconds and all our use of the
-        minute add up to `USED_UP` of the limit. In both cases they are no copies if a count of this
-        minute, or of the `MEMORY` minutes before it, exceeds the limit: copies never exceed it.
+        minute add up to `USED_UP` of the limit. In both cases they are no copies if a count of
+        minute `k`, or of the `MEMORY` minutes before it, exceeds the limit: copies never exceed it.
         """
         curve = self.others.curve(k, self.limit)
         early = curve.at(EARLY, 0.0)
@@ -264,7 +264,8 @@ class Ask(NamedTuple):
     reserve: int
     """Weight that we leave unused."""
     budget: int
-    """The most that everyone on the IP address may use of a minute: the limit less `reserve`."""
+    """The most that everyone on the IP address may use of a minute: the limit less `reserve`. While
+    we are blind, it is lower."""
     share: int
     """The most that we may use of a minute ourselves."""
     forecast: Forecast

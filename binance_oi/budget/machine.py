@@ -21,8 +21,8 @@ from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-# Most tries of `forget_pool` to take the lock, and the seconds between them. If a suspended process
-# has the lock, `PoolFile` replaces the file after 200 tries.
+# How often `forget_pool` tries to take the lock, at most, and the seconds between two tries. If a
+# suspended process has the lock, `PoolFile` replaces the file after 200 tries.
 LOCK_TRIES, LOCK_PAUSE = 1000, 0.01
 
 
@@ -31,9 +31,9 @@ class MachineBudget(ProcessBudget):
 
     All these processes share one count of weight and one ban, even after a restart. A killed
     process blocks no other process. The others lose at most the weight that it had in flight or
-    charged in advance, until the minute ends (for history requests: until the 5 minutes end that
-    may count them). The budget treats other users, containers and machines behind the same address
-    as *others*: it sees their weight in the header, and leaves them room.
+    charged in advance, until the minute ends (for history requests: until the 5-minute window that
+    counts them ends). The budget treats other users, containers and machines behind the same
+    address as *others*: it sees their weight in the header, and leaves them room.
 
     Each user id has one place for the file: `/dev/shm/binance-oi-UID`, or the same directory in
     `/var/tmp` or `/tmp` if `/dev/shm` cannot be used. Of the environment, only
@@ -53,8 +53,9 @@ class MachineBudget(ProcessBudget):
             in the last five minutes applies to all. `clock` must be the same in every process.
 
     Raises:
-        TypeError: `directory` is not a path.
-        ValueError: `directory` is empty, or cannot be a path on any system.
+        TypeError: `directory` is not a path, or an option is not a number.
+        ValueError: `directory` is empty, or cannot be a path on any system; or an option is out of
+            range.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
     Raises:
         TypeError: `directory` is not a path.
         ValueError: `directory` is empty, or cannot be a path on any system.
-        OSError: The file cannot be read now.
+        OSError: There is no suitable directory, or the file cannot be read now.
     """
     pools: dict[str, Usage] = {}
     for data in read_records(_directory(directory) or budget_directory()):
@@ -139,7 +140,7 @@ def _directory(named: StrPath | None) -> Path | None:
 def forget_pool(name: str, directory: StrPath | None = None) -> bool:
     """Delete the record of one pool on this machine: its weight, its cooldown and its ban.
 
-    The exchange does not forget them, and requests during a ban make the ban longer. A running
+    The exchange does not forget them, and requests during a ban may make it longer. A running
     process that uses the pool still knows them, and writes them again.
 
     Args:
@@ -152,7 +153,8 @@ def forget_pool(name: str, directory: StrPath | None = None) -> bool:
     Raises:
         TypeError: `directory` is not a path.
         ValueError: `directory` is empty, or cannot be a path on any system.
-        OSError: The file cannot be changed now; the record is still there.
+        OSError: There is no suitable directory, or the file cannot be changed now. The record
+            stays.
     """
     place = _directory(directory) or budget_directory()
     names = {found.pool for data in read_records(place) if (found := record.decode(data))}

@@ -25,10 +25,10 @@ from binance_oi.budget.turns import COOLDOWN, LEASE_S, NEWS, NEXT, READ_PAUSE_S
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-GROUP_MINUTES = 3  # minutes in a row in which others look like a second group; then we warn
+GROUP_MINUTES = 3  # minutes in a row in which others look like more members; then we warn
 MAX_LATE_CHANGES = 256  # late changes at which the pool writes them without delay
 _COOLDOWN = struct.Struct("<dd")  # the ends of a cooldown and of a ban, Unix s
-ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # it may be on another machine: we never see it end
+ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # a process whose end other machines cannot see
 
 
 def _no_courier() -> None:
@@ -89,8 +89,9 @@ class MemberPool(ApartPool):
     def sending(self, receipt: Receipt) -> Receipt | None:
         """See `Pool.sending`.
 
-        It returns None for an old receipt, because other members may have released that weight. It
-        also returns None for a receipt of our parent. In both cases the caller charges again.
+        It returns None for a receipt older than `PATIENCE`, because other members may have released
+        its weight. It also returns None for a receipt of our parent. In both cases the caller
+        charges again.
         """
         timely = self._timely(receipt)
         if self._is_of_parent(receipt) or self._now() - timely.sent > PATIENCE:
@@ -290,7 +291,7 @@ class MemberPool(ApartPool):
         self._is_urgent = bool(self._late) or self._is_leaving
 
     def is_written(self) -> bool:
-        """Whether nothing is left to write. Without the server, we do not write, so nothing is."""
+        """Whether nothing is left to write; also True while we are apart, when we write nothing."""
         return self._is_apart or not (self._late or self._unsure or self._is_leaving)
 
     def held_for(self, *, ban: bool = False) -> float:

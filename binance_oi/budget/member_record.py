@@ -1,8 +1,9 @@
-"""The record that processes on several machines share: the books of one limit, and a line for each.
+"""The record that members share: the books of one limit, and a line for each member.
 
-Each such process is a member, and a server keeps the record. A member that has written nothing for
-some seconds is silent: it was killed, or has lost the server. Without the server, a member may use
-only its part. This is an even part of the limit, less the parts of members that were silent before.
+A member is a process on one of several machines, and a server keeps the record. A member that has
+written nothing for some seconds is silent: it may have been killed, or may have lost the server.
+Without the server, a member may use only its part of the limit. That is an even part of what is
+left after the parts of members that were silent before.
 
 Pure. The rule of this file: a record holds no reading of a single machine's clock. Its instants are
 in the time of the record, which is the clock of the record's server plus `shift`. When that clock
@@ -24,7 +25,7 @@ VERSION_BYTES = 16  # the length of a record's version, which is in front of it 
 ID_BYTES = 16  # the length of the id of a member
 KEPT_MINUTES = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256  # members in a record, at most
-LEAST_MEMBERS = 2  # members that we assume, at least: one may exist that this one has never seen
+LEAST_MEMBERS = 2  # members that we assume, at least: one may exist that we have never seen
 MOST_PARTS = 100  # a part is no smaller than the limit divided by this, enough for most requests
 PROBE_ROOM = 2  # weight kept free for a request whose count shows what a silent member sent
 PRESENCE_S = 2.0  # s between two writes of a member that has a part, at most
@@ -36,7 +37,7 @@ SILENT_AFTER_S = 4.0  # s; from then on, they keep its own part of the limit fre
 COUNTED_AFTER_S = FLIGHT + 1.0  # s; by then the exchange has counted all of its requests
 APART_AFTER_S = SILENT_AFTER_S + COUNTED_AFTER_S  # s; from then on, it may use its part alone
 
-# A member uses its part of a minute only if it begins by the later of two moments:
+# Without the server, a member uses its part of a minute only if it begins by the later of these:
 CLAIM_BY_S = 6.0  # s from the beginning of the minute
 LATE_CLAIM_S = 3.0  # s from `APART_AFTER_S` on
 
@@ -94,8 +95,10 @@ class Shared(msgspec.Struct, array_like=True):
     def sharers(self, member: bytes, minute: int, read_at: float) -> int:
         """The limit divided by this number is the part that `member` may get now.
 
-        It is an even part of what the parts of silent members leave, so all parts together never
-        exceed the limit. Without silent members, it is the number of members in `seen`.
+        That part is an even part of what the parts of silent members leave. So all parts together
+        stay within the limit, unless they are more than `MOST_PARTS`. Without silent members, the
+        result is the number of members in `seen`, with `member`, from `LEAST_MEMBERS` to
+        `MOST_PARTS`.
 
         Args:
             member: The id of the member.
@@ -205,9 +208,9 @@ class Shared(msgspec.Struct, array_like=True):
         )
 
     def expect_members(self, member: bytes, now: float) -> None:
-        """Expect no other clients because of weight that silent members may have used.
+        """Do not take weight that silent members may have used for weight of other clients.
 
-        `kept` leaves enough room for that weight.
+        `kept` leaves enough room for the silent members.
         """
         known = self.state
         k = known.clock.likeliest(now)

@@ -45,8 +45,8 @@ def budget_directory() -> Path:
     and skip the place.
 
     Raises:
-        OSError: There is no suitable place, `VARIABLE` names none, or a temporary error prevents a
-            check.
+        OSError: There is no suitable place, `VARIABLE` names an unsuitable one, or a temporary
+            error prevents a check.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:

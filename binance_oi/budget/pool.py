@@ -154,8 +154,9 @@ class Pool(Protocol):
         """Declare how much weight a poller plans to use, so that other pollers can plan with it.
 
         The declaration is only information: `charge` ignores it. In a shared record, it ends with
-        this process, with the pool, or three minutes after a poller of this pool last renewed it. A
-        repeated declaration is cheap: the pool writes an unchanged one at most once a minute.
+        the pool, or three minutes after a poller of this pool last renewed it. In a shared file, it
+        also ends with this process. A repeated declaration is cheap: the pool writes an unchanged
+        one at most once a minute.
 
         Args:
             key: The poller.

@@ -4,7 +4,7 @@ The rule of this file: it returns a complete record that this library wrote, or 
 one page with a checksum, and one call writes it, under an exclusive lock. So a process that is
 killed at any moment leaves the old record or the new one, and the kernel releases its lock. No
 process waits for the lock. A process that has it needs it for microseconds, and the others try
-again later. So even a process that is suspended while it has the lock blocks no event loop.
+again later. So a process that is suspended while it has the lock blocks no event loop either.
 """
 
 import errno
@@ -42,10 +42,10 @@ PAGE_BYTES = 4096  # bytes: a reader without the lock rarely sees half of a writ
 MAX_RECORDS = 64  # records in the file; each pool has one
 # Follow no link, give the file to no child process, and do not block if it is a pipe.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
-UNUSED_S = 86_400.0 + MAX_SPAN  # s after a record's last write or its cooldown; then we delete it
-# s after which we delete the record of a local exchange, even during its ban: tests start many
-# local exchanges, and each has a record of its own. If the file is full, a new record replaces the
-# one that expires first, which is usually a local one if there is any.
+UNUSED_S = 86_400.0 + MAX_SPAN  # s from the last write, or the end of the cooldown, to the expiry
+# s from the last write to the expiry of a record of a local exchange, whatever its cooldown: tests
+# start many local exchanges, and each has a record of its own. If the file is full, a new record
+# replaces the one that expires first, which is usually a local one if there is any.
 UNUSED_LOCAL_S = 3600.0
 LOCK_TRIES = 4  # attempts to take the lock in one call; other processes run between them
 # If all attempts fail for `STUCK_S` seconds and in `STUCK_TRIES` calls of `lock`, we assume that a
@@ -204,7 +204,7 @@ class PoolFile:
         self._follow()
 
     def read(self) -> bytes | None:
-        """Return the record; None if we know it already, and empty if there is none.
+        """Return the record; None if we know it already, and empty without a complete one.
 
         We compare the whole record with the one that we last read or wrote. So we notice if another
         program has truncated or overwritten the file.

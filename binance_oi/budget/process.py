@@ -30,7 +30,7 @@ def _stat(pid: int) -> str:
     """Read the `stat` file of a process on Linux.
 
     Raises:
-        OSError: There is no such process.
+        OSError: There is no such process, or we may not read the file.
     """
     return Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
 

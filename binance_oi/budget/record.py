@@ -2,8 +2,9 @@
 
 Pure. The rule of this file: a checksum proves that a record is complete, not that its numbers are
 right. A wrong number could make a loop over minutes endless, or a wait last for years. So we
-compare every number with a bound before we use it. We do not trust a record that breaks a bound.
-But we still obey its cooldown, if an exchange may ask for one of that length.
+compare every number with a bound before we use it. `flaw` corrects some numbers that may come from
+our own arithmetic. We do not trust a record in which another number breaks its bound. But we still
+obey its cooldown, if an exchange may ask for one of that length.
 """
 
 import math
@@ -301,7 +302,7 @@ def keep_cooldowns(ours: Known, found: Known, now: float) -> None:
 
 
 def keep_windows(ours: Known, found: Known, now: float) -> None:
-    """Take over those windows of an old record that still contain weight."""
+    """Take over the weight in the windows of an old record, unless a window is impossible."""
     if not _are_windows_possible(found.windows, now):
         return
     known = {(window.seconds, window.counts_requests): window for window in ours.windows}

@@ -31,7 +31,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 UPDATE_S = 1.0  # s for which a change may wait for the next write, at most
 RESTORE_S = 2.0  # s in which members restore lost writes; longer than `UPDATE_S` and one call
-NOTICE_LOSS_S = 0.3  # s after a failed call or a new connection; then members know what is lost
+NOTICE_LOSS_S = 0.3  # s after a failed call or a new connection; by then members know what is lost
 NEVER = 2**62  # a minute that does not come
 TRUSTED = -10  # a count of contradictions so low that no answer replaces a copy of our clock
 
@@ -120,14 +120,14 @@ class RecordPool(DeferredPool):
         self._journal = Journal()
         self._late: list[Change] = []  # changes that the record does not hold yet, oldest first
         self._late_since = math.inf  # the instant of the first late change
-        self._unsure: list[Turn] = []  # writes without an answer: the server may do them even now
+        self._unsure: list[Turn] = []  # writes without an answer: the server may still do them
         self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # leases, by weight and bulk
         self._leased_at = -math.inf  # the instant of their charge
         self._want: Want | None = None
         # The end of the latest refusal, its start, and the wait that callers get until its end.
         self._refusal: tuple[float, float, Wait] | None = None
         self._turn_at = -math.inf  # the earliest instant of our next request for a turn
-        self._lease_weight = 0  # of the latest lease; the next doubles it, if we returned none
+        self._lease_weight = 0  # the next lease may be twice as large; 0 after leases returned
         self._read_at: float = -math.inf  # the instant of the server's last answer
         self._unreturned: int = 0  # weight of receipts that callers have not returned yet
         self._cooldowns = 0  # number of cooldowns so far; each ends all leases from before it
@@ -191,7 +191,7 @@ class RecordPool(DeferredPool):
 
         A member whose own writes are all there cannot see that the server lost those of others.
         """
-        if not self._is_settled():  # a new member sees no trouble
+        if not self._is_settled():  # our first connection is no sign of a loss
             return 0.0
         return max(0.0, self._doubted_at + NOTICE_LOSS_S - self._steady())
 

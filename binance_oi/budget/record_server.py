@@ -48,7 +48,7 @@ class Answer(NamedTuple):
     time: float
     """Unix s of the server's clock."""
     found: bytes | None
-    """The server's record, if its version is not the expected one; empty if the server has lost it,
+    """The server's record, if its version is not the expected one; empty if the server has none,
     and after `OUTDATED`. None if the record has the expected version, and after `DONE`."""
 
 

@@ -11,10 +11,10 @@ import math
 
 from binance_oi.budget.knowledge import Known
 
-CLOCK_SET_S = 0.1  # s, plus half a round trip; after a larger error, the server's clock was set
+CLOCK_SET_S = 0.1  # s, plus half a round trip: a larger error shows that a clock was set
 MIN_DRIFT_S = 0.02  # s; `learn` ignores a smaller difference: it may be an error of measurement
 DRIFT_STEP_S = 0.0005  # s by which one answer corrects `ahead` for drift
-CORRECTABLE_S = 60.0  # s after our first answer in which a contradicting record corrects our time
+CORRECTABLE_S = 60.0  # s after our first answer; until then, the record may correct our time
 
 
 class RecordTime:
@@ -77,7 +77,7 @@ class RecordTime:
 
 
 def move(known: Known, seconds: float) -> dict[tuple[int, bool], int]:
-    """Move every instant of `known` that is in our time by `seconds`, by which our time jumped.
+    """Our time has jumped by `seconds`: move every instant of `known` that is in our time.
 
     Returns:
         The number of slots by which each window has moved. The key is the length of the window in

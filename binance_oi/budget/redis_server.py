@@ -1,8 +1,9 @@
 """A Redis or Valkey server that keeps the record of a pool. Only this module uses `redis`.
 
 The rule of this file: the server compares and swaps in one atomic step, and does not read the
-content of a record. This module repeats no failed call. By default, redis-py repeats a failed call
-ten times, which takes seconds. So we turn that off in a client that we make from a URL.
+content of a record. This module repeats a call only if the server lacks the script. By default,
+redis-py repeats a failed call ten times, which takes seconds. So we turn that off in a client that
+we make from a URL.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from binance_oi.extras import library
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT_KEPT_MS = 120_000  # ms after a write in which the server refuses older formats
+FORMAT_KEPT_MS = 120_000  # ms for which the server refuses older formats after a write
 MOST_WAITING = 64  # members in the queue of turns, at most
 LISTEN_S = 1.0  # s after which a listener checks whether its task was cancelled
 EGRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -134,7 +135,7 @@ class RedisServer:
         self._subscriber: Any = None  # for a cluster: a client of one of its nodes
         self._prefix = f"{{binance-oi:{egress}}}"
         self._errors: Errors = _errors()
-        # The same, and errors that an unexpected reply causes.
+        # These errors, and those that an unexpected reply causes.
         self._odd: Errors = (*self._errors, AttributeError, IndexError, TypeError)
         self._is_checked = False
 

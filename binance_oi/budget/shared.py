@@ -27,11 +27,11 @@ MAX_LEASED_CALLS = 8  # calls of weight 1 that a process usually charges in adva
 # processes do not notice.
 LEASE_PART = 32  # such a lease takes at most 1/32 of the room
 LARGEST_LEASE = 32  # calls in such a lease, at most
-LEASE_S = 0.02  # s for which a lease may be used; `FLIGHT` would allow far more
+LEASE_S = 0.02  # s for which a lease may be used; `tuning.FLIGHT` would allow far more
 QUICK_SUCCESSION_S = 0.005  # s between two charges; if they are closer, take a lease
-# The same for a rolling window. Its leases may be larger and older: no minute ends in a window, and
-# no other process waits for our counts. The pages of one history follow each other, one round trip
-# apart; 30 days of 5m have 18 pages.
+# The same for a rolling window. Its leases may be larger and older: its use never falls to 0 at
+# once, as that of a minute does, and no other process waits for our counts. The pages of one
+# history follow each other, one round trip apart; 30 days of 5m have 18 pages.
 WINDOW_LEASED_CALLS = 16  # calls in a lease, at most
 WINDOW_LEASE_S = 1.0  # s for which a lease may be used
 WINDOW_SUCCESSION_S = 0.25  # s between two charges; if they are closer, take a lease
@@ -63,9 +63,10 @@ class SharedPool(StoredPool):
 
         It leases weight for waiting calls, up to `MAX_LEASED_CALLS`. If calls come in quick
         succession, it leases weight for `MAX_LEASED_CALLS` of them, or for up to `LARGEST_LEASE`
-        while there is much room. A lease serves only calls of weight 1, and only those of one kind:
-        single or bulk, like the call with which it was charged. In a rolling window, bulk work goes
-        at an even pace, and takes no lease.
+        while there is much room. It takes no lease while it expects others. A lease serves only
+        calls of weight 1, and only those of one kind: single or bulk, like the call with which it
+        was charged. In a rolling window, a lease serves up to `WINDOW_LEASED_CALLS` single calls;
+        bulk work goes at an even pace, and takes no lease.
         """
         now, leased = self._clock(), self._leased
         if leased and weight == 1 and self._process is fork.current:
@@ -251,7 +252,7 @@ class SharedPool(StoredPool):
 
     @changing
     def _hold(self, change: Change) -> None:
-        """Begin a cooldown. To publish it at once, try even a store that has failed lately."""
+        """Begin a cooldown. To publish it at once, also try a store that has failed lately."""
         self._notice_fork()
         if self._store is None and self._check_at < math.inf:
             self._check_at = -math.inf

@@ -334,8 +334,9 @@ class StoredPool(DeferredPool):
     def _written(self) -> Known:
         """Return a copy of the shared knowledge.
 
-        If our own knowledge contains more than the store, or if we cannot read the store, the
-        result is a copy of our own.
+        If our own knowledge contains more than the store, or if we cannot read or trust the record,
+        the result is a copy of our own. It also contains the cooldowns of a record that we do not
+        trust.
         """
         store = self._store
         if store is not None and not self._has_unwritten:

@@ -29,11 +29,11 @@ CROWD_UPDATE_S = 1.5  # s between two such reads; with `CALL_TIMEOUT_S`, at most
 CALL_TIMEOUT_S = 0.5  # s; the timeout of one call to the server
 LOST_AFTER_CALLS = 3  # calls that fail in a row, at least, before we treat the server as lost
 LOST_AFTER_S = 2.5  # s from the start of the first of these calls, at least
-QUICK_RETRY_S = 0.1  # s between two failed calls before the server is lost
+QUICK_RETRY_S = 0.1  # s to the next call, from the second failed call in a row on
 RETRY_S = 1.0  # s between two calls while the server is lost
 WANT_LIFE_S = 2.0  # s since the last attempt to charge; then we assume that no request waits
 TURN_S = 0.1  # s in which only the member at the head of the server's queue may write a charge
-RECORD_LIFE_S = 900.0  # s since the last write and its cooldown; then the server drops the record
+RECORD_LIFE_S = 900.0  # s from a write, or the end of its cooldown, until the server drops it
 
 # The kinds of messages. NEWS: the record has changed. COOLDOWN: a cooldown. NEXT: whose turn it is.
 NEWS, COOLDOWN, NEXT = b"n", b"h", b"t"
@@ -158,7 +158,7 @@ class TurnPool(RecordPool):
         return is_calling or any(self._journal.booked(j) > 0 for j in (k - 1, k))
 
     def _members_beside(self, shared: Shared, k: int) -> int:
-        """The number of members that share the limit if the server is lost; 0 when we leave."""
+        """The limit divided by this is our part without the server; 0 if we leave: no part."""
         if self._is_leaving and self._want is None:
             return 0
         return shared.sharers(self.member, k, self._read_at)  # our copy may be outdated now

@@ -1,4 +1,4 @@
-"""Limits whose span is not a minute: an amount of weight, or of requests, in some seconds.
+"""Our use of limits that no header reports: an amount of weight, or of requests, in some seconds.
 
 Pure. The rule of this file: we rely only on our own books. No header shows the exchange's count for
 such a limit, or when its window begins. So a `Window` rolls: it contains all that the exchange may
@@ -9,8 +9,8 @@ There is one exception. If the exchange seems to count the last 60 s instead of 
 show the use of that window, and `learning` sets `most` by them.
 
 A request is in the window from its charge until `seconds` after the latest moment at which the
-exchange may have counted it. That moment is the end of its flight, or the arrival of its answer if
-that is earlier.
+exchange may have counted it. That moment is the arrival of its answer; without an answer, it is the
+end of its flight.
 """
 
 import math
@@ -35,8 +35,8 @@ class Window:
     counts_requests: bool
     """Whether each request counts as 1, whatever its weight."""
     since: float
-    """Monotonic s. Requests booked with an earlier `latest` are in the two sums with which the
-    window began, so we cannot move one of them alone; see `begin`."""
+    """Monotonic s. A request with an earlier `latest` (see `charge`) is in one of the two sums with
+    which the window began. So `settle` and `refund` cannot change it alone; see `begin`."""
     slots: dict[int, int] = field(default_factory=dict[int, int])
     """Our use, by slot. A slot is a short span of time. A request is in the last slot in which the
     exchange may have counted it."""
@@ -58,8 +58,8 @@ class Window:
             now: Monotonic s.
             latest: The latest moment at which the exchange may count a request charged now,
                 monotonic s.
-            counted: The most that our requests until `now` have used, if a count contains them.
-            flying: The most that our other requests until `now` may use.
+            counted: The most that our earlier requests have used, as far as a count contains them.
+            flying: The most that our other earlier requests may use.
         """
         window = cls(*limit, since=latest)
         window._add(now, counted)
@@ -76,7 +76,7 @@ class Window:
         return 1 if self.counts_requests else weight
 
     def used(self, now: float) -> int:
-        """Return the most of our charges so far that any window, from now on, may contain."""
+        """Return the most that our charges so far may use of a window that ends now or later."""
         if not self._has_left(now):
             return sum(self.slots.values())
         return sum(used for slot, used in self.slots.items() if self.leaves(slot) > now)
