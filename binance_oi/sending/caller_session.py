@@ -19,7 +19,7 @@ from binance_oi.sending.kept_connections import ConnectionState, KeptConnections
 
 
 class _StaleConnectionError(Exception):
-    """A connection is unusable, or is not new although it must be; nothing was sent on it."""
+    """A connection is unusable, or is not new although it must be; we sent nothing on it."""
 
 
 class CallerSessionMiddleware:
@@ -78,7 +78,7 @@ class CallerSessionMiddleware:
                 return await send(conn)
             except LateError:
                 attempt.guard.detach()
-                conn.release()  # the next request uses it
+                conn.release()  # a later request may use it
                 raise
             finally:
                 gate.open()

@@ -1,18 +1,18 @@
 """Deadlines for many calls with one timer.
 
-A timer for each call would take a tenth of a request's CPU time. The calls of a client have the
-same timeout, so their deadlines come in the order in which the calls began. One timer for the
+A timer for each call would take a tenth of a request's CPU time. The calls of a client usually have
+the same timeout, so their deadlines come in the order in which the calls began. One timer for the
 earliest deadline is enough.
 
-The rule of this file: after a call has ended, no timer and no deadline has a reference to any part
-of it.
+The rule of this file: after a call has ended, no timer and no deadline keeps its task or its
+context alive.
 
 If an answer arrives in time, the call must get it, even if the loop could not read it in time. For
 example, the application may have blocked the loop, so that the answer is still in the socket when
 the timer fires. Therefore a deadline whose time is over first lets the loop read. It cancels its
 task only after `QUIET_PASSES` passes of the loop in a row without a byte. The passes follow each
-other without a pause, so they take almost no time. A server that keeps sending cannot extend them
-for long, because the size of the longest answer bounds their number.
+other without a pause, so they take almost no time. A server that keeps sending cannot delay the end
+for long, because the size of the longest answer bounds the number of passes.
 """
 
 import asyncio
@@ -152,8 +152,8 @@ class Deadlines:
         self._queue: deque[Deadline] = deque()  # the earliest first
         self._early: set[_EarlyDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
-        # Even a cancelled timer keeps its context alive, with the call's connection and buffer and
-        # anything that the caller put there. So these timers get an empty context.
+        # A timer keeps its context alive, even after it is cancelled, with the call's connection
+        # and buffer and anything that the caller put there. So these timers get an empty context.
         self._context = Context()
 
     def start(self, seconds: float, arrival: Arrival | None = None) -> Deadline:

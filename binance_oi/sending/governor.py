@@ -257,6 +257,7 @@ class Governor:
             BudgetExhaustedError: Admission within `max_wait` is impossible; raised as soon as that
                 is certain.
             BannedError: The exchange has banned this IP address; raised at once.
+            BinanceOIError: `close` was called meanwhile, or an unexpected error stopped the queue.
         """
         permit = await self.admit(weight, bulk=bulk, max_wait=max_wait)
         try:
@@ -274,7 +275,7 @@ class Governor:
         return self.admit_now(weight, bulk=bulk) or await self.queue(weight, bulk, max_wait)
 
     def admit_now(self, weight: int = 1, *, bulk: bool = False) -> Permit | None:
-        """Admit without waiting; None if other calls wait or there is no room: call `admit`."""
+        """Admit without waiting; None if the call has to wait: then call `admit`."""
         if self._single or self._bulk:
             return None
         if not self._pacer.passed and not self._pacer.take_at_once():
@@ -296,6 +297,9 @@ class Governor:
 
         Await the waiter at once and directly: another coroutine between the call and the waiter
         would be one more object for each waiting call.
+
+        Raises:
+            BannedError: The exchange has banned this IP address.
         """
         if (banned := _ban_of(self.pool)) is not None:
             raise banned
@@ -564,7 +568,7 @@ class Governor:
 def _exhausted(
     governor: Governor, weight: int, seconds: float | None, usage: Usage
 ) -> BudgetExhaustedError:
-    """Return the error for a call that cannot be admitted in time, or ever.
+    """Return the error for a call that cannot be admitted in time, or that never can be.
 
     Its reason is that of the whole queue, unless the weight never fits.
 

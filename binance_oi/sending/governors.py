@@ -10,7 +10,7 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.sending.governor import Governor
 
 # Bounds on requests for the past: requests per second, and requests at the same time. The exchange
-# allows 3.3 of them per second on average.
+# allows 3.3 requests for the past per second on average.
 HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
 HISTORY_IDLE_S = 1.0  # s from a request for the past until we return leases; see `LateFlush`
 

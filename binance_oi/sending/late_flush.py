@@ -20,7 +20,8 @@ class LateFlush:
         pool: The pool. A flush writes its settlements and returns its leases.
         idle: Seconds from the end of a request until the flush. With 0, leases go back at once, and
             the flush comes in the next step of the loop. A caller that makes one call after the
-            other charges before that step. A timer would wake the loop during the next request.
+            other charges before that step, and its charge writes the settlement. A timer would wake
+            the loop during the next request.
         in_flight: Returns the number of requests under way.
     """
 

@@ -19,9 +19,10 @@ class RetryPolicy(Encodable):
     """Selects the failed requests to send again. `RetryPolicy(attempts=1)` turns retries off.
 
     Within the `timeout` of a call, the client retries after network errors, 5xx and 408. It never
-    retries after wrong input, 403, 418, 451, other 4xx, errors of certificates, or complete answers
-    with wrong content. After a 429, the request returns to the queue. If a kept connection proves
-    dead, the client sends the request at once on a new connection. All of these count as attempts.
+    retries after wrong input, 403, 418, 451, other 4xx, errors of certificates, or answers whose
+    content is wrong or too long. After a 429, the request returns to the queue. If a kept
+    connection proves dead, the client sends the request at once on a new connection. All of these
+    count as attempts.
 
     The wait before a retry is random between 0 and ``base * 2 ** n`` (full jitter), after n earlier
     retries, and at most `cap`.

@@ -1,7 +1,8 @@
 """Sends one GET over aiohttp, with its permit, its deadline and its errors.
 
-The rule of this file: before it does anything else with an answer, it settles the permit, because
-the exchange may have counted the request. No exception of another library leaves this file.
+The rule of this file: before `get` does anything else with an answer, it settles the permit,
+because the exchange may have counted the request. After `start`, the caller does that. No exception
+of another library leaves `get`.
 """
 
 import asyncio
