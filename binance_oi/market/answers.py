@@ -18,7 +18,7 @@ ALWAYS_ASK = math.inf  # a `since` for which every known answer is too old
 
 
 def is_late(terms: Terms, error: Exception) -> bool:
-    """Whether a shared request failed only because the call that sent it had too little time.
+    """Whether a shared request may have failed because the call that sent it had too little time.
 
     Then a call with more time sends it again. Calls that share a request have the same `max_wait`,
     so a failure by `max_wait` would happen to the other call too.
@@ -74,6 +74,7 @@ class Answers(Generic[T]):
 
         Raises:
             BudgetExhaustedError: The shared request took longer than `terms` allow.
+            BinanceOIError: `ask` raised it.
         """
 
         async def ask_and_keep() -> Answer[T]:

@@ -179,8 +179,8 @@ class Archive:
             machine.
         connections: The number of concurrent requests, 1 to 4.
         pace: The most requests per second.
-        timeout: Seconds for one attempt at a file. After a failure we try again, up to three times,
-            after 1, 5 and 25 s.
+        timeout: Seconds for one attempt at a file. After a temporary failure we try again, up to
+            three times, after 1, 5 and 25 s.
         proxy: The URL of an HTTP proxy, ``http://`` or ``https://``. Environment variables for
             proxies have no effect.
         ssl: Replaces the default checks of certificates.
@@ -260,8 +260,9 @@ class Archive:
                 row. The same call later uses the files in the cache.
             RecordingError: The cache cannot be read or written.
 
-        Cost: one request for a day that is cached or has no file, and two for any other day; no
-        weight. A symbol may need the file of one more day, for the row of its first midnight.
+        Cost: one request for a day that is cached or has no file, and two for any other day;
+        retries in addition; no weight. A symbol may need the file of one more day, for the row of
+        its first midnight.
         """
         asked = _stretch(since, until, round(self._clock() * 1000))
         return self._days(check_symbols(symbols), asked, on_progress)

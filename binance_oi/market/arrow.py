@@ -1,8 +1,9 @@
 """Rows as Arrow: polars, pandas, DuckDB and pyarrow read them directly.
 
 The rule of this file: it converts the exchange's text to decimals, without floats, and times to
-UTC. It rounds no number: if a number fits into no column, it omits the row. It imports pyarrow (the
-extra `parquet`) on its first use. pyarrow has no type hints, so no other module uses it.
+UTC. It rounds no number: if a number fits into no column, it omits the row, or writes null if the
+number is the notional. It imports pyarrow (the extra `parquet`) on its first use. pyarrow has no
+type hints, so no other module uses it.
 
 The columns of numbers are as narrow as the exchange's numbers allow. The reason is that a product
 needs the digits of both factors: pyarrow multiplies two decimals only if they have fewer than 38

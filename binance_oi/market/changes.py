@@ -1,7 +1,8 @@
 """Computes how open interest changes over windows of time, and how unusual a change is.
 
 The rule of this file: a change is the difference of two existing rows, one at each end of its
-window. If one of them is missing, there is no change; we interpolate nothing. Differences are exact
+window. If one of them is missing, there is no change; we interpolate nothing. Only
+`ChangeTracker.latest` may take the latest sample for the row at the end. Differences are exact
 decimals. Only ratios and statistics are floats. To say how unusual a change is, we compare it with
 the changes of the same symbol and window that end in the 7 days before it. A *sample* is a value
 that a poll has read; it becomes a row, or it does not.
@@ -68,15 +69,15 @@ class _Change(NamedTuple):
     absolute: Decimal
     """The exact change of the open interest, in units of the base asset."""
     percent: float | None
-    """The change in percent of the open interest at the beginning of the window; None if that was
-    0 or less."""
+    """The change in percent of the open interest at the beginning of the window; None if that was 0
+    or less, or if the result is too large for a float."""
     usd: Decimal | None
     """The exact change of the notional, in units of the quote asset. It also contains the change of
     the price. None if the notional is unknown at either end."""
     per_supply: float | None
     """The change as a share of the circulating supply; 0.01 is one percent. It uses the supply at
-    the end of the window. If that is unknown, it uses the supply at the beginning. None if both are
-    unknown."""
+    the end of the window. If that is unknown or 0, it uses the supply at the beginning. None if
+    both are."""
     z_score: float | None
     """How many standard deviations `percent` is above the mean of the compared changes. None if
     there are fewer than 200 of them, if all are equal, or if `percent` is None."""
@@ -85,7 +86,7 @@ class _Change(NamedTuple):
     None if there are fewer than 200 compared changes, or if `percent` is None."""
     compared: int
     """The number of compared changes: those of this symbol and window that end in the 7 days before
-    this one."""
+    this one. 0 if `percent` is None."""
 
 
 class Change(_Change, Encodable):
@@ -195,7 +196,7 @@ class ChangeTracker:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """Every symbol that has a row or a sample."""
+        """Every symbol that the tracker follows."""
         return tuple(self._tracks)
 
     def fill(self, symbol: str, rows: Iterable[Observation]) -> None:

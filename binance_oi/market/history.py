@@ -214,7 +214,7 @@ class Reader:
 
         While the request waits in the queue, the oldest kept row moves on. If the exchange refuses
         the request for that reason, we send another one from a later instant on. If that instant is
-        after `last`, all rows of the page are too old, and we send none.
+        after `last`, all rows of the page are too old, and we send no request.
         """
         for margin in MARGINS_MS:
             kept = self.now - KEPT_MS
@@ -323,6 +323,7 @@ async def histories(
         on_progress: Called after each symbol.
 
     Raises:
+        ValueError: The stretch ends before it begins.
         BinanceOIError: The list of symbols could not be read.
         ClientClosedError: The client was closed during the run.
     """

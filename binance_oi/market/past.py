@@ -1,6 +1,7 @@
 """The values that describe the past: rows of one symbol, and the progress of a run.
 
-The rule of this file: it only defines values. Other modules make them.
+The rule of this file: it only defines values, and converts one row to a value (`instant_of`). Other
+modules make the values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,8 @@ class History(Sequence[HistoryRow], Encodable):
     complete_until: int
     """The instant (Unix ms) up to which no further row can appear."""
     requests: int = 0
-    """The number of requests that were sent for this history, retries included."""
+    """The number of requests that were sent for this history, retries included; 0 with an
+    `error`."""
     error: BinanceOIError | None = None
     """Why there are no rows. Only `histories` yields a history with an error."""
 
@@ -119,7 +121,8 @@ class _HistoryProgress(NamedTuple):
     requests: int
     """The number of requests so far."""
     seconds_left: float
-    """The estimated remaining time: at the pace so far, or at that of the limit if it is slower."""
+    """The estimated remaining seconds: at the pace so far, or at that of the limit if it is
+    slower."""
 
 
 class HistoryProgress(_HistoryProgress, Encodable):

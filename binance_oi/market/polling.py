@@ -120,9 +120,9 @@ async def begin_plan(
 ) -> "Plan":
     """Begin a plan for `sweeps`, and declare its demand to other polls.
 
-    At the end the caller must call `Plan.end`. The call raises the errors of `sweeps`, except two:
-    if the exchange does not answer, the error is in `Plan.trouble`; if the schedule does not fit
-    into the budget, the error is in `Plan.misfit`.
+    At the end the caller must call `Plan.end`. The call raises the errors of `sweeps`, except one:
+    if the requested schedule does not fit into the budget, the error is in `Plan.misfit`. If the
+    list of symbols could not be read, the error is in `Plan.trouble`.
     """
     plan = Plan(reader, symbols, every, notional)
     try:
@@ -159,8 +159,8 @@ async def sweeps(
         plan: A plan of `begin_plan`, in place of `symbols`, `every` and `notional`.
 
     Raises:
-        ValueError: The schedule does not fit into the budget.
-        InvalidSymbolError: The exchange lists none of `symbols`.
+        ValueError: `every` is out of range, or the schedule does not fit into the budget.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or the exchange lists none of them.
         ClientClosedError: The client was closed.
     """
     market = plan or Plan(reader, symbols, every, notional)

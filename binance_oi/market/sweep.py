@@ -1,7 +1,7 @@
 """Reads many symbols once, as closely together in time as the budget allows.
 
-The rule of this file: if one symbol fails, the sweep continues with the others. Only closing the
-client stops the sweep.
+The rule of this file: if one symbol fails, the sweep continues with the others, unless the client
+was closed.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Checks lengths of time: the step of a series, and the windows for which we compute changes.
 
 The rule of this file: a window is a whole number of steps. A step is a multiple of 5 minutes, which
-is the time between two rows of the past. So a window always begins and ends at a row.
+is the time between two rows of the past. So a window always begins and ends at an instant that may
+have a row.
 """
 
 import re
