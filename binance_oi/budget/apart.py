@@ -1,4 +1,4 @@
-"""What a member does while the server is lost, and how it joins again.
+"""What a member does while the server is lost, and how it returns to the shared record.
 
 A member is a process that shares a budget through a server, which keeps the record. The rule of
 this file: a member without the server uses only its own part of the limit. For example, if it last
@@ -30,7 +30,7 @@ from binance_oi.budget.turns import READ_PAUSE_S, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
-MIN_PART_WEIGHT = 8  # weight for each member; if less is left, we wait for the next minute
+MIN_PART_WEIGHT = 8  # weight left in a minute for each member; with less, we wait for the next
 
 
 class Early(Receipt):
@@ -55,7 +55,7 @@ class ApartPool(TurnPool):
         self._without_server = without_server
         self._moved = 0.0  # s by which our time has jumped since the start
         self._is_lost = False  # whether the server is lost, and we have logged that
-        self._alone_from = 0.0  # the instant from which we may use our part alone
+        self._alone_from = 0.0  # the instant from which we may use our part without the server
         # The instant from which the others expect us to use our part; None: they keep none for us.
         self._claim_from: float | None = None
         self._sharers = LEAST_MEMBERS  # how many members share the limit without the server
@@ -117,12 +117,12 @@ class ApartPool(TurnPool):
     def _count_only_ours(self, first: int, leases: list[Receipt], members: int) -> None:
         """Move the weight of the other members into `others`, and leave only ours booked.
 
-        From now on, our share is an even part of the limit. Our lines in the record give us a part
-        of the minute, and so does our copy of the record; the least of these is left for us. We
-        book the rest of the even part as if we had used it. `_padding` is the weight by which that
-        exceeds what we have used. If we have used more, it is negative, and the excess counts as
-        weight of others. Our first request is a probe: the count in its answer shows how much the
-        others sent.
+        From now on, our share is an even part of the limit. Each of our lines (entries) in the
+        record gives us a part of the minute, and so does our copy of the record; we may use the
+        least of these parts. We book the rest of the even part as if we had used it. `_padding` is
+        the weight by which that exceeds what we have used. If we have used more, it is negative,
+        and the excess counts as weight of others. Our first request is a probe: the count in its
+        answer shows how much the others sent.
 
         Args:
             first: The first minute to change; earlier minutes are over.
@@ -148,7 +148,7 @@ class ApartPool(TurnPool):
             self._claimed[k] = minute.booked + returned
 
     def _own_lines(self) -> list[Line]:
-        """Those of our lines that may be in the record and give us a part without the server."""
+        """Those of our lines (entries) that may be in the record and give us a part."""
         lines = [self._line, *(turn.line for turn in self._unsure)]
         return [line for line in lines if line is not None and line.members]
 
@@ -236,7 +236,7 @@ class ApartPool(TurnPool):
         before = Booked.of(known)
         change(self._bucket)
         self._keep(before)
-        if self._is_part_free:  # the counts show members, for whom we must leave no more room
+        if self._is_part_free:  # the counts show members; leave no more room for them
             known.others.curves.clear()
             known.forget_others(known.ledger.newest - 1)
 

@@ -2,7 +2,8 @@
 
 A turn is one such call: a read or a write of the record. The rule of this file: it sleeps and
 sends, and decides nothing. It passes the answer or the failure of each turn to the pool, and the
-pool decides when to continue without the server.
+pool decides when to continue without the server. A lease is weight that the pool has charged in
+advance.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ class DeferredPool(ProcessPool, ABC):
     """A pool that applies changes to its own books, and writes them into a record afterwards."""
 
     _process: object
-    _inherited_until: float  # by the pool's clock; our parent charged all earlier receipts
+    _inherited_until: float  # s by the pool's clock; a receipt charged by then is our parent's
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.hold`."""

@@ -42,7 +42,8 @@ class Known:
     """
 
     limit: int
-    """Weight that the exchange allows in a minute, or a lower limit that a refusal showed."""
+    """Weight that the exchange allows in a minute, or a lower limit that a refusal showed. For a
+    limit that no header reports (`rolling`): requests in its window."""
     clock: ServerClock
     ledger: Ledger = field(default_factory=Ledger)
     others: Others = field(default_factory=Others)
@@ -64,8 +65,9 @@ class Known:
     demands: list[Demand] = field(default_factory=list[Demand])
     """The weight that pollers plan to use. No rule reads it."""
     cautious_until: float = math.inf
-    """Monotonic s until which we send evenly. After a start, a ban, or `IDLE` minutes without an
-    answer it is infinite. The first answer sets it to 60 s after its request was sent."""
+    """Monotonic s until which we send at an even pace (`even_allowance`). After a start, a ban, or
+    `IDLE` minutes without an answer it is infinite. The first answer sets it to 60 s after its
+    request was sent."""
     after_ban: bool = False
     """Whether we send evenly because of a ban."""
     announced: int = 0

@@ -68,7 +68,7 @@ class MachineBudget(ProcessBudget):
         self._directory = _directory(directory)
 
     def close(self) -> None:
-        """Close the shared file. Charged weight stays charged."""
+        """Refund weight charged in advance, and close the shared file. The rest stays charged."""
         for pool in list(self._pools.values()):
             pool.close()
         self._pools.clear()

@@ -2,7 +2,8 @@
 
 The rule of this file: no call blocks. A charge takes a lease: weight that the pool has charged in
 advance. Without a lease, the charge returns a wait and wakes the courier, which talks to the
-server. `turns` decides what the courier asks. `apart` decides what happens without the server.
+server. `turns` decides what the courier asks. `apart` decides what happens while the member is
+*apart*: before its first write to the record, and while the server is lost.
 """
 
 import math
@@ -270,7 +271,7 @@ class MemberPool(ApartPool):
             self.has_news = True
 
     def reset(self) -> None:
-        """If we have written to the record, or are apart, read it again: the connection is new.
+        """Read the record again if we have written to it or are apart: the connection is new.
 
         The connection may lead to another server, or the server may have lost our writes.
         """

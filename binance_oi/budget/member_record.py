@@ -39,7 +39,7 @@ APART_AFTER_S = SILENT_AFTER_S + COUNTED_AFTER_S  # s; from then on, it may use 
 
 # Without the server, a member uses its part of a minute only if it begins by the later of these:
 CLAIM_BY_S = 6.0  # s from the beginning of the minute
-LATE_CLAIM_S = 3.0  # s from `APART_AFTER_S` on
+LATE_CLAIM_S = 3.0  # s from the moment at which it may use its part (`APART_AFTER_S`)
 
 
 class Line(msgspec.Struct, array_like=True):
@@ -183,7 +183,7 @@ class Shared(msgspec.Struct, array_like=True):
         return max(PROBE_ROOM if is_any else 0, parts - others)
 
     def until_reserve_is_free(self, member: bytes, weight: int, now: float, budget: int) -> float:
-        """Seconds until a request of `member` may use the reserve; 0.0 if it may, or does not.
+        """Seconds until a request of `member` may use the reserve; 0.0 if it may, or need not.
 
         A silent member may have lost the server, and use the reserve too. Neither of us sees the
         other's latest request. So a request that uses the reserve leaves room below the limit for

@@ -25,11 +25,11 @@ from binance_oi.budget.window import MIN_SLOTTED_S, Window
 MAX_WEIGHT = 10**12  # weight: 1000 times the largest count that we accept, one of nine digits
 MAX_LIMIT = 10**9  # weight per minute: the largest that a user may set
 MAX_COUNT = 2**53  # the largest value of any other count; a float represents it exactly
-MAX_UNDECIDED = 4 * UNDECIDED  # entries of undecided weight in a minute
-MAX_WINDOWS = 8  # windows in a record
+MAX_UNDECIDED = 4 * UNDECIDED  # entries of undecided weight in a minute, at most
+MAX_WINDOWS = 8  # windows in a record, at most
 MAX_WINDOW_S = 400 * 86_400  # s: the longest window in a record
-MAX_PARTS = 200  # parts of a window
-MAX_SLOTS_PER_PART = 3 + math.ceil(FLIGHT / MIN_SLOTTED_S)  # slots for each part of a window
+MAX_PARTS = 200  # parts of a window, at most
+MAX_SLOTS_PER_PART = 3 + math.ceil(FLIGHT / MIN_SLOTTED_S)  # slots in use for each part, at most
 MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0  # s: the longest ban, and 1 h for the error of our clock
 MAX_WAIT_S = 3.0 * MINUTE  # s: any other wait ends with the current minute, or soon after
 MIN_CURVE_S = 0.25  # s into its minute: no curve ends earlier; see `Curve.draw`

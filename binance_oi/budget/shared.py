@@ -47,7 +47,7 @@ class SharedPool(StoredPool):
 
     @changing
     def close(self) -> None:
-        """Write late changes, unless another process has the lock, and close the store."""
+        """Close the store; first refund leases and write late changes, if the lock is free."""
         self._notice_fork()
         self._withdraw()
         if self._has_unwritten:

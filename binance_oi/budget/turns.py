@@ -106,7 +106,7 @@ class TurnPool(RecordPool):
         return leased
 
     def _turn(self, now: float) -> Turn | None:
-        """Prepare a write of new charges and unwritten changes; None if none is due."""
+        """Prepare a write of new charges and unwritten changes; None if no write is due."""
         self._is_unseen = False
         shared, rebooked = self._loaded(now)
         state, bucket = shared.state, self._make(shared.state)

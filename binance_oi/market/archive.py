@@ -72,7 +72,7 @@ DETAILS = {
     NO_VALUE: "the row has no open interest above 0",
 }
 
-FIRST_DAY = date(2020, 9, 1)  # for BTCUSDT; most others begin on 2021-12-01 (seen 2026-11)
+FIRST_DAY = date(2020, 9, 1)  # of BTCUSDT; most symbols begin on 2021-12-01 (seen 2026-11)
 PUBLISHED_WITHIN_MS = 2 * DAY_MS  # ms after a day in which its file may appear; seen 2026-11: 1 day
 MAX_CONNECTIONS = 4  # requests at the same time, at most
 AHEAD = 8  # files that we read before the caller takes them

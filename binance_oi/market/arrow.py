@@ -109,7 +109,7 @@ class Columns(NamedTuple):
 
 
 class PastColumns(NamedTuple):
-    """The types of the columns of numbers of the past."""
+    """The types of the columns of numbers, for rows of the past."""
 
     open_interest: Kind = Kind.plain(PLAIN_VALUE)
     notional: Kind = Kind.plain(PLAIN_VALUE)
@@ -126,8 +126,8 @@ class PastColumns(NamedTuple):
         return all(number is None or kind.holds(number) for kind, number in pairs)
 
 
-# A series also has values that we polled. Their notional is a product of two numbers, so it has the
-# decimal places of both.
+# A series (`Recording.series`) also has values that we polled. Their notional is a product of two
+# numbers, so it has the decimal places of both.
 POINTS = PastColumns(notional=Kind(PRECISION, 2 * PLAIN_SCALE))
 """The columns of a series, unless its numbers are longer than the exchange's usual ones."""
 

@@ -37,8 +37,7 @@ class History(Sequence[HistoryRow], Encodable):
     complete_until: int
     """The instant (Unix ms) up to which no further row can appear."""
     requests: int = 0
-    """The number of requests that were sent for this history, retries included; 0 with an
-    `error`."""
+    """How many requests were sent for this history, retries included; 0 with an `error`."""
     error: BinanceOIError | None = None
     """Why there are no rows. Only `histories` yields a history with an error."""
 
@@ -121,8 +120,7 @@ class _HistoryProgress(NamedTuple):
     requests: int
     """The number of requests so far."""
     seconds_left: float
-    """The estimated remaining seconds: at the pace so far, or at that of the limit if it is
-    slower."""
+    """The estimated seconds left: at the pace so far, or at that of the limit if it is slower."""
 
 
 class HistoryProgress(_HistoryProgress, Encodable):

@@ -308,7 +308,7 @@ class Attempt(Deadline):
         self.max_body = max_body
         self.fresh = fresh
         self.sent: bool = False  # whether the exchange may have counted the request
-        self.reused: bool = False  # whether its connection has served an earlier request
+        self.reused: bool = False  # whether its connection was open before, and so may be dead
         self.guard: Guard | None = None  # the guard of its connection
         self.request: int = 0  # its number among all requests; see `ConnectionState.request`
         self.expired = False
@@ -327,7 +327,7 @@ class Attempt(Deadline):
 
     @property
     def most_reads(self) -> int:
-        """How many reads of `BYTES_PER_READ` the longest accepted answer needs."""
+        """About how many reads of `BYTES_PER_READ` the longest accepted answer needs."""
         return (self.max_body + ENVELOPE_BYTES) // BYTES_PER_READ
 
     @property
