@@ -56,7 +56,7 @@ class Budget(Protocol):
         ...
 
     def close(self) -> None:
-        """Close open files. Charged weight stays charged."""
+        """Close open files. The weight of sent requests stays charged."""
         ...
 
 
@@ -188,7 +188,7 @@ class Pool(Protocol):
         ...
 
     def close(self) -> None:
-        """Close open files. Charged weight stays charged."""
+        """Close open files. The weight of sent requests stays charged."""
         ...
 
     def held_for(self, *, ban: bool = False) -> float:

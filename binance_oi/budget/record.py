@@ -286,9 +286,10 @@ def _is_curve_possible(curve: Curve) -> bool:
 
 
 def keep_cooldowns(ours: Known, found: Known, now: float) -> None:
-    """Obey the cooldown and the ban of a record that we do not trust otherwise.
+    """Obey the cooldown and the ban in `found`, even if we do not trust the rest of it.
 
-    Both are Unix s, so they have a meaning even after a reboot.
+    But ignore an end that no exchange can have named, because it is too far away. Both are Unix s,
+    so they have a meaning even after a reboot.
     """
     first, last = now + ours.clock.lo, now + ours.clock.hi + MAX_COOLDOWN_S
     if found.cooldown_until > 0.0 and first < found.cooldown_until <= last:

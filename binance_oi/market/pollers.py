@@ -236,8 +236,8 @@ class Group:
     def adapt(self) -> None:
         """Run the schedule that fits now: the requested one, or the next slower one that fits.
 
-        To return to a shorter schedule, the group needs room for a tenth more symbols. So a small
-        change does not switch schedules again and again.
+        If none fits, the present one stays. To return to a shorter schedule, the group needs room
+        for a tenth more symbols. So a small change does not switch schedules again and again.
         """
         load, before, room = self.load, self.every, self.room
         if room.fits(load, self.requested) and (

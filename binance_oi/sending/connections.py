@@ -4,10 +4,10 @@ The rule of this file: each attempt writes one request, on a connection without 
 connection receives more bytes than one answer can have, its `Guard` closes it.
 
 The first request to an origin goes through `ClientSession`, which takes most of the CPU time of a
-request. Later requests avoid it, except those through a proxy: aiohttp's connector opens and keeps
-the connections, and we write the bytes of each request directly to one. The usual answer is one
-complete answer with status 200, which `plain_answers` parses. aiohttp's parser gets any other
-answer, from its first byte on.
+request. Later requests avoid it, except those through a proxy or with another release of aiohttp
+than 3.14: aiohttp's connector opens and keeps the connections, and we write the bytes of each
+request directly to one. The usual answer is one complete answer with status 200, which
+`plain_answers` parses. aiohttp's parser gets any other answer, from its first byte on.
 """
 
 import asyncio

@@ -34,7 +34,7 @@ from binance_oi.sending.pacer import LONGEST_S, Pacer
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines while no call waits
-ENDED_PER_STEP = 250  # waiters completed in one step of the loop; each task wakes in the next step
+ENDED_PER_STEP = 250  # waiters that end in one step of the loop, at most; tasks wake in the next
 LONGEST_SLEEP_S = 1.0  # s; then the queue asks the pool again: another process may have met a ban
 LEAST_RETRY_S = 0.1  # s from an error to its `retry_at`, at least: a caller that obeys cannot spin
 
@@ -438,7 +438,7 @@ class Governor:
                 self._start_dispatcher()
 
     async def _serve(self) -> None:
-        """Admit one call at a time, in the order of the queue."""
+        """Admit one call at a time: single calls first, and the oldest of them first."""
         while self.waiting:
             if not self._pacer.passed and not self._pacer.take(self._wake):
                 await self._refuse_or_sleep(self._pacer.every, Reason.PACE)
@@ -448,13 +448,13 @@ class Governor:
                 await self._admit_head()
 
     async def _refuse_or_sleep(self, seconds: float, reason: Reason) -> None:
-        """Refuse the calls whose deadline is within `seconds`; if there is none, sleep.
+        """Refuse the calls whose deadline is over; if there is none, sleep.
 
-        The sleep ends at a wakeup.
+        The sleep ends at a wakeup or at the next deadline.
 
         Args:
-            seconds: Seconds from now in which we admit no call.
-            reason: Why no call can be admitted.
+            seconds: Seconds after which a refused call may try again.
+            reason: Why no call can be admitted now.
         """
         self.reason = reason
         if self._expire(0.0, lambda _weight, _bulk: seconds):
@@ -533,8 +533,8 @@ class Governor:
                 refused call comes after the longer of this time and `seconds`.
 
         Returns:
-            Whether a call was refused. If so, call again in the loop's next step: one call of this
-            method refuses at most `ENDED_PER_STEP`.
+            Whether a deadline was due, of a refused call or of a finished one. If so, call again in
+            the loop's next step: one call of this method handles at most `ENDED_PER_STEP`.
         """
         if not self._deadlines:
             return False

@@ -127,7 +127,8 @@ class Guard(asyncio.BufferedProtocol):
             now: The loop's time.
 
         Returns:
-            Whether the request was sent.
+            Whether the request was sent. If its write failed, the result is True, and the future
+            has the error.
         """
         transport = self._transport
         if transport is None or self.ended or not self._kept.trusts(self.state):

@@ -129,7 +129,7 @@ class Sender:
             self.give_up()
 
     def give_up(self) -> bool:
-        """Close without the loop; return whether a connection was open."""
+        """Close without the loop; return whether a session of ours was open."""
         if self._process is fork.current:
             return self._transport.abandon()
         self._transport.leave_to_parent()
