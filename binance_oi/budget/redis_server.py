@@ -2,8 +2,8 @@
 
 The rule of this file: the server compares and swaps in one atomic step, and does not read the
 content of a record. This module repeats a call only if the server lacks the script. By default,
-redis-py repeats a failed call ten times, which takes seconds. So we turn that off in a client that
-we make from a URL.
+some releases of redis-py repeat a failed call ten times, which takes seconds. So we turn that off
+in a client that we make from a URL.
 """
 
 import hashlib
