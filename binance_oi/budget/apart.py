@@ -176,7 +176,7 @@ class ApartPool(TurnPool):
         return member_record.decode(self._found or b"") or member_record.decode(self._last)
 
     def _members(self, minute: int) -> int:
-        """Return how many members share the limit, by the server's last answer; at least 2."""
+        """The limit divided by this is our part, by the server's last answer; at least 2."""
         found, minute = self._latest(), min(minute, self._parted_in)
         return found.sharers(self.member, minute, self._read_at) if found else LEAST_MEMBERS
 

@@ -154,7 +154,7 @@ class Courier:
         except asyncio.CancelledError:
             self._pool.failed(turn, "the task of the budget was cancelled", sent)
             raise
-        except Exception as error:  # the pool counts every failure, to continue without the server
+        except Exception as error:  # the pool counts failures, and may continue alone
             self._pool.failed(turn, str(error), sent)
         else:
             self._pool.answered(turn, answer, sent)

@@ -1,7 +1,8 @@
 """Everything that we know about one IP address, as plain numbers that processes can share.
 
 Pure. The rule of this file: a field is a number or a container of numbers, and `now` is always an
-argument, in monotonic seconds. `k` is a minute: Unix time by the exchange's clock, divided by 60 s.
+argument, in monotonic seconds. `k` is a minute: the number of minutes from 1970 to its beginning,
+by the exchange's clock.
 """
 
 import math
@@ -55,9 +56,10 @@ class Known:
     """When we sent the newest request whose answer had a count. `UNKNOWN` if no count came since
     the start, since the last cooldown began, or since we replaced our estimate of the clock."""
     probe_ends_at: float = UNKNOWN
-    """Monotonic s until which all requests wait for the answer to a probe. If the count in that
-    answer may belong to either of two minutes, they wait longer: until the older minute is
-    certainly over. Then another probe shows the count of the newer minute."""
+    """Monotonic s until which all requests wait for the answer to a probe. They wait longer if its
+    count is the first after a start or a cooldown, shows others, and may belong to either of two
+    minutes: until the older minute is certainly over. Then another probe shows the count of the
+    newer minute."""
     silent: int = 0
     """How many answers in a row had no usable count; at most `BLIND_AFTER`."""
     windows: list[Window] = field(default_factory=list[Window])

@@ -140,7 +140,7 @@ def _directory(named: StrPath | None) -> Path | None:
 def forget_pool(name: str, directory: StrPath | None = None) -> bool:
     """Delete the record of one pool on this machine: its weight, its cooldown and its ban.
 
-    The exchange does not forget them, and requests during a ban may make it longer. A running
+    The exchange does not forget them, and requests during a ban may make the ban longer. A running
     process that uses the pool still knows them, and writes them again.
 
     Args:

@@ -116,7 +116,7 @@ class MemberPool(ApartPool):
         self._warn_of_doubts()
 
     def _warn_of_a_group(self) -> None:
-        """Warn if others used the limit as a second group would, `GROUP_MINUTES` in a row."""
+        """Warn if others used `GROUP_MINUTES` in a row as a second group of members would."""
         known = self._bucket.known
         is_like_one = known.weight_of_copies(known.ledger.newest - 1) > 0.0
         self._like_a_group = self._like_a_group + 1 if is_like_one else 0

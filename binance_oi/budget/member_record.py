@@ -35,7 +35,7 @@ LONGEST_SHIFT = 1e11  # s; a record with a larger `shift` is damaged
 EVEN_PART_S = 2.0  # s; until then, the others leave the member its even part of the weight
 SILENT_AFTER_S = 4.0  # s; from then on, they keep its own part of the limit free
 COUNTED_AFTER_S = FLIGHT + 1.0  # s; by then the exchange has counted all of its requests
-APART_AFTER_S = SILENT_AFTER_S + COUNTED_AFTER_S  # s; from then on, it may use its part alone
+APART_AFTER_S = SILENT_AFTER_S + COUNTED_AFTER_S  # s; then it may use its part without the server
 
 # Without the server, a member uses its part of a minute only if it begins by the later of these:
 CLAIM_BY_S = 6.0  # s from the beginning of the minute
@@ -145,7 +145,7 @@ class Shared(msgspec.Struct, array_like=True):
         return max(0, _level(sorted(parts), free) - used)
 
     def left(self, k: int, members: int) -> int:
-        """The weight of minute `k` that a member may use alone if it loses the server now.
+        """The weight of minute `k` that a member may use if it loses the server now.
 
         It is an even part of the weight that is left, even if the member has used more of the
         minute than others. The others may use more of it before they notice that the member is

@@ -133,7 +133,7 @@ class Pool(Protocol):
         ...
 
     def refused(self, seconds: float, *, ban: bool = False) -> None:
-        """Begin a cooldown after a request without a receipt was refused; see `Bucket.refused`."""
+        """Begin a cooldown after the refusal of a request without a receipt: `Bucket.refused`."""
         ...
 
     def settle_refused(

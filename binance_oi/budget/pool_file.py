@@ -258,7 +258,7 @@ class PoolFile:
 
     @property
     def lineage(self) -> int:
-        """A number that all writes continuing one record share; see `stored.Store.lineage`.
+        """A number that is the same in all writes that continue one record; see `Store.lineage`.
 
         A process that finds a damaged, deleted or doubtful record begins a new lineage from its own
         knowledge. Copies of the file stay in the lineage.

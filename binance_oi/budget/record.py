@@ -22,7 +22,7 @@ from binance_oi.budget.server_clock import CORES_APART_S, MINUTE
 from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
 from binance_oi.budget.window import MIN_SLOTTED_S, Window
 
-MAX_WEIGHT = 10**12  # weight: 1000 times the largest count that we accept, one of nine digits
+MAX_WEIGHT = 10**12  # weight: 1000 times the largest count that we accept, which has nine digits
 MAX_LIMIT = 10**9  # weight per minute: the largest that a user may set
 MAX_COUNT = 2**53  # the largest value of any other count; a float represents it exactly
 MAX_UNDECIDED = 4 * UNDECIDED  # entries of undecided weight in a minute, at most
@@ -34,8 +34,8 @@ MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0  # s: the longest ban, and 1 h for the er
 MAX_WAIT_S = 3.0 * MINUTE  # s: any other wait ends with the current minute, or soon after
 MIN_CURVE_S = 0.25  # s into its minute: no curve ends earlier; see `Curve.draw`
 COPY_TRIES = 8  # attempts to get the same bytes from two encodings in a row
-SLOTS_IF_LONG = 4  # slots that a window keeps in a record that would be too long
-MINUTES_IF_LONG = 8  # minutes that stay in a record that would be too long
+SLOTS_IF_LONG = 4  # slots that each window keeps if the record would be too long
+MINUTES_IF_LONG = 8  # minutes that stay if the record would be too long
 OLD_S = 86_400.0  # s since a record's last use; after that, only its cooldowns and windows matter
 
 _NAMES = (
@@ -353,7 +353,7 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.lowered_until = max(shared.lowered_until, ours.lowered_until)
     shared.rolling_until = max(shared.rolling_until, ours.rolling_until)
     shared.silent = min(shared.silent, ours.silent)
-    # After a start, it is enough that one side has watched for 60 s. After a ban, both must.
+    # After a start, it is enough that one side has sent evenly for 60 s. After a ban, both must.
     shared.after_ban |= ours.after_ban
     longest = max if shared.after_ban else min
     shared.cautious_until = longest(shared.cautious_until, ours.cautious_until)

@@ -127,7 +127,7 @@ class RecordPool(DeferredPool):
         # The end of the latest refusal, its start, and the wait that callers get until its end.
         self._refusal: tuple[float, float, Wait] | None = None
         self._turn_at = -math.inf  # the earliest instant of our next request for a turn
-        self._lease_weight = 0  # the next lease may be twice as large; 0 after leases returned
+        self._lease_weight = 0  # the next lease may have twice this weight; 0 after a return
         self._read_at: float = -math.inf  # the instant of the server's last answer
         self._unreturned: int = 0  # weight of receipts that callers have not returned yet
         self._cooldowns = 0  # number of cooldowns so far; each ends all leases from before it

@@ -87,7 +87,7 @@ def check_egress(egress: object) -> str:
 
 
 def make_client(server: Any) -> Any:
-    """Make a client of redis-py for a URL, or return `server` if it is a client; connect later.
+    """Return `server` if it is a client of redis-py, or make one for a URL; do not connect.
 
     Raises:
         TypeError: `server` is neither a URL nor a client.

@@ -33,7 +33,7 @@ QUICK_RETRY_S = 0.1  # s to the next call, from the second failed call in a row 
 RETRY_S = 1.0  # s between two calls while the server is lost
 WANT_LIFE_S = 2.0  # s since the last attempt to charge; then we assume that no request waits
 TURN_S = 0.1  # s in which only the member at the head of the server's queue may write a charge
-RECORD_LIFE_S = 900.0  # s from a write, or the end of its cooldown, until the server drops it
+RECORD_LIFE_S = 900.0  # s from a write, or its cooldown's end; then the server drops the record
 
 # The kinds of messages. NEWS: the record has changed. COOLDOWN: a cooldown. NEXT: whose turn it is.
 NEWS, COOLDOWN, NEXT = b"n", b"h", b"t"

@@ -104,10 +104,10 @@ class _Row(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The windows to compute. Lengths are a number of steps."""
+    """The windows to compute. Each length is a number of steps."""
 
     step: int
-    """Ms."""
+    """The step, ms."""
     windows: tuple[int, ...]
     """The length of each window."""
     usual: int
@@ -305,7 +305,7 @@ class _Track:
         self._symbol, self._plan = symbol, plan
         self._rows: list[_Row | None] = [None] * (max(plan.windows) + 1)
         self._spreads = {window: Spread(plan.usual + 1) for window in plan.windows}
-        self._slot: int | None = None  # of the latest row, or of the latest hole
+        self._slot: int | None = None  # the slot of the latest row or hole
         # The last sample of each step, by the slot at its end. Only these can become rows.
         self._samples: dict[int, _Row] = {}
 

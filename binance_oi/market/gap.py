@@ -1,6 +1,6 @@
 """Slots of a schedule that have no snapshot, and the word for the reason.
 
-The rule of this file: it defines a value. `polling` explains each reason.
+The rule of this file: a `Gap` is a plain value. `polling` explains the reasons of a poll.
 """
 
 from typing import NamedTuple

@@ -13,7 +13,7 @@ from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.routes import OPEN_INTEREST, PREMIUM_INDEX
 from binance_oi.market.listing import LISTING_AGE
 
-AUTOMATIC = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # s
+AUTOMATIC = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # s from slot to slot
 GROWTH = 0.1  # share of the symbols: a schedule that we choose has room for this many new ones
 USUAL_SYMBOLS = 840  # symbols to plan for if we could not read the list: the number in 2026-11
 

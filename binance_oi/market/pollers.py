@@ -1,9 +1,9 @@
 """The polls of one client: the weight that they need together, and the schedule of each.
 
-The rule of this file: polls with the same period are one group. They share their requests, so each
-symbol of the group costs weight only once. They share one schedule, so their slots are the same. If
-a group no longer fits into the budget, it runs the next slower schedule that fits. When there is
-room again, it returns to the requested schedule.
+The rule of this file: polls that request the same period are one group. They share their requests,
+so each symbol of the group costs weight only once. They share one schedule, so their slots are the
+same. If a group no longer fits into the budget, it runs the next slower schedule that fits. When
+there is room again, it returns to the requested schedule.
 """
 
 import asyncio

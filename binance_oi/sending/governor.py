@@ -34,7 +34,7 @@ from binance_oi.sending.pacer import LONGEST_S, Pacer
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines while no call waits
-ENDED_PER_STEP = 250  # waiters that end in one step of the loop, at most; tasks wake in the next
+ENDED_PER_STEP = 250  # waiters that end in a step of the loop, at most; tasks wake in the next step
 LONGEST_SLEEP_S = 1.0  # s; then the queue asks the pool again: another process may have met a ban
 LEAST_RETRY_S = 0.1  # s from an error to its `retry_at`, at least: a caller that obeys cannot spin
 
@@ -76,7 +76,7 @@ class Permit:
         self.refunded: bool = False
         self.late: bool = False  # whether the request may no longer be sent
         self.crowded: bool = False  # whether no file descriptor was free for a connection
-        self.refusal: Refusal | None = None  # set by `settle` if the answer is one
+        self.refusal: Refusal | None = None  # set by `settle` if the answer is a refusal
         self._receipt: Receipt | None = receipt
 
     def may_send(self) -> bool:
@@ -438,7 +438,7 @@ class Governor:
                 self._start_dispatcher()
 
     async def _serve(self) -> None:
-        """Admit one call at a time: single calls first, and the oldest of them first."""
+        """Admit one call at a time: single calls before bulk work, older before newer calls."""
         while self.waiting:
             if not self._pacer.passed and not self._pacer.take(self._wake):
                 await self._refuse_or_sleep(self._pacer.every, Reason.PACE)

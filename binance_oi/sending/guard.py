@@ -171,7 +171,7 @@ class Guard(asyncio.BufferedProtocol):
         if transport is not None:
             with suppress(
                 AttributeError, OSError, TypeError, ValueError
-            ):  # closed, or another loop
+            ):  # a closed socket, or that of another loop than asyncio's
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 
@@ -335,7 +335,7 @@ class Attempt(Deadline):
     def refusal(self) -> int:
         """The status of the answer if it is one of `REFUSALS`, otherwise 0.
 
-        It is known as soon as the status line came, even if the headers are broken.
+        It is known as soon as the status line has come, even if the headers are broken.
         """
         return 0 if self.guard is None else self.guard.refusal
 

@@ -89,7 +89,7 @@ class KeptConnections:
         # The slowest answer of this period and of the previous one, s. A period has
         # `ANSWERS_REMEMBERED` answers.
         self._slowest = self._slowest_before = 0.0
-        self._answers = 0  # in this period
+        self._answers = 0  # number of answers in this period
         # The kept connections whose last request has got no byte, in the order of these requests.
         # Each value is a function that abandons the connection.
         self._silent: dict[ConnectionState, Callable[[], None]] = {}

@@ -134,7 +134,7 @@ class Transport:
         if session is not None:
             self._options["timeout"] = NO_TIMEOUT
             self._options["proxy"] = proxy
-            if tls is not None:  # otherwise the session's own
+            if tls is not None:  # otherwise the session's own checks apply
                 self._options["ssl"] = tls
             self._options["middlewares"] = (CallerSessionMiddleware(self._kept),)
             self._options["raise_for_status"] = False  # or it would raise before the permit settles
