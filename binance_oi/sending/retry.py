@@ -26,6 +26,10 @@ class RetryPolicy(Encodable):
 
     The wait before a retry is random between 0 and ``base * 2 ** n`` (full jitter), after n earlier
     retries, and at most `cap`.
+
+    Raises:
+        TypeError: A value is not a number, or `attempts` is not an integer.
+        ValueError: `attempts` is below 1 or infinite, or another value is below 0 or NaN.
     """
 
     attempts: int = 3
