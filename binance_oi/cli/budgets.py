@@ -1,6 +1,7 @@
 """The command `budget`: shows and forgets the budgets of this machine.
 
-The rule of this file: it sends nothing to an exchange. It shows a budget before it forgets it.
+The rule of this file: the command sends nothing to an exchange. It shows a budget, and only then
+forgets it.
 """
 
 import socket
@@ -22,7 +23,7 @@ MAX_NAMED = 4  # budgets that an error names
 
 
 def budgets(output: Output) -> int:
-    """Show the budgets, except those of ended local exchanges, and the path of their file."""
+    """Show the budgets and the path of their file; leave out ended local exchanges."""
     path = budget_directory() / FILE_NAME
     known = machine_pools()
     pools = {name: usage for name, usage in known.items() if not _is_leftover(name, usage)}
@@ -38,7 +39,7 @@ def budgets(output: Output) -> int:
 
 
 def shared(server: str, egress: str, output: Output) -> int:
-    """Show all budgets that machines share through a server, and the number of their processes."""
+    """Show the budgets of one public address on a server, and how many processes share each."""
     import asyncio  # here, because it would double the time of `budgets`, which does not need it
 
     from binance_oi.budget.record_server import ServerError

@@ -1,7 +1,7 @@
 """The commands `copy`, `prune`, `compact` and `check`.
 
-The rule of this file: `check` prints its findings, and of a long list the first ones and a count.
-Each other command prints one line about its result. No command needs a client or an event loop.
+The rule of this file: `check` prints its findings as lines, or as a JSON object. Each other command
+prints one line about its result. No command needs a client or an event loop.
 """
 
 from contextlib import ExitStack
@@ -54,7 +54,7 @@ def compact(place: str | Path) -> int:
 
 
 def check(place: str | Path, *, as_json: bool) -> int:
-    """Print damage and missing slots; the exit code shows whether there are any."""
+    """Print what is damaged, missing or incomplete; the exit code shows whether there is any."""
     with as_usage_errors(), Recording(place) as recording:
         found = found_in(recording)
     write_out(f"{found.to_json()}\n" if as_json else "".join(f"{line}\n" for line in lines(found)))

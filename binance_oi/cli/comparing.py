@@ -1,8 +1,8 @@
 """The command `changes`: which symbols have changed most over a window.
 
 The rule of this file: the command shows only recent changes. If the last row of a symbol is old, so
-is its change; the command only counts such symbols. It caches each symbol's history as soon as it
-has read it, so after an interruption it does not request that history again.
+is its change, and the command shows only the number of such symbols. It caches each symbol's
+history as soon as it has read it, so after an interruption it does not request that history again.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
 DAY_MS = 86_400_000
-# Up to this many symbols, we read 8 days of the history of each, with 5 requests.
+# For up to this many symbols, we read 8 days of history each; more if the window is above 24 h.
 FULL_HISTORY_SYMBOLS = 50
-PAGE_ROWS = 499  # rows; a span of so many steps has at most 500 instants, which fit one request
+PAGE_ROWS = 499  # steps of a span; it has at most 500 instants, and one request returns so many
 AHEAD_MS = 3_600_000  # ms by which our clock may be behind a recorder's or the exchange's
 FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
 
@@ -51,9 +51,10 @@ def history_span(symbols: int, window: str) -> timedelta:
     For up to `FULL_HISTORY_SYMBOLS`, it is as far as the statistics of this window and of 24 hours
     need. So the cache also suffices for a later command with another usual window. For more
     symbols, it is one page, or the least that the statistics of this window need if that is more.
+    It is never more than the exchange keeps.
 
     Raises:
-        ValueError: The exchange keeps fewer rows than the window needs.
+        ValueError: `window` is not a length, or the exchange keeps fewer rows than it needs.
     """
     ms = length_ms("window", window)
     if ms + 2 * ROW_MS > KEPT_MS:
@@ -112,7 +113,7 @@ def changes_recorded(arguments: Arguments, path: str | Path, output: Output) -> 
 
 
 def _show(tracker: ChangeTracker, arguments: Arguments, output: Output) -> int:
-    """Show the recent changes; return how many there are."""
+    """Show the first `top` of the recent changes; return the number of all recent ones."""
     found = [tracker.latest(symbol, arguments.window) for symbol in tracker.symbols]
     newest = max((change.time for change in found if change is not None), default=0)
     recent = [
@@ -131,7 +132,7 @@ def _show(tracker: ChangeTracker, arguments: Arguments, output: Output) -> int:
 
 
 def ranked(changes: Sequence[Change], order: Ranking) -> list[Change]:
-    """Sort changes: the largest first, up or down; those without a value last, by symbol."""
+    """Sort changes by symbol, or by size without sign: the largest first, unknown sizes last."""
     by_name = sorted(changes, key=lambda change: change.symbol)
     if order == "symbol":
         return by_name

@@ -1,6 +1,7 @@
 """The end of a command: an exit code for scripts, and one line for people.
 
-The rule of this file: the same error gives the same code and the same line in every command.
+The rule of this file: the same error gives the same code and the same line in every command. One
+exception: if a command has not written anything yet, an error of a file or a store is wrong usage.
 """
 
 import signal
@@ -36,7 +37,7 @@ EXCHANGE: Final = 4
 NETWORK: Final = 5
 SOME_FAILED: Final = 6
 LOST: Final = 7
-HUNG_UP: Final = 129  # 128 + SIGHUP, 128 + SIGINT and 128 + SIGTERM, as in shells
+HUNG_UP: Final = 129  # as in shells: 128 + SIGHUP; below, 128 + SIGINT and 128 + SIGTERM
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
@@ -47,10 +48,10 @@ EXIT_CODE_MEANINGS: Final = {
     OK: "ok",
     UNEXPECTED: "unexpected",
     USAGE: "wrong usage; nothing was changed",
-    LIMITED: "limited or banned; stderr shows until when",
+    LIMITED: "limited or banned; stderr shows until when, if we know it",
     EXCHANGE: "the exchange refused, or its answer was not the documented one",
     NETWORK: "network",
-    SOME_FAILED: "some symbols failed, the others were printed; or a recording is incomplete",
+    SOME_FAILED: "a part failed, such as some symbols; or a recording is incomplete",
     LOST: "sweeps were lost: read, but not written",
     HUNG_UP: "hung up: the terminal was closed",
     INTERRUPTED: "interrupted",
@@ -75,7 +76,7 @@ def as_usage_errors(*, storage: bool = False) -> Generator[None]:
     try:
         yield
     except StorageError as error:
-        if not storage:  # it may work later
+        if not storage:  # the same command may succeed later
             raise
         raise UsageError(printable(str(error), MAX_LINE)) from error
     except InvalidSymbolError as error:

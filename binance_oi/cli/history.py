@@ -144,7 +144,7 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
 
 @asynccontextmanager
 async def history_progress() -> AsyncGenerator[OnProgress | None]:
-    """Show a bar on stderr, and yield a function that moves it; without a terminal yield None."""
+    """Show a bar if stderr can redraw it, and yield a function that moves it; else yield None."""
     if not redraws(sys.stderr):
         yield None
         return

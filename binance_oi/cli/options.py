@@ -95,7 +95,7 @@ def _store(kind: object, tokens: Sequence[Token]) -> str | Path:
 def _days(_: object, tokens: Sequence[Token]) -> int:
     match = _WHOLE_DAYS.fullmatch(tokens[0].value)
     if match is None:
-        raise ValueError("whole days, such as 90d")
+        raise ValueError("an age in whole days is needed, such as 90d")
     return int(match[1])
 
 
@@ -147,14 +147,14 @@ def _check_base_url(_: object, url: str | None) -> None:
 
 
 def _one_on_the_command_line(arguments: ArgumentCollection) -> None:
-    """Check that the command line has one of these options; the environment is only a default."""
+    """Check that the command line has at most one of these options; ignore the environment."""
     given = [a.name for a in arguments if any(token.source == "cli" for token in a.tokens)]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} exclude each other")
 
 
 def _one_format(arguments: ArgumentCollection) -> None:
-    """Check that the command line has one format; `--csv --csv-safe` is one."""
+    """Check that the command line has at most one format; `--csv --csv-safe` is one."""
     names = {a.name for a in arguments if any(token.source == "cli" for token in a.tokens)}
     if "--csv" in names:
         names.discard("--csv-safe")
@@ -187,7 +187,7 @@ Schedule = Annotated[
 """Seconds from sweep to sweep; None chooses the shortest schedule that fits."""
 Moment = Annotated[datetime | None, Parameter(converter=_moment, metavar="MOMENT")]
 Bound = Annotated[datetime | timedelta | None, Parameter(converter=_bound, metavar="AGE|MOMENT")]
-"""An end of a stretch of the past."""
+"""The beginning or the end of a stretch of the past."""
 RowPeriod = Literal["5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d"]
 """The time between two rows of the past."""
 RequiredSymbols = Annotated[list[str], Parameter(name="--symbol", negative=(), converter=_names)]
@@ -230,7 +230,7 @@ FromArchive = Annotated[Flag, Parameter(group=_archive)]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Source:
-    """The exchange to read, and the limits to keep, for every command that sends requests."""
+    """The exchange to read, and the limits to keep, for every command that needs a client."""
 
     simulated: Annotated[Flag, Parameter(group=_exchange)] = False
     """Start a local exchange for this command, and read it."""

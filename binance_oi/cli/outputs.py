@@ -20,7 +20,7 @@ from binance_oi.cli.streams import write_note
 from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
-MAX_NAMED = 3  # symbols that a line names; it counts more of them
+MAX_NAMED = 3  # symbols that a line names; if there are more, it has only their number
 
 
 def export(
@@ -139,7 +139,7 @@ def report(
 
 
 def _covered(recording: Recording, symbols: Sequence[str] | None, span: Span) -> str:
-    """Return what an output shows: the symbols, and the first and the last sample."""
+    """Return the symbols that an output shows, and the times of its first and last sample."""
     from binance_oi.output.selection import DATES
 
     chosen = recording.samples(symbols, since=span.since, until=span.until).between(*DATES)

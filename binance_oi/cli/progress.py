@@ -133,7 +133,7 @@ def waiting_line(why: Reason, end: datetime) -> str:
         end: The end of the cooldown or of the minute.
     """
     latest = f"until {end:%T} UTC at the latest"
-    if why is Reason.LEASE:  # while the server does not answer, the minute ends no wait
+    if why is Reason.LEASE:  # the wait goes on, even after the minute, until the server answers
         return f"waiting for the {in_words(why)}, {latest} if it answers"
     if why is Reason.OTHER_LIMIT:
         return f"waiting: {in_words(why)}"

@@ -48,7 +48,7 @@ CODES = {
 }
 MAX_REASON_LENGTH = 200  # characters of a reason in a status line
 REDRAW_S = 0.5  # s between two updates of the status line
-LINE_S = 60.0  # s between two lines without a terminal
+LINE_S = 60.0  # s between two lines where the status cannot change in place
 CHECK_S = 1.0  # s between two readings of the clock, for the end of a recording
 
 

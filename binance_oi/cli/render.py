@@ -89,7 +89,7 @@ def _exact(value: Decimal | str | float | None) -> Cell:
 
 
 def changes_table(changes: Iterable[Change]) -> Sheet:
-    """Make a sheet of changes for a terminal, with rounded ratios and scores."""
+    """Make a sheet of changes for a terminal; every number but the change itself is rounded."""
     rows: list[tuple[Cell, ...]] = [
         (
             c.symbol,
@@ -143,7 +143,7 @@ def json_lines(sheet: Sheet) -> str:
 
 
 def json_line(row: Mapping[str, Cell]) -> str:
-    """Return one JSON object as a line. Every command writes its JSON with this function."""
+    """Return one JSON object as a line, with unprintable characters escaped."""
     return f"{_visible(json.dumps(row, ensure_ascii=False))}\n"
 
 
@@ -188,9 +188,9 @@ def _notional(cell: Cell) -> Decimal:
 
 
 def fitting_table(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int]:
-    """Draw the first rows as a table of at most `lines` lines.
+    """Draw the first rows as a table of at most `lines` lines, but at least the first row.
 
-    A row that is too wide takes several lines. The table has at least one row.
+    A row that is too wide takes several lines.
 
     Returns:
         The table, and the number of rows that it omits.

@@ -1,7 +1,7 @@
 """Lets signals stop a long-running command.
 
-The rule of this file: a stop signal only requests the end and interrupts no code, so the command
-can end cleanly.
+The rule of this file: a stop signal only requests the end and (except on Windows) interrupts no
+code, so the command can end cleanly.
 """
 
 import asyncio

@@ -57,10 +57,10 @@ OPTIONAL_COLUMNS = ("trend", "age", "since start", "z", "change", WINDOW)
 
 @dataclass(slots=True)
 class Line:
-    """The values of one symbol since the start."""
+    """The values of one symbol since the first sweep that had it."""
 
     first: Decimal
-    """The open interest at the start."""
+    """The open interest in that sweep."""
     latest: OpenInterest
     """The latest value."""
     before: Decimal
@@ -77,7 +77,7 @@ class Line:
         return _percent(self.before, self.latest.open_interest)
 
     def total_percent(self) -> float:
-        """Change since the start, in percent."""
+        """Change since `first`, in percent."""
         return _percent(self.first, self.latest.open_interest)
 
 
@@ -175,7 +175,7 @@ def heading(snapshot: Snapshot | None, now: datetime, first: datetime | None = N
 
 
 def beginning(first: datetime | None, now: datetime) -> str:
-    """Return the line before the first sweep. It may be late, and it fails in an outage.
+    """Return the line before the first sweep, which may be late, or fail in an outage.
 
     Args:
         first: When the first sweep is due; None if that is not known yet.
@@ -190,7 +190,7 @@ def beginning(first: datetime | None, now: datetime) -> str:
 
 
 class View(NamedTuple):
-    """The order and the number of lines to show."""
+    """The order and the number of lines to show, and the window of their changes."""
 
     order: Movement
     top: int
@@ -216,7 +216,7 @@ def _text(line: str, style: str = "") -> Text:
 def _table(
     board: Board, lines: Sequence[tuple[str, Line]], now: datetime, view: View, screen: Console
 ) -> Table:
-    """Draw as many columns as fit. A narrow screen loses columns, never digits."""
+    """Draw as many columns as fit. A narrow screen loses optional columns before digits."""
     numbers = align([f"{line.latest.open_interest:f}" for _, line in lines])
     rows = [
         _cells(*line, text, now) | _compared(board.changes.get(line[0]))
@@ -331,7 +331,7 @@ async def _polled(
 ) -> AsyncGenerator[Snapshot]:
     """Poll as `OpenInterestClient.poll` does; before the first sweep, note and say when it is due.
 
-    With an automatic schedule, that is not known before the list of symbols.
+    With an automatic schedule, we know that only once we have read the list of symbols.
     """
     try:
         await plan.begin()
@@ -406,7 +406,7 @@ async def _on_paper(
 async def _on_screen(
     board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
 ) -> None:
-    """Draw on the whole terminal; at the end, restore it and print the last picture."""
+    """Draw on the whole terminal; then restore it, and print the last picture or the warnings."""
     screen = console(sys.stdout)
 
     def picture() -> Group:

@@ -87,7 +87,7 @@ def watch(
     json: Flag = False,
     source: Source = Source(),
 ) -> int:
-    """Follow the market in a table; on a pipe, print every change as a JSON line.
+    """Follow the market in a table; on a pipe, print every new value as a JSON line.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
@@ -126,8 +126,8 @@ def changes(
 
     The rows come from the exchange's history. The command caches them, and the next time requests
     only new rows. The first time, it reads 8 days for up to 50 symbols, with 5 requests for each.
-    For more symbols, it reads 41 hours (more for a long window), with one request for each: the
-    whole market takes 4 minutes.
+    For more symbols, it reads 41 hours, with one request for each: the whole market takes 4
+    minutes. A long window needs more in both cases.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.

@@ -60,7 +60,7 @@ def record(
             20s, at :00, :20 and :40.
         notional: Record mark prices too.
         backfill: Read the 5-minute instants of gaps from the exchange's history, gaps of earlier
-            runs included. That delays no sweep.
+            runs included. Backfilling delays no sweep.
         standby: Wait while another recorder records there, and take over when it ends.
         keep: Remove days older than this, such as 90d. A summary of each day stays.
         rotate: Record into one file for each day or month: oi.db becomes oi.2026-11-26.db.
@@ -131,8 +131,8 @@ def export(
         symbols: Only these symbols.
         to: A name that ends in .parquet, .csv or .jsonl; or a directory for one Parquet file a day.
         replace: Replace all rows of each file that the command writes.
-        new: With --replace, skip files that have every selected row already. It is not an error if
-            there is nothing to export.
+        new: With --replace, skip files that have every selected row already. With --new, it is not
+            an error if there is nothing to export.
         csv_safe: In CSV, put an apostrophe before cells that a spreadsheet would run as a formula.
         series: Write a series with this step, 5m or a multiple of it, instead of the samples.
     """
