@@ -32,7 +32,8 @@ def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options])
         options: See `Options`.
 
     Raises:
-        TypeError: Both the client and the option `recording` are missing.
+        TypeError: Both the client and the option `recording` are missing; or an option is unknown,
+            or has another type.
         ValueError: An option is out of range.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
     """

@@ -30,7 +30,7 @@ class Allowance:
         Returns:
             0 if the bucket had enough tokens. Otherwise the call takes none, and returns the
             seconds until the bucket will have enough. If even a full bucket has too few, it returns
-            the seconds until the bucket is full.
+            the seconds until the bucket is full, or those of one token if it is full already.
         """
         used = self.used(now)
         if used + tokens <= self._most:

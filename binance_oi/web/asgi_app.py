@@ -81,7 +81,8 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
         options: See `Options`.
 
     Raises:
-        TypeError: Both the client and the option `recording` are missing.
+        TypeError: Both the client and the option `recording` are missing; or an option is unknown,
+            or has another type.
         ValueError: An option is out of range.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
     """
@@ -90,7 +91,7 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
 
 @asynccontextmanager
 async def oi_lifespan(app: OIAsgi) -> AsyncGenerator[None, None]:
-    """Run a mounted application for the time of the block; its streams and its poll end with it.
+    """Run a mounted application during the block; its streams and its poll end with the block.
 
     Before a server ends an application, it waits for open streams. So within the block, SIGINT and
     SIGTERM first end the streams, and then call the handlers that were set before.

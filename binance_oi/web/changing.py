@@ -162,7 +162,8 @@ class Changes:
     ) -> tuple[list[Change], Mapping[str, Sequence[str]]]:
         """Return the changes, and the named symbols without a change, by the reason.
 
-        ``absent``: the market lacks the symbol. ``short``: we know too little of its past.
+        ``absent``: the market lacks the symbol. ``short``: we know too little of its past. While we
+        read the past, neither has a symbol.
         """
         tracker, found = self._tracker, list[Change]()
         absent, short = list[str](), list[str]()
@@ -218,7 +219,7 @@ def _filled(place: StrPath) -> ChangeTracker:
     """A tracker with the past of a recording, as far as changes need it."""
     tracker = ChangeTracker()
     with Recording(place) as recording:
-        span = recording.span()  # None if a backfill wrote rows, but no sweep yet
+        span = recording.span()  # None if the recording has rows of a backfill, but no sweep
         newest = datetime.now(UTC) if span is None else span[1]
         since = newest - min(USUAL, newest - EARLIEST)
         recording.series(since=since).fill(tracker)

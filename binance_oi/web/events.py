@@ -216,7 +216,7 @@ class Event:
         return texts
 
     def _rest(self, names: tuple[str, ...] | None) -> bytes:
-        """Return the JSON fields after the values, which are usually empty."""
+        """Return the JSON fields after the values; usually, there are none."""
         errors, gone, rest = self._errors, self._gone, b""
         if names is not None and (errors or gone):
             errors = {name: errors[name] for name in names if name in errors}

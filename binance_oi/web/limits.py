@@ -1,6 +1,6 @@
 """The limits of a service for its visitors: weight, requests, memory, connections.
 
-The rule of this file: values only. Each docstring names the resource that its number protects.
+The rule of this file: values only. Each docstring says what its number counts; `s` is seconds.
 """
 
 from dataclasses import dataclass, fields
@@ -18,17 +18,17 @@ class Limits:
     """
 
     min_age: float = 1.0
-    """s: the service raises a smaller `max_age` to this value. So it sends at most one request for
-    a symbol in this time."""
+    """s: the service raises a smaller `max_age` to this value. So visitors make it read a symbol at
+    most once in this time, unless a read fails."""
     max_wait: float = 5.0
     """s: the longest that a visitor's request waits for the budget."""
     first_sweep: float = 40.0
     """s: the longest that a request waits for the first sweep. It should be longer than one period
-    and one sweep."""
+    plus one sweep."""
     weight: int = 300
     """Weight a minute for the requests of visitors, in addition to that of the poll."""
     history_requests: int = 100
-    """Requests in 5 minutes for visitors, out of the exchange's limit on history."""
+    """Requests for history in 5 minutes for all visitors, a part of the exchange's 1000."""
     past_requests: int = 30
     """Requests a minute for the past or for changes that one address may send."""
     addresses: int = 10_000

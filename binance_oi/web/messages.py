@@ -83,7 +83,7 @@ class Body:
 
 
 class Answer(NamedTuple):
-    """The answer to a request that is not a stream."""
+    """An answer that is not a stream."""
 
     status: int
     headers: Headers

@@ -36,8 +36,8 @@ from binance_oi.web.problems import KINDS, Kind, ProblemError
 from binance_oi.web.queries import MALFORMED, Query, symbol_of
 
 HISTORY_SPAN: Final = 300.0  # s: the window of the exchange's limit on history
-DEFAULT_ROWS: Final = MAX_ROWS  # rows of an answer without `since`: one page
-FRESH_S: Final = 15.0  # s: we keep an answer this long, and a final one 20 times as long
+DEFAULT_ROWS: Final = MAX_ROWS  # rows of an answer without `since`: one request gets so many
+FRESH_S: Final = 15.0  # s: we keep an answer this long, and 20 times as long once it is final
 PARAMETERS: Final = ("period", "since", "until", "decimal")
 NO_ROW: Final = "no_row"  # the reason of a hole at the end of a recording
 NO_PAST: Final = Kind(404, "no-past", "This service knows no past values of this symbol.")
@@ -99,7 +99,7 @@ class _Row(NamedTuple):
 class _Recorded(NamedTuple):
     body: Body
     is_whole: bool
-    """Whether the recording has all rows that the exchange could add."""
+    """Whether the rows begin and end as those of the exchange do; see `_covers`."""
 
 
 @dataclass(slots=True)
@@ -235,7 +235,7 @@ def _covers(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
 
 
 def _reaches_end(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
-    """Whether at most the last row is missing at the end, because it may still appear."""
+    """Whether the rows reach the end; the last one may be missing, because it may still appear."""
     return bool(rows) and rows[-1].time + question.step >= _end(question, now)
 
 

@@ -95,7 +95,7 @@ class ProblemError(Exception):
     Args:
         kind: The problem.
         detail: Replaces the text of `kind`.
-        after: Seconds after which the visitor may try again; None if the answer does not say so.
+        after: Seconds after which the visitor may try again; None leaves them out of the answer.
         headers: More headers.
     """
 

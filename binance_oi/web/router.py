@@ -4,8 +4,8 @@
     /open-interest/BTCUSDT  ?max_age=2&decimal=text            one value
     /snapshot               ?symbols=A,B&max_age=30&decimal=   the values of the latest sweep
     /history/BTCUSDT        ?period=5m&since=&until=&decimal=  the past; instants in Unix ms
-    /changes                ?window=1h&symbols=&sort=&top=     changes of the values
-    /events                 ?symbols=A,B&decimal=&head=true    a stream of server-sent events
+    /changes                ?window=1h&symbols=&sort=&top=     changes; also decimal=, trend=true
+    /events                 ?symbols=A,B&decimal=&head=true    events; also last_event_id=
     /healthz                                                   whether the values are live
 
 The rule of this file: both adapters use it for every answer. For any request, the answer is one of
@@ -57,7 +57,7 @@ STREAMING: Final = (
     ("X-Accel-Buffering", "no"),  # without it, nginx buffers events
 )
 MOST_HOSTS: Final = 64  # accepted values of `Host` that we remember
-MOST_BODIES: Final = 256  # encoded snapshots that we keep until the next event
+MOST_BODIES: Final = 256  # encoded snapshots that we keep until the next event; parsed queries
 
 
 class Listen(Protocol):

@@ -68,8 +68,9 @@ class Service:
         options: See `Options`.
 
     Raises:
-        TypeError: There is neither a client nor a recording.
-        ValueError: `every` cannot be a period.
+        TypeError: There is neither a client nor a recording; or an option is unknown, or has
+            another type.
+        ValueError: `every` cannot be a period, or `recording` cannot be a recording.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
     """
 

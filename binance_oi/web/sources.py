@@ -34,8 +34,8 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 LEAST_LEAD_S = 3.0  # s until the first slot; if there is less time, we wait for the slot
 CHECK_EVERY_S = 1.0  # s between two checks of a recording for new sweeps
-LATEST_MS = 3_600_000  # ms: the greatest age of a value at a sweep of a recording
-LATEST_PERIODS = 3  # periods: the same; the longer of the two applies
+LATEST_MS = 3_600_000  # ms: after a sweep of a recording, we show no value that is older
+LATEST_PERIODS = 3  # periods between sweeps: the same bound; the longer of the two applies
 END = 1 << 62  # Unix ms, later than any slot
 
 
@@ -214,7 +214,7 @@ def _latest_sweep(recording: Recording, since: int) -> Sweep | None:
     span = recording.span()
     if span is None:
         return None
-    for begin in (max(since, unix_ms(span[1]) - LATEST_MS), since):  # rarely the second one
+    for begin in (max(since, unix_ms(span[1]) - LATEST_MS), since):  # usually the first is enough
         latest = deque(recording.sweeps((begin, END)), maxlen=1)
         if latest:
             return latest[0]

@@ -65,15 +65,16 @@ class Values:
         return self._client is None
 
     async def one(self, hub: Hub, symbol: str, max_age: float | None) -> Cell:
-        """Return a value of a symbol that is at most `max_age` seconds old.
+        """Return a value that is at most `max_age` (or, if larger, `Limits.min_age`) seconds old.
 
         Without `max_age`, the value is at most `Limits.min_age` seconds old, if possible. If there
         is no client, or visitors have used their requests, an older value is better than no answer.
 
         Raises:
-            ProblemError: There is no such value, and no client, no budget, or visitors have used
-                their requests.
+            ProblemError: There is no such value, and the service has no client, or the budget has
+                no room, or visitors have used their requests.
             BinanceOIError: The value cannot be read.
+            TimeoutError: The list of symbols cannot be read in time.
         """
         cell = self._known(hub, symbol, max_age)
         if cell is not None:

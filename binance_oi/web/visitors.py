@@ -4,7 +4,7 @@ The rule of this file: pure functions, which trust `X-Forwarded-For` only from a
 owner of the service named.
 
 Without the check of `Host`, a page of another site could read a service on loopback. After a
-browser has loaded such a page, its owner can point the page's host name to 127.0.0.1 (DNS
+browser has loaded the page, the owner of that site can point the site's host name to 127.0.0.1 (DNS
 rebinding).
 """
 
