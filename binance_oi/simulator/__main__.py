@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--others", type=float, default=0.0, help="weight that others use each second")
     add("--seed", type=int, default=0, help="seed of everything random")
     add("--latency", type=float, default=0.0, help="seconds from request to answer")
-    add("--jitter", type=float, default=0.0, help="largest additional delay of each leg, s")
+    add("--jitter", type=float, default=0.0, help="largest additional delay of an answer, s")
     add("--clock-offset", type=float, default=0.0, help="seconds its clock is ahead of ours")
     add("--ban-after", type=int, default=40, help="429 answers before a ban; -1 for never")
     add("--retry-after", choices=("absent", "0", "seconds"), default="absent")

@@ -4,7 +4,7 @@ The rule of this file: every request takes the same path: up leg, count, answer,
 the way of a request or an answer through the network. The exchange counts the request when it
 arrives, even if the sender has gone by then. The answer shows the state at that moment. A request
 that arrives costs its weight, even if the exchange refuses it, unless `count_refused` is False.
-Commands of a test and files of the archive cost nothing.
+Files of the archive cost nothing. Commands of a test cost nothing either, and take no time.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class Fate(NamedTuple):
     is_dropped: bool = False
     hides_weight: bool = False
     status: int = OK
-    """The status of the failure, if it is one."""
+    """The status of a failure that a test planned; 200 if there is none."""
 
 
 _USUAL = Fate()
@@ -119,7 +119,7 @@ class Exchange:
         now: the exchange's own clock, Unix s.
         seed: the seed of everything random.
         latency: seconds from request to answer; the request is counted after half of them.
-        jitter: the largest additional delay of each leg, s.
+        jitter: the largest additional delay of both legs together, s.
         headers: how reliable the headers are.
         changes: statuses that change at given times.
         history_limit: requests of `/futures/data` that are allowed in any 5 minutes.
@@ -206,7 +206,7 @@ class Exchange:
         """Carry out one of `Commands`, from any thread.
 
         Raises:
-            ValueError: there is no such command, or its symbol is not listed.
+            ValueError: there is no such command, or it cannot use its symbol or day.
             TypeError: the command takes other arguments.
         """
         with self.lock:

@@ -1,8 +1,8 @@
 """The public archive of a local exchange: one file a day, with the faults that real ones have.
 
-The rule of this file: a file depends only on the seed, the symbol, the day and the edition, which
-grows by 1 when the day is published again. Each value is that of the history at its instant, so the
-archive, the history and the live values agree.
+The rule of this file: a file depends only on the symbol's history, the seed, the day and the
+edition, which grows by 1 when the day is published again. Unless a fault replaces it, each value is
+that of the history at its instant. So the archive, the history and the live values agree.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ class PublicArchive:
         self._editions[day] = self._editions.get(day, 0) + 1
 
     def file(self, day: date, now: int) -> Published | None:
-        """The file of a day as it is at `now` (Unix ms); None when there is none."""
+        """The file of a day as it is at `now` (Unix ms); None if there is none."""
         midnight = _midnight_ms(day)
         begins = _BEGINS.get(self._name, _OTHERS_BEGIN)
         edition = self._editions.get(day, 0)
@@ -118,7 +118,7 @@ class PublicArchive:
         is_missing = draw.random() < self._files.missing_day and not edition
         late = STEP_MS if draw.random() < self._files.late_begin else 0
         rows = self._history.rows_between(midnight + late, midnight + late + DAY_MS - STEP_MS)
-        if is_missing or not rows:  # no rows: the symbol was not listed
+        if is_missing or not rows:  # no rows: the symbol was not listed, or had no session
             return None
         return self._written(day, rows, draw, edition)
 
@@ -182,7 +182,7 @@ class Archives:
             raise ValueError(f"{symbol!r} is not listed") from None
 
     def answer(self, target: str, now: float) -> web.Response:
-        """The content at a path: a file, its checksum, or nothing."""
+        """The content at a path: a file or its checksum; status 404 if there is none."""
         asked = _asked_for(target)
         try:
             found = asked and self.of(asked.symbol).file(asked.day, int(now * 1000))

@@ -77,7 +77,8 @@ class Verdict(NamedTuple):
     status: int
     """200, 429 or 418."""
     used: int
-    """Weight counted in this minute, including this request."""
+    """Weight counted in this minute, including this request if it counts. For a limit on requests:
+    the requests in its window."""
     until: float
     """Unix s at which the refusal ends; 0 if there is none."""
 
@@ -127,7 +128,7 @@ class WeightCounter:
     def weights(self, now: float) -> dict[int, int]:
         """The weight counted up to `now`, by minute (Unix s // 60).
 
-        It has the last 1500 minutes in which a request arrived here.
+        It has the last 1500 minutes in which a request counted, or in which counting began.
         """
         return {minute: own + self._others_in(minute, now) for minute, own in self._own.items()}
 
@@ -153,7 +154,7 @@ class WeightCounter:
 
         Args:
             now: Unix s.
-            seconds: how long; None for the length by `Bans`: twice that of the last ban.
+            seconds: how long; None for the length that `Bans` gives.
         """
         twice = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
         self._ban_s = twice if seconds is None else seconds

@@ -29,7 +29,7 @@ from binance_oi.simulator.universe import Universe
 
 HOST = "127.0.0.1"
 BACKLOG = 2048  # connections that a load test may open at once
-CLOSE_S = 0.1  # s that requests in flight get to end when the exchange closes
+CLOSE_S = 0.1  # s for the answers to requests in flight when the exchange closes
 
 
 class LocalExchange(Commands):
@@ -51,7 +51,7 @@ class LocalExchange(Commands):
         limit: weight allowed in a minute; `exchangeInfo` announces it.
         seed: the seed of everything random.
         latency: seconds from request to answer; the request is counted after half of them.
-        jitter: the largest additional delay of each leg, s.
+        jitter: the largest additional delay of an answer, s; up to half of it before the count.
         clock_offset: seconds by which the exchange's clock is ahead of the caller's.
         used: weight already used in the minute in which the exchange is made.
         others: weight used by others on this IP address, `Steady` or `Bursts`.
@@ -156,7 +156,7 @@ class LocalExchange(Commands):
 
     @property
     def answers(self) -> Counter[int]:
-        """The number of answers of each status."""
+        """The number of answers of each status, without dropped ones and files of the archive."""
         return self._exchange.answers
 
     @property

@@ -69,7 +69,8 @@ class Market:
         """Open interest in the base asset, and the Unix ms of its observation.
 
         The time is 2 to 6 s before `now` (Unix s) and differs between symbols. It stays the same
-        for 1 to 3 s (Source: observed 2026-09). The same time means the same value.
+        for 1 to 3 s (Source: observed 2026-09); after `fix`, until the next change. The same time
+        means the same value.
         """
         return self._value(int((now - self._age_s) / self._every_s), self._steps[-1])
 
@@ -123,7 +124,7 @@ class Market:
         return fixed or f"{self.mark_price(moment):.8f}"
 
     def mark_price(self, now: float) -> float:
-        """Mark price in the quote asset at `now` (Unix s)."""
+        """Mark price in the quote asset at `now` (Unix s), without regard to `fix_price`."""
         return self._price * self._swing(now + self._salt)
 
     def _swing(self, moment: float) -> float:

@@ -1,7 +1,8 @@
 """Keeps the listed symbols and their statuses, and makes `exchangeInfo`.
 
-The rule of this file: facts about single symbols are in `universe.txt`. What the exchange says
-about every symbol alike (filters, order types, margins) is here, once.
+The rule of this file: facts about single symbols are in `universe.txt`, except which of them are
+commodities or indices. What the exchange says about every symbol alike (filters, order types,
+margins) is here, once.
 """
 
 import json

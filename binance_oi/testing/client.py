@@ -1,7 +1,7 @@
 """A client with a local exchange and a budget of its own.
 
 The rule of this file: it leaves neither a budget nor an open port behind. On a virtual loop, the
-client and the exchange use the clock of that loop.
+budget and the exchange that it makes use the clock of that loop.
 """
 
 import asyncio

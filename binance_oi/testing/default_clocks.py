@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 
 def package_functions() -> Iterator[FunctionType]:
-    """Every function and method of the package's imported modules."""
+    """Every function and plain method of the package's imported modules."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "binance_oi":
             for value in list(vars(module).values()):

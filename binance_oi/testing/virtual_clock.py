@@ -27,7 +27,7 @@ _Events = list[tuple[selectors.SelectorKey, int]]
 
 START_S = 1_000.0  # s: not 0, because some code uses 0 for "never"
 EPOCH_S = 1_795_434_200.0  # Unix s at a loop time of 0: 2026-11-23T12:00:00Z less START_S
-_RESOLUTION_S = 1e-7  # s: below `STEP_S`; for 17 years above the step from a float to the next
+_RESOLUTION_S = 1e-7  # s: below `STEP_S`, and for 17 years above the gap between two floats
 STEP_S = 1e-6  # s: the smallest step; otherwise a timer re-armed for "now" would spin forever
 
 # Linux delivers over the loopback before `send` returns (no miss in 13,000 sends and connects, with
@@ -81,7 +81,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         return events
 
     def _blocked_writes(self) -> _Events:
-        """Wait for blocked senders, but only once for each: its peer may never read."""
+        """Wait for blocked senders, but only if one of them is new: a peer may never read."""
         blocked = {key.fd for key in self.get_map().values() if key.events & selectors.EVENT_WRITE}
         self._given_up &= blocked
         if blocked == self._given_up:
