@@ -28,7 +28,7 @@ def library(name: str, extra: str) -> Any:
 def command(extra: str, *otherwise: str) -> str:
     """The command that installs the libraries of an extra.
 
-    It works for a copy of our package that comes from no index too: pip keeps an installed copy,
+    The command also works if our package did not come from an index: pip keeps the installed copy,
     and adds the libraries that the copy lists for the extra.
 
     Args:
