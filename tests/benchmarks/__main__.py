@@ -54,7 +54,7 @@ from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
 REQUESTS = 4000  # requests of one measurement
-FIRST_MINUTE = 61.0  # s in which a client sends evenly; see `begin_evenly`
+FIRST_MINUTE = 61.0  # s in which a client sends evenly; see `begin_evenly` in budget/admission.py
 LATEST = 42.0  # s: the latest moment of a minute at which a measurement begins
 WARM_UP = 1000  # requests before a measurement; they read each symbol at least once
 LARGE = 2**24  # bytes of the block that `_contenders` frees
@@ -305,7 +305,7 @@ async def _cold_and_warm(
             began = time.perf_counter()
             await sweep(symbols)
             times.append(time.perf_counter() - began)
-            await asyncio.sleep(1.0)  # the pacer's second is over, as it is between two polls
+            await asyncio.sleep(1.0)  # so that the pacer recovers, as between two polls
         return times[0], times[1]
 
 

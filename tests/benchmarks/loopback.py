@@ -3,10 +3,10 @@
     python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S [PACKED [CERTIFICATE]]]]
 
 It answers every request at once, or after LATENCY_S seconds. If there is a latency, a connection
-behaves as if it had opened HANDSHAKE_S seconds later, after a handshake. Answers have the headers
-of real ones. If PACKED is 1, a page of history is compressed. exchangeInfo lists 789 symbols. The
-count in the header is the number of all requests so far. It has no minutes and no limit, because a
-benchmark is not a test.
+behaves as if it had opened HANDSHAKE_S seconds later, after a handshake. Answers have headers of
+real ones. If PACKED is 1, a page of history is compressed. exchangeInfo lists 789 symbols. The
+count in the header is the number of all requests so far. The server has no minutes and no limit,
+because a benchmark is not a test.
 """
 
 import asyncio
@@ -88,9 +88,9 @@ class _Server(asyncio.Protocol):
         return f"{_HEAD}Date: {formatdate(usegmt=True)}\r\n{framing}\r\n\r\n".encode() + body
 
 
-@lru_cache(maxsize=1024)  # made once, before a measurement
+@lru_cache(maxsize=1024)  # the server makes each page once
 def _page(target: str, packed: bool) -> tuple[str, bytes]:
-    """Rows whose values change as those of BTCUSDT: in three of ten pages, a value gains a digit.
+    """A page whose values change as those of BTCUSDT: in 3 of 10 pages, a value gains a digit.
 
     A compressed page is sent in chunks, as by the exchange.
     """

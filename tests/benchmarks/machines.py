@@ -19,17 +19,17 @@ from support.record_keeper import Keeper
 
 HUGE = 10**7  # weight: a limit that no round reaches
 MEMBERS = 4
-BEGINNING = 1_795_434_000.0  # of a minute, Unix s
+BEGINNING = 1_795_434_000.0  # Unix s: the beginning of a minute
 LAST_S = 45.0  # s: the latest moment of a minute at which a round begins
-ROUNDS = 100  # of each measurement
+ROUNDS = 100  # rounds of a measurement, for each of `--rounds`
 ANSWER_S = 0.02  # s from the requests of a round to their answers
 
 
 class _Round(NamedTuple):
     """The CPU time of one round, s."""
 
-    charge: float  # of one weight from a lease
-    turn: float  # of a turn that writes 100 settled requests and charges 100
+    charge: float  # to charge one weight from a lease
+    turn: float  # to take a turn that writes 100 settled requests and charges 100
 
 
 class _Machines:
@@ -128,7 +128,7 @@ def _plain_charge() -> float:
 
 
 def measure(rounds: int) -> None:
-    """Measure a charge from a lease, a turn of 100, and the calls of the server for each weight."""
+    """Measure a charge from a lease, a turn of 100, and the calls to the server for each weight."""
     machines = _Machines()
     made = [each for _ in range(ROUNDS * rounds) if (each := machines.round())]
     leased = statistics.median(each.charge for each in made)
@@ -142,4 +142,4 @@ def measure(rounds: int) -> None:
     print(f"| CPU of a turn that settles and charges 100 | {turn * 1e3:.2f} ms | 0.6 ms |")
     for members in (3, 8, 16):
         calls = run("none", members, 1).calls_per_weight
-        print(f"| calls of the server for each weight, {members} members | {calls:.2f} | 1.0 |")
+        print(f"| calls to the server for each weight, {members} members | {calls:.2f} | 1.0 |")

@@ -24,7 +24,7 @@ from .loopback import ROWS, STEP, SYMBOLS, loopback
 
 PAGES = 17  # pages of a symbol: 29.5 days
 CALLS = 24  # symbols of one round; a new budget admits the requests for 58 of them at once
-UNPACED = 1e6  # pages in a second
+UNPACED = 1e6  # pages a second, more than a client can read
 
 Read = Callable[[str, int], Awaitable[object]]
 

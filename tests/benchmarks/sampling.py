@@ -1,7 +1,7 @@
 """Shows where the CPU time of a request goes: it samples which file runs, every few milliseconds.
 
-Rule of this file: C code has no frame of its own, so it counts for the Python that called it or
-that it calls: the parser's time is aiohttp's, and a system call's is asyncio's.
+Rule of this file: C code has no frame of its own, so its time counts for the Python that called it:
+the parser's time is aiohttp's, and a system call's is asyncio's.
 """
 
 import signal
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EVERY_S = 0.001  # of CPU time; the kernel's own ticks are longer
+EVERY_S = 0.001  # s of CPU time between two samples; the kernel's ticks make it longer
 TRANSPORT = "transport: guard, deadline, putting a request on a connection"
-PARTS = {  # the first whose text is in a file's path
+PARTS = {  # text in a file's path, and the part for which the file counts; the first text decides
     "tests/benchmarks/": "the benchmark itself",
     "binance_oi/sending/plain_answers": "reading an answer's head",
     "binance_oi/sending/connections": TRANSPORT,
