@@ -18,7 +18,7 @@ __all__ = ["Balancer", "Forgets"]
 
 
 class Forgets(Enum):
-    """The ways in which a connection ends."""
+    """The ways in which the network forgets a connection."""
 
     FIN_NOW = "FIN while it is idle"
     RESET_NOW = "RST while it is idle"
@@ -46,8 +46,8 @@ class Balancer(RecordingServer[tuple[int, str]]):
         self.latency = latency
         self.refusals: list[int] = []  # statuses of the next answers
         self.on_request: Callable[[], None] | None = None  # called for each request
-        self.part = b"H"  # sent before a connection ends with `Forgets.PART`
-        self.late: float | None = None  # s after which a forgotten connection still answers
+        self.part = b"H"  # sent before a connection ends with `PART` or `RESET_PART`
+        self.late: float | None = None  # s after which a `SILENTLY` forgotten connection answers
         self._tls, self._tunnel = tls, tunnel
         self.dead: dict[int, Forgets] = {}
         self._minutes: Counter[int] = Counter()

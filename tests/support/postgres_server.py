@@ -1,7 +1,7 @@
 """A PostgreSQL server for tests, from `initdb` to its end, on a Unix socket in a directory.
 
-Rule of this file: an ordinary user runs the server, because PostgreSQL refuses root. The server
-does not listen on the network. A test can kill it and start it again with its data.
+Rule of this file: an ordinary user runs the server, because PostgreSQL refuses root. By default,
+the server does not listen on the network. A test can kill it and start it again with its data.
 """
 
 import os

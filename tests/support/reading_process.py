@@ -13,11 +13,11 @@ from pathlib import Path
 
 from binance_oi.recorder import Recording
 
-PAUSE_S = 0.01  # between two checks
+PAUSE_S = 0.01  # s between two checks
 
 
 def check_recording(path: Path, staying: sqlite3.Connection, least: int) -> int:
-    """Check that every sweep is complete and none is missing; return their number."""
+    """Check that rows and sweeps agree, with `least` sweeps or more; return their number."""
     with Recording(path) as recording:
         sweeps = list(recording.sweeps())
         sample = next(iter(recording.samples(recording.symbols()[:1])))

@@ -116,7 +116,7 @@ class Link:
     random: Random = field(default_factory=lambda: Random(0))
     delay: float = 0.0005  # s each way
     lost: float = 0.0  # share of calls without an answer; the keeper executes half of them
-    cut_until: float = 0.0  # loop time until which messages are delayed
+    cut_until: float = 0.0  # loop time of a cut's end; swaps and news arrive then, answers never
     is_refused: bool = False  # whether the keeper refuses connections
 
     async def swap(self, pool: str, swap: Swap) -> Answer:

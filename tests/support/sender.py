@@ -1,6 +1,7 @@
 """A transport whose permits record how they ended.
 
-Rule of this file: a permit stands for one request that may be sent. These belong to no budget.
+Rule of this file: a permit stands for one request that may be sent. These permits belong to no
+budget.
 """
 
 from collections.abc import Mapping

@@ -69,7 +69,7 @@ def with_links_of_the_site(text: str, source: str, page: str, known: dict[str, s
         if Path(target).suffix in IMAGE:
             return os.path.basename(target) + anchor
         if target not in known:
-            raise LookupError(f"{source} links {place}, which is no page of the site")
+            raise LookupError(f"{source} links to {place}, which is no page of the site")
         return os.path.relpath(known[target], os.path.dirname(page) or ".") + anchor
 
     return LINK.sub(replaced, text)
