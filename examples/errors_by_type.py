@@ -12,7 +12,7 @@ async def read(client: oi.OpenInterestClient, symbol: str) -> str:
     except oi.InvalidSymbolError:
         return "correct it: nothing was sent"
     except oi.UnknownSymbolError:
-        return "drop it: it was never listed"
+        return "drop it: it is not listed"
     except oi.SymbolNotTradingError:
         return "leave it out until it trades"
     except oi.BudgetExhaustedError as error:

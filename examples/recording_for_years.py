@@ -1,4 +1,4 @@
-"""Prune and check a recording. The URL of a database works in place of a file."""
+"""Copy, prune and check a recording. The URL of a database works in place of a file."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""Our routes inside an aiohttp application: two visitors follow the market for one poll."""
+"""Our routes inside an aiohttp application: one poll serves two visitors who follow the market."""
 
 import asyncio
 
