@@ -32,7 +32,7 @@ def budgets(output: Output) -> int:
     if gone := len(known) - len(pools):
         write_note(f"left out: {counted(gone, 'budget')} of local ports without a program")
     if known:
-        write_note(f"from {path}")
+        write_note(f"the budgets are in {path}")
     else:
         write_note(f"no budget has been used on this machine yet; the file will be {path}")
     return OK

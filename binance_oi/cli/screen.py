@@ -1,7 +1,7 @@
 """Rich's view of a stream, with the settings of the command line.
 
-The rule of this file: only a terminal gets colours, and ``NO_COLOR`` turns them off. The help page
-imports this file, so it imports only rich.
+The rule of this file: only a terminal gets colours, or also a pipe with ``FORCE_COLOR``.
+``NO_COLOR`` turns them off. The help page imports this file, so it imports only rich.
 """
 
 import os

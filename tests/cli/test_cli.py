@@ -464,7 +464,7 @@ def test_the_budget_command_names_its_file_and_sends_nothing(
     assert isinstance(receipt, Receipt)
     assert main(["budget"]) == 0
     out, err = capsys.readouterr()
-    assert err == f"binance-oi: from {tmp_path / 'binance-oi' / FILE_NAME}\n"
+    assert err == f"binance-oi: the budgets are in {tmp_path / 'binance-oi' / FILE_NAME}\n"
     (line,) = out.splitlines()
     shown = json.loads(line)
     assert (shown["pool"], shown["used"], shown["limit"]) == (pool_key(exchange.url), 5, 2400)

@@ -20,7 +20,7 @@ def budget(
     egress: Annotated[str | None, Parameter(metavar="NAME"), variable("EGRESS")] = None,
     output: Output = Output(),
 ) -> int:
-    """Show the budget of every exchange that this machine reads, and send no request.
+    """Show the budget of every exchange that you read from this machine, and send no request.
 
     The last line names the file that all processes of this user share. The list omits an exchange
     on a local port if no program listens there and the budget has no cooldown.
