@@ -23,8 +23,9 @@ def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options])
 
         app.add_subapp("/oi", oi_app(client))
 
-    The first request for present values starts one poll for all visitors. When the application
-    ends, it ends all streams. It does not close the client: close it after the application.
+    The first request for a snapshot, changes or events starts one poll for all visitors. When the
+    application ends, it ends all streams. It does not close the client: close it after the
+    application.
 
     Args:
         client: Sends the requests to the exchange. With None, the service sends no requests, and

@@ -71,9 +71,10 @@ def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]
 
         app.mount("/oi", oi_asgi(client))
 
-    The first request for present values starts one poll for all visitors. If a server runs this
-    application alone, the poll ends with the server. But frameworks do not notify a mounted
-    application when they end, so run `oi_lifespan` in the lifespan of your own application.
+    The first request for a snapshot, changes or events starts one poll for all visitors. If a
+    server runs this application alone, the poll ends with the server. But frameworks do not notify
+    a mounted application when they end, so run `oi_lifespan` in the lifespan of your own
+    application.
 
     Args:
         client: Sends the requests to the exchange. With None, the service sends no requests, and

@@ -1,7 +1,7 @@
 """A server for the service alone, on aiohttp.
 
-The rule of this file: a slow or silent visitor can use a connection only for a bounded time. An
-idle connection ends earlier if the server needs room for a new one.
+The rule of this file: a visitor that sends no whole request, or does not read, can use a connection
+only for a bounded time. An idle connection ends earlier if the server needs room for a new one.
 """
 
 import asyncio
