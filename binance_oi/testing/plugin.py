@@ -78,7 +78,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Fail a test whose loop is not virtual: it would wait in real time, and pass."""
+    """Fail a test that made no virtual loop: it would wait in real time, and pass."""
     result = yield
     time = pyfuncitem.stash.get(_TIME, None)
     if time is not None and not time.is_used:
@@ -88,7 +88,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose loop is still open at the end: the next test would run in it."""
+    """Fail a test whose loop is still open at the end: the next test would run in that loop."""
     result = yield
     time = item.stash.get(_TIME, None)
     if time is not None and not time.is_over:

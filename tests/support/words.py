@@ -1,7 +1,7 @@
 """Finds words and phrases that no text of the project may use: `python tests/support/words.py`.
 
-Rule of this file: it searches every `.py` and `.md` file under `HELD`: names, comments and strings.
-A phrase may continue on the next line, or have underscores between its words.
+Rule of this file: it searches names, comments and strings of `.py` and `.md` files. A phrase may
+continue on the next line, or have underscores between its words.
 """
 
 import os
@@ -66,7 +66,7 @@ def found(text: str) -> Iterator[tuple[int, str]]:
 
 
 def texts() -> Iterator[Path]:
-    """Every text under `HELD`, without hidden and generated folders."""
+    """Every text under `HELD`, except in generated folders and in hidden ones not in `SHOWN`."""
     for held in HELD:
         for place, folders, names in os.walk(ROOT / held):
             folders[:] = [
