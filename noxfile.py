@@ -398,7 +398,7 @@ def archive(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Every figure of tests/benchmarks/README.md, side by side with aiohttp; about ten minutes."""
+    """Every figure of tests/benchmarks/README.md, side by side with aiohttp; over 15 minutes."""
     run_module(session, "tests.benchmarks")
 
 
