@@ -32,7 +32,7 @@ def copy(source: str | Path, target: str | Path) -> int:
         # From here on, an error is no `UsageError`, because the target may have new rows.
         with bar("copying", total) as on_rows:
             added = copy_all(on_rows)
-    write_note(f"{_name(target)} gained {counted(added, 'row')} of {_name(source)}")
+    write_note(f"{_name(target)} gained {counted(added, 'row')} from {_name(source)}")
     return OK
 
 

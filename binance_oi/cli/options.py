@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VARIABLE_PREFIX = "BINANCE_OI_"  # the names of our environment variables begin with it
 Level = Literal["debug", "info", "warning", "error"]
 AUTO = "auto"  # a value of `--every`
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}  # seconds of each unit
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}  # s; without a unit, seconds
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)", re.ASCII)
 _AGE = re.compile(r"[0-9]+(?:\.[0-9]+)?[smhd]", re.ASCII)

@@ -179,7 +179,7 @@ def prune(recording: Store, /, *, keep: Days) -> int:
 
 @command
 def compact(recording: Store, /) -> int:
-    """Return free space to the system in short steps, even while others record and read.
+    """Return free space to the system in short steps, even while other programs record and read.
 
     Args:
         recording: The recording: a file, or the URL of a database.
