@@ -51,6 +51,7 @@ class ClientSource:
         clock: Returns Unix seconds.
 
     Raises:
+        TypeError: An argument has another type.
         ValueError: `every` cannot be a period.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
     """
@@ -156,6 +157,10 @@ class RecordingSource:
 
     Args:
         place: The recording: a file, or the URL of a database.
+
+    Raises:
+        TypeError: `place` is neither text nor a path.
+        ValueError: `place` is empty, or the URL of something else.
     """
 
     def __init__(self, place: StrPath) -> None:
