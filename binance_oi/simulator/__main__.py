@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=0, help="port on 127.0.0.1; 0 chooses a free one")
     add("--limit", type=int, default=2400, help="weight allowed in a minute")
     add("--used", type=int, default=0, help="weight already used in the first minute")
-    add("--others", type=float, default=0.0, help="weight that others use each second")
+    add("--others", type=float, default=0.0, help="weight that other clients use each second")
     add("--seed", type=int, default=0, help="seed of everything random")
     add("--latency", type=float, default=0.0, help="seconds from request to answer")
     add("--jitter", type=float, default=0.0, help="largest additional delay of an answer, s")

@@ -51,7 +51,7 @@ PREMIUM_INDEX = "/fapi/v1/premiumIndex"
 EXCHANGE_INFO = "/fapi/v1/exchangeInfo"
 SERVER_TIME = "/fapi/v1/time"
 PING = "/fapi/v1/ping"
-ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all others here cost 1
+ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); other requests here cost 1
 
 FUNDING_S = 8 * 3600
 HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests, and seconds; documented 2026-11

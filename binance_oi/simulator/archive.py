@@ -21,10 +21,10 @@ from aiohttp import web
 from binance_oi.simulator.history import LATE_MS, History, Row
 from binance_oi.simulator.universe import DAY_MS
 
-ARCHIVE = "/data/futures/um/daily/metrics/"  # below the URL of an exchange
+ARCHIVE = "/data/futures/um/daily/metrics/"  # the archive's path below the URL of an exchange
 CHECKSUM = ".CHECKSUM"
 STEP_MS = 300_000
-KEPT_FILES = 16  # per symbol, in memory: a client requests data and checksum one after the other
+KEPT_FILES = 16  # files of a symbol in memory, because a client requests the checksum separately
 # The archive has BTCUSDT from 2020-09-01, most others from 2021-12-01 (seen 2026-11).
 _BEGINS = {"BTCUSDT": date(2020, 9, 1)}
 _OTHERS_BEGIN = date(2021, 12, 1)
@@ -136,7 +136,7 @@ class PublicArchive:
         return Published(_packed(f"{self._name}-metrics-{day}.csv", lines), good)
 
     def _line(self, row: Row, draw: Random, edition: int, *, has_value: bool) -> str:
-        value = f"{row.open_interest}00000000"  # 16 digits after the point, as the real ones
+        value = f"{row.open_interest}00000000"  # 16 digits after the point, as in real files
         if not has_value:
             value = draw.choice(["", "0.0000000000000000", "-1.0000000000000000"])
         ratios = f"{1.5 + edition / 8:.8f},1.40000000,1.67633929,0.95000000"

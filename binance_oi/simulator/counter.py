@@ -28,7 +28,7 @@ class Others(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Steady:
-    """Others that use `rate` weight every second."""
+    """Other clients that use `rate` weight every second."""
 
     rate: float
 
@@ -39,7 +39,7 @@ class Steady:
 
 @dataclass(frozen=True, slots=True)
 class Bursts:
-    """Others that use `size` weight at once, `at_second` into every period of `every` s."""
+    """Other clients that use `size` weight at once, `at_second` s into each period of `every` s."""
 
     size: int
     at_second: float = 0.0

@@ -17,7 +17,7 @@ from binance_oi.simulator.market import Market
 from binance_oi.simulator.universe import DAY_MS, Symbol
 
 OPEN_INTEREST_HISTORY = "/futures/data/openInterestHist"
-PREFIX = "/futures/data/"  # of all paths under the limit of 1000 requests in 5 minutes
+PREFIX = "/futures/data/"  # all paths below it share a limit of 1000 requests in 5 minutes
 PERIODS_MS = {  # documented 2026-11
     "5m": 300_000,
     "15m": 900_000,
@@ -31,8 +31,8 @@ PERIODS_MS = {  # documented 2026-11
 }
 MOST, DEFAULT = 500, 30  # rows of a page, documented 2026-11
 KEPT_MS = 30 * DAY_MS  # 30 days back are served, 35 are not (seen 2026-07 to 09)
-LATE_MS = 6_200  # from a row's instant to its appearance (seen 2026-09-12)
-WEEK_MS, MONDAY_MS = 7 * DAY_MS, 4 * DAY_MS  # the first Monday of 1970
+LATE_MS = 6_200  # ms from a row's instant to its appearance (seen 2026-09-12)
+WEEK_MS, MONDAY_MS = 7 * DAY_MS, 4 * DAY_MS  # ms; the second is the first Monday of 1970
 QUIET_ONE_IN = 400  # one of this many half hours has no trade, and so no row
 STRETCH_MS = 1_800_000
 _DIGITS = re.compile("[0-9]{1,15}", re.ASCII)

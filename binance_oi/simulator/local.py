@@ -54,7 +54,7 @@ class LocalExchange(Commands):
         jitter: the largest additional delay of an answer, s; up to half of it before the count.
         clock_offset: seconds by which the exchange's clock is ahead of the caller's.
         used: weight already used in the minute in which the exchange is made.
-        others: weight used by others on this IP address, `Steady` or `Bursts`.
+        others: weight used by other clients on this IP address, such as `Steady` or `Bursts`.
         clock: the caller's clock, Unix s.
         port: the port; 0 chooses a free one.
         bans: when 429 becomes 418, and for how long.

@@ -17,8 +17,8 @@ from types import MappingProxyType
 TRADING = "TRADING"
 NEVER_MS = 4_133_404_800_000  # 2100-12-25: the delivery date of perpetuals (seen 2026-07)
 DAY_MS = 86_400_000
-DELIVERY_MS = 8 * 3_600_000  # contracts are delivered at 08:00 UTC
-STALE_S = 13 * 3600  # age of exchangeInfo.serverTime (seen 2026-07-03: 13 h)
+DELIVERY_MS = 8 * 3_600_000  # ms after midnight UTC at which contracts are delivered
+STALE_S = 13 * 3600  # s: the age of exchangeInfo.serverTime (seen 2026-07-03)
 
 _QUOTES = ("USDT", "USDC", "USD1", "BTC", "U")
 _NAME = re.compile(rf"(?P<base>\w+?)(?P<quote>{'|'.join(_QUOTES)})(?P<date>_\d{{6}})?")
