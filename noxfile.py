@@ -67,7 +67,7 @@ ON_BOTH_STORES = tuple(
         "cli/test_serving",
     )
 )
-POSTGRES = {  # parts of the session: tests, and how many kills
+POSTGRES = {  # parts of the session `postgres`: their tests, and the number of kills
     "stores": ((*ON_BOTH_STORES, "tests/postgres/test_postgres_sink.py"), 3),
     "kills": (("tests/postgres/test_postgres_kills.py",), 200),
     "care": (("tests/recorder/test_care_kills.py",), 100),
@@ -77,7 +77,7 @@ POSTGRES = {  # parts of the session: tests, and how many kills
 }
 SIXTEEN = ["members", "--members", "16", "--seeds", "5"]
 SHARED = ("member", "courier", "redis_server", "redis_budget")  # tests of budgets on a server
-ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the rollover
+ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # ms from the beginning of a test to the rollover
 UNREACHABLE = re.compile(
     r"could not be audited|ConnectionError|Max retries|timed out|ServiceError", re.IGNORECASE
 )
@@ -541,7 +541,7 @@ def docs(session: nox.Session) -> None:
     tmp = Path(session.create_tmp()).resolve()
     session.run("python", "tests/support/site.py", str(tmp / "source"))
     config = ("--config-file", str(tmp / "source" / "mkdocs.yml"), "--strict")
-    env = {"NO_MKDOCS_2_WARNING": "1"}  # an announcement of no use here
+    env = {"NO_MKDOCS_2_WARNING": "1"}  # it hides an announcement that does not concern us
     if session.posargs == ["serve"]:
         session.run("mkdocs", "serve", *config, env=env)
     else:

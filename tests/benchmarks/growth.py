@@ -36,8 +36,8 @@ from .contenders import HUGE
 from .loopback import STEP, loopback
 
 Measure = Callable[[int], Coroutine[object, object, float]]
-ROUNDS_OF_CHARGES = 20  # charges of each pool
-AT_THE_LEAST = 1e-9  # s: two readings of a CPU clock may be equal
+ROUNDS_OF_CHARGES = 20  # charges that each pool makes
+AT_THE_LEAST = 1e-9  # s in place of 0, because two readings of a CPU clock may be equal
 
 
 class Path3(NamedTuple):
