@@ -45,12 +45,12 @@ SIGHUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)  # Window
 
 MAX_LINE: Final = 500  # characters of one error on stderr
 EXIT_CODE_MEANINGS: Final = {
-    OK: "ok",
-    UNEXPECTED: "unexpected",
+    OK: "success",
+    UNEXPECTED: "an unexpected error",
     USAGE: "wrong usage; nothing was changed",
     LIMITED: "limited or banned; stderr shows until when, if we know it",
     EXCHANGE: "the exchange refused, or its answer was not the documented one",
-    NETWORK: "network",
+    NETWORK: "the network failed",
     SOME_FAILED: "a part failed, such as some symbols; or a recording is incomplete",
     LOST: "sweeps were lost: read, but not written",
     HUNG_UP: "hung up: the terminal was closed",

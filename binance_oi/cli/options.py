@@ -247,7 +247,7 @@ class Source:
     local_address: Annotated[
         str | None, Parameter(group=_connection, metavar="IP"), variable("LOCAL_ADDRESS")
     ] = None
-    """The IP address of this machine to use. Each address has a budget of its own."""
+    """The IP address of this machine to use. Any but the default one has a budget of its own."""
     reserve: Annotated[
         int | float | None,
         Parameter(group=_limits, converter=_weight_or_share, metavar="WEIGHT|SHARE"),
@@ -269,11 +269,11 @@ class Source:
     )
     """With --budget: a name for the public IP address, the same on all machines that share it."""
     max_wait: Annotated[Period | None, Parameter(group=_limits), variable("MAX_WAIT")] = None
-    """The longest time that a request may wait for the budget: 30s, 5m. By default, any time."""
+    """The longest that a request may wait for the budget: 30s, 5m. By default, without limit."""
     timeout: Annotated[
         Period, Parameter(group=_limits, validator=Number(gt=0)), variable("TIMEOUT")
     ] = 10.0
-    """Seconds for one request and its retries, without the wait for the budget."""
+    """The time for one request and its retries, without the wait for the budget: 10s, 1m."""
     log_level: Annotated[
         Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), variable("LOG_LEVEL")
     ] = "warning"

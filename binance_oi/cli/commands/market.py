@@ -122,7 +122,7 @@ def changes(
     The command compares each change with the changes of the same symbol over windows of the same
     length in the 7 days before. The z-score is the distance of a change from the mean of these
     changes, in standard deviations. The percentile is the percentage of these changes that are
-    smaller. Both need at least 200 changes to compare with.
+    smaller; an equal one counts half. Both need at least 200 changes to compare with.
 
     The rows come from the exchange's history. The command caches them, and the next time requests
     only new rows. The first time, it reads 8 days for up to 50 symbols, with 5 requests for each.
@@ -133,7 +133,7 @@ def changes(
         symbols: Only these symbols; by default, every symbol that is trading.
         window: The window: 5m or a multiple of it, such as 1h, 4h or 24h.
         top: How many changes to show.
-        sort: Sort by percent, usd or z (the z-score), the largest first, up or down; or by symbol.
+        sort: Sort by percent, usd or z (the z-score), the largest change first; or by symbol.
         recording: Read this recording instead, and send nothing.
     """
     from binance_oi.cli import comparing

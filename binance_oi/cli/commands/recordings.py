@@ -193,8 +193,9 @@ def compact(recording: Store, /) -> int:
 def check(recording: Store, /, *, json: Flag = False) -> int:
     """Check a whole recording for damage and missing sweeps, and show the reasons.
 
-    Every slot from the first to the last should have a sweep of all symbols. If a sweep or a symbol
-    in it is missing, the recording is damaged, or a copy into it has not ended, the exit code is 6.
+    Every slot from the first to the last should have a sweep of all symbols, except on pruned days.
+    If a sweep or a symbol in it is missing, the recording is damaged, or a copy into it has not
+    ended, the exit code is 6.
 
     Args:
         recording: The recording: a file, or the URL of a database.
