@@ -60,7 +60,8 @@ class Symbol:
 
     @property
     def delivery_ms(self) -> int:
-        """Unix ms of delivery; for a ``SETTLING`` symbol we assume a year after its listing."""
+        """Unix ms of delivery. A perpetual has `NEVER_MS`; a ``SETTLING`` one, by our assumption, a
+        year after its listing."""
         if self.is_delivery:
             return _unix_ms(self.name.rpartition("_")[2], "%y%m%d") + DELIVERY_MS
         return self.onboard_ms + 365 * DAY_MS if self.status == "SETTLING" else NEVER_MS

@@ -1,8 +1,9 @@
 """Virtual time for the length of one test, with any asyncio plugin.
 
-The rule of this file: while a test has virtual time, every event loop that its thread makes is
-virtual, and every default clock is the loop's. The local exchange of the test runs in the same
-loop, because a virtual loop cannot know what another thread is about to send.
+The rule of this file: while a test has virtual time, every event loop that its thread makes without
+a loop factory is virtual, and every default clock of this package is the loop's. The local exchange
+of the test runs in the same loop, because a virtual loop cannot know what another thread is about
+to send.
 """
 
 import asyncio

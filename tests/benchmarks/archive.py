@@ -1,8 +1,9 @@
 """CPU of a row, and memory: days of the archive, and rows of a backfill.
 
-The rule of this file: the plain way reads the same files, or writes the same rows, without a check.
-The archive's server is in this process, so a download would also count the server's CPU. Therefore
-both ways read files that are already on disk.
+The rule of this file: the plain way reads the same files, or writes or selects the same rows,
+without a check. The plain way of a backfill is `client.history`, which stores nothing. The server
+of the archive is in this process, so a download would also count the server's CPU. Therefore both
+ways read files that are already on disk.
 """
 
 import asyncio

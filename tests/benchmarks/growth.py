@@ -1,4 +1,4 @@
-"""How costs grow: CPU of each path of the code at three sizes of its input, each ten times larger.
+"""How costs grow: CPU of each path of the code at three sizes, each ten times the one before.
 
     python -m tests.benchmarks growth
 

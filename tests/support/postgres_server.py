@@ -97,7 +97,7 @@ class Server:
             assert self._process.poll() is None, "the server has ended"
 
     def kill(self) -> None:
-        """Kill the server and all processes of its connections, as a power cut does."""
+        """Kill the server and all its child processes, as a power cut does."""
         process, self._process = self._process, None
         assert process is not None
         process.send_signal(signal.SIGSTOP)  # so that it starts no process meanwhile
