@@ -139,7 +139,7 @@ async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
     """Send the events until the visitor leaves or stops reading, or the hub closes.
 
     Raises:
-        FullError: There are too many listeners; nothing was sent.
+        FullError: There are too many listeners, or the hub is closed; nothing was sent.
     """
     listener = stream.listen(cut=lambda: writing.cancel())
     writing = asyncio.create_task(_write(listener, stream.headers, send))

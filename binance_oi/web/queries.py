@@ -100,7 +100,7 @@ class Query:
         return int(value)
 
     def symbols(self, most: int) -> tuple[str, ...] | None:
-        """Return the parameter `symbols`, which separates names by commas; None if not given."""
+        """Return the parameter `symbols`, names separated by commas; None if it is not given."""
         value = self._values.get("symbols")
         if value is None:
             return None

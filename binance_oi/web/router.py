@@ -8,8 +8,8 @@
     /events                 ?symbols=A,B&decimal=&head=true    events; also last_event_id=
     /healthz                                                   whether the values are live
 
-The rule of this file: both adapters use it for every answer. For any request, the answer is one of
-the documented ones. An unexpected error goes to the log; its answer shows no detail.
+The rule of this file: both adapters use it for every answer. An unexpected error goes to the log,
+and its answer shows no detail.
 """
 
 import logging
@@ -81,7 +81,7 @@ class Stream(NamedTuple):
 
     @property
     def full(self) -> Answer:
-        """The answer if `listen` raises `FullError`, with the same headers for other origins."""
+        """The answer to a `FullError` of `listen`, with the stream's headers for other origins."""
         answer = ProblemError(FULL, after=AGAIN_AFTER).answer()
         return answer._replace(headers=(*answer.headers, *self.headers[len(STREAMING) :]))
 
