@@ -103,7 +103,7 @@ def exit_code(error: BinanceOIError) -> int:
 
 
 def snapshot_code(snapshot: "Snapshot") -> int:
-    """Return the exit code of a snapshot; if all symbols failed with one code, that code."""
+    """Return the exit code of a snapshot. If all symbols failed with the same code, it is that."""
     codes = {exit_code(error) for error in snapshot.errors.values()}
     if not codes:
         return OK if snapshot.notional_error is None else SOME_FAILED

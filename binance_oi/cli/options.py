@@ -1,7 +1,7 @@
 """Options that commands share, and the converters of their values.
 
-The rule of this file: an option has the same name, meaning and form in every command. The command
-line overrides the environment.
+The rule of this file: an option has the same name and meaning in every command that has it. The
+command line overrides the environment.
 """
 
 import os

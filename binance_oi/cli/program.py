@@ -79,7 +79,7 @@ def _terminable() -> Generator[list[int]]:
     finally:
         for number in numbers:
             if signal.getsignal(number) is end:
-                hung_up = number == SIGHUP and number in ended  # a second one may still come
+                hung_up = number == SIGHUP and number in ended  # a second SIGHUP may come
                 signal.signal(number, signal.SIG_IGN if hung_up else signal.SIG_DFL)
 
 

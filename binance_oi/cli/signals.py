@@ -45,5 +45,5 @@ def stopped_by_signals(stop: Callable[[], object] = lambda: None) -> Generator[S
         for number in numbers:
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-        if SIGHUP is not None and SIGHUP in state.received:  # the shell sends a second one
+        if SIGHUP is not None and SIGHUP in state.received:  # the shell sends a second
             signal.signal(SIGHUP, signal.SIG_IGN)

@@ -45,7 +45,7 @@ class Market:
     )
 
     def __init__(self, seed: int, symbol: Symbol) -> None:
-        # Unlike `hash`, `Random` makes the same number of a text in every process.
+        # Unlike `hash`, `Random` makes the same numbers from a text in every process.
         draw = Random(f"{seed}/{symbol.name}")
         notional = 10 ** draw.uniform(5.7, 8.2)
         self._name = symbol.name

@@ -35,7 +35,7 @@ class Script:
         self._effects.append(effect)
 
     def take(self, kind: Kind, symbol: str | None) -> Effect | None:
-        """Return the first effect of that kind for a request, and use it once."""
+        """Return the first effect of that kind for a request, and use it once; None without one."""
         for effect in self._effects:
             if effect.kind == kind and effect.symbol in (None, symbol):
                 if effect.left is not None:
