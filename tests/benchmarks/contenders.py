@@ -74,14 +74,14 @@ async def tuned(url: str, ssl: SSLContext | None = None) -> AsyncIterator[Read]:
 
 @asynccontextmanager
 async def process_budget(url: str, ssl: SSLContext | None = None) -> AsyncIterator[Read]:
-    """Ours, with a budget for this process."""
+    """Our client, with a budget for this process."""
     budget = ProcessBudget(limit=HUGE)
     async with OpenInterestClient(base_url=url, budget=budget, pace=1e6, ssl=ssl) as client:
         yield client.get_open_interest
 
 
 def machine_budget(directory: Path) -> Contender:
-    """Ours, with the budget that all processes of the machine share."""
+    """Our client, with the budget that all processes of the machine share."""
 
     @asynccontextmanager
     async def contender(url: str, ssl: SSLContext | None = None) -> AsyncIterator[Read]:

@@ -38,7 +38,7 @@ PARTS = {  # text in a file's path, and the part for which the file counts; the 
 
 @contextmanager
 def sampled() -> Iterator[Counter[str]]:
-    """How many samples of the block found each part at work."""
+    """Count the samples during the block, by the part of the code that ran."""
     seen: Counter[str] = Counter()
 
     def look(_: int, frame: FrameType | None) -> None:

@@ -90,7 +90,7 @@ def _row(name: str, i: int, number: int, every: int) -> tuple[str, int, str, int
 
 
 def _compare(path: Path, what: str, symbol: str, query: str, rounds: int) -> None:
-    """Measure the CPU of both, in turn, while the file is in the cache of the system."""
+    """Measure the CPU of query and series, in turn, while the file is in the system's cache."""
     with Recording(path) as recording, closing(sqlite3.connect(path)) as connection:
         series = recording.series([symbol])
         span = symbol, BEGIN - STEP, BEGIN + SWEEPS * EVERY

@@ -117,7 +117,7 @@ async def measure(
     figures.setdefault(f"{name}: queued", []).append(steps)
     async with Steps() as steps:
         end(tasks)
-        while not all(task.done() for task in reversed(tasks)):  # noqa: ASYNC110 - counted as theirs
+        while not all(task.done() for task in reversed(tasks)):  # noqa: ASYNC110 - a part of the ending
             await asyncio.sleep(0)
     figures.setdefault(f"{name}: ended", []).append(steps)
     for task in tasks:

@@ -1,7 +1,7 @@
 """No test of the default run depends on how fast the machine is.
 
-Rule of this file: each place that `search` finds in a test or example is an error, unless
-`ALLOWED` excuses it.
+Rule of this file: each bound on real time that `search` finds in a test or example is an error,
+unless `ALLOWED` excuses it.
 """
 
 import tomllib
@@ -15,7 +15,7 @@ SEARCHED = [
     *(path for path in sorted((ROOT / "tests").rglob("*.py")) if "benchmarks" not in path.parts),
     *sorted((ROOT / "examples").glob("*.py")),
 ]
-# (file, function, kind): the reason. An empty function stands for the whole file.
+# (file, function, kind): the reason. An empty name of a function stands for the whole file.
 ALLOWED = {
     (
         "tests/fuzz/__main__.py",
