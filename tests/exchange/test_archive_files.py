@@ -1,6 +1,6 @@
-"""One file of the archive: each trap of real files, and bytes that are not a file.
+"""One file of the archive: the oddities of real files, and bytes that are no valid file.
 
-Rule of this file: each test makes its file from known lines.
+Rule of this file: each test makes the bytes that it decodes; none reads a downloaded file.
 """
 
 import io
@@ -187,7 +187,7 @@ def zipped(*texts: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_the_file_of_the_expected_name_is_read_whatever_else_the_zip_contains(method: int) -> None:
+def test_the_text_of_the_expected_name_or_else_the_only_one_is_unpacked(method: int) -> None:
     own = ("BTCUSDT-metrics-2024-08-08.csv", b"ours")
     assert unzip(zipped(own, method=method), NAME) == b"ours"
     assert unzip(zipped(("__MACOSX/x.csv", b"no"), own, ("r.txt", b"")), NAME) == b"ours"
@@ -210,7 +210,9 @@ def test_the_file_of_the_expected_name_is_read_whatever_else_the_zip_contains(me
     ],
     ids=["empty", "text", "end", "none", "no csv", "two", "cut", "checksum", "bzip2", "lzma"],
 )
-def test_a_zip_file_without_exactly_one_readable_text_is_a_decode_error(data: bytes) -> None:
+def test_a_zip_file_whose_text_is_missing_ambiguous_or_damaged_is_a_decode_error(
+    data: bytes,
+) -> None:
     with pytest.raises(DecodeError, match="BTCUSDT-metrics-2024-08-08"):
         unzip(data, NAME)
 

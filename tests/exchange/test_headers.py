@@ -1,4 +1,7 @@
-"""A header is bounded plain ASCII, or it counts as absent."""
+"""The value of a header is short plain ASCII, or the header counts as absent.
+
+Only a `Content-Length` may have any number of digits.
+"""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime

@@ -1,6 +1,6 @@
-"""A page of history: each row as the exchange wrote it; only an invalid row is omitted.
+"""A page of history: amounts keep every digit, and only rows that are invalid are omitted.
 
-Rule of this file: each test shows what it changes in a recorded row.
+Rule of this file: a test of a row shows only how the row differs from `LIVE`.
 """
 
 import json
@@ -178,7 +178,7 @@ def test_a_mutated_page_gives_rows_of_the_symbol_or_our_error(data: st.DataObjec
     assert all(row.open_interest.is_finite() and row.time > 0 for row in page.rows)
 
 
-# A recorded page whose symbol has digits, and whose amounts cross a power of ten.
+# The symbol has digits, and the amounts do not all have the same number of digits.
 PAGE = body(
     LIVE,
     LIVE | {"timestamp": TIME + 300_000, "sumOpenInterest": "9999.50000000"},

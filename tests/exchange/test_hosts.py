@@ -1,4 +1,4 @@
-"""Routes, base URLs, and which of them share one IP pool."""
+"""Routes, base URLs and proxies: which are valid, which share a pool, and the names of sources."""
 
 from functools import partial
 from typing import Any
@@ -153,7 +153,7 @@ def test_the_testnet_has_its_own_pool(url: str) -> None:
         ("https://[::ffff:10.0.0.1]", "https://10.0.0.1:443"),
     ],
 )
-def test_any_other_base_url_has_its_own_pool(url: str, key: str) -> None:
+def test_any_other_host_and_port_has_its_own_pool(url: str, key: str) -> None:
     assert pool_key(url) == key
 
 
@@ -294,7 +294,7 @@ def test_every_url_of_a_source_has_the_same_source_name(url: str, name: str) -> 
         ("http://[:8080", None),
     ],
 )
-def test_only_the_pool_of_a_local_exchange_names_a_port(
+def test_only_the_pool_of_a_local_exchange_gives_its_host_and_port(
     pool: str, place: tuple[str, int] | None
 ) -> None:
     assert local_place(pool) == place

@@ -775,7 +775,7 @@ def test_the_loosest_of_too_many_limits_is_reported_unless_implied() -> None:
 
 def test_a_limit_is_reported_when_the_limit_that_implied_it_is_ignored_too() -> None:
     growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(2, 11)]
-    loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # implied by 102 in 2 s alone
+    loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # only 102 in 2 s implies it
     info = decode_exchange_info(listing([BTC], [loosest, *growing]))
     assert list(info.other_limits) == [(n, 100 + n, False) for n in range(10, 2, -1)]
     assert info.ignored_limits == (json.dumps(loosest), json.dumps(growing[0]))
