@@ -1,6 +1,7 @@
 """One attempt is one request on the wire, on a connection without unread bytes.
 
-Rule of this file: the other side is a raw socket, so that no library corrects what we send or get.
+Rule of this file: the other side, if there is one, uses no HTTP library. So no library corrects
+what we send or get.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ async def test_a_dropped_idle_connection_costs_only_one_request(
 async def test_a_flood_is_not_mistaken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guard, "ENVELOPE_BYTES", -900)  # with a body of 1,000: 100 bytes in all
+    monkeypatch.setattr(guard, "ENVELOPE_BYTES", -900)  # with `max_bytes=1000`: 100 bytes in all
     text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # the body ends with the connection
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
@@ -174,7 +175,7 @@ async def test_the_records_of_connections_do_not_grow_without_bound() -> None:
         assert len(connector._guards) == 1
 
 
-def test_the_guard_passes_all_other_events_to_its_handler() -> None:
+def test_the_guard_passes_events_without_bytes_to_its_handler() -> None:
     handler = Mock(spec=ResponseHandler)
     guard = guard_of(handler)
     guard.pause_writing()
@@ -186,7 +187,7 @@ def test_the_guard_passes_all_other_events_to_its_handler() -> None:
 
 
 @pytest.mark.parametrize("refusal", [418, 429])
-async def test_a_refusal_with_broken_headers_is_noticed_after_any_answer(
+async def test_a_refusal_with_broken_headers_is_noticed_after_an_error_answer(
     refusal: int,
 ) -> None:
     broken = f"HTTP/1.1 {refusal} No\r\nContent-Length: none\r\n\r\n".encode()
@@ -321,7 +322,7 @@ async def test_no_part_of_a_request_is_sent_after_its_call_has_ended(
     assert count < len(LONG)
 
 
-# -- a connection that serves the next call before this one has ended ----------------------------
+# -- a connection that serves a call before its last call has ended ------------------------------
 
 
 async def call(transport: Transport, url: str) -> Answer:
@@ -359,9 +360,9 @@ async def test_an_ended_call_does_not_disturb_the_next_request_on_its_connection
 
 @asynccontextmanager
 async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event, asyncio.Event]]:
-    """A session whose trace delays the first call that ends.
+    """Yield a session whose trace delays the first call that ends, and two events.
 
-    The events: the trace has begun to wait, and the trace may continue.
+    The trace sets the first event when it begins to wait. It continues when the second one is set.
     """
     held, go_on = asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Kept connections that died while idle cost weight, but never lose a value.
+"""A call on a kept connection that died while idle gets its value by a second request.
 
 Rule of this file: both ends run in one virtual loop, so seconds of silence pass at once. The
 exchange counts requests and connections.
@@ -119,7 +119,7 @@ async def test_no_symbol_fails_after_all_kept_connections_died(
         client_of(exchange, session, max_connections=connections) as client,
     ):
         await sweep(client, exchange, 600)
-        for _ in range(2):  # so more second requests than the retry budget of 60
+        for _ in range(2):  # in all, more second requests than the retry budget of 60
             kept = exchange.forget(how)
             assert kept == connections
             await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once
@@ -131,7 +131,9 @@ async def test_no_symbol_fails_after_all_kept_connections_died(
 
 
 @sessions
-async def test_a_dead_network_costs_each_call_one_wait_and_one_more_request(session: str) -> None:
+async def test_a_silently_dead_connection_costs_a_call_one_wait_and_one_more_request(
+    session: str,
+) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 5)
         exchange.forget(Forgets.SILENTLY)
@@ -141,11 +143,11 @@ async def test_a_dead_network_costs_each_call_one_wait_and_one_more_request(sess
         assert now() - began == pytest.approx(PATIENCE, abs=0.05)
         assert exchange.requests[before:] == [(1, "BTCUSDT"), (6, "BTCUSDT")]
         assert client.usage.charged == len(exchange.requests)
-        assert client.usage.used == len(exchange.requests)  # the first may have been counted
+        assert client.usage.used == len(exchange.requests)  # all of them may have been counted
 
 
 @sessions
-async def test_a_dead_connection_makes_all_connections_that_were_idle_as_long_suspect(
+async def test_connections_that_were_idle_as_long_as_a_dead_one_become_suspect(
     session: str,
 ) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
@@ -161,7 +163,9 @@ async def test_a_dead_connection_makes_all_connections_that_were_idle_as_long_su
 
 
 @sessions
-async def test_a_connection_that_has_delivered_since_is_not_suspect(session: str) -> None:
+async def test_a_connection_that_answers_during_the_silence_of_a_dead_one_is_not_suspect(
+    session: str,
+) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 2)
         exchange.dead[1] = Forgets.SILENTLY
@@ -184,7 +188,7 @@ async def test_a_kept_connection_that_ends_within_its_answer_costs_one_request_a
 ) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 200)
-        for _ in range(2):  # so more second requests than the retry budget of 60
+        for _ in range(2):  # in all, more second requests than the retry budget of 60
             exchange.part, kept = PARTS[part], exchange.forget(how)
             assert kept == 100
             await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once

@@ -1,6 +1,7 @@
 """With too few file descriptors, a client waits for its open connections.
 
-Rule of this file: the shortage is real, so each test causes it in a separate process.
+Rule of this file: a test causes a real shortage only in a separate process; the other tests
+simulate one.
 """
 
 import asyncio
@@ -67,7 +68,7 @@ def test_with_too_few_descriptors_no_value_is_lost(
 
 
 def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the system allow so many connections; return a list that counts the refused ones."""
+    """Let only so many connections open; return a list whose one entry counts the refused ones."""
     opened, refused = [0], [0]
     create = aiohttp.TCPConnector._create_connection
 
@@ -86,7 +87,7 @@ def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return refused
 
 
-async def test_a_request_without_a_descriptor_waits_for_a_connection_and_is_not_charged(
+async def test_a_request_without_a_descriptor_waits_for_a_connection_and_is_charged_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refused = allow(3, monkeypatch)
@@ -174,7 +175,7 @@ def test_a_shortage_is_distinguished_from_other_errors(error: Exception, is_shor
     assert is_out_of_descriptors(error) == is_short
 
 
-def test_an_ambiguous_error_is_checked_against_the_limit_of_the_system(
+def test_after_an_ambiguous_error_a_new_socket_shows_whether_descriptors_are_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse() -> None:

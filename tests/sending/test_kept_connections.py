@@ -47,7 +47,7 @@ def opened(kept: KeptConnections, *, is_kept: bool = True) -> ConnectionState:
 
 
 async def answered(kept: KeptConnections, state: ConnectionState, seconds: float) -> bool:
-    """Answer a request on a kept connection after some time; return whether it was abandoned."""
+    """Let a kept connection answer after `seconds`; return whether it was abandoned before."""
     abandoned, state.kept = Abandoned(), True
     kept.sent(state, abandoned, now())
     try:
@@ -75,7 +75,7 @@ async def test_a_byte_that_arrived_while_the_loop_was_blocked_is_read_first() ->
     kept.sent(state, abandoned, now())
     await asyncio.sleep(PATIENCE + LAST_READ_S / 2)  # the timer has fired
     kept.heard(state)
-    kept.sent(state, abandoned, now())  # the next request is a new one
+    kept.sent(state, abandoned, now())  # the next request on this connection
     await asyncio.sleep(LAST_READ_S)
     assert abandoned.at == []
     await asyncio.sleep(60.0)
@@ -101,7 +101,7 @@ async def test_each_request_has_full_patience() -> None:
         assert end.at == due
 
 
-async def test_only_kept_connections_with_retries_are_abandoned() -> None:
+async def test_only_kept_connections_are_abandoned_and_only_with_retries() -> None:
     for kept, is_kept in ((KeptConnections(), False), (KeptConnections(replace=False), True)):
         abandoned = Abandoned()
         kept.sent(opened(kept, is_kept=is_kept), abandoned, now())
@@ -136,11 +136,11 @@ async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
 
 
 def _ours(armed: list[float]) -> list[float]:
-    """The timers of `KeptConnections`: they are 2 s ahead, and those of `asyncio.sleep` 0.05 s."""
+    """The timers of `KeptConnections`: they are due in 2 s, those of `asyncio.sleep` in 0.05 s."""
     return [when for number, when in enumerate(armed) if when > max(armed[:number], default=0.0)]
 
 
-async def test_connections_last_used_before_a_dead_one_failed_are_suspect() -> None:
+async def test_connections_silent_since_a_dead_one_sent_its_request_are_suspect() -> None:
     kept = KeptConnections()
     before, dead, since = opened(kept), opened(kept), opened(kept)
     for state in (before, since, dead):

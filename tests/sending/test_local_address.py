@@ -1,4 +1,4 @@
-"""A host with several addresses has a budget for each; connections come from the given address."""
+"""A host with several addresses has a budget for each; connections come from `local_address`."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ def test_each_local_address_has_its_own_pool_and_a_proxy_has_one_for_all() -> No
 @pytest.mark.parametrize(
     "address", ["", "nonsense", "0.0.0.0", "::", "224.0.0.1", "127.0.0.1:80", "1.2.3", "localhost"]
 )
-def test_an_address_that_no_machine_can_have_is_refused(address: str) -> None:
+def test_a_text_that_is_no_address_of_a_machine_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="local_address must be an IP address of this machine"):
         OpenInterestClient(local_address=address, budget=ProcessBudget())
 
@@ -77,8 +77,8 @@ def test_an_address_of_another_type_is_a_type_error() -> None:
         OpenInterestClient(local_address=7, budget=ProcessBudget())  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(not HAS_MANY, reason="one loopback address alone")
-async def test_connections_come_from_the_address_and_each_has_its_own_budget(
+@pytest.mark.skipif(not HAS_MANY, reason="this system has only one loopback address")
+async def test_each_local_address_has_its_own_connections_and_budget(
     tmp_path: Path,
 ) -> None:
     async with Peers() as exchange:
@@ -126,7 +126,7 @@ def test_without_a_route_no_address_is_the_default(monkeypatch: pytest.MonkeyPat
 
 
 async def failing(**options: object) -> str:
-    """The error of a call when no connection can be made."""
+    """The text of the error of a call that gets no answer."""
     client = OpenInterestClient(budget=ProcessBudget(), retry=ONCE, **options)  # type: ignore[arg-type]
     async with client:
         with pytest.raises(TransportError) as caught:
@@ -146,7 +146,7 @@ async def test_a_failed_connection_is_explained_in_our_words() -> None:
         )
 
 
-async def test_an_address_of_another_machine_is_explained_in_our_words() -> None:
+async def test_a_local_address_of_another_machine_is_explained_in_our_words() -> None:
     with closed_port() as port:
         said = await failing(base_url=f"http://127.0.0.1:{port}", local_address="192.0.2.77")
     assert "ssl:" not in said
