@@ -1,4 +1,4 @@
-"""Deadlines interrupt their task exactly when asyncio's own would, and nothing else."""
+"""A deadline interrupts its own task only, as `asyncio.timeout` does."""
 
 import asyncio
 import gc
@@ -83,11 +83,13 @@ async def test_finished_deadlines_are_dropped_before_they_expire() -> None:
     for _ in range(1000):
         await limited(deadlines, 10.0, 0.0)
     assert len(deadlines._queue) <= 2
-    assert await limited(deadlines, 3.0, 5.0) == "ended at 3.0"  # before the timer of the others
+    assert (
+        await limited(deadlines, 3.0, 5.0) == "ended at 3.0"
+    )  # before the last of the 1,000 is due
 
 
 @pytest.mark.parametrize("work", [0.5, 5.0], ids=["done", "cancelled"])
-async def test_the_deadline_of_a_second_attempt_is_dropped_early(work: float) -> None:
+async def test_the_deadline_of_a_second_attempt_is_dropped_when_its_call_ends(work: float) -> None:
     deadlines = Deadlines()
     await limited(deadlines, 10.0, 0.0)
     task = asyncio.create_task(limited(deadlines, 9.0, work))
@@ -114,7 +116,7 @@ async def test_a_timer_does_not_keep_the_context_of_its_call() -> None:
 
     for seconds in (10.0, 8.0):  # a first attempt, and a second
         await asyncio.create_task(answer(seconds))
-    await asyncio.sleep(0.0)  # lets the loop drop the last step
+    await asyncio.sleep(0.0)  # lets the loop drop the last step of the task
     gc.collect()
     assert [request() for request in requests] == [None, None]
 

@@ -229,7 +229,7 @@ async def test_cancelling_right_after_admission_refunds_the_charge() -> None:
     await until_waiting(governor, 1)
     permit.settle(200, answer(2))
     permit.release()
-    while governor.waiting:  # noqa: ASYNC110 - until the dispatcher has just removed it
+    while governor.waiting:  # noqa: ASYNC110 - until the dispatcher has removed its waiter
         await asyncio.sleep(0)
     assert not task.done()
     task.cancel()
@@ -303,7 +303,7 @@ async def test_a_call_that_can_wait_long_enough_is_admitted(full: Governor) -> N
 
 
 @pytest.mark.parametrize("max_wait", [0.0, 1.0])
-async def test_a_weight_that_never_fits_is_refused_even_if_others_wait(
+async def test_a_weight_that_never_fits_is_refused_even_if_other_calls_wait(
     full: Governor, max_wait: float
 ) -> None:
     first = asyncio.create_task(full.admit())
@@ -326,7 +326,7 @@ async def test_a_weight_that_never_fits_is_refused_and_blocks_no_call() -> None:
 def end_at_once(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, None, Any], **_: object
 ) -> asyncio.Future[Any]:
-    """Stand in for `asyncio.eager_task_factory` and a coroutine that never waits."""
+    """Replace `asyncio.eager_task_factory`, for a coroutine that never waits."""
     future = loop.create_future()
     try:
         coroutine.send(None)
@@ -444,7 +444,7 @@ async def test_every_real_number_is_accepted_as_max_wait(full: Governor) -> None
 
 
 async def refusals_until_admitted(governor: Governor) -> int:
-    """Call with a max wait of 0 at each `retry_at`; return the refusals before admission."""
+    """Call with a max wait of 0 at each `retry_at`; return how many calls were refused."""
     for refused in range(1000):
         (answer,) = await asyncio.gather(governor.admit(max_wait=0.0), return_exceptions=True)
         if isinstance(answer, Permit):
@@ -645,7 +645,7 @@ async def test_during_a_ban_every_later_call_fails_at_once(max_wait: float | Non
     busy.release()
 
 
-async def test_the_end_of_a_ban_in_its_text_is_obeyed() -> None:
+async def test_the_stated_end_of_a_ban_is_obeyed() -> None:
     governor = await known()
     await refuse(governor, 418)
     governor.obey_ban(wall_time() + 1000)
@@ -790,7 +790,7 @@ async def calls_of_waiters(governor: Governor, count: int) -> tuple[float, int, 
     return queueing.count / count, waiting.count, cancelling.count / count
 
 
-async def test_the_cost_of_a_waiter_does_not_grow_with_their_number(
+async def test_the_cost_of_a_waiter_does_not_grow_with_the_number_of_waiters(
     full: Governor,
 ) -> None:
     few = await calls_of_waiters(full, 100)
@@ -958,7 +958,7 @@ async def test_a_budget_locked_by_another_process_is_named_as_the_reason(tmp_pat
 
 
 class CountedPool:
-    """A pool that counts requests for weight."""
+    """A pool that counts the calls of `charge`, and records the `waiting` of each."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -1028,7 +1028,7 @@ async def test_a_change_by_another_client_wakes_a_waiter_once_and_at_once(
     "options, behind",
     [
         ({}, [3, 2, 1, 0]),
-        ({"max_in_flight": 2}, [1, 0]),  # until a connection is free
+        ({"max_in_flight": 2}, [1, 0]),  # two connections are free
         ({"pace": 200.0}, [1, 0, 1, 0]),  # two at a time pass the pacer
     ],
 )
@@ -1061,7 +1061,9 @@ async def test_a_ban_learned_by_another_client_ends_every_wait_at_once(full: Gov
     assert asyncio.get_running_loop().time() - began < LONGEST_SLEEP_S / 2
 
 
-async def test_the_governor_listens_to_the_pool_only_while_it_waits_for_it(full: Governor) -> None:
+async def test_the_governor_listens_to_the_pool_only_while_it_waits_for_room(
+    full: Governor,
+) -> None:
     pool = full.pool
     assert isinstance(pool, ProcessPool)
     busy, gone = Governor(make_pool(), max_in_flight=1), Governor(pool)
@@ -1115,7 +1117,7 @@ def fail(*_: object, **__: object) -> bool:
 
 
 class BrokenPacer:
-    """A pacer that fails when called, or later in the task that waits for it."""
+    """The limiter of a pacer: it fails at once, or later in the task that waits for it."""
 
     def __init__(self, *, at_once: bool) -> None:
         self.has_capacity = fail if at_once else lambda _: False

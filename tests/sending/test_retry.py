@@ -78,7 +78,7 @@ def test_retry_waits_are_spread_evenly_down_to_zero() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_permanent_errors_are_never_retried(error: BinanceOIError) -> None:
+def test_no_other_error_is_retried(error: BinanceOIError) -> None:
     retries = Retries(RetryPolicy())
     assert retries.wait(error, 1, NO_END) is None
     assert retries.left == 60.0

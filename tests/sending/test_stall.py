@@ -26,7 +26,7 @@ from support.virtual_clock import VirtualLoop
 
 pytestmark = pytest.mark.virtual_time
 
-STALL = 100.0  # s; every timeout here is shorter
+STALL = 100.0  # s: longer than the time limits over which an answer must survive
 BAN_END = 1_795_521_600_000  # ms; a day after the virtual clock begins
 BANNED = json.dumps({"code": -1003, "msg": f"IP banned until {BAN_END}. Please"})
 
@@ -53,7 +53,7 @@ async def client_of(
 
 
 def at(number: int, text: bytes) -> Callable[[int], bytes]:
-    """Give each request the same answer; stall the loop during the answer to this one."""
+    """Answer each request with `text`; stall the loop during the answer to request `number`."""
 
     def script(request: int) -> bytes:
         if request == number:
