@@ -1,7 +1,7 @@
 """The usual answer is read without a parser, exactly as aiohttp's parser reads it.
 
-Rule of this file: each test compares both readings of the same bytes. Only the parser may accept
-an answer that the other reader does not accept.
+Rule of this file: the reader without a parser may leave an answer to the parser, but must never
+read it differently.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ CHUNKED = USUAL.replace(BODY, CHUNKED_BODY).replace(
 FORMS = pytest.mark.parametrize(
     "usual", [USUAL, PACKED, CHUNKED], ids=["plain", "gzip", "gzip in chunks"]
 )
-MOST = 65_536  # bytes of a body
+MOST = 65_536  # bytes of a body, at most
 ODD_BYTES = b"\0\t\n\r :,;-08Aaz\x7f\x80\xff"
 ODD_PARTS = (b"", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"\t", b"chunked", b"Connection: close\r\n")
 
@@ -111,7 +111,7 @@ def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
 
 
 def changed(usual: bytes) -> list[bytes]:
-    """A usual answer with one byte changed, removed, doubled or replaced by an odd part."""
+    """A usual answer, cut off, with one byte changed, removed or doubled, or with an odd part."""
     texts = [usual[:at] for at in range(len(usual))]
     texts += [usual[:at] + usual[at + 1 :] for at in range(len(usual))]
     texts += [usual[:at] + usual[at - 1 :] for at in range(1, len(usual))]
@@ -189,7 +189,7 @@ def test_an_unusual_answer_is_left_to_the_parser(old: bytes, new: bytes) -> None
     [
         *(PACKED_BODY[:-1], PACKED_BODY + b"x", PACKED_BODY * 2, PACKED_BODY[:-8] + bytes(8)),
         *(BODY, gzip.compress(b"", mtime=0), zlib.compress(BODY), b"\x1f\x8b"),
-        gzip.compress(bytes(MOST + 1), mtime=0),  # longer than any answer
+        gzip.compress(bytes(MOST + 1), mtime=0),  # longer than `MOST` when unpacked
     ],
     ids=range(9),
 )
@@ -246,7 +246,7 @@ async def test_the_bound_of_a_compressed_body_is_the_bound_of_its_request() -> N
 
 
 @pytest.mark.parametrize("name", ["x-mbx-used-weight-1m", "date"])
-def test_an_absent_header_is_absent(name: str) -> None:
+def test_a_missing_header_is_not_made_up(name: str) -> None:
     text = b"".join(
         line for line in USUAL.splitlines(keepends=True) if not line.startswith(name.encode())
     )

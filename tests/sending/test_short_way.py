@@ -1,7 +1,8 @@
 """The fast path of a request: its connection has just been used, and its answer has the usual form.
 
-Rule of this file: the first call of each client opens its connection, so the next call uses the
-fast path. Any unusual answer must end as it does without the fast path.
+Rule of this file: `warm` makes two calls, of which the first opens a connection, and the second
+keeps it ready. So the next call uses the fast path. Any unusual answer must end as it does without
+the fast path.
 """
 
 import asyncio
@@ -210,7 +211,9 @@ async def test_a_waiting_call_has_fewer_objects_than_a_task_that_awaits_a_future
     async with warm() as (client, _):
         client._governor.pool.hold(600.0)
         ours = await tracked(lambda: client.get_open_interest("BTCUSDT"), 200)
-        assert ours < await tracked(future, 200) - 0.5  # whole objects, and a few of the test
+        assert (
+            ours < await tracked(future, 200) - 0.5
+        )  # objects per call; those of the test add less
         assert client._governor.waiting == 0
 
 
@@ -227,7 +230,7 @@ async def test_calls_that_are_admitted_as_the_client_closes_send_nothing(
         sent, used = len(exchange.requests), client.usage.charged
 
         def admitted(waiter: Waiter, permit: Permit) -> None:
-            ends.append(asyncio.create_task(client.aclose()))  # its first step comes before theirs
+            ends.append(asyncio.create_task(client.aclose()))  # runs before the calls do
             asyncio.Future.set_result(waiter, permit)
 
         monkeypatch.setattr(Waiter, "set_result", admitted)

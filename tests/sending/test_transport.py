@@ -1,6 +1,7 @@
-"""A permit is settled, refunded or kept charged by the fate of its request; a request is exact.
+"""The exact bytes of a request, and what becomes of its permit: settled, refunded or still charged.
 
-Rule of this file: the other side is a raw socket, so that no library corrects what we send or get.
+Rule of this file: the other side, if there is one, uses no HTTP library. So no library corrects
+what we send or get.
 """
 
 import asyncio
@@ -208,7 +209,7 @@ async def test_a_stalled_body_runs_into_the_timeout() -> None:
 @pytest.mark.parametrize(
     "status, timeout, took", [(418, 10.0, 0.2), (418, 0.1, 0.1), (503, 10.0, 0.5)]
 )
-async def test_an_error_with_a_stalled_body_is_raised_soon(
+async def test_an_error_with_a_stalled_body_is_returned_soon(
     status: int, timeout: float, took: float
 ) -> None:
     text = answer(status, b'{"code":', length=70)
@@ -219,7 +220,7 @@ async def test_an_error_with_a_stalled_body_is_raised_soon(
     assert ours.fates == [f"settled {status}"]
 
 
-async def test_a_refusal_with_endless_headers_is_that_refusal() -> None:
+async def test_a_refusal_with_unfinished_headers_is_that_refusal() -> None:
     text = b"HTTP/1.1 418 I'm a teapot\r\nRetry-After: 120\r\n"
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         began = now()
@@ -278,7 +279,7 @@ async def test_a_body_whose_header_announces_too_many_bytes_is_not_awaited(
 ) -> None:
     text = answer(200, b"x" * sent, length=length)
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
-        for times in (1, 2):  # without the fast path, and with it
+        for times in (1, 2):  # through the session, and without it
             began = now()
             got = await ours.get(exchange.url, max_bytes=1000)
             assert (got.complete, len(got.body)) == (False, sent)
