@@ -1,7 +1,7 @@
 """The rules of admission: which rule answers, and that a decision changes no state.
 
-Rule of this file: each test makes the whole state that a rule may read. The exchange's clock is
-known exactly, and its minute 1,000 began when our monotonic clock showed 0 s.
+Rule of this file: each test makes the whole state that a rule may read. In states that are not
+random, the exchange's clock is known exactly: its minute 1,000 (`K`) began at 0 s of our clock.
 """
 
 import copy
@@ -60,7 +60,7 @@ class Case(NamedTuple):
 FULL = LIMIT - RESERVE
 STEADY = Curve(LIMIT / 60, heights=[50, 100, 150, 200], since=1.0, until=20.0)
 
-CASES = {
+CASES = {  # a name continues "a request ..."
     "alone, with room": Case(known, ask(), None, Send()),
     "in a cooldown": Case(
         lambda: known(cooldown_until=60.0 * K + 30), ask(), admission.in_cooldown, Reason.COOLDOWN
@@ -157,7 +157,7 @@ def test_a_wait_says_after_how_many_seconds_the_answer_may_differ() -> None:
 
 
 @pytest.mark.parametrize("silent, kind", [(0, Probe), (BLIND_AFTER, Send)])
-def test_a_client_without_counts_sends_no_probe(silent: int, kind: type) -> None:
+def test_after_many_answers_without_a_count_no_probe_is_sent(silent: int, kind: type) -> None:
     state = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), silent=silent)
     assert isinstance(decide(ask(), state), kind)
 
@@ -240,7 +240,7 @@ WINDOWS = [[], [], [Window(10, 100, False, 0.0, {30: 95})]]
 
 @st.composite
 def states(draw: st.DrawFn) -> Known:
-    """Draw any possible state of minute `K`; usual states are frequent."""
+    """Draw a state of minute `K`; usual states are frequent."""
     off = draw(st.sampled_from([0.0, 0.0, 0.5, 2.0]))
     clock = ServerClock(60.0 * K - off, 60.0 * K + off, draw(st.sampled_from([0.0, 18.0, 20.0])))
     seen = draw(st.sets(st.sampled_from([K - 1, K, K + 1])))
@@ -372,7 +372,7 @@ def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
     state = known(Minute(1, 0, reported=1), counted_at=since)
     state.cautious_until, state.after_ban = since + 60.0, after_ban
     made = Bucket(state, reserve=RESERVE)
-    for number in range(60, 290):  # 10 weight/s, fewer than even sending allows
+    for number in range(60, 290):  # 10 weight/s, less than even sending allows
         made.charge(since + number / 10, 1)
     assert asked == []
     made.charge(since + 29.0, FULL * 3 // 4)
@@ -385,7 +385,7 @@ def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
     weight=st.one_of(st.just(1), st.integers(1, LIMIT)),
     reserve=st.sampled_from([0, 0.01, RESERVE, 0.3]),
 )
-def test_a_probe_and_all_weight_known_to_be_counted_stay_within_the_limit(
+def test_a_probe_and_all_booked_or_reported_weight_stay_within_the_limit(
     state: Known, now: float, weight: int, reserve: float
 ) -> None:
     asked = Bucket(state, reserve=reserve).question(now, weight)
@@ -453,7 +453,14 @@ def test_a_caller_asks_again_soon_for_a_full_minute_of_weight_under_way() -> Non
 def with_singles(
     used: int, singles: dict[int, int], now: float = 20.0, asked_for: int = 0
 ) -> tuple[Ask, Known]:
-    """Bulk work asks in minute `K`; `singles` has the weight of single calls by minute."""
+    """Bulk work asks in minute `K`.
+
+    Args:
+        used: Our use of minute `K`.
+        singles: The weight of single calls, by minute.
+        now: The second of the question and of the latest count.
+        asked_for: The largest part of single calls for which an earlier request asked.
+    """
     minutes = {k: Minute(reported=1, single=single) for k, single in singles.items()}
     current = Minute(used, 0, reported=used, single=singles.get(K, 0), interactive=asked_for)
     books = Ledger(minutes | {K - 1: minutes.get(K - 1, Minute(reported=1)), K: current}, K)
@@ -511,7 +518,7 @@ def test_at_the_end_of_a_minute_bulk_work_may_use_the_part_of_single_calls(
     verdict = decide(*too_much)
     assert isinstance(verdict, Wait)
     assert verdict.reason is Reason.SINGLE_CALLS
-    assert verdict.seconds == pytest.approx(0.125)  # an eighth of a second for each weight
+    assert verdict.seconds == pytest.approx(0.125)  # an eighth of a second for a weight of 1
 
 
 def test_a_wait_for_the_part_of_single_calls_ends_when_bulk_work_may_use_it() -> None:
@@ -579,10 +586,10 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 600, 0, 500),
         (EARLY_ON, 300, 0, 40),  # 700 of 1,000 do not fill a minute
         ([501] * 12, 100, 0, 150),  # others use more than one copy's part
-        (ALL_ALONG, 540, 0, 40),  # by second 30, others had used 200
+        (ALL_ALONG, 540, 0, 40),  # by second 15, others had used 100
         ([0] * 9 + [167, 334, 501], 100, 0, 150),  # more than one copy's part in the last 15 s
         ([0] * 9 + [167, 334, 500], 100, 0, 40),
-        ([0] * 8 + [1, 167, 334, 501], 100, 0, 40),  # in the last 20 s
+        ([0] * 8 + [1, 167, 334, 501], 100, 0, 40),  # more than one copy's part, but in 20 s
         (EARLY_ON, 400, 1_001, 40),  # copies never exceed the limit
     ],
 )
@@ -687,7 +694,7 @@ def test_a_heavy_probe_leaves_others_their_weight_until_the_minute_ends(
 
 def test_in_the_first_minute_bulk_work_leaves_single_calls_their_part() -> None:
     state = known(Minute(booked=480, reported=480, single=20, interactive=50))
-    state.cautious_until = 70.0  # the first answer came at 10 s: 500 at once, the rest evenly
+    state.cautious_until = 70.0  # the first request went at 10 s: 500 at once, the rest evenly
     bulk = ask(now=10.0)._replace(bulk=True, interactive=50)
     assert decide(bulk, state) == Wait((480 + 1 + 20 - 500) / (490 / 50), Reason.CAUTION)
     assert decide(bulk._replace(bulk=False), state) == Send()

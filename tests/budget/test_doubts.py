@@ -1,6 +1,7 @@
 """The budget is careful after refusals and bans, and with rare or surprising counts.
 
-Rule of this file: each test writes the answers of the exchange, whose clock is known exactly.
+Rule of this file: each test writes the answers of the exchange. A bucket made by `bucket` knows
+the exchange's clock exactly.
 """
 
 import logging
@@ -43,7 +44,7 @@ def use(made: Bucket, now: float, weight: int, count: int) -> None:
 
 
 def at_once(made: Bucket, now: float) -> int:
-    """The number of requests that may be in flight at once."""
+    """Charge requests of weight 1 until one has to wait; return how many were charged."""
     sent = 0
     while isinstance(made.charge(now, 1), Receipt):
         sent += 1

@@ -1,4 +1,4 @@
-"""The estimate of the exchange's clock, from intervals about 1,000,000 s ahead of ours."""
+"""The estimate of the exchange's clock, which is about 1,000,000 s ahead of ours in these tests."""
 
 import pytest
 
@@ -94,7 +94,7 @@ def test_a_date_of_a_very_slow_answer_replaces_no_guess() -> None:
     assert (interval_of(made), made.dated) == ((-2, 2), False)
 
 
-def test_every_clock_that_the_program_makes_is_possible() -> None:
+def test_clocks_that_the_program_makes_are_possible() -> None:
     made = clock()
     assert made.is_possible(0.0)
     made.drift(86_400.0)
@@ -112,7 +112,7 @@ def test_the_early_end_of_the_interval_decides_what_is_certainly_over(
     assert clock().is_over(AHEAD_S + until, now) is over
 
 
-def test_the_end_of_an_instant_allows_for_drift_until_then() -> None:
+def test_the_wait_until_an_instant_is_over_includes_the_drift_until_then() -> None:
     made = clock()
     moment = made.when_over(AHEAD_S + 3600)
     assert 3602 < moment < 3602 + 2 * DRIFT * 3602
@@ -121,7 +121,7 @@ def test_the_end_of_an_instant_allows_for_drift_until_then() -> None:
     assert made.is_over(AHEAD_S + 3600, moment + 1e-6)
 
 
-def test_a_converted_instant_never_comes_earlier() -> None:
+def test_a_converted_instant_leaves_at_least_as_much_time() -> None:
     made, after = clock(), clock(-3602.0, -3598.0)
     assert made.convert(AHEAD_S + 600, 10.0, after) - AHEAD_S == 600 + 2 - 3598
     assert made.convert(AHEAD_S + 600, 603.0, after) == 0.0

@@ -1,6 +1,6 @@
 """A limit with another span than a minute, kept by our own books.
 
-Rule of this file: time is a number, and each test states what the exchange counts.
+Rule of this file: time is a number.
 """
 
 import pytest
