@@ -1,6 +1,6 @@
 """Budgets: who shares a bucket, and what happens when the shared file fails.
 
-Rule of this file: two `MachineBudget` objects on one directory stand for two processes.
+Rule of this file: two budgets on one directory, or two pools of `make`, stand for two processes.
 """
 
 import importlib.util
@@ -61,7 +61,7 @@ def memory() -> Memory:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time) -> Make:
-    """The pool of one exchange in a separate process; its store is a file by default."""
+    """Return a function that makes a pool as if in a process of its own, by default on a file."""
     kind = getattr(request, "param", "file")
 
     def make(**more: float) -> SharedPool:
@@ -92,7 +92,7 @@ def use(pool: Pool, clock: Time, weight: int = 1, used: int | None = None) -> No
 
 
 class Interrupted(Time):
-    """A clock that blocks every other thread at its first reading."""
+    """A clock that blocks its first reading in another thread until `go_on` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ def test_the_repr_of_a_pool_shows_weight_used_and_in_flight_and_a_cooldown(clock
 
 
 @BOTH
-def test_the_repr_of_a_shared_pool_reads_no_file(make: Make, clock: Time) -> None:
+def test_the_repr_of_a_shared_pool_reads_no_record(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 7)
     assert (repr(pool), repr(other)) == (
@@ -360,14 +360,14 @@ def test_a_request_charged_before_another_process_was_refused_is_not_sent(
     receipt = take(one)
     assert one.sending(receipt) is receipt
     other.hold(500, ban=True)
-    clock.now += 2 * LEASE_S  # older receipts check for cooldowns of others
+    clock.now += 2 * LEASE_S  # with an older receipt, `sending` checks for a new cooldown
     assert one.sending(receipt) is None
     one.refund(receipt)
     assert other.usage.charged == 1
 
 
 @BOTH
-def test_nothing_is_sent_while_the_file_is_locked_and_may_have_a_cooldown(
+def test_nothing_is_sent_while_the_record_is_locked_and_may_have_a_cooldown(
     make: Make, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -458,7 +458,7 @@ def warm(pool: Pool, clock: Time) -> None:
 
 
 @BOTH
-def test_calls_in_quick_succession_lock_the_file_once(make: Make, clock: Time) -> None:
+def test_calls_in_quick_succession_lock_the_store_once(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     warm(pool, clock)
     assert other.usage.used == 3 + MAX_LEASED_CALLS
@@ -518,7 +518,7 @@ def test_a_call_of_weight_5_leases_nothing_for_the_waiting_calls(make: Make, clo
 @BOTH
 def test_no_lease_is_taken_while_others_are_expected(make: Make, clock: Time) -> None:
     pool, other = make(), make()
-    use(pool, clock, 1, used=4)  # others
+    use(pool, clock, 1, used=4)  # other clients used 3
     before = other.usage.charged
     assert isinstance(pool.charge(1, 3), Receipt)
     assert other.usage.charged == before + 1

@@ -1,6 +1,7 @@
 """A poller declares its demand to all processes, and the demand ends with its process.
 
-The rule of this file: time is a number. A test that needs a dead process kills a real process.
+The rule of this file: where time matters, it is a number. Several pools stand for several
+processes, unless a process must end: then it is a real one.
 """
 
 import math
@@ -90,7 +91,7 @@ def test_a_demand_does_not_affect_whether_requests_are_admitted() -> None:
 # -- pollers of several processes --------------------------------------------------------------
 
 
-def test_processes_that_share_a_budget_see_the_demand_of_each_other(tmp_path: Path) -> None:
+def test_processes_that_share_a_budget_see_each_others_demand(tmp_path: Path) -> None:
     clock = Time()
     pools = [MachineBudget(directory=tmp_path, clock=clock).pool("x") for _ in range(3)]
     for number, pool in enumerate(pools):
@@ -270,7 +271,7 @@ def test_a_demand_replaces_the_previous_one_of_its_owner() -> None:
     assert with_own([need(weight=1.0), need(2)], need(), 50.0) == [need(2), need()]
 
 
-def test_a_process_has_the_sum_of_its_demands_and_the_age_of_its_newest_poller() -> None:
+def test_a_process_has_the_sum_of_its_demands_and_the_start_of_its_newest_poller() -> None:
     declared = Declared()
     assert (declared.total, declared.since) == (0.0, -math.inf)
     assert declared.put("a", 5.0, 1.0, anew=False)

@@ -86,7 +86,7 @@ def test_neither_reading_nor_charging_calls_a_listener(pool: Pool) -> None:
     assert calls == []
 
 
-def test_an_ended_listener_is_never_called_and_is_freed(pool: Pool) -> None:
+def test_an_ended_listener_is_never_called(pool: Pool) -> None:
     calls: list[str] = []
     first = pool.listen(lambda: calls.append("first"))
     pool.listen(lambda: calls.append("second"))
@@ -167,7 +167,9 @@ def test_listeners_are_called_once_for_a_record_that_another_process_wrote(
     assert len(calls) == 1
 
 
-def test_listeners_are_called_for_a_record_found_before_a_write(memory: Memory) -> None:
+def test_listeners_are_called_for_a_record_found_right_before_a_request_is_sent(
+    memory: Memory,
+) -> None:
     now = NOW
     options = Options(limit=100, reserve=0, clock=lambda: now, wall=lambda: NOON + NOW)
     one, other = (MemoryBudget(memory, **options).pool("exchange") for _ in range(2))

@@ -1,8 +1,8 @@
 """One budget for several real processes, on a real clock and a real socket.
 
-Rule of this file: the exchange's counter decides whether a test passes. These are short versions;
-`nox -s machine` runs the drills at full length. Only tests marked `wallclock` depend on the speed
-of the machine.
+Rule of this file: a test with processes judges them by what the exchange counted. These tests are
+short; `nox -s machine` runs the long ones. Only tests marked `wallclock` depend on the speed of the
+machine.
 """
 
 import time

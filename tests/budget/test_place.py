@@ -142,7 +142,7 @@ def test_every_process_skips_an_unusable_directory_without_a_warning(
 
 
 @pytest.mark.parametrize("how", ["link", "file", "loose", "foreign"])
-def test_a_directory_of_another_user_is_skipped_with_a_warning(
+def test_a_directory_that_is_not_private_is_skipped_with_a_warning(
     how: str,
     places: list[Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -227,7 +227,7 @@ TEMPORARY = ("EIO", "ESTALE", "ENOMEM", "EACCES", "EMFILE", "EINTR", "ETIMEDOUT"
 
 
 def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make calls of the system fail for `where` and everything in it."""
+    """Make this call of the system fail for `where` and everything in it."""
     real, number = getattr(os, call), getattr(errno, name)
 
     def failed(path: str, *rest: object, **more: object) -> object:

@@ -271,7 +271,7 @@ def test_a_larger_foreign_file_shrinks_to_our_size(place: Path) -> None:
     assert (place / FILE_NAME).stat().st_size == PAGE_BYTES * (MAX_RECORDS + 1)
 
 
-@pytest.mark.parametrize("more", [0, 1], ids=["as it was", "and written on"])
+@pytest.mark.parametrize("more", [0, 1], ids=["unchanged", "and a later write"])
 def test_a_restored_older_copy_starts_a_new_lineage(place: Path, more: int) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     exchange(one, b"early")

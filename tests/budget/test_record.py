@@ -145,7 +145,7 @@ def test_a_limit_of_the_exchange_or_of_a_user_is_trusted(limit: int) -> None:
     assert flaw(state(limit=limit), NOW) == ""
 
 
-def test_a_limit_above_that_of_a_record_is_refused() -> None:
+def test_a_limit_above_the_largest_in_a_record_is_refused() -> None:
     with pytest.raises(ValueError, match="limit must be"):
         ProcessBudget(limit=record.MAX_LIMIT + 1)
 
@@ -291,7 +291,7 @@ def test_a_ban_without_a_cooldown_is_obeyed(pool_with: Pools) -> None:
 
 
 @pytest.mark.parametrize("until", [NOON, NOON + NOW + 1e9, math.inf, NAN, -1.0])
-def test_an_impossibly_long_ban_is_not_obeyed(until: float, pool_with: Pools) -> None:
+def test_a_ban_that_is_over_or_impossible_is_not_obeyed(until: float, pool_with: Pools) -> None:
     found = Known(100, clock(hi=1e15), cooldown_until=until, banned_until=until)
     assert isinstance(pool_with(found).charge(1), Receipt)
 
@@ -353,7 +353,7 @@ def test_only_a_possible_window_of_this_boot_is_used(boot: str, pool_with: Pools
     assert pool._bucket.known.windows == []
 
 
-def test_a_merge_does_not_add_a_window_that_both_sides_have() -> None:
+def test_a_window_of_an_old_record_is_not_added_to_the_same_window_of_ours() -> None:
     ours, found = (
         old(Window(WEEK, 90, False, NOW - OLD_S - 60, slots))
         for slots in ({USED_YESTERDAY: 30, USED_YESTERDAY - 1: 5}, {USED_YESTERDAY: 40})

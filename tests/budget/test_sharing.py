@@ -1,7 +1,7 @@
 """An error ends sharing, sharing begins again, and any thread may read the books.
 
-Rule of this file: two `MachineBudget` objects on one directory stand for two processes, and only
-the test advances the clock.
+Rule of this file: two pools on one store stand for two processes, unless a test starts or forks
+real ones. Only the test advances the clock.
 """
 
 import errno
@@ -77,7 +77,7 @@ def memory() -> Memory:
 def make(
     request: pytest.FixtureRequest, budgets: Path, memory: Memory, clock: Time
 ) -> Callable[[], SharedPool]:
-    """The pool of one exchange in a separate process; its store is a file by default."""
+    """Return a function that makes a pool as if in a process of its own, by default on a file."""
     kind = getattr(request, "param", "file")
 
     options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
@@ -104,7 +104,7 @@ def use(pool: Pool, clock: Time, weight: int = 1) -> None:
 
 
 def short_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The warnings, shortened."""
+    """Each warning in a word: `alone` if sharing has ended, `again` if it has resumed."""
     assert {record.levelno for record in caplog.records} <= {logging.WARNING}
     messages = [record.getMessage() for record in caplog.records]
     return ["alone" if "is not shared" in message else "again" for message in messages]
@@ -112,7 +112,7 @@ def short_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def failing(call: str, number: int) -> Iterator[None]:
-    """Make this call fail for all our files, or for all our stores in memory."""
+    """Make a call of the system or of a store in memory fail; `open` fails for our file only."""
     with pytest.MonkeyPatch.context() as patch:
         where: object = fcntl if call == "flock" else os
         if hasattr(MemoryStore, call):
@@ -153,12 +153,12 @@ AT_THE_START = [
 ]
 
 
-# Each call of a store fails once.
+# Faults of a store in memory: a method, and the error with which it fails.
 OPERATIONS = [(name, errno.EIO) for name in ("lock", "read", "write", "unlock")]
 
 
 def on_both(faults: list[tuple[str, int]], operations: list[tuple[str, int]]) -> MarkDecorator:
-    """Parametrize a test with faults of the file and the same faults of a store in memory."""
+    """Parametrize a test with faults of the file and with faults of a store in memory."""
     rows = [("file", *fault) for fault in faults] + [("memory", *each) for each in operations]
     return pytest.mark.parametrize("make, call, number", rows, indirect=["make"], ids=name_of)
 
@@ -255,7 +255,7 @@ def test_a_reserve_is_kept_by_a_process_that_is_alone(budgets: Path, clock: Time
         assert pool.usage.remaining == 0
 
 
-def test_a_process_that_stays_alone_retries_every_minute_and_warns_once(
+def test_a_process_that_stays_alone_keeps_retrying_and_warns_once(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries: list[float] = []
@@ -342,7 +342,7 @@ def test_closing_writes_what_was_charged_alone(make: Make, clock: Time) -> None:
     one.close()
     assert other.usage.charged == 6
     clock.now += 10 * CHECK_S
-    one.charge(1)  # while this process is alone
+    one.charge(1)  # a closed pool has no store, and continues alone
     assert one._store is None
 
 
@@ -693,7 +693,7 @@ def test_new_processes_obey_a_ban_written_during_damage(
 
 
 def behind_by_two_files(make: Make, clock: Time, budgets: Path) -> SharedPool:
-    """A pool whose file and its successor were deleted; the first one has a ban of others."""
+    """A pool whose file, with a ban of another process, was deleted, and then the next file too."""
     one, banned = make(), make()
     use(one, clock, 10)
     use(banned, clock, 20)
@@ -990,7 +990,7 @@ def test_a_store_that_fails_the_check_for_cooldowns_shows_its_last_record(
 
 
 @IN_MEMORY
-def test_leaving_an_empty_store_for_another_one_writes_nothing_into_it(
+def test_leaving_an_empty_store_for_another_one_leaves_the_first_one_empty(
     make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make()
@@ -1129,7 +1129,10 @@ def test_an_answer_to_a_forgotten_minute_still_raises_the_count(make: Make, cloc
 
 @contextmanager
 def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[BaseException]]:
-    """Run threads that read the books continuously and switch as often as possible."""
+    """Run threads that call `looks` again and again; yield the list of their errors.
+
+    Python switches between them as often as possible.
+    """
     errors: list[BaseException] = []
     stop = threading.Event()
     began = threading.Barrier(threads + 1)
@@ -1209,7 +1212,7 @@ def test_any_thread_may_read_the_books_and_they_stay_exact(
 
 
 def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
-    """Every kind of change of the books, each in a state in which it changes many values."""
+    """Changes of many kinds, each in a state in which it changes many values of the books."""
     date, flying = NOON + 10, list[Receipt]()
 
     def charge(weight: int = 1) -> None:
@@ -1232,7 +1235,7 @@ def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
     yield lambda: pool.lose(flying.pop())
     yield lambda: pool.refund(flying.pop())
     yield lambda: settle(4)
-    yield lambda: settle(90)  # others
+    yield lambda: settle(90)  # shows weight of others
     yield lambda: pool.set_limit(5000)
     yield lambda: pool.set_limits(6000, [Limit(10, 400, False), Limit(86_400, 10**6, True)])
     yield partial(charge, 2)
@@ -1256,7 +1259,7 @@ def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
-    """Call `before` before every bytecode that this thread runs in our own modules."""
+    """Call `before` before every bytecode that this thread runs in these files."""
 
     def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.endswith(files):
@@ -1465,7 +1468,9 @@ def test_two_threads_get_the_same_pool(budgets: Path) -> None:
     assert len(set(map(id, pools))) == 1
 
 
-def test_processes_continue_sharing_after_the_largest_sequence(make: Make, clock: Time) -> None:
+def test_processes_continue_sharing_after_the_largest_sequence_number(
+    make: Make, clock: Time
+) -> None:
     one, other = make(), make()
     use(one, clock)
     use(other, clock)
@@ -1498,7 +1503,7 @@ def busy(make: Make, clock: Time) -> tuple[SharedPool, list[Receipt]]:
 
 
 def give_back(pool: SharedPool, receipts: list[Receipt], how: str) -> None:
-    """Let a child give back the receipts that it inherited from its parent."""
+    """Give the receipts back; `how` is the method of the pool to call."""
     for receipt in receipts:
         if how == "settle":
             pool.settle(receipt, 7, NOON + 10)
