@@ -1,4 +1,4 @@
-"""The task that talks to the server, with complete clients in virtual time.
+"""The courier of a member talks to the server that the members share.
 
 Rule of this file: the server is a `Keeper`, each member has a `Link` to it, and time is virtual.
 Each member has a governor, as in a client.
@@ -131,7 +131,7 @@ async def test_closing_during_a_call_to_the_server_refunds_the_cancelled_request
     await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_closing_takes_seconds_even_if_the_server_does_not_answer(keeper: Keeper) -> None:
+async def test_closing_takes_only_seconds_if_the_server_does_not_answer(keeper: Keeper) -> None:
     member = Member(keeper)
     await member.call()
     async with member.governor.reserve(1):
@@ -141,7 +141,7 @@ async def test_closing_takes_seconds_even_if_the_server_does_not_answer(keeper: 
         assert steady() - began < 10.0
 
 
-async def test_a_ban_reaches_every_member_within_a_round_trip(keeper: Keeper) -> None:
+async def test_a_ban_reaches_every_member_within_two_round_trips(keeper: Keeper) -> None:
     members = [Member(keeper) for _ in range(4)]
     for member in members:
         member.link.delay = 0.01

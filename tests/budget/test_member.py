@@ -348,7 +348,7 @@ def test_a_minute_that_a_restored_older_record_lacks_gets_the_weight_of_each_mem
 
 
 @pytest.mark.parametrize("lost", [1.5, *thorough(0.5, 4.5)])
-def test_an_answer_from_before_an_older_copy_shows_no_rolling_window(
+def test_after_the_restore_of_an_older_copy_a_late_answer_shows_no_rolling_window(
     machines: Machines, lost: float
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -393,7 +393,7 @@ def test_an_older_copy_makes_no_member_look_silent(
     assert machines.booked() == booked
 
 
-def test_a_member_that_lost_nothing_waits_until_others_have_restored_an_older_copy(
+def test_a_member_that_lost_nothing_waits_until_others_may_have_booked_again(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -495,7 +495,7 @@ def test_after_the_servers_clock_was_set_an_older_record_does_not_change_a_membe
 ) -> None:
     one, other = members_that_used(machines, 30, 20)
     machines.keeper.ahead = jump
-    for _ in range(2):  # the first answer shows the jump, and the record is older than it
+    for _ in range(2):  # the first answer shows the jump; the record is from before the jump
         read(machines, one)
     machines.keeper.ahead += jump
     for _ in range(2):
@@ -569,7 +569,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
     assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
 
 
-def test_a_member_that_had_used_more_than_an_even_part_uses_one_of_the_rest_as_well(
+def test_a_member_that_had_used_more_than_an_even_part_still_gets_one_of_the_rest(
     machines: Machines,
 ) -> None:
     one, _ = members_that_used(machines, 600, 100)
@@ -970,7 +970,7 @@ def test_sent_weight_of_a_killed_member_stays_booked(machines: Machines) -> None
     assert minute(machines).used == 112
 
 
-def test_members_save_some_weight_for_the_count_that_releases_that_of_a_killed_member(
+def test_members_keep_some_weight_for_a_count_that_decides_what_a_killed_member_sent(
     machines: Machines,
 ) -> None:
     killed, one = machines.member(), machines.member()
@@ -988,7 +988,10 @@ def test_members_save_some_weight_for_the_count_that_releases_that_of_a_killed_m
 
 
 def after_a_silence(machines: Machines) -> tuple[MemberPool, Receipt, MemberPool]:
-    """A member that was silent for so long that others may release its 100 under way; another."""
+    """Return a silent member, the receipt of the 100 that it has under way, and another member.
+
+    The silence is so long that others may release the 100.
+    """
     silent, one = members_that_used(machines, 1, 1)
     receipt = machines.take(silent, 100)
     machines.time.move(COUNTED_AFTER_S + 1.0)
@@ -1075,7 +1078,7 @@ def one_beside_a_silent_member(machines: Machines) -> tuple[MemberPool, int]:
     return other, part
 
 
-def test_others_leave_a_silent_member_its_part_until_a_count_shows_that_it_begins_too_late(
+def test_others_leave_a_silent_member_its_part_until_a_count_shows_that_it_did_not_begin(
     machines: Machines,
 ) -> None:
     other, part = one_beside_a_silent_member(machines)
@@ -1297,7 +1300,7 @@ def test_members_share_what_the_part_of_a_lost_member_leaves(
     newcomer = machines.member()
     machines.ask(newcomer)  # it reads the record, and has no line in it
     machines.lose(newcomer)
-    assert "1/5 of the limit" in caplog.text  # a third of the two thirds
+    assert "1/5 of the limit" in caplog.text  # at most a third of two thirds, which is 2/9
 
 
 @given(

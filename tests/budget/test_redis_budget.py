@@ -49,10 +49,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def exchange() -> Iterator[LocalExchange]:
-    """An exchange whose minute neither begins nor ends during a test.
+    """An exchange that is at second 15 of its minute when a test begins.
 
-    Near a rollover we may not learn which minute counted a request, because the clock that counts
-    requests may differ from the clock of the answer's date.
+    So it has 45 s until the rollover. Near a rollover we may not learn which minute counted a
+    request, because the clock that counts requests may differ from the clock of the answer's date.
     """
     with LocalExchange(clock_offset=SECOND - time.time() % 60.0).in_thread() as made:
         yield made
@@ -220,7 +220,7 @@ def test_a_forked_child_takes_part_as_another_member(
         )
         assert (done.returncode, done.stderr) == (0, "")
         (found,) = asyncio.run(redis_pools(server.url, egress)).values()
-        if exchange.now() // 60 == minute:  # otherwise the machine was too slow to see the count
+        if exchange.now() // 60 == minute:  # otherwise a minute ended before we read its count
             break
     assert (found.members, found.usage.charged) == (2, 11)
 

@@ -1,7 +1,7 @@
 """A real server handles records as the pool expects.
 
 Rule of this file: tests use servers that this file starts, or none. One test compares the script
-with the server in memory, which other tests use in its place.
+of the real server with `Keeper`, the server in memory that other tests use in its place.
 """
 
 import asyncio
@@ -53,14 +53,14 @@ def empty(request: pytest.FixtureRequest) -> None:
 
 
 async def until(condition: Callable[[], bool], listening: "asyncio.Task[None]") -> None:
-    """Wait for news without a time limit, while a task listens."""
+    """Wait for a condition without a time limit, as long as the task `listening` runs."""
     while not condition():
         assert not listening.done(), listening
         await asyncio.sleep(0.01)
 
 
 def swap_of(random: Random, known: list[bytes]) -> Swap:
-    """A random swap of a known version; it reads or writes, with or without a turn."""
+    """A random swap, usually of a known version; it reads or writes, with or without a turn."""
     version = random.choice([*known[-2:], b"", random.randbytes(VERSION_BYTES)])
     record = random.choice([b"", random.randbytes(VERSION_BYTES + random.randrange(60))])
     member = random.choice([b"", *(bytes([n]) * ID_BYTES for n in range(4))])

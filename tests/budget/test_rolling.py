@@ -1,7 +1,6 @@
 """The bucket of a limit without a header: requests for history.
 
-Rule of this file: time is a number, and the exchange counts each request at the worst moment for
-us. Each constant of `rolling` has a test at its threshold.
+Rule of this file: time is a number. Each constant of `rolling` has a test at its threshold.
 """
 
 from collections import deque
@@ -48,7 +47,7 @@ def wait(made: RollingBucket, now: float, *, bulk: bool = False, weight: int = 1
 
 
 def fill(made: RollingBucket, now: float) -> int:
-    """Send single requests that are answered at once."""
+    """Send single requests, each answered at once, until one has to wait; return their number."""
     count = 0
     while isinstance(receipt := made.charge(now, 1), Receipt):
         made.settle(receipt, now, None, None)
@@ -278,7 +277,7 @@ class Two:
         self.one, self.other = (each.pool("x", HISTORY) for each in budgets)
 
     def read(self, pages: int, *, every: float = 0.1) -> None:
-        """Read pages one after the other."""
+        """Read pages of history one after the other, each with a single request."""
         for _ in range(pages):
             self.one.settle(_taken(self.one.charge(1)), None, None)
             self.hand.now += every
@@ -349,7 +348,7 @@ def test_leased_pages_never_exceed_the_limit_even_if_a_process_is_killed() -> No
     pools = [two.one, two.other]
     sent = 0
     while True:
-        if sent == 400:  # a kill of the process, which has leased pages
+        if sent == 400:  # the first process is killed while it has leased pages
             budget = MemoryBudget(two.memory, **two.hand.options())
             pools[0] = budget.pool("x", HISTORY)
         if not isinstance(pools[sent % 2].charge(1), Receipt):
