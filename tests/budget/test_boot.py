@@ -14,7 +14,7 @@ ID = "5fca2a85-97f4-4f53-9a93-2a1ba5b3d8cd"
 
 
 def reader(**files: str) -> Callable[[str], str]:
-    """A `read` for a system with these files, by the last part of their names."""
+    """The `read` of a system that has only these files, by the last part of their paths."""
 
     def read(path: str) -> str:
         name = path.rpartition("/")[2]
@@ -26,7 +26,7 @@ def reader(**files: str) -> Callable[[str], str]:
 
 
 def kernel(**values: bytes) -> Callable[[str], bytes]:
-    """A `sysctl` for a kernel with these values."""
+    """The `sysctl` of a kernel that has only these values, by the last part of their names."""
 
     def sysctl(name: str) -> bytes:
         short = name.rpartition(".")[2]

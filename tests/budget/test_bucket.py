@@ -672,7 +672,7 @@ def banned_for(made: Bucket, now: float) -> float:
             return now - begun
         assert answer.seconds is not None
         now += max(answer.seconds, 0.001)
-    pytest.fail("nothing is sent")
+    pytest.fail("the bucket sends nothing")
 
 
 @pytest.mark.parametrize("off", some(WRONG, always=3))
@@ -959,7 +959,7 @@ def test_despite_clock_drift_a_caller_finds_room_when_it_is_expected(name: str) 
 def test_room_is_expected_when_answers_may_show_that_the_minute_before_counted_them() -> None:
     made = bucket(100, reserve=1)
     late = [take(made, 55) for _ in range(80)]  # booked to two minutes
-    # A request sent now belongs to the second one, in which 80 and 50 do not fit.
+    # A request sent now belongs to the second of them, in which 80 and its own 50 do not fit.
     assert made.room_in(61.6, 50) == pytest.approx(1.0, abs=0.01)
     for receipt in late:
         made.settle(receipt, 61.7, 80, NOON + 57)
@@ -1286,7 +1286,7 @@ class Guarantee(RuleBasedStateMachine):
         self.log: list[tuple[float, int]] = []  # when a request was counted, and its weight
         self.limits: tuple[Limit, ...] = ()
         self.events: list[tuple[float, int, Receipt, float, float, str]] = []  # see `later`
-        self.order = count()  # of events at one instant
+        self.order = count()  # decides between events at one instant
 
     @initialize(
         limit=st.integers(20, 400),

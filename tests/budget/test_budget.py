@@ -544,7 +544,7 @@ def test_a_lease_is_no_larger_than_the_room(make: Make, clock: Time) -> None:
     assert not isinstance(pool.charge(1), Receipt)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+@pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs POSIX locks")
 def test_no_leased_request_is_sent_after_a_cooldown_began(
     make: Make, clock: Time, tmp_path: Path
 ) -> None:
@@ -583,7 +583,7 @@ def test_settlements_are_written_before_too_many_are_pending(make: Make, clock: 
 # -- when another process has the lock ---------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+@pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs POSIX locks")
 def test_no_call_waits_for_the_lock_and_no_weight_is_lost(
     make: Make, clock: Time, tmp_path: Path
 ) -> None:
@@ -612,7 +612,7 @@ HOLDS: dict[str, Callable[[Pool, Receipt], None]] = {
 }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+@pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs POSIX locks")
 @pytest.mark.parametrize("name", HOLDS)
 def test_a_process_obeys_its_own_cooldown_before_it_can_write_it(
     name: str, make: Make, clock: Time, tmp_path: Path
@@ -640,7 +640,7 @@ def test_a_process_obeys_its_own_cooldown_before_it_can_write_it(
     assert pool.sending(second) is None
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+@pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs POSIX locks")
 def test_a_cooldown_that_could_not_be_written_at_once_ends_on_time(
     make: Make, clock: Time, tmp_path: Path
 ) -> None:

@@ -393,7 +393,7 @@ def test_an_older_copy_makes_no_member_look_silent(
     assert machines.booked() == booked
 
 
-def test_a_member_that_lost_nothing_waits_until_others_may_have_booked_again(
+def test_a_member_that_lost_nothing_waits_until_other_members_may_have_booked_again(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -412,7 +412,9 @@ def test_a_member_that_lost_nothing_waits_until_others_may_have_booked_again(
     assert machines.booked() == LIMIT - 299
 
 
-def test_a_member_that_stays_silent_after_an_older_copy_is_released(machines: Machines) -> None:
+def test_the_weight_of_a_member_that_stays_silent_after_a_restore_is_released(
+    machines: Machines,
+) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -565,7 +567,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
             total += 1
             one.settle(answer, 300 + total, NOON + int(machines.time.now))
         machines.time.move(0.05)
-    # An even part of the limit, and of the weight that the last record had left.
+    # At most an even part of the limit; and at most its 30 and an even part of what was left.
     assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
 
 
@@ -676,7 +678,7 @@ def test_weight_that_only_reserved_the_rest_of_a_minute_is_dropped_when_the_serv
     machines.use(other, 600)
     machines.use(one)
     machines.lose(one)
-    assert one._padding[int(NOON // 60)] > 0  # the rest of the limit is less than its even part
+    assert one._padding[int(NOON // 60)] > 0  # 370 were left, and it may use half
     machines.keeper.restart()
     machines.time.move(2.0)
     for pool in (one, other):
@@ -858,7 +860,7 @@ def test_the_demand_of_pollers_is_known_on_other_machines(machines: Machines) ->
     assert other.demand("another") == 0.0
 
 
-def test_a_starting_member_keeps_the_limit_that_others_learned(
+def test_a_starting_member_keeps_the_limit_that_other_members_learned(
     machines: Machines,
 ) -> None:
     one, other = machines.member(), machines.member()
@@ -990,7 +992,7 @@ def test_members_keep_some_weight_for_a_count_that_decides_what_a_killed_member_
 def after_a_silence(machines: Machines) -> tuple[MemberPool, Receipt, MemberPool]:
     """Return a silent member, the receipt of the 100 that it has under way, and another member.
 
-    The silence is so long that others may release the 100.
+    The silence is so long that the other member may release the 100.
     """
     silent, one = members_that_used(machines, 1, 1)
     receipt = machines.take(silent, 100)
@@ -1044,7 +1046,9 @@ def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_no_weigh
     assert not machines.record().lines[one.member].released
 
 
-def test_a_request_that_others_may_have_released_is_not_sent(machines: Machines) -> None:
+def test_a_request_whose_weight_other_members_may_have_released_is_not_sent(
+    machines: Machines,
+) -> None:
     pool = machines.member()
     machines.use(pool)
     fresh, old = machines.take(pool), machines.take(pool)

@@ -24,7 +24,7 @@ NAME = f"binance-oi-{os.getuid()}"
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Three directories like `/tmp`: all users may write, but not replace files of others."""
+    """Three directories like `/tmp`: all users may write, but not replace files of other users."""
     made = [tmp_path / name for name in ("memory", "disk", "temporary")]
     for each in made:
         each.mkdir()

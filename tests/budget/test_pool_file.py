@@ -127,14 +127,14 @@ def test_no_other_user_can_read_the_file(place: Path) -> None:
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
-def test_a_file_that_others_could_read_becomes_private(place: Path) -> None:
+def test_a_file_that_other_users_could_read_becomes_private(place: Path) -> None:
     PoolFile(place, "a")
     (place / FILE_NAME).chmod(0o644)
     PoolFile(place, "a")
     assert stat.S_IMODE((place / FILE_NAME).stat().st_mode) == 0o600
 
 
-def test_a_directory_that_others_can_write_to_is_refused(place: Path) -> None:
+def test_a_directory_that_other_users_can_write_to_is_refused(place: Path) -> None:
     place.mkdir()
     place.chmod(0o777)
     with pytest.raises(PermissionError):
@@ -356,7 +356,7 @@ def test_a_record_that_is_too_long_raises(place: Path) -> None:
 # -- a suspended process -----------------------------------------------------------------------
 
 
-def test_a_process_suspended_with_the_lock_does_not_block_others_for_long(
+def test_a_process_suspended_with_the_lock_does_not_block_other_processes_for_long(
     place: Path, later: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     suspended, one, other = (PoolFile(place, "a") for _ in range(3))

@@ -101,7 +101,7 @@ async def test_the_script_behaves_as_the_server_in_memory(
 
 
 @needs_server
-async def test_the_server_gives_its_time_and_the_news_of_others(server: Server) -> None:
+async def test_the_server_gives_its_time_and_the_news_of_other_members(server: Server) -> None:
     one, other = RedisServer(server.url, "a"), RedisServer(server.url, "a")
     heard, resets = list[bytes](), list[int]()
     listening = asyncio.create_task(one.listen(POOL, heard.append, lambda: resets.append(1)))

@@ -187,7 +187,7 @@ def test_one_error_interrupts_sharing_briefly_and_loses_no_weight(
 
 
 @on_both(FAULTS, OPERATIONS)
-def test_the_first_charge_after_an_error_obeys_a_ban_of_others(
+def test_the_first_charge_after_an_error_obeys_a_ban_of_another_process(
     call: str, number: int, make: Make, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -498,7 +498,7 @@ def test_a_directory_that_cannot_be_created_again_ends_sharing_until_it_can(
     assert one.usage.in_flight == 0
 
 
-def test_a_directory_that_becomes_writable_for_others_is_not_used_until_it_is_private(
+def test_a_directory_that_becomes_writable_for_other_users_is_not_used_until_private(
     make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = make()
@@ -605,7 +605,7 @@ def test_weight_that_is_carried_into_a_new_file_is_counted_once(
     assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (36, 0, 0)
 
 
-def test_a_write_into_a_file_that_others_left_is_repeated_in_the_new_one(
+def test_a_write_into_a_file_that_other_processes_left_is_repeated_in_the_new_one(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
@@ -1513,7 +1513,7 @@ def give_back(pool: SharedPool, receipts: list[Receipt], how: str) -> None:
             getattr(pool, how)(receipt)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("how", ["settle", "lose", "refund"])
 @pytest.mark.parametrize("first", ["child", "parent"])
