@@ -121,7 +121,7 @@ def answer(**fields: object) -> bytes:
         ("ßÿıusdt", "ßÿıUSDT"),  # only ASCII letters change case
         ("éüUSDT", "éüUSDT"),
         ("e\u0301USDT", "E\u0301USDT"),
-        ("हिंदीUSDT", "हिंदीUSDT"),  # vowel signs
+        ("हिंदीUSDT", "हिंदीUSDT"),  # with vowel signs
         ("ไทยUSDT", "ไทยUSDT"),
         ("٣USDT", "٣USDT"),
         ("𠀀USDT", "𠀀USDT"),
@@ -494,7 +494,7 @@ def test_an_invalid_mark_price_is_omitted_and_named(odd: dict[str, object], said
 
 
 @pytest.mark.parametrize("time", [0, -1, None, "5", 1.5, 10**15, [], MISSING])
-def test_a_mark_price_without_a_time_is_kept(time: object) -> None:
+def test_a_mark_price_without_a_valid_time_is_kept(time: object) -> None:
     row = {"symbol": "ODDUSDT", "markPrice": "1.5"} | ({} if time is MISSING else {"time": time})
     found = decode_mark_prices(json.dumps([row]).encode())
     assert found.prices == (MarkPrice("ODDUSDT", Decimal("1.5"), 0),)
@@ -1030,7 +1030,7 @@ def test_the_retry_time_of_a_temporary_refusal_comes_from_the_governor(
         ("Way too much request weight used; IP banned until 1659761931230.", 1659761931230),
         ("IP(2001:db8::1) banned until 1783855317204", BAN_END),
         ("IP(...) banned until <ms>. ...", None),
-        ("banned until 1783855317", None),  # seconds
+        ("banned until 1783855317", None),  # in seconds, not in ms
         ("banned until 17838553172040", None),
         ("banned until 0783855317204", None),
         ("banned until １７８３８５５３１７２０４", None),
@@ -1112,7 +1112,7 @@ def test_the_documented_example_is_decoded(path: Path, number: str, time: int) -
 
 
 @pytest.mark.parametrize("path, time", [made("server_time.json", 1795435200417)])
-def test_the_recorded_server_time_is_decoded(path: Path, time: int) -> None:
+def test_our_example_of_a_server_time_is_decoded(path: Path, time: int) -> None:
     assert decode_server_time(path.read_bytes()) == time
 
 

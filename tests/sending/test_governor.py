@@ -376,7 +376,9 @@ async def test_deadlines_of_admitted_calls_do_not_pile_up() -> None:
     assert len(governor._deadlines) <= MAX_FINISHED + 2
 
 
-async def test_the_deadline_of_a_cancelled_waiter_does_not_affect_others(full: Governor) -> None:
+async def test_the_deadline_of_a_cancelled_waiter_does_not_affect_other_waiters(
+    full: Governor,
+) -> None:
     gone = asyncio.create_task(full.admit(max_wait=1e6))
     await until_waiting(full, 1)
     full._deadlines[0].deadline = asyncio.get_running_loop().time() + 20
@@ -422,7 +424,7 @@ async def test_an_invalid_max_wait_is_refused_and_changes_nothing(
         await full.admit(max_wait=max_wait)  # type: ignore[arg-type]
     with pytest.raises((TypeError, ValueError), match=r"^max_wait must be "):
         async with full.reserve(max_wait=max_wait):  # type: ignore[arg-type]
-            pytest.fail("it was admitted")
+            pytest.fail("the call was admitted")
     assert (full.waiting, full.in_flight, full._deadlines) == (0, 0, [])
     assert full.pool.usage.used == 100
     assert asyncio.all_tasks() == tasks
@@ -455,7 +457,7 @@ async def refusals_until_admitted(governor: Governor) -> int:
         assert answer.retry_at is not None
         assert answer.retry_at.timestamp() > wall_time()
         await asyncio.sleep(answer.retry_at.timestamp() - wall_time())
-    pytest.fail("it spins")
+    pytest.fail("the call was refused 1,000 times")
 
 
 @pytest.mark.parametrize(
@@ -939,7 +941,7 @@ async def test_a_weight_that_never_fits_is_refused_with_its_own_reason(full: Gov
     assert (caught.value.reason, caught.value.retry_at) == (Reason.TOO_HEAVY, None)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+@pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs POSIX locks")
 async def test_a_budget_locked_by_another_process_is_named_as_the_reason(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     budget = MachineBudget(directory=tmp_path / "budgets", clock=loop.time, wall=wall_time)

@@ -111,7 +111,7 @@ def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
 
 
 def changed(usual: bytes) -> list[bytes]:
-    """A usual answer, cut off, with one byte changed, removed or doubled, or with an odd part."""
+    """A usual answer cut off, with an odd part, or with one byte changed, removed or doubled."""
     texts = [usual[:at] for at in range(len(usual))]
     texts += [usual[:at] + usual[at + 1 :] for at in range(len(usual))]
     texts += [usual[:at] + usual[at - 1 :] for at in range(1, len(usual))]
