@@ -350,7 +350,7 @@ def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly
 def test_a_starting_client_may_read_the_market_but_uses_at_most_half_of_the_limit() -> None:
     made = bucket(2400, reserve=0.01, off=1.0, known=False)
     fill(made, 0.5, 1, used=2)
-    assert 840 <= 1 + sent_at_once(made, 0.6) <= 2400 / 2
+    assert 840 <= 1 + sent_at_once(made, 0.6) <= 2400 / 2  # a market has about 840 symbols
 
 
 def test_a_client_sends_evenly_until_it_has_seen_60_s() -> None:
