@@ -1,14 +1,15 @@
 """`python -m tests.simulation.ablation`: how much does each mechanism of the core improve?
 
-Each switch replaces a few characters of the source in a copy of the tree, so that the mechanism
-does nothing. Then the program runs the same situations with the same seeds, with the mechanism and
-without it: six rows of `situations`, and situations with refusals and bans. A mechanism earns its
-lines if one of these happens without it:
+Each switch replaces a few characters of the source in a copy of the tree, so that a mechanism does
+nothing or a number has another value. Then the program runs the same situations with the same
+seeds, with the switch and without it. By default, the situations are six rows of `situations` and
+the events of `traces`, such as refusals and bans. A mechanism earns its lines if one of these
+happens without it:
 
-- More weight exceeds the limit in minutes in which we could have avoided that, or much more in
+- More weight exceeds the limit in minutes in which we could have avoided that, or over 50 more in
   minutes in which we could not.
-- In one row, we use 0.3 percentage points less of the limit.
-- A call waits longer than the row allows, although it does not with the mechanism.
+- In one row, we use at least 0.3 percentage points less of the limit.
+- A call waits longer than its row allows, in a run in which no call did with the mechanism.
 
 If none of these happens, the mechanism is a candidate for removal.
 """
@@ -42,8 +43,8 @@ SIX = (
     "everything at once",
 )
 MEASURED = (*SIX, *EVENTS)
-WORSE = 0.003  # share of the limit that a row uses less, so that the mechanism earns its lines
-NOTHING = 50  # weight, in all runs: a smaller rise of the unavoidable excess may be chance
+WORSE = 0.003  # share of the limit that a row loses without a mechanism that earns its lines
+NOTHING = 50  # weight of all runs together; the unavoidable excess may rise so much by chance
 
 
 def _drawing(situation: Situation) -> Callable[[Random], Situation]:
@@ -122,8 +123,8 @@ def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> N
     for key, figure in before.items():
         by_row.setdefault(key.split("|")[0], []).append(after[key].used - figure.used)
     means = {row: sum(found) / len(found) for row, found in by_row.items()}
-    # Compare the runs one by one: less weight over the limit in one run does not compensate for
-    # more in another.
+    # Compare the avoidable excess run by run: a smaller one in one run does not compensate for a
+    # larger one in another.
     over = sum(max(0, after[key].over - before[key].over) for key in before)
     waits = max(after[key].longest_wait - before[key].longest_wait for key in before)
     too_long = any(
@@ -136,7 +137,7 @@ def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> N
     mean = sum(means.values()) / len(means)
     print(
         f"| {name} | {over:+d} | {more:+d} | {100 * means[row]:+.2f} ({row}) | {100 * mean:+.2f} |"
-        f" {waits:+.0f} s | {'earns its lines' if earns else 'changes nothing'} |",
+        f" {waits:+.0f} s | {'earns its lines' if earns else 'changes too little'} |",
         flush=True,
     )
 

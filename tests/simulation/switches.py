@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Switch(NamedTuple):
-    """A number or mechanism, and the change that switches it off."""
+    """A mechanism or a number, and the change that switches it off or alters it."""
 
     name: str
     module: str
