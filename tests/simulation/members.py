@@ -1,8 +1,8 @@
 """Members on several machines that share one budget through a server, in virtual time.
 
-Rule of this file: a member has the shipped pool and governor, and the exchange is that of `world`.
-The seed decides each failure. `python -m tests.simulation.members` prints a table: one row for each
-failure and number of members.
+Rule of this file: a member has the pool and governor of the package, and the exchange is that of
+`world`. The seed decides each failure. `python -m tests.simulation.members` prints a table: one row
+for each failure and number of members.
 """
 
 import argparse
@@ -44,9 +44,9 @@ FAILURES = (
 )
 BAN = "ban"  # not a failure; its bound is `Run.late`
 ROUND_TRIP_S = 0.001  # s from a member to the server and back
-OBEYED_S = ROUND_TRIP_S + 0.02  # s after the first member learned of a ban; then no member sends
+OBEYED_S = ROUND_TRIP_S + 0.02  # s after one member learns of a ban; by then all obey it
 MINUTE_MS = 60_000
-DELAYED_S = 2.0  # s by which the answers of all members but one are late during a ban
+DELAYED_S = 2.0  # s by which the answers to all members but one are late during a ban
 
 
 @dataclass
@@ -57,9 +57,9 @@ class Run:
     calls: int = 0
     """Calls of the server."""
     late: int = 0
-    """Requests sent later than `OBEYED_S` after the first member learned of a ban."""
+    """Requests sent during a ban, later than `OBEYED_S` after the first member learned of it."""
     beyond: int = 0
-    """Weight that a member without the server sent beyond its part, in whole minutes."""
+    """Weight that members sent beyond their parts in the whole minutes of their cuts."""
 
     @property
     def most(self) -> int:
@@ -77,8 +77,8 @@ class Run:
     def is_met(self, failure: str) -> bool:
         """Whether the run stays within every bound.
 
-        The used share of the limit and the parts of the members include each whole minute after the
-        first one, even the minute in which the failure begins.
+        The used share of the limit and the parts of the members include each minute after the first
+        one, among them the minute in which the failure begins.
         """
         if failure == BAN:
             return self.refused > 0 and not self.late
@@ -94,7 +94,7 @@ class Run:
 
 @dataclass
 class Member:
-    """One member: its pool, its link, and the flag that stops it."""
+    """One member: its link, its pool, its courier, and its process."""
 
     link: Link
     pool: "Stopping"
@@ -164,11 +164,11 @@ class _Gated:
 
 
 Steps = tuple[tuple[float, float], ...]
-"""A demand: calls a second from a moment on, in s since the beginning of minute 0."""
+"""A demand: pairs of a moment, s since minute 0 began, and the calls per second from then on."""
 
 
 class _Member(_Process):
-    """A process of a member. Its demand is saturating, or `demand`."""
+    """A process of a member. Without a `demand`, its demand is saturating."""
 
     gate: _Gate
     stage: "Stage"
@@ -223,7 +223,7 @@ class Stage:
     couriers: list[Courier] = field(default_factory=list)
     members: list[_Member] = field(default_factory=list)
     limit: int = 0
-    sent: Counter[tuple[int, int]] = field(default_factory=Counter)  # by minute and member
+    sent: Counter[tuple[int, int]] = field(default_factory=Counter)  # weight by minute and member
     ban: Callable[[], None] = lambda: None
     informed: int | None = None  # after the ban, the only member whose answers come soon
     learned_at: float = inf  # Unix s at which the first member learned of a ban
@@ -269,10 +269,10 @@ async def play(
         trouble: What happens to the members and their server.
         random: Draws everything that is left to chance.
         count: The number of members.
-        minutes: The minutes of the exchange in which the run takes place.
+        minutes: How many minutes of the exchange the run spans; it ends with the last one.
         limit: The limit, weight per minute.
         into: The start of the members, s into the first minute.
-        error: By how much the wall clock of a member may be wrong, s.
+        error: The most by which the wall clock of a member is wrong, s.
         demands: The demand of each member; empty: all demands are saturating.
     """
     loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ class Plan:
 
     demands: tuple[Steps, ...]
     cuts: tuple[tuple[float, int, float], ...]
-    """When a cut begins, in s since the beginning of minute 0; a member's number; seconds."""
+    """Each cut: its beginning, s since minute 0 began; the member's number; its duration, s."""
     minutes: int
 
 
@@ -57,7 +57,7 @@ def _all_after_a_long_cut(random: Random) -> Plan:
 
 
 def _before_a_rollover(random: Random) -> Plan:
-    """Two members lose the server just before a rollover, and all are busy after it."""
+    """Two members, at times all three, lose the server near a rollover; all are busy after it."""
     cut = 120.0 - random.choice((0.3, 1.0, 2.0, 3.5))
     late = (0.0, 0.5), (cut + 3.0, inf)
     cuts = [(cut, 1, 70.0), (cut, 2, 70.0)]

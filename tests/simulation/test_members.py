@@ -1,6 +1,7 @@
 """Short runs of a few failures of members on several machines, in virtual time.
 
-`python -m tests.simulation.members` and `outages` play all of them with many seeds.
+`python -m tests.simulation.members` and `python -m tests.simulation.outages` play all of them with
+many seeds.
 """
 
 import pytest
@@ -20,7 +21,7 @@ def test_no_failure_makes_members_exceed_the_limit(failure: str) -> None:
     assert found.outcome.fairness() >= 0.35
 
 
-# Each seed exceeded the limit before the rule that its plan tests.
+# With these seeds, members exceeded the limit before the pool had the rule that the plan tests.
 SEEDS = {
     "two beside a burst": 1,
     "the third follows": 3,
