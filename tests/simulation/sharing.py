@@ -1,8 +1,9 @@
 """Scripts (see `scripts`) for two processes that share a file, and for a governor with its queue.
 
-Rule of this file: each of two pools stands for a process, and the script advances the clock of
-both. The pools share a real file in a new directory. A lease is weight that a process has charged
-in advance. The free weight that one process sees shows how long the other one keeps its lease.
+Rule of this file: in a script about a file, each of two pools stands for a process, and the script
+advances the clock of both. The pools share a real file in a new directory. A lease is weight that a
+process has charged in advance. The free weight that one process sees shows how long the other one
+keeps its lease. A script about a queue runs a governor in the simulation.
 """
 
 import tempfile
@@ -60,7 +61,7 @@ class _Desks:
         self.one = self.process(self._file)
 
     def process(self, open_store: Callable[[Store | None], Store]) -> SharedPool:
-        """Start one more process."""
+        """Start a process."""
 
         def clock() -> float:
             return START + self.now
@@ -127,7 +128,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 def calls_in_quick_succession_take_a_lease(_note: Note, make: Desks) -> None:
     """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: when a pool takes a lease, and for how many calls.
 
-    LEASE_PART, LARGEST_LEASE: for how many calls it does while there is much room.
+    LEASE_PART, LARGEST_LEASE: for how many calls it takes one while there is much room.
     """
     pauses = every(0.00002, 0.0049, 0.0051)
     limits = *range(420, 460, 4), 2_400
@@ -187,7 +188,7 @@ def another_process_has_locked_the_file(_note: Note, make: Desks) -> None:
 
 
 def _come_back(desks: _Desks, moments: list[float]) -> None:
-    """Let `one` charge alone until it shares again, and sees that `other` has used everything."""
+    """Let `one` charge at each moment; once it shares again, `other` has used everything."""
     for desks.now in moments:
         receipt = desks.ask(desks.one)
         if receipt is not None:

@@ -1,7 +1,7 @@
 """The guard for refactorings: a trace must change with a decision, and with nothing else.
 
-Rule of this file: `nox -s traces` plays every run; these tests play a few. They change each number
-of the decision by a hundredth, which a script must notice.
+Rule of this file: `nox -s traces` plays every run; these tests play only scripts. One test changes
+each number of the decision by a hundredth: the trace of at least one script must change.
 """
 
 import ast
@@ -64,7 +64,7 @@ DECIDING = (
 BOUND = "a bound for records of other processes; a valid record is within it"
 LAYOUT = "where a record is in the file, how long it may be, or for how long the file keeps it"
 REAL = "it counts attempts on the real clock, or between threads, which no script can repeat"
-PAST = "no script reads the past; tests/budget/test_rolling.py tests its threshold"
+PAST = "it concerns requests of history, and no script makes any"
 PLANS = "it concerns plans of pollers; no rule reads them"
 SERVER = "it concerns sharing through a server, which tests/simulation/members.py plays"
 # The numbers that change no trace, each with the reason.

@@ -22,7 +22,7 @@ def _receipt(desk: Desk, weight: int = 1) -> Receipt:
 
 
 def _acquainted(note: Note, at: float, limit: int = 100) -> Desk:
-    """Make a desk whose pool has had its first answer, and expects no others."""
+    """Make a desk whose pool has had its first answer, and expects no other clients."""
     desk = Desk(note, at=at, limit=limit)
     desk.send()
     desk.to(at + 0.5)
@@ -237,10 +237,7 @@ def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
 
 
 def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> Desk:
-    """Use `ours` in minute 1, while others use `theirs` in seconds 2 to `until` of a minute.
-
-    The others are absent in minute 0.
-    """
+    """Use `ours` in minute 1; others use `theirs` in seconds 2 to `until` of each minute but 0."""
 
     def used(minute: int, into: float) -> int:
         return int(theirs * min(1.0, max(0.0, into - 2.0) / (until - 2.0))) if minute else 0

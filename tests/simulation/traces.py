@@ -1,8 +1,9 @@
 """`python -m tests.simulation.traces`: do two trees make the same send decisions?
 
-Each run plays one situation or one script, and records every answer of `charge`: the time, the
-weight, and whether the request is sent, is sent as a probe, or waits, and for how long. A
-refactoring changes no trace. A change of behaviour changes traces, and needs its own figures.
+Each run plays one situation or one script, and records every answer of the pool: the time, the
+weight, and whether the request is sent, is sent as a probe, waits (and for how long), or is never
+sent. A refactoring changes no trace. A change of behaviour changes traces, and needs its own
+figures.
 
     python -m tests.simulation.traces                        against the last commit
     python -m tests.simulation.traces --against main~3       against any revision
@@ -11,9 +12,9 @@ refactoring changes no trace. A change of behaviour changes traces, and needs it
     python -m tests.simulation.traces --against traces.json  ... and compare with them later
     python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    with a changed number
 
-If a trace differs, the exit code is 1, and the program prints the first different decision. Compare
-a stored digest only on the machine that made it: another C library may round a logarithm
-differently.
+If a trace differs or is missing here, the exit code is 1. Against a revision or a checkout, the
+program also prints the first different decision. Compare a stored digest only on the machine that
+made it: another C library may round a logarithm differently.
 """
 
 import argparse
@@ -48,7 +49,7 @@ SCRIPTS = scripts.SCRIPTS | thresholds.SCRIPTS | sharing.SCRIPTS
 SEEDS = 1, 2, 3
 BEFORE = 3  # decisions shown before the first one that differs
 HERE = Path(__file__).parents[2]
-HALF_PAST_3 = EPOCH_S + 3.5 * 60.0  # Unix s: 3.5 minutes after a run begins
+HALF_PAST_3 = EPOCH_S + 3.5 * 60.0  # Unix s: the middle of minute 3 of a run
 # Situations that are in no row of `situations`: refusals, bans, others that come or go, and limits
 # that differ from the usual or the announced one.
 EVENTS = {
@@ -203,7 +204,7 @@ def _first_difference(name: str, tree: Path) -> str:
 
 
 def _compare(theirs: Traces, ours: Traces, tree: Path | None) -> int:
-    """Print the differences; return their number."""
+    """Print the differences; return how many traces differ or are missing here."""
     different = [name for name in ours if ours[name] != theirs.get(name, ours[name])]
     new, gone = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
     decisions = sum(int(text.split()[0]) for text in ours.values())
