@@ -1,4 +1,4 @@
-"""The command line of all tables of the simulation.
+"""The command line that several tables of the simulation share.
 
 Rule of this file: it chooses the rows, the seeds and the number of processes, and runs nothing.
 """

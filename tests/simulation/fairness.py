@@ -2,8 +2,8 @@
 
 Copies are clients of ours on the same IP address, each with a budget of its own.
 
-Rule of this file: it has the cases as data, and computes figures of complete runs. The session
-`nox -s fairness` checks the bounds of each case from a given minute on.
+Rule of this file: it has the cases as data, and computes figures of complete runs. The bounds of a
+case hold from a given minute on. The exit code is 1 if a run misses a bound.
 """
 
 import sys
@@ -33,7 +33,7 @@ class Case:
     first: int = 1  # the minute from which all figures except refusals count
     used: float = 0.0  # the least used share of the limit
     poorest: float = 0.0  # the least part of any copy, as a share of an even part
-    waits: tuple[float, float, float] = (inf, inf, inf)  # s: median, 99 %, maximum of single calls
+    waits: tuple[float, float, float] = (inf, inf, inf)  # s: the longest median, 99 % and maximum
     calm: int = 0  # the minute from which `refused` bounds the weight over the limit
     refused: float = 0.0  # the most weight over the limit, as a share of others' weight
 
@@ -45,7 +45,7 @@ class Figures:
     used: float
     poorest: float
     waits: tuple[float, float, float]
-    refused: int  # requests of ours, from minute `calm` on
+    refused: int  # our refused requests, from minute `calm` on
     over: int  # weight over the limit from minute `calm` on, ours and others'
     theirs: float  # `over` as a share of others' weight
 
@@ -238,8 +238,8 @@ def _report(case: Case, found: Sequence[Figures]) -> list[str]:
 
 def main() -> None:
     cases, seeds, jobs = chosen("tests.simulation.fairness", CASES, seeds=4, between="|")
-    heads = "used", "poorest", "waits: half, 99 %, all, s", "429", "over the limit", "of theirs"
-    print(f"| the worst of | runs | {' | '.join(heads)} | missed |")
+    heads = "used", "poorest", "waits: half, 99 %, all, s", "429", "over limit", "of others' weight"
+    print(f"| case | runs | {' | '.join(heads)} | missed |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     texts: list[str] = []
     with ProcessPoolExecutor(jobs) as pool:

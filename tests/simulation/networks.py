@@ -36,7 +36,7 @@ class Even:
 
 @dataclass(frozen=True, slots=True)
 class Uneven:
-    """Messages overtake each other, and a share of them is very slow."""
+    """Messages overtake each other, and a share of them may be very slow."""
 
     median: float = 0.03
     sigma: float = 0.5
@@ -51,7 +51,7 @@ class Uneven:
 
 @dataclass(frozen=True, slots=True)
 class Stalling:
-    """For `seconds` of every `every`, no message arrives; then all arrive at once."""
+    """For `seconds` of every `every`, the link holds messages; then it passes them on at once."""
 
     seconds: float = 2.0
     every: float = 13.7

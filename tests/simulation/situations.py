@@ -25,7 +25,7 @@ class Row:
     used: float  # the least used share of the limit
     first: int = 1  # minute from which the used share counts
     fair: float = 0.0  # the least part of the poorest process, as a share of an even part
-    longest_wait: float = 150.0  # s
+    longest_wait: float = 150.0  # s that a call may wait
 
 
 def _leg(random: Random) -> Leg:
@@ -59,7 +59,7 @@ def edge(random: Random, *, spread: float = 0.0, bias: float = 0.0) -> Situation
 
 
 def lossy(random: Random) -> Situation:
-    return Situation(leg=_leg(random), lost=0.005)  # of requests, and of answers: 1 % together
+    return Situation(leg=_leg(random), lost=0.005)  # of requests, and of answers: 1 % of both
 
 
 def some_headers(random: Random) -> Situation:
@@ -85,7 +85,7 @@ def lying_dates(random: Random) -> Situation:
 
 
 def cold(random: Random, *, used: int) -> Situation:
-    start = random.uniform(0.0, 50.0)  # after a later start, the network decides the use
+    start = random.uniform(0.0, 50.0)  # the network decides how much a later start can use
     return Situation(leg=_leg(random), used=used, start=start)
 
 
@@ -144,7 +144,7 @@ def sweeps(random: Random) -> Situation:
 
 
 def everything(random: Random) -> Situation:
-    """Draw a situation with every difficulty at once."""
+    """Draw a situation in which most of the difficulties may occur at once."""
     budgets = random.choice((1, 1, 1, 2, 3))
     others: list[Others] = []
     if random.random() < 0.5:

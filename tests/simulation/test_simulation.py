@@ -12,7 +12,7 @@ from simulation.situations import ROWS, Row
 from simulation.world import Situation, run
 
 THOROUGH = pytest.mark.thorough
-# One row of each kind; `nox -s thorough` has all of them.
+# Three rows; `nox -s thorough` plays all of them.
 ALWAYS = "2,300 already used", "3 processes, 5 killed a minute", "everything at once"
 
 
@@ -27,7 +27,8 @@ def test_the_situations_that_always_run_exist() -> None:
 @pytest.mark.parametrize("row", [_marked(row) for row in ROWS])
 def test_no_request_is_over_the_limit(row: Row) -> None:
     drawn = row.draw(Random(f"{row.name} 1"))
-    situation = replace(drawn, minutes=2 if drawn.others is None else 3)  # one to see them
+    # With others, one minute more: first we must see them.
+    situation = replace(drawn, minutes=2 if drawn.others is None else 3)
     outcome = run(situation, seed=1)
     assert outcome.over() == 0
     assert outcome.sent_in_hold == 0

@@ -26,7 +26,7 @@ ALWAYS = (
 
 
 def small(drawn: Situation) -> Situation:
-    """The same situation with a quarter of the limit, for a few minutes."""
+    """Shorten a situation; quarter its limit too, unless other fields depend on the limit."""
     if drawn.others is not None or drawn.sweep or drawn.used or drawn.limit < 1000:
         return replace(drawn, minutes=min(drawn.minutes, 3))
     announced = None if drawn.announced is None else drawn.announced // 4
@@ -54,7 +54,7 @@ def test_a_situation_with_little_knowledge_stays_within_its_bound(row: Row) -> N
 def test_a_rolling_counter_forgets_weight_after_60_s_and_not_earlier() -> None:
     counter = RollingCounter(100, start=0.0, used=7, others=None, bans=Bans(after=None))
     counter.count(5, 10.0)
-    times = 10.0, 59.9, 60.0, 69.9, 70.0  # s; the weight of 0 s ends at 60 s, that of 10 s at 70 s
+    times = 10.0, 59.9, 60.0, 69.9, 70.0  # s; 7 leave the window at 60 s, and 5 at 70 s
     assert [counter.used(now) for now in times] == [12, 12, 5, 5, 0]
 
 

@@ -1,8 +1,8 @@
 """`python -m tests.simulation.unknowns`: prints how the budget behaves with little knowledge.
 
-The rows are about a start, a ban, missing headers, and a window or a limit that differs from our
-assumption. The exit code is 1 if a row misses its bound. The rule of this file: a row has a
-function that draws its situation from a seed, a measure of the run, and a bound.
+The rows are about a start, other clients, refusals, missing headers, and a window or a limit that
+differs from our assumption. The exit code is 1 if a row misses its bound. The rule of this file: a
+row has a function that draws its situation from a seed, a measure of the run, and a bound.
 """
 
 import asyncio
