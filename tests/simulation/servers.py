@@ -34,7 +34,7 @@ from support.redis_servers import Server, free_port, program, running
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS, WORKERS = 4, 20  # processes of a drill, and calls at a time in each
-SECONDS = 75.0  # of a drill
+SECONDS = 75.0  # s that a drill lasts
 LONG = {"kills": 300.0}  # s, for drills that last longer than `SECONDS`
 EGRESS = "drill"
 END_S = 120.0  # s in which a process must end, even on a slow machine
@@ -112,8 +112,8 @@ class Seen:
         self._sent = deque[float](maxlen=LATEST)
         self._after = 0  # requests that the process sent although it knew of the ban
         self._banned: float | None = None
-        self._own: float | None = None  # when its own first request was answered with the ban
-        self._trips = deque[tuple[float, float]](maxlen=LATEST)  # to the server: begin and end
+        self._own: float | None = None  # when an answer to this process first had the ban
+        self._trips = deque[tuple[float, float]](maxlen=LATEST)  # begin and end of each
 
     def _look(self) -> None:
         if self._banned is None and self.pool is not None and self.pool.usage.banned_until:
@@ -136,7 +136,7 @@ class Seen:
 
     async def measure(self, server: Any) -> None:
         """Measure the time of a round trip to the server again and again."""
-        if not isinstance(server, str):  # only the drill of a ban needs the times, and has a URL
+        if not isinstance(server, str):  # a drill without a URL needs no times
             return
         client = library("redis.asyncio", "redis").from_url(server)
         while True:
@@ -259,7 +259,7 @@ def kills(stage: Stage) -> None:
 
 
 def valkey(stage: Stage) -> None:
-    """As `kills`, with Valkey even if Redis is installed."""
+    """As `empty`, with Valkey even if Redis is installed."""
     empty(stage, kinds=("valkey",))
 
 
@@ -354,7 +354,7 @@ def shards(stage: Stage) -> None:
 
 
 def far(stage: Stage) -> None:
-    """The server is 10 ms away."""
+    """A round trip to the server takes 10 ms."""
     relay = Relay(stage.server().port, 0.005)
     stage.begin(relay.url)
     stage.wait()
@@ -427,7 +427,7 @@ def tls(stage: Stage) -> None:
 
 
 def ban(stage: Stage) -> None:
-    """The exchange bans the address while all processes send. Only one of them gets an answer."""
+    """The exchange bans the address while all processes send, and answers only one of them soon."""
     symbols = "BTCUSDT", "ETHUSDT"
     server = stage.server()
     stage.begin(server.url, symbols=(*symbols[:1], *symbols[1:] * (MEMBERS - 1)))
