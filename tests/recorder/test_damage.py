@@ -1,7 +1,7 @@
-"""Every way to read reports a damaged file as a `RecordingError` that names it.
+"""A reader that notices damage to a file raises a `RecordingError` that names the file.
 
-Rule of this file: each test makes a valid file and damages some bytes. A reader may notice nothing,
-because SQLite reads only the pages that it needs. But no reader raises another error.
+Rule of this file: each test makes a valid file and damages it. A reader may notice nothing, because
+SQLite reads only the pages that it needs. But no reader of ours raises another error.
 """
 
 import os

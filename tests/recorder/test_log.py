@@ -446,7 +446,7 @@ def changes_the_schema(path: Path, statements: str) -> None:
 def test_a_log_that_begins_with_a_foreign_schema_change_belongs_to_its_file(
     path: Path, change: str, then: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Our checkpoint emptied the log. The files after each sweep are as after `kill -9`."""
+    """Our checkpoint comes before the change. The copied files are as after `kill -9`."""
     now, left = 0.0, path.with_name("left.db")
     its_log = path.with_name("oi.db-wal")
     with closing(Store(path, clock=lambda: now)) as opened:

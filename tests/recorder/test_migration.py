@@ -86,7 +86,7 @@ def test_a_reader_migrates_nothing_and_a_recorder_migrates_without_changing_rows
     Store(path, "local").close()
     assert (version(path), rows(path), exported(path)) == (VERSION, before, text)
     with Recording(path) as recording:
-        assert recording.source == "local"  # the source of the first recorder that continued it
+        assert recording.source == "local"  # version 2 had no source
     with closing(Store(path, "local")) as opened:
         opened.save(sweep(5), [], PERIOD)
     assert exported(path) != text

@@ -1,4 +1,4 @@
-"""Moving, removing or changing a live recording loses no acknowledged sweep.
+"""Moving, removing or changing a live recording loses no acknowledged sweep that fits into memory.
 
 Rule of this file: files are real, and a plain SQLite connection checks their content. Readers are
 other connections.

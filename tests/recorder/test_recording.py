@@ -1,4 +1,4 @@
-"""A recording is read exactly as it was written, by our own code and by any SQLite."""
+"""A recording is read exactly as it was written, and no output may take the name of its files."""
 
 import os
 import shutil

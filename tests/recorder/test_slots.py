@@ -1,7 +1,6 @@
 """A recorded slot stays recorded and is in no gap, whatever gaps the file has.
 
-Rule of this file: gaps may have any form that another program can write. Each test compares the
-sets of slots before and after every step.
+Rule of this file: gaps may have any form that another program can write.
 """
 
 import sqlite3
@@ -24,9 +23,9 @@ from support.version_2 import VERSION_2
 PERIOD = 60_000
 ORIGIN = unix_ms(BEGIN)
 Row = tuple[int, int, int, str]
-"""First, last and period of a gap in minutes since `ORIGIN`, and its reason."""
+"""A gap: first and last slot, minutes since `ORIGIN`; period, minutes; reason."""
 Step = tuple[int, int, str]
-"""A sweep of one minute, or a gap from a minute to another one for a reason."""
+"""A step: first and last minute since `ORIGIN`, and "sweep" or the reason of a gap."""
 
 
 def write_version_2(path: Path, gaps: list[Row]) -> list[tuple[object, ...]]:
@@ -57,7 +56,7 @@ def missed(gaps: list[Row]) -> set[tuple[int, str]]:
 
 
 def inside(gaps: list[Row]) -> set[int]:
-    """The minutes between the first and the last slot of a gap."""
+    """The minutes from the first to the last slot of each gap."""
     return {minute for a, b, _, _ in gaps for minute in range(a, b + 1)}
 
 
@@ -107,7 +106,7 @@ def test_every_slot_gets_its_sweep_or_stays_in_a_gap(gaps: list[Row], taken: lis
                     after = missed(gaps_of(path))
                     assert slots(after) == slots(cut)
                     begins = {begin for begin, *_ in gaps_of(path)}
-                    assert slots(cut - after) <= begins  # one reason replaces another
+                    assert slots(cut - after) <= begins  # lost only where a gap begins
                 else:
                     gap = Gap(ORIGIN + first * PERIOD, ORIGIN + last * PERIOD, what)
                     store.save(None, [gap], PERIOD)

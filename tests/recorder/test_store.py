@@ -79,7 +79,7 @@ def test_recent_and_settled_samples_read_alike_and_recent_ones_are_moved_in_batc
     path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_tables, "SORT_RECENT_ABOVE", few)
-    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # by three sweeps of three symbols
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # three sweeps and their samples
     found: list[tuple[int, int]] = []
     times: list[int] = []
     with closing(Store(path)) as opened, Recording(path) as reader:
