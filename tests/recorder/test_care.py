@@ -1,7 +1,7 @@
 """Pruning, compacting, copying and rotating keep every row that they should; a check finds losses.
 
-Rule of this file: a test with `place` runs on every store of the session, and `nox -s postgres` has
-both kinds. The other tests are about files.
+Rule of this file: a test with `place` runs on every store of the session; `nox -s postgres` has
+files and databases. The other tests are about files.
 """
 
 import asyncio
@@ -227,7 +227,7 @@ def test_keep_days_must_be_a_positive_whole_number(place: str, days: object) -> 
 def test_a_pruning_looks_for_the_newest_sample_once(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The search reads past the entries of removed samples, which grow in number with each step."""
+    """The search must skip the entries of removed samples, which become more with each step."""
     fill(place, SLOTS)
     looks, steps = list[int | None](), 0
 
@@ -436,7 +436,7 @@ def test_a_check_lists_missing_slots_with_their_reason(place: str) -> None:
 @pytest.mark.parametrize(
     "begin, end, missing",  # h after the first kept day begins: the slots without sweep and gap
     [
-        (-30, 4, (0, 3)),  # of the hole, the part in the kept days
+        (-30, 4, (0, 3)),  # the part of the hole in the kept days
         (-30, 0, None),
         (-4, 1, (0, 0)),
         (-10, -4, None),
@@ -895,7 +895,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
         raise KilledError
 
     def recorded(slots: range) -> None:
-        """Record, remove at most one file at the end, and check that each file is whole."""
+        """Record, and remove at most one file at the end."""
         with closing(RotatingSink(tmp_path / "oi.db", None, "day", keep_days=2, now=at(END))) as s:
             s.claim(time.monotonic)
             s.open()
@@ -930,7 +930,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
     with Recording(whole) as recording:
         assert [each.slots for each in recording.pruned()] == [4]
     recorded(RARE_SLOTS[16:17])  # the next process
-    assert found() == ([1, 2, 3, 4], [0, 0])  # as summaries of one file and of the next one
+    assert found() == ([1, 2, 3, 4], [0, 0])  # two files have the summary of day 0
     for file in sorted(tmp_path.glob("oi.*.db"), reverse=not oldest_first):
         care.copy(str(file), whole)
     with Recording(whole) as recording:

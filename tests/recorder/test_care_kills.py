@@ -93,7 +93,7 @@ def killed_until_it_ends(
 
 @pytest.fixture(name="copies")
 def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """Return a function that copies the files or the database of `place`."""
+    """Return a function that copies the file or the database at `place`."""
     numbers = count()
 
     def copied() -> str:
@@ -108,7 +108,7 @@ def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Calla
 
 
 def check_kept(place: str, first: int) -> None:
-    """Check that slots from `first` on have sweeps, that sweeps have samples, and for damage."""
+    """Check that all slots from `first` on have sweeps, with samples, and find no damage."""
     with Recording.open(place) as recording:
         slots = [sweep.slot for sweep in recording.sweeps()]
         assert [slot for slot in slots if slot >= first] == list(range(first, END, STEP))

@@ -41,13 +41,13 @@ def free_port() -> int:
 
 
 class Life:
-    """Events in the life of a recorder: about four a day, in random order."""
+    """Random events in the life of a recorder: about four a day, or more in a short run."""
 
     def __init__(self, exchange: LocalExchange, directory: Path) -> None:
         self.exchange, self.directory = exchange, directory
         self.path = directory / "oi.db"
         self.happened: Counter[str] = Counter()
-        self.statuses = (0, 0)  # sweeps and slots missed, of recorders that have ended
+        self.statuses = (0, 0)  # sweeps and missed slots of recorders that have ended
         self._chance = Random(6)
         self._listed: list[str] = []
         self._number = 0
