@@ -1,4 +1,4 @@
-"""Any Arrow library reads snapshots and recorded samples with exact numbers and UTC times."""
+"""Arrow libraries read snapshots and recorded samples with exact numbers and UTC times."""
 
 import sqlite3
 from contextlib import closing
@@ -124,7 +124,7 @@ def test_polars_reads_samples_and_snapshots(samples: Samples) -> None:
     assert floats["notional"].drop_nulls()[0] == pytest.approx(96012.544 * 66012.544)
 
 
-def test_duckdb_reads_samples_and_snapshots(samples: Samples) -> None:
+def test_duckdb_reads_samples(samples: Samples) -> None:
     duckdb = pytest.importorskip("duckdb")
     with duckdb.connect() as connection:
         connection.register("recorded", samples)
@@ -139,7 +139,7 @@ def test_duckdb_reads_samples_and_snapshots(samples: Samples) -> None:
     assert product[0] == (True, pytest.approx(96012.544 * 66012.544))
 
 
-def test_pandas_reads_samples_and_snapshots(samples: Samples) -> None:
+def test_pandas_reads_samples(samples: Samples) -> None:
     pandas = pytest.importorskip("pandas", minversion="3")
     frame = pandas.DataFrame.from_arrow(samples)
     assert list(frame["open_interest"]) == samples.to_columns()["open_interest"]

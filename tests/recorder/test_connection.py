@@ -38,7 +38,7 @@ def test_no_python_warns_of_a_numbered_placeholder() -> None:
 
 
 ASKED = "\n\tIs the server running on that host and accepting TCP/IP connections?"
-TEXTS = {  # of psycopg 3.3 with libpq 17 and 18
+TEXTS = {  # errors of psycopg 3.3 with libpq 17 and 18, and what we show of them
     f'connection failed: connection to server at "127.0.0.1", port 1 failed: Connection refused'
     f"{ASKED}": 'connection to server at "127.0.0.1", port 1 failed: Connection refused',
     'connection is bad: connection to server on socket "/run/.s.PGSQL.5432" failed: No such file or'

@@ -1,6 +1,6 @@
 """A recorder fills its own gaps from history without losing a live slot.
 
-Rule of this file: recorder, client and exchange are real, and time is virtual.
+Rule of this file: recorder and client are real, the exchange is a local one, and time is virtual.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ async def test_gaps_that_an_earlier_run_left_are_filled(path: Path) -> None:
         await asyncio.sleep(1.0)
         before = exchange.history_counter.total
         await record(client, path, 5.0)
-        # The second run knows that these instants are stored.
+        # The last run knows that these instants are stored.
         assert exchange.history_counter.total - before <= len(NAMES)
 
 

@@ -1,4 +1,4 @@
-"""Outcomes wait in order. The oldest sweep is given up first, and a gap is never given up.
+"""Sweeps and gaps wait in order. The oldest sweep is given up first, and a gap is never given up.
 
 Rule of this file: values are plain, and time is a number.
 """
@@ -27,7 +27,7 @@ def gap(number: int, reason: str) -> Gap:
 
 
 def drained(kept: Pending) -> list[str]:
-    """All pending outcomes in order, such as "3" for a sweep and "4-5 banned" for a gap."""
+    """All pending sweeps and gaps in order, such as "3" for a sweep and "4-5 banned" for a gap."""
     found: list[str] = []
     while (unit := kept.take()) is not None:
         for each in unit.gaps:
@@ -39,7 +39,7 @@ def drained(kept: Pending) -> list[str]:
 
 
 def filled(*outcomes: Snapshot | Gap) -> Pending:
-    """Pending outcomes, one second apart."""
+    """Pending sweeps and gaps, one second apart."""
     kept = Pending(PERIOD)
     for now, outcome in enumerate(outcomes):
         kept.add(outcome, float(now))

@@ -531,7 +531,7 @@ async def test_a_stopped_recorder_does_not_start(path: Path) -> None:
 
 @contextmanager
 def read_throughout(path: Path) -> Iterator[None]:
-    """Read in another process continuously; it ends at the first error."""
+    """Read continuously in another process, which ends at the first error."""
     command = [sys.executable, str(READER), str(path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:

@@ -1,7 +1,7 @@
 """A recording stays valid if the clock is set, or if the machine starts with a wrong clock.
 
-Rule of this file: the test sets the clock. The virtual loop stands for real time, and the file is
-real.
+Rule of this file: the test sets the clock. The virtual loop stands for real time, and the file or
+the database is real.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Machine:
-    """A machine's clock, its recording, and all acknowledged sweeps."""
+    """A machine's clock, its recording, and the number of acknowledged sweeps."""
 
     def __init__(self, place: str) -> None:
         self.path = place

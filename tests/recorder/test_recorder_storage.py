@@ -1,7 +1,7 @@
 """While the file cannot be written, sweeps wait in memory, and lost ones are counted.
 
 Rule of this file: real locks, files and threads block the recorder. Time is virtual, except in
-tests that block a thread.
+tests that block the writing thread.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Running:
         await self._task
 
     def checked_slots(self) -> tuple[list[int], list[int]]:
-        """The slots with a sweep and the slots in gaps; none occurs twice."""
+        """Check that each slot has a sweep or is in one gap; return the slots of both kinds."""
         slots, gaps, samples = tables(self.path)
         missed = [s for _, a, b, _ in gaps for s in range(a, b + 1, PERIOD)]
         known = sorted([*slots, *missed])

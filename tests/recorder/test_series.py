@@ -223,7 +223,7 @@ def test_random_cases_equal_a_polars_computation(tmp_path: Path) -> None:
 def write_one(
     path: Path, samples: Sequence[int] = (), past: Sequence[tuple[int, int]] = ()
 ) -> Path:
-    """A recording of X, whose values show their source."""
+    """Write a recording of the symbol X, whose values show their source."""
     settled = {time: (time, str(time), None) for time in samples}
     rows = {(time, of): (f"{of}.5", None, None) for time, of in past}
     write_cases(path, [Case("X", settled, {}, rows, ROW, None, None)])
