@@ -76,7 +76,7 @@ async def read(
     until: date | int = DAY,
     **options: Any,
 ) -> list[ArchiveDay]:
-    """Read all days from `since` to `until`, which are complete days if they are dates."""
+    """Read all days from `since` to `until`; a date includes its whole day."""
     first = midnight(since) if isinstance(since, date) else since
     last = midnight(until) + DAY_MS - 1 if isinstance(until, date) else until
     async with archive_of(server, cache, **options) as archive:

@@ -1,8 +1,8 @@
 """Months of 5-minute rows, cut into archive days with every known fault, are read unchanged.
 
-Rule of this file: it draws the faults and the expected holes, independent of the code that reads.
+Rule of this file: it draws the faults and the expected holes, independently of the code that reads.
 BINANCE_OI_MONTHS names a CSV of real rows (gzip): `timestamp,sum_open_interest,
-sum_open_interest_value,...`. Without it, the rows are made up.
+sum_open_interest_value,...`. Without it, and in the short run, the rows are made up.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Changes equal an independent computation; a tracker that restarts gives the same changes.
 
-Rule of this file: tests compute expected values from definitions, with fractions or numpy, and
-share no code with the package.
+Rule of this file: tests compute expected changes from the definition, with decimals, fractions or
+numpy. They compare the changes of a tracker with those of `changes_of`.
 """
 
 import csv

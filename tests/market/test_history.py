@@ -133,7 +133,7 @@ async def test_rows_equal_those_of_the_exchange_for_any_range_and_any_irregular_
 
 
 def _check_holes(found: History, step: int) -> None:
-    """Each instant of the period has a row, or is in one hole, or may still get its row."""
+    """Check that each instant has a row, or is in one hole, or may still get its row."""
     first, last = (round(each.timestamp() * 1000) for each in (found.since, found.until))
     instants = set(range(-(-first // step) * step, last + 1, step))
     missing = {

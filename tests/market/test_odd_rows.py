@@ -1,4 +1,4 @@
-"""An odd row of an answer is omitted, and affects neither other rows nor the program.
+"""An odd row of an answer is omitted, or read without its odd field, and affects no other row.
 
 Rule of this file: a real server sends the odd row, and public calls read it.
 """
@@ -39,7 +39,7 @@ Row = dict[str, object]
 GOOD: Row = {"symbol": "BTCUSDT", "status": "TRADING", "pair": "BTCUSDT", "pricePrecision": 2}
 ODD: Row = GOOD | {"symbol": "ODDUSDT"}
 LEFT_OUT = "(no such field)"
-LONGEST = 120.0  # virtual seconds after which a poll without a snapshot ends
+LONGEST = 120.0  # virtual seconds in which a poll or a recorder must finish
 
 
 def without(field: str) -> Row:

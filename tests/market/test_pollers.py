@@ -98,7 +98,7 @@ async def taken(count: int, running: AsyncGenerator[Snapshot, None]) -> list[Sna
 
 
 async def until(ready: Callable[[], object], recording: asyncio.Future[None]) -> None:
-    """Wait while a recorder runs."""
+    """Wait until `ready()` is true, or until the recorder ends."""
     while not ready() and not recording.done():  # noqa: ASYNC110 - on virtual time
         await asyncio.sleep(0.1)
 
@@ -207,7 +207,7 @@ async def test_a_snapshot_reuses_values_only_within_its_max_age() -> None:
 async def test_a_shared_value_has_the_time_of_its_answer() -> None:
     async with market(10) as (_, [client]):
         before = await client.snapshot(["BTCUSDT"])
-        await asyncio.sleep(3.0)  # of virtual time; `received_ms` is of the real clock
+        await asyncio.sleep(3.0)  # in virtual time; `received_ms` is by the real clock
         earliest = time.time_ns() // 1_000_000 - 3000
         known = await client.snapshot(["BTCUSDT"], max_age=5.0)
         latest = time.time_ns() // 1_000_000 - 3000

@@ -550,7 +550,7 @@ async def test_each_error_has_its_gap_reason() -> None:
 async def market(
     *names: str, limit: int = 2400, bans: Bans | None = None
 ) -> AsyncIterator[tuple[LocalExchange, OpenInterestClient]]:
-    """A local exchange on which only `names` trade, and a client; both on virtual time."""
+    """A local exchange and a client on virtual time. Without `names`, the whole market trades."""
     clock = asyncio.get_running_loop().time
     budget = ProcessBudget(limit=limit, clock=clock, wall=wall_time)
     async with LocalExchange(limit=limit, clock=wall_time, bans=bans) as exchange:

@@ -257,7 +257,7 @@ async def test_an_invalid_name_is_refused_before_any_request() -> None:
 async def test_symbols_without_an_answer_by_the_deadline_are_errors() -> None:
     async with LocalExchange(clock=wall_time, limit=200) as exchange:
         async with local_client(exchange) as client:
-            await asyncio.sleep(10.0)  # far from a rollover, so one minute is certain
+            await asyncio.sleep(10.0)  # far from a rollover, so the minute is certain
             await client.symbols()
             began = now()
             market = await client.snapshot(deadline=20.0)
