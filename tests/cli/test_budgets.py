@@ -38,7 +38,7 @@ def shown(capsys: Captured) -> tuple[list[str], str]:
 
 @pytest.fixture
 def gone() -> str:
-    """The pool of a local exchange that has ended."""
+    """The name of the pool of a local exchange that has ended."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 

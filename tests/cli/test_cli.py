@@ -1,4 +1,4 @@
-"""The command line: rendering as pure functions, and commands as processes over real sockets.
+"""The command line: rendering as pure functions, and commands over real sockets.
 
 No test sleeps for a fixed time. A test waits until a process has reached a point.
 """
@@ -710,7 +710,7 @@ def test_an_ignored_sighup_does_not_end_the_command() -> None:
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
             until(lambda: exchange.answers[200] > 20, process)
             process.send_signal(signal.SIGHUP)
-            process.send_signal(signal.SIGTERM)  # both are pending, and SIGHUP is delivered first
+            process.send_signal(signal.SIGTERM)  # SIGHUP, if not ignored, would end it first
             out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, without_waits(err)) == (143, "", [])
 

@@ -114,7 +114,7 @@ def test_an_interrupted_command_keeps_its_files_and_the_next_one_continues(tmp_p
     out = tmp_path / "out"
     command = [sys.executable, "-m", "binance_oi", "archive", "BTCUSDT", *last(60)]
     with LocalExchange().in_thread() as exchange:
-        exchange.delay(0.001, 60)  # half of the files
+        exchange.delay(0.001, 60)  # the requests for half of the files
         exchange.delay(HANGS, 1000)  # so that the command does not end
         command += ["--to", str(out), "--archive-url", exchange.url]
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

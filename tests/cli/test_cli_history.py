@@ -102,7 +102,7 @@ class Run:
     """
 
     def __init__(self, exchange: LocalExchange, path: Path) -> None:
-        # Fixed moments and not ages, because the second run may begin after the next row.
+        # Fixed moments and not ages, because a row may appear before the second run begins.
         bounds = time.time() - 3 * 86_400, time.time() - 600
         self.first, self.last = (
             f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%MZ}" for at in bounds
@@ -116,7 +116,7 @@ class Run:
         """Start the command and kill it; return whether it was still running.
 
         The kill comes at a random moment after a random request. After the last request, it comes
-        while the command writes the file.
+        within about 20 ms, when the command writes the file.
         """
         wanted = instant.randrange(REQUESTS + 1)
         process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)

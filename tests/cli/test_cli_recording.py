@@ -471,7 +471,7 @@ def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
     terminal = Terminal("record", *arguments, controlling=True)
     terminal.read_until(lambda shown: re.search(rb"sweeps ([2-9]|\d\d)", shown) is not None)
     terminal.close()
-    for _ in range(more_signals):  # the shell sends a second signal
+    for _ in range(more_signals):  # a shell may send it again
         terminal.process.send_signal(signal.SIGHUP)
     assert terminal.process.wait(timeout=HANGS) == 129
     assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]

@@ -153,9 +153,9 @@ def test_help_names_the_exit_codes_and_breaks_lines_where_the_terminal_ends(
 
 def broken_early(panel: list[str], width: int) -> list[str]:
     """The rows of a panel of the help whose text ends although the next word would fit."""
-    begin = panel[0].rindex("  ") + 2  # of the text beside the names
+    begin = panel[0].rindex("  ") + 2  # where the text beside the names begins
     texts = [row[begin:].rstrip() for row in panel]
-    at = 3 if any(row.startswith("*  ") for row in panel) else 0  # of names; continued after it
+    at = 3 if any(row.startswith("*  ") for row in panel) else 0  # where names begin
     follows = [row[at : at + 1].isspace() for row in panel[1:]]
     return [
         text
