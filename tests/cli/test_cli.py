@@ -235,7 +235,7 @@ def test_csv_is_unchanged_without_csv_safe() -> None:
 
 
 @pytest.mark.parametrize("flags", [["--csv-safe"], ["--csv", "--csv-safe"]])
-async def test_every_command_with_csv_has_csv_safe(
+async def test_csv_safe_works_with_and_without_the_csv_option(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = {"symbol": "=1+1", "status": "TRADING", "baseAsset": "@x", "quoteAsset": "USDT"}
@@ -537,7 +537,7 @@ def test_an_error_hides_the_password_in_a_url(arguments: str, capsys: Captured) 
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_names_every_command_and_exit_code(flag: str, capsys: Captured) -> None:
+def test_help_names_commands_and_exit_codes(flag: str, capsys: Captured) -> None:
     assert main([flag]) == 0
     out = capsys.readouterr().out
     for word in (

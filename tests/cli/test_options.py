@@ -61,7 +61,7 @@ def arguments_of(command: str, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", SENDING)
-def test_every_command_that_sends_accepts_the_same_limits(
+def test_commands_that_send_accept_the_same_limits(
     command: str, tmp_path: Path, made: list[Source]
 ) -> None:
     given = "--reserve 600 --share 50% --max-wait 2m --timeout 3s --log-level debug"
@@ -215,7 +215,7 @@ PRINTING = {
 
 
 @pytest.mark.parametrize("command", some([*PRINTING], 3))
-def test_every_command_that_prints_data_prints_json_lines_on_a_terminal_too(command: str) -> None:
+def test_commands_that_print_data_print_json_lines_on_a_terminal_too(command: str) -> None:
     budget = MachineBudget()
     budget.pool("binance-futures").charge(1)
     budget.close()

@@ -541,7 +541,7 @@ async def test_a_pause_between_two_clock_readings_does_not_count_as_a_set_clock(
     assert [gap.reason for gap in plan.skipped(slot)] == ["late"]
 
 
-async def test_each_error_has_its_gap_reason() -> None:
+async def test_an_outage_and_a_ban_have_their_gap_reasons() -> None:
     assert gap_reason(ServerError(503, None, "")) == "outage"
     assert gap_reason(BannedError(418, -1003, "", NOW)) == "banned"
 

@@ -145,7 +145,7 @@ def errors(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("damage", [cut, *thorough(zeros, not_sqlite, noise, swapped, bit)])
-def test_every_way_to_read_reports_damage_as_an_error_that_names_the_file(
+def test_damage_is_reported_only_as_an_error_that_names_the_file(
     intact: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
 ) -> None:
     path, said = tmp_path / "oi.db", dict[str, set[str]]()

@@ -25,7 +25,7 @@ def test_the_situations_that_always_run_exist() -> None:
 
 
 @pytest.mark.parametrize("row", [_marked(row) for row in ROWS])
-def test_no_request_is_over_the_limit(row: Row) -> None:
+def test_no_avoidable_weight_is_over_the_limit(row: Row) -> None:
     drawn = row.draw(Random(f"{row.name} 1"))
     # With others, one minute more: first we must see them.
     situation = replace(drawn, minutes=2 if drawn.others is None else 3)
