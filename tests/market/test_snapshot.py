@@ -140,7 +140,7 @@ def test_arrow_columns_are_made_of_text_and_integer_milliseconds() -> None:
     assert batch.received == [
         NOON_MS + 7,
         NOON_MS,
-    ]  # without the time of an answer, the end of the sweep
+    ]  # without the time of its answer, a value has the end of the sweep
     assert batch.mark_price == [None, "0.0000001"]
 
 

@@ -80,7 +80,7 @@ def another_recording(path: Path) -> Path:
 
 
 def a_killed_recording(path: Path) -> Path:
-    """The file of another recorder that was killed, without its log."""
+    """The file of another killed recorder, without its log."""
     other = path.with_name("other.db")
     killed(other, *range(100, 110), "tidy", *range(110, 120), "tidy")
     return other

@@ -30,7 +30,7 @@ class Case:
 
     name: str
     draw: Draw
-    first: int = 1  # the minute from which all figures except refusals count
+    first: int = 1  # the minute from which `used`, `poorest` and `waits` count
     used: float = 0.0  # the least used share of the limit
     poorest: float = 0.0  # the least part of any copy, as a share of an even part
     waits: tuple[float, float, float] = (inf, inf, inf)  # s: the longest median, 99 % and maximum

@@ -440,10 +440,10 @@ def ban(stage: Stage) -> None:
 def obeyed(found: list[dict[str, Any]]) -> str:
     """Check that the processes obeyed a ban; return what they did, as a text.
 
-    No process sends once it knows of the ban. All but one at most learn of it before the exchange
-    answers their own requests with it. How soon they do depends on this machine. So the text
-    compares the time of the last request with the longest round trip that a process measured in the
-    second after the first process learned of the ban.
+    No process sends once it knows of the ban. All processes except at most one learn of it before
+    the exchange answers their own requests with it. How soon they learn of it depends on this
+    machine. So the text compares the time of the last request with the longest round trip that a
+    process measured in the second after the first process learned of the ban.
     """
     learned = [each["banned"] for each in found]
     assert all(learned)

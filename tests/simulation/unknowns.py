@@ -189,7 +189,7 @@ class Polled(NamedTuple):
     whole: float
     """Seconds from the end of the ban to the end of the first sweep without an error."""
     missed: int
-    """Slots without a snapshot in time, from two periods to five minutes after the ban's end."""
+    """Slots without a snapshot, from two periods to five minutes after the ban's end."""
     details: list[str]
     """The reasons of the gaps."""
 
