@@ -2,7 +2,7 @@
 
 A door is a client's way to the exchange: a name, a port, and perhaps TLS.
 
-Rule of this file: a door is shut until the call ends; then `repair` opens it at the same address.
+Rule of this file: after the fault, every door lets the next call through at the same address.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ HOST = "exchange.example"  # resolved by a fake, never on a network
 
 
 class Door:
-    """A client's way to the exchange."""
+    """The base class of all doors."""
 
-    shut = True
+    shut = True  # whether no good call precedes the fault
 
     def bad_tls(self) -> ssl.SSLContext | None:
         return None
@@ -146,7 +146,7 @@ def wants_a_certificate() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Tls(Door):
-    """TLS with the context `bad` until the repair. None: the script sends its bytes without TLS."""
+    """TLS, with the context `bad` while the exchange is broken; None: for faults `at_accept`."""
 
     bad: Callable[[], ssl.SSLContext] | None = None
     shut: bool = True
@@ -170,7 +170,7 @@ class Tls(Door):
 
 @dataclass(frozen=True)
 class Name(Door):
-    """A host name whose resolution raises `error`."""
+    """A host name whose resolution raises `error` until the repair."""
 
     error: type[Exception] = socket.gaierror
     arguments: tuple[object, ...] = (socket.EAI_NONAME, "Name or service not known")

@@ -1,4 +1,4 @@
-"""An exchange that fails at any byte of answers for one symbol, and answers all others correctly.
+"""An exchange that can fail at any byte for one symbol, and answers the other symbols correctly.
 
 Rule of this file: it uses no HTTP library, and listens in the caller's loop. So it works in
 virtual time.
@@ -41,7 +41,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Repeat:
-    """The same bytes `times` times; None: until the peer is gone or `FOR_EVER` bytes are sent."""
+    """The same bytes `times` times, with pauses of `every` seconds, until the peer is gone.
+
+    None: until about `FOR_EVER` bytes are sent.
+    """
 
     data: bytes
     times: int | None = None
@@ -52,14 +55,14 @@ Step = bytes | Act | Wait | Repeat
 
 
 class FaultExchange(Server):
-    """Plays `script(n)` for the nth request for `BAD`; `broken` turns the other faults on.
+    """Plays `script(n)` for the nth request for `BAD`; `broken` turns `at_accept` and `bad_tls` on.
 
     Args:
-        script: Steps for the nth request, counted from 1. `{DATE}` and `{USED}` are filled in.
+        script: Steps for the nth request, from 1. Bytes may contain `{DATE}` and `{USED}`.
         now: The exchange's clock, Unix seconds.
-        at_accept: While `broken`, play `script(n)` on the nth connection before anything is read.
+        at_accept: While `broken`, play `script(n)` on the nth connection without reading a request.
         bad_tls: The context of connections that are accepted while `broken`.
-        good_tls: The context of the others; None speaks plain HTTP.
+        good_tls: The context of all other connections; None: plain HTTP.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class FaultExchange(Server):
         self.wire: list[str] = []  # requested symbols
         self.minutes: Counter[int] = Counter()  # requests counted in each minute
         self.sent = 0  # bytes
-        self.one_each = False  # end each connection after a valid answer
+        self.one_each = False  # end each connection after its first answer
         self._script = script
         self._now = now
         self._at_accept = at_accept
@@ -93,7 +96,7 @@ class FaultExchange(Server):
         return self._filled(f"{head}{end}\r\n{body}".encode())
 
     def hang_up(self) -> None:
-        """End every idle connection."""
+        """Close every connection."""
         for writer in self._serving.values():
             writer.close()
 
@@ -154,7 +157,7 @@ class FaultExchange(Server):
             done += 1
 
     async def _send(self, data: bytes, writer: asyncio.StreamWriter) -> None:
-        if writer.is_closing():  # like asyncio's `drain`; uvloop raises another error
+        if writer.is_closing():  # as asyncio's `drain` does; uvloop's raises another error
             raise ConnectionResetError
         writer.write(data)
         await writer.drain()

@@ -1,4 +1,4 @@
-"""Runs one fault between two good calls.
+"""Runs one fault between two good calls; if the fault's door is shut, only the second is made.
 
 Rule of this file: no rule names a fault, so all faults are checked alike. The duration of a call is
 checked only in virtual time, because it depends on the machine on a real loop.
@@ -34,7 +34,8 @@ from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
 
 TIMEOUT = 0.8  # s for a call; longer than the time for reading an error's text
-AT_ONCE, TEXT = 0.3, 0.75  # s of virtual time: for a call without a wait; to read an error's text
+# Seconds of virtual time that a call may take: without a wait, and with the text of an error.
+AT_ONCE, TEXT = 0.3, 0.75
 HANGS = 600.0  # s of real time after which a call is stuck, not slow
 MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
 SOCKET_BUFFERS = 8 * 2**20  # bytes that the kernel accepts and the client does not read
@@ -51,19 +52,19 @@ class Fault:
     steps: tuple[Step, ...]
     outcome: Outcome
     wire: int = 1
-    """Requests on the wire."""
+    """Requests for `BAD` on the wire."""
     charged: int | None = None
     """Charged weight; None: the weight of the requests on the wire."""
     seconds: float = AT_ONCE
     after_that: tuple[Step, ...] | None = None
-    """The steps for every attempt after the first; None: the same."""
+    """The steps for every attempt after the first; None: `steps` again."""
     fresh: bool = False
     """Whether the fault happens on a new connection."""
     at_accept: bool = False
     lies: bool = False
     """Whether the count or the `Date` is false, so that our books may be too high for a minute."""
     idle: float = 0.0
-    """Seconds until the next call."""
+    """Seconds between the fault and the next call."""
     retry_in: tuple[float, float] | None = None
     """Bounds of `retry_at`, in seconds from the time of the exchange."""
     timeout: float = TIMEOUT

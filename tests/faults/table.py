@@ -39,7 +39,7 @@ OTHERS = BODY.replace(b"BAD", b"FOO")
 PATIENCE = 2.0  # s of silence after which the client abandons a pooled connection
 SLOW = TIMEOUT + 0.3  # s for a call that reaches its timeout
 CRLF = b"\r\n"
-BAN = (119.0, 125.0)  # s: the shortest ban, plus the error of a clock
+BAN = (119.0, 125.0)  # bounds in s of the shortest ban, with the error of a clock
 SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # statuses of the exchange
 
 
@@ -148,7 +148,7 @@ def connection_ends() -> Iterator[Fault]:
 
 
 def waits() -> Iterator[Fault]:
-    """A call that waits too long ends in time, and stays charged."""
+    """A call that waits too long ends in time, and stays charged; a short wait does no harm."""
     late = TIMEOUT + 0.2
     slowly: dict[str, tuple[Step, ...]] = {
         "silence": (STALL,),
@@ -192,7 +192,7 @@ def waits() -> Iterator[Fault]:
 
 
 def pooled() -> Iterator[Fault]:
-    """Extra bytes on a pooled connection never become an answer."""
+    """Extra bytes, or an answer for another symbol, never become the value of a call."""
     poison = (
         GOOD.replace(b"BADUSDT", b"GOODUSDT")
         .replace(b"1.5", b"6.6")
@@ -218,7 +218,7 @@ def pooled() -> Iterator[Fault]:
 
 
 def framing() -> Iterator[Fault]:
-    """Lengths, chunks and header lines that are wrong."""
+    """Wrong lengths, chunks, status lines and headers, endless bytes, and a few valid chunks."""
     n = len(BODY)
     lines: dict[str, tuple[bytes, type[BinanceOIError] | Decimal, int]] = {
         "Content-Length: -1": (b"Content-Length: -1", TransportError, 3),
@@ -290,7 +290,8 @@ def framing() -> Iterator[Fault]:
         "100 Continue": (b"", b"HTTP/1.1 100 C\r\n\r\n" * 3000),
         "blank lines": (b"", b"\r\n" * 30_000),
     }
-    # aiohttp reports such bytes as a temporary error, or as a body without an end.
+    # Our guard ends such answers. But aiohttp itself refuses so many trailers, and the empty gzip
+    # ends at our bound on a body.
     noticed = {"trailers": (TransportError, 3), "gzip of nothing": (DecodeError, 1)}
     for name, (start, more) in floods.items():
         for status in (b"200", b"418"):
@@ -317,7 +318,7 @@ def framing() -> Iterator[Fault]:
 
 
 def encodings() -> Iterator[Fault]:
-    """Content-Encoding, good and bad, and bombs."""
+    """Valid and invalid content encodings, and small answers that unpack to 64 MiB."""
     packed, deflated = gzip.compress(BODY), zlib.compress(BODY)
     yield Fault("gzip", (answer(packed, b"Content-Encoding: gzip"),), VALUE)
     yield Fault("deflate", (answer(deflated, b"Content-Encoding: deflate"),), VALUE)
@@ -362,11 +363,11 @@ def packed_zeros(wbits: int) -> bytes:
     packer, zeros = zlib.compressobj(9, wbits=wbits), bytes(2**20)
     first = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
     next_one = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
-    return first + 63 * next_one  # a full flush resets the state, so all pieces are equal
+    return first + 63 * next_one  # a full flush resets the state, so all later pieces are equal
 
 
 def redirects() -> Iterator[Fault]:
-    """The client follows no redirect."""
+    """The client follows no redirect, and ignores other headers that name another place."""
     places = {
         "itself": b"/fapi/v1/openInterest?symbol=BADUSDT",
         "another host": b"https://other.example/",
@@ -492,7 +493,7 @@ def bodies() -> Iterator[Fault]:
 
 
 def statuses() -> Iterator[Fault]:
-    """Every status, with every kind of body."""
+    """Statuses with whole, cut, stalled and endless bodies, and with error texts."""
     by_status: dict[int, tuple[type[BinanceOIError], int]] = dict.fromkeys(
         (400, 401, 402, 404, 405, 406, 407, 410, 413, 414, 421, 422, 425, 431, 499),
         (ResponseError, 1),
@@ -515,7 +516,7 @@ def statuses() -> Iterator[Fault]:
             yield Fault(f"{status}, cut", cut, DecodeError)
             continue
         yield Fault(f"{status}, cut", cut, outcome, wire)
-        if status in SEEN:  # each attempt waits
+        if status in SEEN:  # each attempt waits for the rest of the body
             stalled = (answer(html, status=status)[:-9], STALL)
             seconds = SLOW + TEXT
             yield Fault(f"{status}, stalled", stalled, outcome, min(wire, 2), seconds=seconds)
@@ -535,7 +536,7 @@ def statuses() -> Iterator[Fault]:
         yield Fault(f"418 in one piece with {name}", (text, CLOSE), BannedError, seconds=TEXT)
     for status in (204, 205, 304):
         outcome = ResponseError if status == 304 else DecodeError
-        # aiohttp treats 205 like any other: it waits for the end of a body without a length.
+        # aiohttp treats 205 like most others: it waits for the end of a body without a length.
         yield Fault(f"{status} without a body", (head(status=status),), outcome, seconds=TEXT)
     for status in (600, 799, 999):
         yield Fault(f"status {status}", (answer(error, status=status),), ServerError, 3)
@@ -566,8 +567,8 @@ def statuses() -> Iterator[Fault]:
 
 
 def refusals() -> Iterator[Fault]:
-    """429 and 418 with every form of `Retry-After` and of the text of a ban."""
-    minute = (54.0, 61.0)  # s to the rollover, plus the error of a clock
+    """429 and 418 with many forms of `Retry-After`, of the text of a ban, and of a limit."""
+    minute = (54.0, 61.0)  # bounds in s of the time to the rollover, with the error of a clock
     forms: dict[str, tuple[bytes, tuple[float, float], tuple[float, float]]] = {
         "nothing": (b"X: y", minute, BAN),
         "0": (b"Retry-After: 0", minute, BAN),
@@ -625,7 +626,7 @@ def refusals() -> Iterator[Fault]:
 
 
 def refused_in_bad_form() -> Iterator[Fault]:
-    """The client obeys a 418 or 429 whatever else is wrong with the answer."""
+    """The client obeys a 403, 418, 429 or 451 whatever else is wrong with the answer."""
     broken: dict[str, bytes] = {
         "a header of 9,000 bytes": b"X: " + b"a" * 9000,
         "a Retry-After of 10,000 digits": b"Retry-After: " + b"9" * 10_000,
@@ -686,7 +687,7 @@ def broken_later() -> Iterator[Fault]:
 
 
 def lies() -> Iterator[Fault]:
-    """Headers with false counts never allow more weight, and never lose a value."""
+    """False counts and dates in headers never allow more weight, and never lose a value."""
     for count in (
         "", "-1", "0", "1", "nan", "inf", "1e3", "0x10", "1_0", "+5", " ", "abc", "1.0", "1,000",
         "٣", "３", "9" * 10, "9" * 5000, "5\r\nX-MBX-USED-WEIGHT-1M: 3",

@@ -1,5 +1,7 @@
 """After a cancellation at any moment, the charges are right, and no task or connection is left.
 
+Neither a suspend nor a change of the system clock releases weight.
+
 Rule of this file: a cancelled call raises only `CancelledError`. A request that reached the wire
 is charged. A cancelled call may be charged for one more request, which did not reach the wire.
 """
@@ -235,7 +237,7 @@ def test_setting_the_system_clock_releases_no_weight(step: float) -> None:
         sum(1 for _ in spend(budget, machine, minutes))
         machine.sleep(7.0, wall_step=step)
     assert max(minutes.values()) <= 100
-    assert sum(minutes.values()) >= 90 * 4  # 40 pauses of 7 s contain four whole minutes
+    assert sum(minutes.values()) >= 90 * 4  # 40 rounds, one every 7 s, fall into five minutes
 
 
 @pytest.mark.parametrize("asleep", [0.5, 30.0, 59.0, 61.0, 600.0, 90_000.0])

@@ -84,7 +84,7 @@ class Fault:
     steps: tuple[Step, ...]
     outcome: Outcome
     wire: int = 1
-    """Requests."""
+    """Requests on the wire."""
 
 
 def statuses() -> Iterator[Fault]:
