@@ -1,7 +1,7 @@
 """`python -m tests.service [fanout|snapshot|visitors|market] ...`; without arguments, all of them.
 
 BINANCE_OI_LISTENERS (5000) is the number of listeners of ten symbols; a tenth as many listen to the
-market. Smaller values of it, BINANCE_OI_SWEEPS (15) and BINANCE_OI_REQUESTS (10000) shorten a run.
+whole market. BINANCE_OI_SWEEPS (15) is the number of sweeps of `market`.
 """
 
 import argparse

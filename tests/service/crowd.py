@@ -84,11 +84,11 @@ class Crowd:
         self._news.set()
 
     def spread(self, number: int) -> float:
-        """Seconds from the first listener that gets an event to the last one."""
+        """Seconds from the first delivery of an event to the last one."""
         return self._last[number] - self._first[number]
 
     async def join(self, queries: Iterable[str], *, reads: bool = True) -> Sequence[Listener]:
-        """Connect listeners. Listeners that do not read have a small buffer in the kernel."""
+        """Connect listeners. Those that do not read get a small buffer, and are only returned."""
         gate, made = asyncio.Semaphore(AT_ONCE), list[Listener]()
 
         async def connect(query: str) -> None:
@@ -131,7 +131,7 @@ class Crowd:
 
 
 def queries(symbols: Sequence[str], of_symbols: int, of_market: int) -> list[str]:
-    """Queries for ten symbols each, all different, and for the market."""
+    """Queries for ten symbols each, and for the whole market."""
     names = [
         ",".join(symbols[(number * 7 + place * 31) % len(symbols)] for place in range(10))
         for number in range(of_symbols)

@@ -1,7 +1,7 @@
 """Compares the cost of an event with that of a bare aiohttp handler that writes the same bytes.
 
-Rule of this file: both servers run at the same time and publish each event in turn, so a busy
-machine slows both down equally.
+Rule of this file: all servers run at the same time and publish each event in turn, so a busy
+machine slows all of them down equally.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from .served import SYMBOLS
 
 EVENTS = 14
 MOST_CPU = MOST_MEMORY = 1.5  # times the bare handler
-MOST_SPREAD = 1.5  # times the spread if all listeners read
+MOST_SPREAD = 1.5  # times the spread, and the CPU, of a server whose listeners all read
 STALLED = 10
 
 
@@ -77,7 +77,7 @@ async def _publish(
 ) -> dict[str, float]:
     """Publish an event on each server in turn, and wait until every listener has it.
 
-    Returns the CPU seconds of each for one delivery.
+    Returns the CPU seconds of each server for one delivery.
     """
     cpu: dict[str, float] = {}
     for name, server in servers.items():
@@ -105,10 +105,8 @@ def _report(
     print(f"\n{count} listeners\n\n| | ours | bare | ratio |\n|---|---|---|---|")
     print(f"| CPU of a delivered event, us | {ours:.1f} | {bare:.1f} | {ratio:.2f} |")
     print(f"| memory of a listener, KiB | {kib['ours']:.1f} | {kib['bare']:.1f} | {part:.2f} |")
-    print(
-        f"\nbeside {STALLED} that do not read, against without: delivery from the first to the last"
-    )
-    print(f"listener {slower:.2f}, CPU {beside:.2f}")
-    print(f"events that a listener neither got nor learned to be lost: {missing}")
+    print(f"\nratios of a server with {STALLED} listeners that do not read to one without them:")
+    print(f"time from the first delivery of an event to the last {slower:.2f}, CPU {beside:.2f}")
+    print(f"events neither received nor reported as lost: {missing}")
     is_delayed = max(slower, beside) > MOST_SPREAD
     return ratio <= MOST_CPU and part <= MOST_MEMORY and not is_delayed and missing == 0

@@ -23,7 +23,7 @@ SETTLED = 1 / 3
 
 
 async def measure(of_symbols: int, of_market: int, sweeps: int) -> bool:
-    """Print the figures; return whether no event is missing and memory does not grow."""
+    """Print the figures; return whether they are within bounds and the service did not fail."""
     with spawn() as exchange, tempfile.TemporaryFile() as errors:
         command = ("serve", "--base-url", exchange, "--every", "20s", "--port", "0")
         process = await asyncio.create_subprocess_exec(
@@ -57,7 +57,7 @@ async def _symbols(url: str) -> list[str]:
 
 
 async def _follow(crowd: Crowd, sweeps: int, process: int) -> list[int]:
-    """Wait for this many events; return the service's resident bytes after each event."""
+    """Wait for as many events as `sweeps`; return the service's resident bytes after each event."""
     await crowd.all_have_begun()
     first = max(listener.last for listener in crowd.listeners)
     resident = list[int]()
@@ -77,7 +77,7 @@ def _report(crowd: Crowd, resident: list[int], end: list[object]) -> bool:
     lost = sum(each.lost for each in crowd.listeners)
     growth = resident[-1] / resident[int(len(resident) * SETTLED)]
     print(f"serve: {len(crowd.listeners)} listeners, {len(resident)} events for each")
-    print(f"neither received nor reported as lost: {missing}; reported as lost: {lost}")
+    print(f"events neither received nor reported as lost: {missing}; reported as lost: {lost}")
     mib = ", ".join(f"{each / 2**20:.0f}" for each in resident)
     print(f"resident MiB after each event: {mib} (growth {growth:.3f})")
     print(f"end: exit code {end[0]}, stderr {end[1]!r}")

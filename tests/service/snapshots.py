@@ -1,4 +1,4 @@
-"""Compares a cached `/snapshot` with a bare handler that sends the same bytes.
+"""Compares the cost of a cached `/snapshot` with that of a bare handler that sends the same bytes.
 
 Rule of this file: the requests alternate between the two servers in batches.
 """
@@ -40,13 +40,13 @@ async def measure() -> bool:
     us = {name: statistics.median(values) * 1e6 for name, values in costs.items()}
     ratio, (low, high) = statistics.median(ratios), _interval(ratios)
     print(f"\n/snapshot from the cache, {max(sizes):,} bytes: {us['ours']:.0f} us of CPU, ", end="")
-    print(f"a bare handler {us['bare']:.0f} us: {ratio:.2f}, of {len(ratios)} pairs; ", end="")
+    print(f"a bare handler {us['bare']:.0f} us; ratio {ratio:.2f}, {len(ratios)} pairs; ", end="")
     print(f"95 % interval of the median {low:.2f} to {high:.2f}")
     return high < MOST_CPU and max(sizes) - min(sizes) < 100
 
 
 async def _measure(servers: Mapping[str, Server], costs: Mapping[str, list[float]]) -> set[int]:
-    """Add the CPU seconds of requests, in pairs; return the length of the bodies."""
+    """Add the CPU seconds of a request to `costs`, once for each batch; return the body lengths."""
     for server in servers.values():
         await server.ask("prepare 0")
         await server.ask("publish 0")
