@@ -1,6 +1,7 @@
 """Mutated answers, over the wire and through the decoder, raise only our exceptions.
 
-Rule of this file: a seed and a number determine a run, so that every failure can be repeated.
+Rule of this file: the seed and the numbers of answers determine what a run sends, so that a failure
+can be repeated.
 
     python -m tests.fuzz --wire 100000 --bodies 1000000 --seed 0
 """
@@ -31,7 +32,7 @@ WORDS = (
     b"9" * 40,
     b"\r\n", b"\r\n\r\n", b"0", b":", b",", "١".encode(), b"\x00", b"FOOUSDT", b"418", b"chunked",
 )  # fmt: skip
-MAX_GROWTH = 8 * 2**20  # bytes of memory that a run may add
+MAX_GROWTH = 8 * 2**20  # bytes that a run may add to the peak memory
 
 
 def mutations(seed: int, good: list[bytes]) -> Iterator[bytes]:
@@ -88,7 +89,7 @@ def _shown(error: BinanceOIError | RefusedError) -> BinanceOIError:
 
 
 async def over_the_wire(number: int, seed: int) -> Counter[str]:
-    """Count the outcomes of complete answers, each on its own connection."""
+    """Count the outcomes of `number` mutated HTTP answers, each on its own connection."""
     rows = [row.steps[0] for row in faults() if _is_small(row)]
     source = mutations(seed, [row for row in rows if isinstance(row, bytes)])
     outcomes: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""An exchange in a separate process, whose answers for `BAD` have every fault that takes no time.
+"""An exchange in a separate process, whose answers for `BAD` have random faults that take no time.
 
-Rule of this file: no fault causes a cooldown or a wait (418, 429, 403, a false count), or the soak
-would measure pauses.
+Rule of this file: no fault causes a cooldown or a wait (403, 418, 429, 451, a false count), or the
+soak would measure pauses.
 
     python -m tests.fuzz.exchange SEED        # prints its URL, and serves until it is killed
 """
@@ -38,7 +38,7 @@ async def serve(seed: int) -> None:
     exchange.broken = True
     await exchange.listen()
     print(f"http://127.0.0.1:{exchange.port}", flush=True)
-    await asyncio.get_running_loop().create_future()  # never
+    await asyncio.get_running_loop().create_future()  # for ever
 
 
 if __name__ == "__main__":

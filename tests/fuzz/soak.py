@@ -2,8 +2,8 @@
 
 Rule of this file: the exchange is another process, so that this process measures the client alone.
 It measures sizes while no call runs and every connection is open, so they are comparable. The
-allocator keeps some free memory, so the number of used blocks is measured too. That number excludes
-the free memory, and shows smaller leaks than the size of the process does.
+allocator keeps some free memory, so the number of used blocks is measured too: it excludes the free
+memory, and shows smaller leaks than the size of the process does.
 
     python -m tests.fuzz.soak --requests 1000000
 """
@@ -71,7 +71,7 @@ async def one(client: OpenInterestClient, chance: random.Random) -> str:
 async def calls(
     client: OpenInterestClient, chance: random.Random, todo: Iterator[int], seconds: float
 ) -> Counter[str]:
-    """Make the given number of calls, or as many as the given time allows."""
+    """Make the calls that `todo` still has, or as many as `seconds` allow."""
     outcomes: Counter[str] = Counter()
     until = time.monotonic() + seconds
 

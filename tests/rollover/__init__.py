@@ -1,7 +1,7 @@
 """Puts a rollover soon after the beginning of each test: `BINANCE_OI_ROLLOVER=20 pytest`, in ms.
 
 Rule of this file: it moves only Unix time, in this process and in those that it starts. So a test
-that depends on the second of the minute in which it runs fails every time.
+that a rollover at this moment breaks fails every time.
 """
 
 import os
@@ -24,13 +24,13 @@ AFTER_MS = float(_given) if _given else None
 def turn_soon(monkeypatch: pytest.MonkeyPatch, after_ms: float) -> None:
     """Move Unix time by less than a minute, so that a rollover comes after `after_ms`."""
     monkeypatch.setenv(MOVED, repr((60.0 - after_ms / 1000 - real_time()) % 60.0))
-    # From that folder, Python imports `sitecustomize` when it starts.
+    # Python imports `sitecustomize` from this folder when it starts.
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 def early() -> list[str]:
-    """Our modules that were imported already, and may have made `time.time` a default.
+    """Our modules that were imported already, and may have stored `time.time` as a default.
 
     pytest imports our plugin when it starts, and with it some modules that use no clock.
     """

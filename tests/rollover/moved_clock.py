@@ -1,12 +1,12 @@
-"""Unix time, moved by the seconds that the environment names, even in a child process.
+"""Unix time, moved by the seconds that the environment names, also in a child process.
 
-Rule of this file: it must be imported before all others, so it imports very little.
+Rule of this file: it must be imported before modules that use the clock, so it imports very little.
 """
 
 import os
 import time
 
-MOVED = "BINANCE_OI_CLOCK_MOVED"  # s; read at each call, because each test has its own
+MOVED = "BINANCE_OI_CLOCK_MOVED"  # seconds; read at each call, because each test sets its own
 
 real_time, _real_time_ns = time.time, time.time_ns
 
