@@ -1,9 +1,9 @@
-"""Check which of our facts about the exchange hold, and write its answers to a file.
+"""Check which of our facts about the exchange hold, and write its answers to a file if asked.
 
     BINANCE_OI_LIVE=1 nox -s live -- answers.json
 
 Rule of this file: every request goes through a client, so the budget of the machine governs it. The
-requests cost 17 weight and three requests of the history. Nothing is sent during a cooldown.
+requests cost 15 weight, and two requests of history. Nothing is sent during a cooldown.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from binance_oi.budget import Budget
 MOST_WEIGHT = 20
 LONGEST_BODY = 2_000  # characters of each body that are kept
 USED = "x-mbx-used-weight-1m"
-WALL_DAYS = 35  # before the oldest row that the exchange keeps
+WALL_DAYS = 35  # days ago: earlier than the oldest row that the exchange keeps
 
 
 class Answer(msgspec.Struct):
-    """One answer as received. `sent_at` is in Unix seconds."""
+    """An answer, with the beginning of its body. `sent_at` is in Unix seconds."""
 
     path: str
     status: int
@@ -52,7 +52,7 @@ class Answer(msgspec.Struct):
 
 
 class Fact(msgspec.Struct):
-    """A fact, whether it held (None: this run could not check it), and what the answer was."""
+    """A fact, whether it held (None: this run did not check it), and what was seen."""
 
     name: str
     held: bool | None
@@ -60,7 +60,7 @@ class Fact(msgspec.Struct):
 
 
 class Kept:
-    """The body of a response, copied into the answer while the client reads it."""
+    """The body of a response; its beginning is copied into `answer` while the client reads it."""
 
     def __init__(self, content: aiohttp.StreamReader, answer: Answer) -> None:
         self._content, self._answer = content, answer
@@ -107,7 +107,7 @@ class Witness:
 
 
 class Questions:
-    """The facts, each as a method; they run in the order of this file."""
+    """The checks, in the order of this file; each method requests answers and notes facts."""
 
     def __init__(self, client: OpenInterestClient, witness: Witness) -> None:
         self.client, self.witness = client, witness
@@ -130,7 +130,7 @@ class Questions:
         await self.client.get_open_interest("ETHUSDT")
         second = self.witness.answers[-1]
         age = first.sent_at - value.time / 1000
-        self.say("time is older than the request", 0 < age < 60, f"{age:.1f} s")
+        self.say("time is up to 60 s before the request", 0 < age < 60, f"{age:.1f} s")
         self.say("every answer names the used weight", None not in (first.used, second.used), USED)
         self._costs("one symbol costs 1", first, second, 1)
         self.say("an answer has a Date", "date" in first.headers, first.headers.get("date"))
@@ -162,15 +162,15 @@ class Questions:
         self.say("the history names no used weight", answer.used is None, answer.used)
         newest = past.rows[-1].time / 1000 if past.rows else None
         seen = "no row" if newest is None else f"{answer.sent_at - newest:.0f} s old"
-        self.say("the newest row is at most 10 minutes old", newest is not None, seen)
+        self.say("the history has a row of the last 30 minutes", newest is not None, seen)
 
     async def the_history_ends_at_a_wall(self) -> None:
         since = datetime.now(UTC) - timedelta(days=WALL_DAYS)
         past = await self.client.history("BTCUSDT", period="1d", since=since)
-        self.say("the history keeps 30 days", bool(past.holes), past.holes)
+        self.say("the last 35 days of history have a hole", bool(past.holes), past.holes)
 
     def _costs(self, name: str, before: Answer, after: Answer, weight: int) -> None:
-        """Check a cost. Others on this address may use weight, and the minute may end."""
+        """Check a cost. None if another is seen: others may use weight, and the minute may end."""
         if before.used is None or after.used is None or after.used < before.used:
             self.say(name, None, f"{before.used}, then {after.used}")
             return
