@@ -1,8 +1,8 @@
-"""A headless Chromium for each test, which records every error in the page.
+"""Starts a headless Chromium for each test, and keeps the console messages and errors of its pages.
 
-Rule of this file: it needs `chromium` (Debian's package) and Playwright, so these tests run by name
-only: `nox -s browser`. They keep the content security policy of a page. So they poll conditions
-with `evaluate`: Playwright's `wait_for_function` needs `eval`, which the policy forbids.
+Rule of this file: it needs `chromium` (Debian's package) and Playwright, so only `nox -s browser`
+runs these tests. They keep the content security policy of a page. So they poll conditions with
+`evaluate`: Playwright's `wait_for_function` needs `eval`, which the policy forbids.
 """
 
 import shutil
@@ -56,7 +56,7 @@ class Browser:
 
 
 def wait(page: Any, condition: str) -> Any:
-    """Wait until an expression is true in the page, and return it."""
+    """Wait until an expression is true in the page, and return its value."""
     end = time.monotonic() + PATIENCE_S
     while not (found := page.evaluate(condition)):
         if time.monotonic() > end:

@@ -23,7 +23,7 @@ NAMES = (
     *(f"{letters}USDT" for letters in ("ADA", "AVAX", "BCH", "BNB", "DOGE", "DOT", "FIL", "LINK")),
     *("1000000BABYDOGEUSDT", "BTCUSDT_261225", *(f"COIN{n}USDT" for n in range(120))),
 )
-GAPS = (  # the first slot, the last slot, and the reason
+GAPS = (  # the first slot, the last slot, the reason, and the detail
     (
         70,
         75,
@@ -52,7 +52,7 @@ class _Walk:
 
 
 def record(file: Path, names: Sequence[str] = NAMES, slots: int = SLOTS) -> None:
-    """Write a recording of `slots` slots of 5 minutes."""
+    """Write a recording of `slots` slots of 5 minutes, and all of `GAPS`."""
     walks = [_Walk(place) for place in range(len(names))]
     missing = {slot for first, last, *_ in GAPS for slot in range(first, last + 1)}
     begin = round(BEGIN.timestamp() * 1000)

@@ -388,7 +388,7 @@ def test_with_a_hundred_rows_an_update_takes_at_most_half_as_long_as_with_all(
     page.set_default_timeout(0)
     found = page.evaluate(UPDATES, 60)
     with capsys.disabled():
-        print("\nan update, ms:", found)
+        print("\ntimes of an update with 100 rows and with all, ms:", found)
     assert found["rows"] == 840
     assert found["first"]["median"] <= found["all"]["median"] / 2
     assert found["first"]["longest"] <= found["all"]["longest"] / 2

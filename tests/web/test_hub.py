@@ -222,7 +222,7 @@ async def test_a_listener_resumes_after_its_last_event() -> None:
     assert delta.data["values"][0]["open_interest"] == "11.5"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_application_uses_other_event_ids() -> None:
     async def first_id() -> bytes:
         hub.publish(reading(0, FIRST))

@@ -1,4 +1,4 @@
-"""Every route on every server. Both adapters pass the same tests.
+"""The routes of the service; most tests run on every server, and so with both adapters.
 
 Time is virtual, so a sweep begins as soon as the loop is idle.
 """

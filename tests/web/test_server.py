@@ -47,7 +47,7 @@ async def serving(
 
 
 async def exchange(port: int, data: bytes) -> bytes:
-    """Send bytes, and return the answer; nothing if the connection ends without one."""
+    """Send bytes, and return the answer; `b""` if the connection ends without one."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
@@ -120,7 +120,7 @@ def fuzzed(rng: random.Random) -> bytes:
         "ours",
         pytest.param(
             "uvicorn",
-            marks=pytest.mark.skipif(find_spec("fastapi") is None, reason="no wheels of pydantic"),
+            marks=pytest.mark.skipif(find_spec("fastapi") is None, reason="pydantic has no wheels"),
         ),
     ],
 )

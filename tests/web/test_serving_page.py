@@ -1,4 +1,4 @@
-"""The curl commands of the page about serving get the answers of the page."""
+"""The service gives each curl command of the page about serving the right kind of answer."""
 
 import json
 import re
