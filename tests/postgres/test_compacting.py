@@ -91,7 +91,7 @@ def table(begin: int) -> str:
 
 
 def pages(run: Run, name: str) -> tuple[int, int]:
-    """How many pages a table has, and its indexes."""
+    """The number of pages of a table, and of its indexes."""
     sizes = f"pg_relation_size('{name}') / 8192, pg_indexes_size('{name}') / 8192"
     (found,) = run(f"SELECT {sizes}")
     return int(str(found[0])), int(str(found[1]))
@@ -157,7 +157,7 @@ def test_while_a_reader_sees_the_removed_rows_we_wait_and_the_table_does_not_gro
 
 
 def test_readers_that_are_always_there_make_room_for_a_moment(url: str, run: Run) -> None:
-    """VACUUM alone would never find a moment without them, and would leave the table long."""
+    """VACUUM alone would never find a moment without readers, and would leave the table long."""
     fill(url, run, NOVEMBER, remain=REMAINS["a few at the end"])
     kept = rows(url)
     with ThreadPoolExecutor(1) as pool, running(url) as first, running(url) as second:
@@ -174,7 +174,7 @@ def test_readers_that_are_always_there_make_room_for_a_moment(url: str, run: Run
             first, second = second, first
             first("BEGIN")
             second("COMMIT")
-            first("SELECT count(*) FROM samples")  # it queues behind the job
+            first("SELECT count(*) FROM samples")  # it waits behind the job's lock
         first("COMMIT")
         job.result()
     assert rows(url) == kept
@@ -271,10 +271,10 @@ def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_
 def test_symbols_are_found_without_scanning_removed_rows_again_and_again(
     url: str, run: Run
 ) -> None:
-    """Until VACUUM removes them, a search visits each removed row on its way."""
+    """A search visits each deleted row on its way until VACUUM removes it."""
     fill(url, run, NOVEMBER, DECEMBER, remain="true")
     with running(url) as reader:
-        reader(READ_ONLY)  # VACUUM cannot remove rows that it may see
+        reader(READ_ONLY)  # VACUUM cannot remove rows that this reader may see
         reader("SELECT count(*) FROM sweeps")
         run("DELETE FROM samples_2026_11")
         ((plan,),) = run(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {QUERIES.symbols}")

@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
-    """Copy, and kill the process `pause` s after it has read this many rows."""
+    """Copy, and kill the process `pause` s after it has read `kill_after` rows; None: never."""
     command = [sys.executable, "-m", "support.caring_process", "copy", source, target]
     read, peaks = 0, list[int]()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS) as process:
@@ -59,7 +59,7 @@ def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
 
 
 def copy_with_kills(source: str, target: str, chance: random.Random) -> None:
-    """Copy with `KILLS` kills while samples are copied, and two more at the end."""
+    """Copy with `KILLS` kills while samples are copied, and up to two more at the end."""
     points = sorted(chance.randrange(ROWS * 98 // 100) for _ in range(KILLS))
     runs, done = list[Run](), 0
     for point in [*points, ROWS * 99 // 100, ROWS * 99 // 100]:
@@ -76,7 +76,7 @@ def copy_with_kills(source: str, target: str, chance: random.Random) -> None:
 
 
 def check_memory(seen: Run) -> None:
-    """Check that the peak memory does not grow during a run."""
+    """Check that the peak memory grows by less than `GROWTH_KIB` during a run."""
     early, last = seen.peaks[min(5, len(seen.peaks) - 1)], seen.peaks[-1]
     print(f"{seen.read:,} rows: memory {early >> 10} MiB early, {last >> 10} MiB at the end")
     assert last < early + GROWTH_KIB

@@ -1,7 +1,7 @@
 """When a host vanishes, a standby on another host takes over, and no slot is stored twice.
 
 Rule of this file: hosts are network namespaces, so for the kernel and the server a vanished host is
-as silent as a real one. BINANCE_OI_KILLS is the number of times that each host vanishes.
+as silent as a real one. BINANCE_OI_KILLS is the number of times that hosts vanish in a test.
 """
 
 import os
@@ -20,7 +20,7 @@ from support.postgres_server import Server, serving
 from support.recorder_processes import Process, check_all
 
 TIMES = int(os.environ.get("BINANCE_OI_KILLS", "1"))
-WITHIN_S = 30.0  # until a standby has the lock
+WITHIN_S = 30.0  # s until the lock of a vanished host is released
 HOLDER = f"""
 SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {LOCK} AND granted
 """
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.thorough,
     pytest.mark.wallclock,
     pytest.mark.skipif(
-        sys.platform != "linux" or os.getuid() != 0, reason="hosts are namespaces, which root makes"
+        sys.platform != "linux" or os.getuid() != 0, reason="only root on Linux can make namespaces"
     ),
 ]
 
@@ -100,7 +100,7 @@ def test_a_standby_takes_over_from_a_vanished_host_and_stores_no_slot_twice(
         machines.reverse()
     acknowledged += first.kill()
     check_all(local, acknowledged)
-    print("took over after", [round(seconds, 1) for seconds in took], "s")
+    print("standbys took over after", [round(seconds, 1) for seconds in took], "s")
     assert max(took) < WITHIN_S
 
 
@@ -132,7 +132,7 @@ def test_the_lock_of_a_host_that_vanishes_before_its_answer_arrives_is_released(
         took = time.monotonic() - began
         machine.come_back()
         process.kill()
-    print(f"its lock was free after {took:.1f} s")
+    print(f"the lock was free after {took:.1f} s")
     assert took < WITHIN_S
 
 

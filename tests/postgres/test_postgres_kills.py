@@ -1,7 +1,7 @@
 """``kill -9`` of recorders and of the server loses no acknowledged sweep; a standby takes over.
 
 Rule of this file: recorders are real processes that sweep ten times a second.
-BINANCE_OI_KILLS is the number of kills.
+BINANCE_OI_KILLS is the number of kills of recorders.
 """
 
 import os
@@ -22,11 +22,11 @@ RECORDERS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE application_name LIKE 'binance-oi record%' AND datname = current_database()
 """
-WITHIN_S = 5.0  # until the first sweep of a standby, which a busy machine may delay
+WITHIN_S = 5.0  # s until the first sweep of a standby; a busy machine may delay it
 
 
 def until_gone(url: str) -> None:
-    """Wait until the server has seen that the recorder is gone, and releases its lock."""
+    """Wait until the server has seen that the recorder is gone, and has released its lock."""
     with psycopg.connect(url, autocommit=True) as connection:
         while connection.execute(RECORDERS).fetchone() != (0,):
             time.sleep(0.01)
@@ -73,7 +73,7 @@ def test_kill_9_of_the_server_loses_no_acknowledged_sweep(server: Server, url: s
 
 
 def hand_over(url: str, times: int) -> list[float]:
-    """Kill the recorder this many times; return the seconds until a standby's first sweep."""
+    """Kill `times` recorders in turn; return the seconds until the first sweep of each standby."""
     acknowledged: list[tuple[int, int]] = []
     first = Process(url)
     first.wait(3)
@@ -100,5 +100,5 @@ def test_a_standby_takes_over_after_a_kill_and_stores_no_slot_twice(url: str) ->
 @pytest.mark.thorough
 def test_a_standby_takes_over_within_five_seconds(url: str) -> None:
     took = hand_over(url, 20)
-    print(f"took over after {min(took):.1f} to {max(took):.1f} s, {len(took)} times")
+    print(f"standbys took over after {min(took):.1f} to {max(took):.1f} s, {len(took)} times")
     assert max(took) < WITHIN_S

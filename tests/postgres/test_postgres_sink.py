@@ -1,6 +1,6 @@
 """A recording in PostgreSQL has the same content as a file, even if server or connection fail.
 
-Rule of this file: the server is real, on a Unix socket, and so is every failure.
+Rule of this file: the server is real, on a Unix socket, and most failures are real too.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ def opened(url: str, source: str | None = None) -> Iterator[PostgresSink]:
 
 
 def write(sink: PostgresSink | SqliteSink) -> None:
-    """Write the recording of `write_recording` into a sink."""
+    """Write the sweeps and the gap of `support.recorded.write_recording` into a sink."""
     for number in (0, 1):
         sink.save(sweep(number), [], PERIOD)
     gap = Gap(ORIGIN + 2 * PERIOD, ORIGIN + 3 * PERIOD, "banned", "until 00:02")
@@ -118,7 +118,7 @@ def test_outputs_of_a_database_equal_those_of_a_file(both: tuple[str, str], tmp_
 
 
 def odd_numbers(count: int) -> list[Decimal]:
-    """Numbers of every length that the exchange may write, with zeros at both ends."""
+    """Random numbers of up to 30 digits on each side of the point, and a few of the longest."""
     chance = random.Random(22)
     edges = ["0", "0.0", "0.00000000", "1.10", "9" * 30 + "." + "9" * 30, "0." + "0" * 29 + "1"]
     texts = [*edges]
@@ -179,7 +179,7 @@ def fits_decimals(number: Decimal) -> bool:
 def test_parquet_holds_each_of_ten_thousand_unusual_numbers_exactly_or_a_warning_counts_it(
     store: str, form: str, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All values of a column have one scale, so a value equals its text as a number."""
+    """All values of a column have one scale, so we compare numbers instead of texts."""
     place, numbers = url if store == "postgres" else str(tmp_path / "odd.db"), odd_numbers(10_000)
     store_numbers(place, numbers)
     exact = {
@@ -529,7 +529,7 @@ def end_recorders(url: str) -> None:
 def test_a_lock_that_is_released_while_we_ask_for_its_holder_is_taken(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a lost connection, the server may end its former process at this moment."""
+    """The server may end the process of a lost connection at this moment."""
     execute = postgres_connection.Connection.execute
     with psycopg.connect(url, autocommit=True) as former:
         former.execute(schema.LOCK_WHEN_FREE.encode())
