@@ -35,7 +35,7 @@ from support.virtual_clock import wall_time
 MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
 
 
-# Numbers as on the wire, in every shape that a decimal(38, 18) can hold.
+# Numbers as on the wire, in different shapes that a decimal(38, 18) can hold.
 ON_THE_WIRE = {
     "A": "96012.544",
     "B": "0.00000010",
@@ -61,7 +61,7 @@ def expected(recording: Recording) -> list[tuple[str, str, str, str, str | None]
 
 
 async def record_from_the_wire(path: Path) -> None:
-    """Record one sweep of a server that answers with exactly these numbers."""
+    """Record one sweep of a server that answers with the numbers of `ON_THE_WIRE`."""
     listed = json.dumps({"symbols": [{"symbol": s, "status": "TRADING"} for s in ON_THE_WIRE]})
 
     def script(_: int) -> bytes:
@@ -311,7 +311,7 @@ def test_exports_of_parts_together_equal_one_export_of_everything(
 
 
 def other_recording(path: Path) -> Path:
-    """Another recorder's sweep of the same minute: received later, AUSDT instead of BTCUSDT."""
+    """Another recorder's sweep of minute 0, received later, with AUSDT instead of BTCUSDT."""
     seen = sweep(0)
     values = {s: v for s, v in seen.items() if s != "BTCUSDT"}
     values["AUSDT"] = OpenInterest("AUSDT", Decimal("0.5"), values["1000SHIBUSDT"].time)
@@ -532,7 +532,7 @@ def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_unchanged(
     before = state(target)
     for selection in (EARLY, LATE, {}):
         if selection is EARLY and name == "days":
-            continue  # this kind of damage does not affect that day
+            continue  # the damaged file is that of the later day
         with pytest.raises(
             RecordingError, match=r"parquet cannot be added to: .*; replace the file"
         ):

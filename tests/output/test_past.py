@@ -1,4 +1,4 @@
-"""A file of history: complete symbols, even if several runs were needed.
+"""A file of history has only complete symbols, also if several runs wrote it.
 
 Rule of this file: a killed run leaves a file beside the target. The tests write such a file, which
 may end at any byte.

@@ -1,7 +1,7 @@
 """The local exchange: step tables test its counter, and requests over real sockets its answers.
 
-Rule of this file: the test advances the time, and nothing sleeps. If recorded answers of the real
-exchange are available, tests compare them with ours.
+Rule of this file: the test or a virtual loop advances the time, so no test sleeps in real time. If
+recorded answers of the real exchange are available, tests compare them with ours.
 """
 
 import asyncio

@@ -165,7 +165,7 @@ def test_the_fixtures_work_with_each_plugin_for_asyncio(
     spelling: tuple[str, str, str], options: tuple[str, ...], site: Path, tmp_path: Path
 ) -> None:
     if "anyio" in spelling[0]:
-        pytest.importorskip("anyio", reason="it comes with fastapi")
+        pytest.importorskip("anyio", reason="anyio comes with fastapi")
     mark, fixture, preamble = spelling
     source = SUITE.replace("PREAMBLE", preamble).replace("FIXTURE", fixture).replace("MARK", mark)
     done = run_pytest(site, tmp_path, source, *options)
@@ -190,7 +190,7 @@ def test_no_heavy_module_is_imported():
 
 
 def test_the_plugin_imports_nothing_until_a_test_asks_for_it(site: Path, tmp_path: Path) -> None:
-    # Other plugins import asyncio and more. Without them and its cache, pytest imports none of it.
+    # Other plugins import asyncio and more. Without them and its cache, pytest does not.
     without = ("asyncio", "anyio", "xdist", "xdist.looponfail", "pytest_cov", "hypothesispytest")
     options = [part for name in without for part in ("-p", f"no:{name}")]
     done = run_pytest(site, tmp_path, LISTING, *options)

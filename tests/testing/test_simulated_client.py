@@ -1,4 +1,4 @@
-"""A client with its own local exchange shares no budget, and leaves no file or connection."""
+"""By default, a simulated client has its own exchange and budget, and leaves no file."""
 
 import asyncio
 import os
