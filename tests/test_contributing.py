@@ -1,4 +1,4 @@
-"""The programs, files and sessions that the texts name to contributors exist.
+"""The programs and sessions that our texts name exist, and so do the files that guides name.
 
 Rule of this file: it reads texts, and starts the programs of the project only for their help.
 """
@@ -135,7 +135,7 @@ two 4
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs a POSIX shell")
 @pytest.mark.parametrize(
     "page",
     [

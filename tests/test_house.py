@@ -1,6 +1,7 @@
 """The structure of the package: imports go one way, functions are short, no file is out of place.
 
-Rule of this file: the data at the top defines what is allowed. A new module needs an entry there.
+Rule of this file: the data at the top defines what is allowed. A new folder needs an entry there,
+and so does a new module at the top level or in `budget`.
 """
 
 import ast
@@ -80,7 +81,7 @@ TOP_LEVEL = {
     "pyproject.toml",
     "tests",
 }
-# The order within the folder of the budget; decision modules import no pool and no file.
+# The order of imports within `budget`: no decision module imports a pool or a file.
 DECISION = (
     *("usage", "tuning", "server_clock", "ledger", "bursts", "others", "knowledge"),
     *("attribution", "probing", "admission", "learning", "bucket"),
@@ -120,7 +121,7 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def ours_imported(file: Path) -> Iterator[str]:
-    """Our modules that a file imports anywhere, and the names that it imports from folders."""
+    """The modules in `from … import` lines of a file, and each imported name as if it were one."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
@@ -145,7 +146,7 @@ def may_import(importer: str) -> set[str]:
 
 
 def third_party(module: str) -> str | None:
-    """The key of THIRD_PARTY for a module; its own name if there is none."""
+    """The key of THIRD_PARTY for a module, or its own name; None for the standard library."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return None
@@ -158,7 +159,7 @@ def wrong_imports(file: Path) -> list[str]:
     for module in imported(file):
         top, *rest = module.split(".")
         if top == "binance_oi":
-            # The package itself has only the version; every part may import it.
+            # Of the names in `__init__`, every part may import only the version.
             allowed = rest == ["__version__"] or (bool(rest) and rest[0] in may_import(room(file)))
         else:
             row = third_party(module)

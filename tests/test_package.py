@@ -1,4 +1,4 @@
-"""The wheel and the sdist contain exactly the expected files.
+"""The wheel contains only the package; the sdist contains all that building and testing need.
 
 Rule of this file: it builds both with the build backend itself, without a network or an isolated
 environment. `nox -s build` checks that the wheel alone can be installed and imported.

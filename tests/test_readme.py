@@ -1,4 +1,4 @@
-"""In README.md and the pages of `.docs`, programs and commands run, and links have targets.
+"""In README.md, the list of examples and `.docs`, programs and commands run, and links are valid.
 
 Rule of this file: a ```python block is a script. It runs alone, exactly as pasted into a file, and
 reads only a local exchange. A ```text block right after it is its output, with any numbers. Scripts
@@ -45,7 +45,7 @@ TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 LONGEST_README, LONGEST_PARAGRAPH, LONGEST_LINE = 150, 5, 100  # lines, lines, characters
 LONGEST_EXAMPLE = 40  # lines
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
-ENDLESS = ("record", "watch", "simulate", "serve")  # commands that run until they are stopped
+ENDLESS = ("record", "watch", "simulate", "serve")  # run until they are stopped: only parsed here
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^binance-oi (.*)$", re.MULTILINE)

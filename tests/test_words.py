@@ -4,7 +4,7 @@ import pytest
 
 from support.words import FORBIDDEN, HELD, ROOT, found, texts
 
-# One sentence for each entry of the list, in the forms in which such phrases occur.
+# One text for each entry of the list: a sentence, a name, or two lines of a comment.
 FAULTS = {
     "mend": "It mends the file.",
     "reckon": "The bucket reckons with it.",
