@@ -1,6 +1,6 @@
 """Gives every test its own directory for budgets, no proxies, and its choice of event loop.
 
-Rule of this file: it has fixtures and hooks only. Their helpers are in modules of `support`.
+Rule of this file: it has fixtures, hooks and settings of the run. Helpers are in `support`.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Every call of a client gets its value or one of our exceptions, in time, and causes no 429.
 
-Rule of this file: coroutine tests run in virtual time over real sockets. They use the local
-exchange, or a `RawExchange`, whose answers the test writes byte by byte.
+Rule of this file: coroutine tests run in virtual time and, but for one, over real sockets. They use
+the local exchange, or a `RawExchange`, whose answers the test writes byte by byte.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ pytestmark = pytest.mark.virtual_time
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
 NAN = float("nan")
 ONCE = RetryPolicy(attempts=1)
-DOUBT = timedelta(seconds=6)  # most by which `retry_at` may be late, as clocks differ
+DOUBT = timedelta(seconds=6)  # the most by which `retry_at` may be late, as clocks differ
 
 
 def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
@@ -1018,7 +1018,7 @@ def exit_code_of_a_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
     client = OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget())
@@ -1031,7 +1031,7 @@ def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
     assert client.usage.charged == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("end", ["forgotten", "closed"])
 def test_a_forked_child_leaves_the_connections_of_its_parent_open(end: str) -> None:

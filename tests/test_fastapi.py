@@ -73,7 +73,7 @@ async def get(app: Any, path: str) -> tuple[int, Any]:
 
 
 def answering(value: object) -> Callable[[], object]:
-    """An application whose handler returns `value`."""
+    """A handler that returns `value`."""
 
     def handler() -> object:
         return value

@@ -8,7 +8,7 @@ import pytest
 from binance_oi import fork
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_changes_the_process_only_in_the_child() -> None:
     before = fork.current
