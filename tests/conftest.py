@@ -92,7 +92,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Remove the log handlers that a test adds, and restore the levels of the loggers."""
+    """Remove the handlers that a test adds to the root logger; restore its level and ours."""
     root, ours = logging.getLogger(), logging.getLogger("binance_oi")
     handlers, levels = [*root.handlers], (root.level, ours.level)
     yield

@@ -354,7 +354,7 @@ async def test_a_max_wait_of_0_suffices_when_there_is_room() -> None:
 
 
 class Announcing(RawExchange):
-    """An exchange that announces limits, and notes the time of each request for open interest."""
+    """An exchange that announces limits, and notes the time of each request."""
 
     def __init__(self, *limits: tuple[str, str, object, object]) -> None:
         super().__init__(self.answer)

@@ -1,7 +1,8 @@
-"""Takes a picture of the live page: `nox -s picture`. With `-- DIRECTORY`, it takes several.
+"""Takes a picture of the live page: `nox -s picture`. With `-- DIRECTORY`, it takes 16.
 
-The rule of this file: a picture shows the real page of a real service, or a real report. The
-service records the local exchange, and has 8 days of history of its symbols.
+Rule of this file: a picture shows the real page of a real service, or a real report; the 16 show
+both, in four widths, light and dark. The service records the local exchange, and has 8 days of
+history of its symbols.
 """
 
 import os

@@ -290,8 +290,8 @@ def framing() -> Iterator[Fault]:
         "100 Continue": (b"", b"HTTP/1.1 100 C\r\n\r\n" * 3000),
         "blank lines": (b"", b"\r\n" * 30_000),
     }
-    # Our guard ends such answers. But aiohttp itself refuses so many trailers, and the empty gzip
-    # ends at our bound on a body.
+    # Our guard ends such answers. But aiohttp itself refuses so many trailers, and what the guard
+    # leaves of the gzip is a body without an end.
     noticed = {"trailers": (TransportError, 3), "gzip of nothing": (DecodeError, 1)}
     for name, (start, more) in floods.items():
         for status in (b"200", b"418"):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from binance_oi import BinanceOIError, OpenInterestClient, ProcessBudget
 from faults.exchange import BAD, GOOD
 
-LIMIT = 9_999_999  # weight per minute: so the exchange never refuses
+LIMIT = 9_999_999  # weight per minute: so the budget delays no call
 CALLERS = 50
 CHAOS = 0.05
 WARM_UP = 60.0  # s

@@ -1,4 +1,4 @@
-"""An exported series has every row with exact numbers, and its file appears only when complete."""
+"""An exported series has every row with exact numbers, and replaces a file only on request."""
 
 import csv
 import json

@@ -145,7 +145,7 @@ def test_while_a_reader_sees_the_removed_rows_we_wait_and_the_table_does_not_gro
         run(f"DELETE FROM samples WHERE time < {NOVEMBER + (ROWS // 40 - 1) * 1000}")
         full = pages(run, name)[0]
         steps = compacting(lambda: connection)
-        for _ in range(100):  # far more than the steps until it waits
+        for _ in range(100):  # far more than the steps before it waits for the reader
             next(steps)
         assert pages(run, name)[0] == full
         assert reader(count) == [(ROWS,)]

@@ -1,7 +1,7 @@
-"""A copy of millions of rows, killed at random instants, ends with the same rows and little memory.
+"""A copy of many rows, killed at random instants, ends with the same rows and little memory.
 
 Rule of this file: the copy runs in a separate process, and kills are spread over all its work.
-BINANCE_OI_ROWS is the number of rows, and BINANCE_OI_KILLS the number of kills.
+BINANCE_OI_ROWS (200000) is the number of rows, and BINANCE_OI_KILLS (3) that of kills.
 """
 
 import os

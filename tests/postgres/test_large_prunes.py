@@ -1,7 +1,7 @@
-"""Pruning nine tenths of millions of rows returns their space, and disturbs no recorder or reader.
+"""Pruning nine tenths of a large recording returns their space, and disturbs no other process.
 
 Rule of this file: recorder, readers and prune are separate processes. BINANCE_OI_ROWS is the number
-of rows.
+of rows, 200,000 by default.
 """
 
 import subprocess

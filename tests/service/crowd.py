@@ -111,7 +111,7 @@ class Crowd:
         return made
 
     async def all_have_begun(self) -> None:
-        """Wait until every listener has received an event."""
+        """Wait until every listener that reads has received an event."""
         while not all(listener.last for listener in self.listeners):
             assert not self.refused, self.refused[0]
             self._news.clear()

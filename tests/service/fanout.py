@@ -75,7 +75,7 @@ async def measure(of_symbols: int, of_market: int) -> bool:
 async def _publish(
     servers: dict[str, Server], crowds: dict[str, Crowd], number: int
 ) -> dict[str, float]:
-    """Publish an event on each server in turn, and wait until every listener has it.
+    """Publish an event on each server in turn, and wait until every listener that reads has it.
 
     Returns the CPU seconds of each server for one delivery.
     """

@@ -20,7 +20,7 @@ from binance_oi.web.service import Service
 from support.market_source import FedSource, reading
 from support.service_servers import SERVERS
 
-# The number of requests; `nox -s service` sends 10,000.
+# The number of fuzzed requests; `nox -s service` sends 10,000.
 REQUESTS = int(os.environ.get("BINANCE_OI_REQUESTS", "150"))
 HOST = b"127.0.0.1"
 SECRETS = (b"Traceback", b"site-packages", b"binance_oi/", b"never.db", b"/root", b"/home")
