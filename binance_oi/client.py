@@ -34,8 +34,8 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-# Part of `timeout`: the longest wait on a silent kept connection, even while answers are slow, but
-# at least 2 s. So a second request on a new connection has time left.
+# Part of `timeout`, at least 2 s: the longest silence of a kept connection, however slow answers
+# are. So a second request on a new connection has time left.
 PATIENCE_PART = 1 / 3
 # Calls recognise these two defaults by identity, so they never mistake a caller's number for one.
 DEFAULT: Final = float("-1.0")  # as `max_wait`: use the client's
@@ -192,7 +192,7 @@ class OpenInterestClient:
 
     @property
     def source(self) -> str:
-        """The exchange of this client: ``production``, ``testnet``, ``local`` or its base URL."""
+        """This client's exchange: ``production``, ``testnet``, ``local``, or its URL with port."""
         return hosts.source_name(self.base_url)
 
     async def get_open_interest(
@@ -221,8 +221,8 @@ class OpenInterestClient:
             BudgetExhaustedError: The budget did not admit the call within `max_wait`. The attribute
                 `reason` shows why.
             RateLimitedError: The exchange refused the last attempt (429).
-            BannedError: The exchange has banned this IP address. Until the ban ends, every call
-                raises it at once.
+            BannedError: The exchange has banned this IP address. Until the ban ends, each
+                single call raises it at once.
             ForbiddenError: The exchange's firewall refused the request, or the exchange does not
                 serve this region.
             ServerError: The exchange failed at the last attempt.
@@ -339,8 +339,8 @@ class OpenInterestClient:
 
         If someone sets the clock of this machine, the schedule continues at the new time. After a
         step forward, the skipped slots are missed for the reason `clock`. After a step back, some
-        slots occur a second time. Then `missed` has a gap with no slots and the reason `clock`; it
-        begins at the first slot that occurs again.
+        slots occur a second time. Then `missed` has an empty gap with the reason `clock`, whose
+        `first` is the first slot that occurs again.
 
         If the schedule no longer fits into the budget, the poll continues with the next slower
         schedule that fits, until there is room again. The slots between are missed for the reason

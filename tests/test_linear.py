@@ -1,8 +1,8 @@
 """Work grows linearly with the size of an answer or of a user's input.
 
-Rule of this file: tests count work, not seconds, at one size and at a multiple of it. They cannot
-count the work of the engine of regular expressions. So its test has a text that would take hours if
-the work were quadratic.
+Rule of this file: tests count work, not seconds, most at one size and at a multiple of it. They
+cannot count the work of the regex engine. So its test has a text that would take hours if the work
+were quadratic.
 """
 
 import json

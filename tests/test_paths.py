@@ -1,4 +1,4 @@
-"""Paths as arguments: every public call accepts text and any `os.PathLike` of text."""
+"""Paths as arguments: the calls in `CALLS` accept text and any `os.PathLike` of text."""
 
 import os
 from collections.abc import Callable

@@ -193,7 +193,7 @@ def _update(
     new: bool,
     progress: Progress,
 ) -> int:
-    """Update one file; return the number of its new rows."""
+    """Update one file; return the number of rows that `export` returns."""
     for _ in range(REPLACED_AT_MOST):
         before, part = version(path), _Part(form, samples, columns)
         is_compared = before is not None and (new or not replace)
@@ -239,7 +239,7 @@ class _Part:
 
 
 def _gains(part: _Part, path: Path, replace: bool, progress: Progress) -> bool:
-    """Whether the file lacks any selected sample.
+    """Whether a selected sample is not in the file yet.
 
     Raises:
         RecordingError: The rows of the file cannot be read, and `replace` is not set.

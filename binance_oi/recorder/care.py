@@ -39,7 +39,7 @@ LAST_WAIT_MS = 200  # ms of the longest wait for readers at the end
 BUSY_FOR_MS = 600_000  # ms of the longest wait for other programs that write
 
 # A file has its samples in two tables: `recent`, sorted by time, and `settled`, sorted by symbol. A
-# copy reads samples by symbol, so it writes them into `settled` at once.
+# copy reads samples by symbol, so it writes them straight to `settled`.
 _SAMPLES = """
 INSERT OR IGNORE INTO settled SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM recent WHERE symbol = ?1 AND time = ?2)
@@ -127,7 +127,7 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
     """Add all rows of one recording to another one, which is created if missing.
 
     Two samples are the same if they have the same symbol and time; two sweeps, if they have the
-    same slot. Existing samples and sweeps of the target stay; rows of the past get the numbers of
+    same slot. Existing samples and sweeps of the target stay; rows of the past get the values of
     the source. A gap remains only where neither recording has a sweep, and the summary of a pruned
     day only if neither recording has the slots of that day. After an interruption, the same call
     continues.

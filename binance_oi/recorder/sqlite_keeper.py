@@ -1,4 +1,4 @@
-"""Removes samples from a file, and returns its free space, while other processes use it.
+"""Removes samples from a file, and gives its free space back, while other processes use it.
 
 The rule of this file: each transaction is short, so that a recorder in another process can write
 between two of them. Readers see the state before a transaction or after it.
@@ -101,7 +101,7 @@ class SqliteKeeper:
         return bool(self._value("PRAGMA freelist_count"))
 
     def _write_anew(self) -> None:
-        """Rewrite the file, so that it can return space in steps. Recorders and readers wait."""
+        """Rewrite the file, so that it can give space back in steps. Recorders wait."""
         uri = f"{self._store.path.absolute().as_uri()}?mode=rw"
         with closing(connect(uri, 60.0)) as other:
             other.execute("PRAGMA wal_autocheckpoint = 0")

@@ -23,11 +23,11 @@ Number = Decimal | str | int
 class Commands:
     """The commands that a test may give to an exchange, from any thread.
 
-    A command affects requests from the next one on. If two calls of one command, such as `fail`,
-    affect the same answers, the effect of the second begins when that of the first is used up.
+    A command affects requests from the next one on. If two calls of `fail`, `drop`, `delay` or
+    `hide_headers` affect the same answers, the second begins when the first is used up.
 
     Raises:
-        ValueError: From every command: an argument is out of range, or the symbol is not listed.
+        ValueError: An argument is out of range, or a symbol that must be listed is not.
         TypeError: From every command: an argument has a wrong type.
     """
 
@@ -36,7 +36,7 @@ class Commands:
 
         Args:
             symbol: A listed symbol.
-            value: Open interest in the base asset, with the digits of the answers; not a `float`.
+            value: Open interest in the base asset, exactly as answers show it; not a `float`.
         """
         self._do("set_open_interest", symbol=symbol, value=_digits("value", value))
 
@@ -56,7 +56,7 @@ class Commands:
         self._do("jump", symbol=symbol, share=_number("share", share, above=-1.0))
 
     def fail(self, times: int = 1, *, status: int = 503, symbol: str | None = None) -> None:
-        """Answer the next requests with an error. They cost their weight.
+        """Answer the next requests with an error, unless they are refused. They cost their weight.
 
         By default the client retries after a 5xx, so a caller sees only the third failure in a row.
 
@@ -83,18 +83,18 @@ class Commands:
         """Ban this IP address now (418).
 
         Args:
-            seconds: How long; None for the length of the next ban by `Bans`.
+            seconds: How long; None for as long as `Bans` makes the next ban.
         """
         if seconds is not None:
             seconds = _number("seconds", seconds, above=0.0)
         self._do("ban", seconds=seconds)
 
     def end_ban(self) -> None:
-        """End the ban. A client that saw the ban waits until the end that it read."""
+        """End the ban. A client that saw the ban still waits until the end stated then."""
         self._do("end_ban")
 
     def hide_headers(self, times: int | None = None) -> None:
-        """Omit the used weight from the next answers; None: from all until `show_headers`."""
+        """Omit the used weight from the next answers; None: until `show_headers` or `reset`."""
         self._do("hide_headers", times=None if times is None else _count("times", times))
 
     def show_headers(self) -> None:
@@ -122,7 +122,7 @@ class Commands:
 
         Args:
             symbol: A listed symbol.
-            day: Such as ``2026-11-25``. A day that was missing has a file from then on.
+            day: Such as ``2026-11-25``. A day of `Files.missing` has a file from then on.
         """
         self._do("republish", symbol=symbol, day=_day("day", day))
 
@@ -135,7 +135,7 @@ class Commands:
 
 
 class Admin(Commands):
-    """The same commands for an exchange of another process or thread, over its own socket.
+    """The same commands for an exchange of another process or thread, through its URL.
 
     Commands cost no weight. A call blocks until the exchange has run the command, so never make one
     in the event loop of the exchange.

@@ -23,7 +23,7 @@ from binance_oi.web.events import KEEP_ALIVE, Cell, Event, Observation, Reading,
 from binance_oi.web.limits import Limits
 
 LISTENERS_PER_STEP = 250  # listeners that the hub wakes before other tasks may run
-TICK = 2.0  # s between two checks for idle and dead listeners
+TICK = 2.0  # s between two checks for idle or dead listeners, at most
 KEPT_GAPS = 32  # gaps that the state of the market shows
 UNKNOWN_S = 5.0  # s: our guess of the time until the first sweep
 STALE_AFTER = 3.0  # periods without a sweep, after which the values are stale
@@ -61,11 +61,12 @@ class Hub:
         while (data := await listener.next()) is not None:
             ...  # bytes of `text/event-stream`
 
-    It belongs to one event loop. It encodes each event once for each different view.
+    It belongs to one event loop. Listeners with one view share the bytes of the event for which
+    they wait.
 
     Args:
         source: The source to read.
-        limits: The number of events to keep, and of listeners to allow.
+        limits: How many events and listeners to keep, and how long for idle ones.
         on_values: Called with the new values of each sweep.
         wall: Returns Unix seconds.
     """
@@ -121,7 +122,7 @@ class Hub:
                 await asyncio.wait([self._checking])
 
     def publish(self, outcome: Reading | Gap) -> None:
-        """Make the next event. The listeners get it after `wake`."""
+        """Make the next event. Listeners that wait get it after `wake`."""
         if not self.number:
             self._epoch = secrets.token_hex(4)
         self.number += 1
@@ -343,7 +344,7 @@ class Hub:
 
 
 class _Subscription:
-    """All listeners with one view. They share the bytes of the latest event."""
+    """All listeners with one view. They share the bytes of the event encoded last."""
 
     __slots__ = ("_encoded", "_pick", "listeners", "view")
 
@@ -445,7 +446,7 @@ class Listener:
                 self._cut()
 
     def _pending(self) -> bytes | None:
-        """Return the bytes of the next event, or of the state; None before the first event."""
+        """Return the bytes of the next event, or of a loss and the state; None before an event."""
         hub, place = self._hub, self._place
         event = None if place is None or place == NEVER else hub.after(place)
         if event is not None:

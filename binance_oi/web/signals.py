@@ -3,7 +3,7 @@
 The rule of this file: a signal keeps its earlier effect, because each of our handlers also calls
 the handler that it replaced. So the handlers form a chain. A server may install its handlers after
 ours, and several services may end in any order. Therefore a service that ends removes only its own
-links from the chain.
+links from the chain, up to the first handler of somebody else.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Draining:
                 signal.signal(number, _Link(self, handler))
 
     def forget(self) -> None:
-        """Remove the links of this object from the chains of all signals."""
+        """Remove our links from the chain of each signal, up to the first foreign handler."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:

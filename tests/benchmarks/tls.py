@@ -40,7 +40,7 @@ Contender = Callable[[str, ssl.SSLContext], AbstractAsyncContextManager[Sweep]]
 
 
 class Cost(NamedTuple):
-    """Seconds of wall time and of CPU for a first sweep, which opens connections, and a second."""
+    """Seconds, wall and CPU, of a first sweep, which opens connections, and of the next one."""
 
     cold: float
     cold_cpu: float

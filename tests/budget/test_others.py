@@ -243,7 +243,7 @@ def test_a_burst_that_comes_no_earlier_than_the_next_minute_gets_no_room() -> No
 
 
 def test_a_single_gap_may_be_one_slot_shorter_than_it_looks() -> None:
-    seen_late = curve((24.0, 0), (29.0, 0), (29.9, 300), (60.0, 300))  # 45 s before :15, in slot 5
+    seen_late = curve((24.0, 0), (29.0, 0), (29.9, 300), (60.0, 300))  # slot 5; the next is slot 3
     assert room([seen_late], burst(at=16.0, size=300, until=58), 58.0, 300) == 300
 
 
@@ -256,7 +256,7 @@ def test_a_short_gap_alone_may_be_chance() -> None:
 
 
 def erratic() -> list[Curve]:
-    """Bursts of 150: many in the first minute, none in the second one, and then two."""
+    """Twice: bursts of 150, six in a minute, none in the next one, and then two."""
     return [*bursts_at(3.0, 12.0, 21.0, 33.0, 44.0, 58.0), *bursts_at(), *bursts_at(8.0, 52.0)] * 2
 
 
@@ -305,13 +305,13 @@ def test_a_burst_that_may_still_go_on_leaves_the_earlier_minutes_their_say() -> 
 
 def test_use_of_about_a_minute_bounds_the_room_for_bursts() -> None:
     past = erratic()
-    bound = 6 * 150 + 6 * 150  # the busiest 55 s, and how much more they are than the calmest 65 s
+    bound = 6 * 150 + 6 * 150  # use of the busiest 55 s, and its excess over the calmest 65 s
     assert at_any_second(past, 0.0, others=bound - 150).weight == 150
     assert at_any_second(past, 0.0, others=bound).weight == 0
     even = [
         curve(*((float(n), round(each.at(float(n))) + n) for n in range(1, 61))) for each in past
     ]
-    more = 55 + (55 - 65) - 60 * 1  # their usual use, in the bound and in the rest of the minute
+    more = 55 + (55 - 65) - 60 * 1  # usual use: of 55 s, its excess, less the rest of the minute
     assert at_any_second(even, 0.0, others=1500).weight == pytest.approx(bound + more - 1500, abs=2)
 
 
@@ -620,7 +620,7 @@ def repeated(every: int, size: int, first: int, since: int = 0) -> list[tuple[fl
 
 def test_a_new_client_that_polls_every_10_s_keeps_its_room_beside_bursts_every_90_s() -> None:
     moments = repeated(90, 600, first=8) + repeated(10, 90, first=5, since=240)
-    for into in (0.5, 10.5, 20.5, 30.5):  # it has used 540 of the minute before
+    for into in (0.5, 10.5, 20.5, 30.5):  # it used 540 in the minute before
         kept, rest = others_of(moments, 5, into)
         assert kept >= rest
 

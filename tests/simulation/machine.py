@@ -1,7 +1,8 @@
 """Real processes, a real clock, a real socket: `python -m tests.simulation.machine`.
 
-Rule of this file: the exchange's counts decide whether a drill passes. A process reports only how
-long its calls waited. Each report is one line, so that even a killed process has reported.
+Rule of this file: the exchange's counts and the reports of the processes decide whether a drill
+passes. A process reports its answers, errors and waits in one line when a test stops it, so a
+killed process reports nothing.
 """
 
 import argparse
@@ -30,7 +31,7 @@ MOMENTS = 20_000  # times of answers that a process keeps: more than it gets in 
 
 
 class Process:
-    """A separate process that sends as often as it may until the test stops it."""
+    """A separate process that sends until it is stopped: as often as it may, or once a second."""
 
     def __init__(self, url: str, directory: Path, kind: str = "calls") -> None:
         command = [sys.executable, "-m", "tests.simulation.machine", "--use", url, "--kind", kind]
@@ -51,7 +52,7 @@ class Process:
         assert self._lines.readline() == "started\n"
 
     def banned(self) -> None:
-        """Wait until a ban has ended every call under way. Then the process sends nothing more."""
+        """Wait until a ban has ended every call under way. It sends nothing until the ban ends."""
         assert self._lines.readline() == "banned\n"
 
     def kill(self) -> None:
@@ -70,7 +71,7 @@ class Process:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for other processes without a time-out; pytest ends a test that hangs."""
+    """Wait for other processes without a time-out; in a test, pytest ends a wait that hangs."""
     while not condition():
         time.sleep(0.01)
 
@@ -159,9 +160,9 @@ def share(count: int, minutes: int) -> None:
 
 
 def strangers(count: int, minutes: int) -> None:
-    """Measure the part of the poorest of `count` processes without a shared budget.
+    """Measure the poorest of `count` processes without a shared budget, as a share of an even part.
 
-    The part is that of the last 3 minutes. From minute 2 on, the exchange may refuse no request.
+    Only the last 3 minutes count. From minute 2 on, the exchange may refuse no request.
     """
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
@@ -175,7 +176,7 @@ def strangers(count: int, minutes: int) -> None:
         late = exchange.answers[429] + exchange.answers[418] - refused
     least = min(parts) / max(1, sum(parts)) * count
     text = f"| {count} that share nothing | {late} after minute 2, {refused} before |"
-    print(f"{text} the poorest had {least:.0%} of the last 3 minutes |", flush=True)
+    print(f"{text} the poorest had {least:.0%} of an even part in the last 3 minutes |", flush=True)
     assert (late, least >= 0.6) == (0, True), parts
 
 
@@ -184,14 +185,14 @@ def bot(minutes: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
         with exchange.in_thread(), running(exchange.url, 1, Path(place), "bulk"):
-            first = Process(exchange.url, Path(place), "bot")  # the first single calls
+            first = Process(exchange.url, Path(place), "bot")  # not measured
             time.sleep(70.0)
             first.kill()
             with running(exchange.url, 1, Path(place), "bot") as (second,):
                 time.sleep(60.0 * minutes)
                 waited = second.stop()["waited"]
     refused = exchange.answers[429] + exchange.answers[418]
-    print(f"| 1/s beside bulk work | {refused} | 99 % answered within {waited:.2f} s |", flush=True)
+    print(f"| 1/s beside bulk work | {refused} | 99 % over within {waited:.2f} s |", flush=True)
     assert (refused, waited <= 2.0) == (0, True)
 
 
@@ -220,7 +221,7 @@ def kills(count: int) -> float:
 
 
 def ban(seconds: float) -> None:
-    """After a 418 no process sends, even if it starts later. After the ban, one sends a probe."""
+    """After a 418 no process sends, even if it starts later. After the ban, they send again."""
     with tempfile.TemporaryDirectory() as directory:
         exchange = LocalExchange(latency=0.05, bans=Bans(first_s=seconds))
         with exchange.in_thread(), running(exchange.url, 2, Path(directory)) as processes:
@@ -240,7 +241,7 @@ def ban(seconds: float) -> None:
             for process in [*processes, later]:
                 process.stop()
     assert exchange.answers[429] == 0
-    print(f"| a ban | {exchange.answers[418]} answered 418, none after it |", flush=True)
+    print(f"| a ban | {exchange.answers[418]} answered 418, none sent during it |", flush=True)
 
 
 def suspended() -> float:
@@ -264,7 +265,7 @@ def main() -> None:
     parser.add_argument("--use", metavar="URL", help="be one of the processes")
     parser.add_argument("--kind", default="calls", help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=int, default=3)
-    parser.add_argument("--fair", action="store_true", help="only the processes that share nothing")
+    parser.add_argument("--fair", action="store_true", help="only drills of fair shares")
     parser.add_argument("--strangers", type=int, default=8, help="minutes of those")
     options = parser.parse_args()
     if options.use:

@@ -1,6 +1,6 @@
 """Hand-made scripts for one pool: each charge, its time, and the answer of the exchange.
 
-Rule of this file: a script plays events that the situations of the table omit, or reach only by
+Rule of this file: a script plays events that the rows of `situations` omit, or reach only by
 chance. It runs without an event loop, so a reader can follow it with a pencil. It asserts nothing:
 `traces` records each decision and compares it with the decision of another version of the source.
 Names in capitals in the docstring of a script are the numbers that decide its answers.
@@ -24,7 +24,7 @@ Note = Callable[[float, int, object], None]
 
 
 class WatchedPool:
-    """A pool that notes each of its answers."""
+    """A pool that notes each answer of `charge`."""
 
     def __init__(self, pool: Pool, note: Note) -> None:
         self._pool, self._note = pool, note
@@ -168,7 +168,7 @@ def every(step: float, first: float, last: float) -> list[float]:
 
 Script = Callable[[Note], None]
 Scripts = dict[str, Script]
-"""All scripts, each by the name of its function."""
+"""All scripts, each by the name of its function, with spaces."""
 
 
 def adding_to(scripts: Scripts) -> Callable[[Script], Script]:
@@ -186,7 +186,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """Decorate a script so that its client, as after its first minute, need not send evenly."""
+    """Decorate a script so that its client need not send evenly, as after its first minute."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -370,7 +370,7 @@ def a_refusal_and_a_second_one(note: Note) -> None:
 
 @script
 def refused_twice_in_a_row(note: Note) -> None:
-    """SURGE_LEAST, SURGE_MOST, SURGE_FADES: how much weight the pool keeps free after refusals."""
+    """SURGE_LEAST, SURGE_MOST, SURGE_GROWS, SURGE_FADES: weight kept free after refusals."""
     for refusals in (1, 2, 3):
         desk = Desk(note, at=12.0)
         desk.go_on(15.0)
@@ -437,7 +437,7 @@ def heavy_probes_of_a_full_minute(note: Note) -> None:
 
 @script
 def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
-    """UNSEEN: until when in the next minute the pool expects that such use may come late."""
+    """UNSEEN: until when in the next minute the pool expects the same use again."""
     for at in every(0.03, 33.0, 33.4):
         desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))
         desk.go_on(59.0, every=1.0, most=5)

@@ -1,7 +1,7 @@
-"""One short run of each kind of `fairness`; `nox -s fairness` runs all of them at full length.
+"""Short runs like some `CASES` of `fairness`; `nox -s fairness` runs all cases at full length.
 
-Rule of this file: the limit is small, so that a run takes a second. The bounds are those of the
-table.
+Rule of this file: in the default tests the limit is small, so that a run takes a second. The bounds
+are close to those of `CASES`.
 """
 
 from math import inf

@@ -1,6 +1,6 @@
 """One run: an exchange, a network, others, and processes of ours.
 
-Rule of this file: a shipped governor sends, on a shipped budget. Everything else depends only on
+Rule of this file: the library's own governor and budget send. Everything else depends only on
 the seed, so a run can be repeated.
 """
 
@@ -30,14 +30,14 @@ from .networks import Leg, Uneven
 EPOCH_S = 1_795_434_000.0  # the beginning of a minute
 STEP_S = 1e-6  # s: the least step of time, so that timers due now do not spin
 TIMEOUT_S = 10.0  # the client's default
-COULD_KNOW_S = 2.0  # s: a client can probe in less, so it can know all that is older
-AT_ONCE_S = 0.02  # s: requests in less were sent at once, because an answer takes longer
+COULD_KNOW_S = 2.0  # s: a probe takes less, so a client can know all older events
+AT_ONCE_S = 0.02  # s: requests so close were sent at once, because an answer takes longer
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
 Use = Callable[[], Coroutine[Any, Any, None]]
 Watch = Callable[[Pool], Pool]
-"""Wraps the pool of a governor, such as in a pool that takes notes."""
+"""Wraps the pool of a governor, for example in one that takes notes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +63,10 @@ class Situation:
     used: int = 0  # weight used before we start
     others: Others | None = None  # clients on the same IP address that are not ours
     bans: bool = False  # whether many refusals cause a ban; see `Bans`
-    banned_at: float | None = None  # s after the start; another client causes the ban
+    banned_at: float | None = None  # s after our last start; another client causes the ban
     bare: bool = False  # refusals have no header and no text
     rolling: bool = False  # the exchange counts the last 60 s instead of minutes
-    kills: int = 0  # per minute: kill a process and start another one
+    kills: int = 0  # kills of a process a minute, at least; another one starts
     sweep: int = 0  # symbols in a sweep; 0 means saturating demand
     every: float = 20.0  # s from one sweep to the next
     bulk: bool = False  # saturating demand is bulk work
@@ -102,7 +102,7 @@ class Outcome:
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
-        """The weight of all clients over the limit, in all minutes in which it was `avoidable`."""
+        """The weight of all clients over the limit, in all minutes with this `is_avoidable`."""
         return sum(
             max(0, weight - self.limit)
             for k, weight in self.weights.items()
@@ -164,7 +164,7 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._time.now
 
-    def call_at(  # two timers never have the same time
+    def call_at(  # every timer is ahead of the present time
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Any = None
     ) -> asyncio.TimerHandle:
         when = max(when, self.time() + STEP_S)
@@ -196,7 +196,7 @@ class _Exchange:
         self._trace = blake2b(digest_size=8)
         self._refused, self._latest, self._tried = False, 0.0, 0.0
         self._past: list[float] = []  # when our requests were counted, for `lag`
-        self._largest = 0.0  # the largest weight of others in a minute before `_whole`
+        self._largest = 0.0  # the largest weight of others in any minute until `_whole`
         self._whole = EPOCH_S + into
 
     def now(self) -> float:
@@ -242,9 +242,9 @@ class _Exchange:
     def _is_rash(self, now: float, known: float, used: int) -> bool:
         """Whether a request left less room than others can be expected to need.
 
-        Others are expected to need a tenth more than in their largest minute so far. In the first
-        minute, they are expected to continue at the rate that we could have seen. Their use before
-        our start shows no rate, so in the first minute we take only their later use.
+        Others are expected to need a tenth more than in their largest minute so far. Of the first
+        minute, only their use since our start counts for it, as a rate. In the first minute itself,
+        they are expected to continue at the rate that we could have seen.
         """
         others = self._situation.others
         if others is None:
@@ -415,7 +415,7 @@ class _Process:
             self._common.known = max(self._common.known, answer.counted)
             if answer.status != 200:
                 self._common.held_until = max(self._common.held_until, answer.until)
-            if answer.status == 418 and not self._situation.bare:  # the text has the end
+            if answer.status == 418 and not self._situation.bare:  # the text has `until`
                 self._governor.obey_ban(answer.until)
 
     def _arrive(

@@ -5,7 +5,7 @@ on seconds of a real clock, and reports each place that uses one of them.
 
     duration    a difference of two readings of a clock is compared with a number
     patience    a loop or an assertion gives up after less than a minute
-    sleep       a fixed sleep of 0.1 s or more, before a condition is checked
+    sleep       a sleep of 0.1 s or more; with `time.sleep`, also of a variable time
     timeout     a timeout of less than a minute
 
 It allows a ratio of two durations, and a lower bound (`assert took >= 0.3`), which holds on a slow
@@ -40,7 +40,7 @@ REAL_TIMEOUTS = {
 # The same for these functions, if they are not awaited.
 BLOCKING = {"join", "get", "put", "acquire", "wait"}
 LOOP_TIMEOUTS = {"timeout", "timeout_at", "wait_for", "wait", "ClientTimeout", "OpenInterestClient"}
-# The position of the timeout in functions that accept it as a positional argument.
+# The position of the timeout as a positional argument; for `join` and `wait`, see `_waiting`.
 POSITION = {
     "timeout": 0,
     "timeout_at": 0,
@@ -164,7 +164,7 @@ def _fixtures(function: Function) -> set[str]:
 
 @dataclass
 class _Scope:
-    """A function with its name and marks; it inherits the marks of enclosing functions."""
+    """A function with its name and marks, including those of all that encloses it."""
 
     node: Function
     name: str
@@ -390,7 +390,7 @@ class _Reader:
             return Value(Shape.REMAINING, one.real, one.seconds)
         if isinstance(op, ast.Sub):
             if one is None or (other is None and _number(right, self._numbers) is not None):
-                return first  # an instant plus or minus a duration
+                return first  # less a duration
             return Value(Shape.DURATION, _real(one, other))
         if isinstance(op, ast.Add) and first.shape is Shape.INSTANT:
             ahead = _number(right if one else left, self._numbers)
@@ -492,6 +492,6 @@ def _real(one: Value | None, other: Value | None) -> bool:
 
 
 def _is_short(node: ast.expr, numbers: Numbers) -> bool:
-    """Whether a busy machine may need more than this number of seconds; 0 or less mean at once."""
+    """Whether a busy machine may need more than this number of seconds; 0 or less is no wait."""
     seconds = _number(node, numbers)
     return seconds is not None and 0 < seconds < PATIENCE_S

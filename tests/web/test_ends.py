@@ -1,4 +1,4 @@
-"""On every server, a signal ends the service with open streams, without a message on stderr.
+"""On every server, a signal ends the service despite open streams, without a message on stderr.
 
 The processes are real, and run under `-X dev -W error`. So a leaked task, socket or generator, or
 an error of a visitor's disconnection, is a line on stderr.
@@ -32,7 +32,7 @@ GET = "GET {path}{route} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
-    pytest.mark.skipif(find_spec("fastapi") is None, reason="no wheels of pydantic"),
+    pytest.mark.skipif(find_spec("fastapi") is None, reason="FastAPI is missing"),
 ]
 
 
