@@ -252,8 +252,8 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     if crowded and ask.now - known.counted_at < PROBE_PAUSE:
         return Wait(POLL, Reason.OTHERS, PROBE_PAUSE)
     room = ask.budget - minute.used - ask.weight - _part_of_single_calls(ask, known)
-    need, margin = _kept(ask, known)
-    fits = not crowded and room >= need + margin
+    need, most = _kept(ask, known)
+    fits = not crowded and room >= most
     if not fits and known.unseen(ask.now, k) > room:
         return Wait(PROBE_PAUSE, Reason.OTHERS)
     if fits or (not crowded and _is_our_part(ask, known)):
@@ -280,13 +280,13 @@ def _is_crowded(ask: Ask, known: Known) -> bool:
 
 
 def _kept(ask: Ask, known: Known) -> tuple[float, float]:
-    """Weight to keep free for others, and a margin for chance and for our probes."""
+    """Weight to keep free for others; and that weight with a margin for chance and our probes."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     into = known.clock.into(min(ask.now, known.counted_at), k)
-    need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
+    need, most = known.others.forecast(k, minute, known.limit, into, ask.forecast)
     # We rarely send all of the probes that a minute allows, so we keep half of their weight free.
     probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
-    return need, margin + probes
+    return need, most + probes
 
 
 def _is_our_part(ask: Ask, known: Known) -> bool:

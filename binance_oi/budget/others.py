@@ -249,8 +249,8 @@ class Forecast:
     """Weight that we expect others to use until the minute ends."""
     bursts: float = 0.0
     """Weight that they may use until then in bursts and at their usual rate; 0 without bursts."""
-    chance: float = 0.0
-    """Weight in addition to `bursts`, because their usual use varies by chance."""
+    most_of_bursts: float = 0.0
+    """`bursts`, with a margin because their usual use varies by chance."""
     past: tuple[object, ...] = ()
     """What `row` depends on: the current minute, and where the curves of the earlier ones end."""
     row: Row = EMPTY
@@ -275,12 +275,8 @@ class Others:
         """Keep room for them until the end of minute `k`, or longer if we already do."""
         self.expected_until = max(self.expected_until, k)
 
-    def past(self, k: int) -> list[Curve]:
-        """Their curves of the last `MEMORY` minutes before `k`."""
-        return [*self._past_minutes(k).values()]
-
-    def _past_minutes(self, k: int) -> dict[int, Curve]:
-        """The same curves, by minute."""
+    def past(self, k: int) -> dict[int, Curve]:
+        """Their curves of the last `MEMORY` minutes before `k`, by minute."""
         known = self.curves.items()
         return {j: curve for j, curve in known if k - MEMORY <= j < k and curve.heights}
 
@@ -300,7 +296,7 @@ class Others:
 
         The rates are those of minute `k` and of the `MEMORY` minutes before it.
         """
-        return gap * max(curve.calm for curve in [self.curve(k, limit), *self.past(k)])
+        return gap * max(curve.calm for curve in [self.curve(k, limit), *self.past(k).values()])
 
     def forecast(
         self, k: int, minute: Minute, limit: int, into: float, latest: Forecast
@@ -308,8 +304,8 @@ class Others:
         """Forecast the rest of minute `k`, from its second `into`.
 
         Returns:
-            Weight that they are expected to use, and weight to keep free in addition, because their
-            use varies by chance.
+            Weight that they are expected to use; and that weight with a margin, because their use
+            varies by chance.
         """
         past, curve = self.past(k), self.curve(k, limit)
         # `minute.others` assumes that the count contains our weight under way. If it does not yet,
@@ -320,23 +316,19 @@ class Others:
         if question != latest.question:
             latest.question = question
             room, steady = self._room_for_bursts(k, limit, into, others, latest)
-            most = max(0.0, limit - others)
+            most, curves = max(0.0, limit - others), [*past.values()]
+            # The room for bursts covers chance already, but not that of their steady use.
             latest.bursts = min(room.weight + steady, most)
-            latest.chance = min(SIGMA * math.sqrt(steady), most - latest.bursts)
+            latest.most_of_bursts = min(latest.bursts + SIGMA * math.sqrt(steady), most)
             if room.replaces:
-                latest.need = max(steady, rest_in_each(past, into, others))
+                latest.need = max(steady, rest_in_each(curves, into, others))
             else:
-                latest.need = expected_rest(past, curve, into, others)
-        need = latest.need
+                latest.need = expected_rest(curves, curve, into, others)
         # A rate that we saw for only a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
-        surge = self.expected_surge - minute.others
-        margin, need = SIGMA * math.sqrt(need * spread), max(need, surge)
-        if not latest.bursts:
-            return need, margin
-        # The room for bursts covers chance already, but not that of their steady use.
-        more, less = max(0.0, latest.bursts - need), max(0.0, need - latest.bursts)
-        return need + more, max(0.0, margin - more, latest.chance - less)
+        margin = SIGMA * math.sqrt(latest.need * spread)
+        need = max(latest.need, self.expected_surge - minute.others)
+        return max(need, latest.bursts), max(need + margin, latest.most_of_bursts)
 
     def _room_for_bursts(
         self, k: int, limit: int, into: float, others: int, latest: Forecast
@@ -346,7 +338,7 @@ class Others:
         That rate is the highest of this minute, the minute before and the median minute. So a
         client that has just begun gets room, too.
         """
-        curve, past = self.curve(k, limit), self._past_minutes(k)
+        curve, past = self.curve(k, limit), self.past(k)
         tops = sorted(each.top for each in past.values()) or [curve.top]
         if tops[(len(tops) - 1) // 2] > USED_UP / 2 * limit:
             return NONE, 0.0  # maybe copies of us: each would keep room that none would use

@@ -464,7 +464,7 @@ def test_a_minute_without_counts_does_not_look_like_one_without_bursts() -> None
         assert latest.bursts >= 500
     assert Others({**seen, 5: burst(8.0, until=9), 6: NOTHING}).forecast(
         6, Minute(), LIMIT, 1.0, Forecast()
-    ) >= (500, 0.0)
+    ) >= (500, 500.0)
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_a_forecast_of_erratic_others_ignores_the_seconds_of_their_bursts() -> N
     past, current, latest = erratic()[1:], curve((1.0, 0)), Forecast()
     others = Others(dict(enumerate([*past, current])))
     kept = others.forecast(len(past), Minute(), LIMIT, 1.0, latest)
-    assert kept == (latest.bursts, 0.0)
+    assert kept == (latest.bursts, latest.bursts)
     assert latest.need == 0.0 < expected_rest(past, current, 1.0, 0)
 
 
@@ -573,7 +573,8 @@ def test_the_room_for_bursts_keeps_the_steady_use_of_a_new_client(joined: str) -
     latest = noted(past, current, 20.0, current.top)
     assert latest.need == pytest.approx(steady, abs=5)
     assert latest.bursts == pytest.approx(bursts + steady, abs=5)
-    assert latest.chance == pytest.approx(SIGMA * math.sqrt(steady), abs=1)
+    margin = latest.most_of_bursts - latest.bursts
+    assert margin == pytest.approx(SIGMA * math.sqrt(steady), abs=1)
 
 
 def test_the_usual_use_keeps_its_room_after_the_last_burst_of_a_minute() -> None:
@@ -585,11 +586,11 @@ def test_the_usual_use_keeps_its_room_after_the_last_burst_of_a_minute() -> None
     assert at_any_second(past, 10.0, 50) == (0.0, True)
     latest = noted(past, current, 10.0, 50)
     assert latest.bursts == pytest.approx(250, abs=5)
-    need, margin = Others(dict(enumerate([*past, current]))).forecast(
+    need, most = Others(dict(enumerate([*past, current]))).forecast(
         5, Minute(others=50), LIMIT, 10.0, Forecast()
     )
     assert need == max(latest.bursts, rest_in_each(past, 10.0, 50))
-    assert margin == pytest.approx(SIGMA * math.sqrt(need))
+    assert most - need == pytest.approx(SIGMA * math.sqrt(need))
 
 
 def others_of(moments: Sequence[tuple[float, int]], minute: int, into: float) -> tuple[float, int]:
@@ -609,8 +610,8 @@ def others_of(moments: Sequence[tuple[float, int]], minute: int, into: float) ->
         for second in range(0, math.ceil(into - 0.5) if k == minute else 60, 2):
             others.draw(k, LIMIT, second + 0.5, used(k, second + 0.5))
     others.draw(minute, LIMIT, into, now := used(minute, into))
-    room = others.forecast(minute, Minute(others=now), LIMIT, into, Forecast())
-    return sum(room), used(minute, MINUTE) - now
+    _, most = others.forecast(minute, Minute(others=now), LIMIT, into, Forecast())
+    return most, used(minute, MINUTE) - now
 
 
 def repeated(every: int, size: int, first: int, since: int = 0) -> list[tuple[float, int]]:
@@ -639,19 +640,19 @@ def test_no_forecast_from_bursts_is_negative_or_beyond_the_limit(into: float, us
     for past in (erratic()[1:], every(25.0, 800, first=3.0, minutes=2), [], [burst(8.0)]):
         current = curve((0.05, 0), (max(into, 0.3), used))
         others = Others(dict(enumerate([*past, current])))
-        need, margin = others.forecast(
+        need, most = others.forecast(
             len(past), Minute(others=used), LIMIT, into, latest := Forecast()
         )
         assert latest.bursts >= 0
-        assert margin >= 0
+        assert most >= need
         assert 0 <= need <= max(latest.need, LIMIT - used)
 
 
 def test_the_room_for_bursts_includes_the_margin_for_chance() -> None:
     past, latest = bursts_at(8.0) * 4, Forecast()
     others = Others(dict(enumerate([*past, curve((1.0, 0))])))
-    need, margin = others.forecast(4, Minute(), LIMIT, 1.0, latest)
-    assert need + margin == max(latest.bursts, latest.need + SIGMA * math.sqrt(latest.need))
+    _, most = others.forecast(4, Minute(), LIMIT, 1.0, latest)
+    assert most == max(latest.bursts, latest.need + SIGMA * math.sqrt(latest.need))
 
 
 def test_earlier_minutes_are_read_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

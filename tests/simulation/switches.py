@@ -56,7 +56,7 @@ SWITCHES = (
     Switch(
         "what came in each minute",
         OTHERS,
-        "max(steady, rest_in_each(past, into, others))",
+        "max(steady, rest_in_each(curves, into, others))",
         "steady",
     ),
     Switch(
@@ -104,7 +104,7 @@ SWITCHES = (
         "spread = 1.0 if past else MINUTE / max(1.0, curve.until)",
         "spread = 1.0",
     ),
-    Switch("a margin for chance", OTHERS, "SIGMA * math.sqrt(need * spread)", "0.0"),
+    Switch("a margin for chance", OTHERS, "SIGMA * math.sqrt(latest.need * spread)", "0.0"),
     Switch(
         "a surge after refusals", OTHERS, "surge = self.expected_surge - minute.others", "surge = 0"
     ),
@@ -163,7 +163,7 @@ SWITCHES = (
         "return busiest if most <= self.limit else 0.0",
         "return busiest",
     ),
-    Switch("room for our probes", ADMISSION, "return need, margin + probes", "return need, margin"),
+    Switch("room for our probes", ADMISSION, "return need, most + probes", "return need, most"),
     Switch(
         "a possible earlier minute stays within the limit",
         ADMISSION,
