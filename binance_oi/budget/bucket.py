@@ -216,17 +216,13 @@ class Bucket:
             known.probe_ends_at = UNKNOWN
         for window in known.windows:
             window.settle(receipt.sent + FLIGHT, now, receipt.weight)
-        sent = receipt.sent
-        if now > sent + FLIGHT:
-            receipt, sent = learning.book_late(known, receipt, now), now
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
         if known.cautious_until == math.inf:
             known.end_caution(receipt.sent, now)
         k: int | None = receipt.last
-        is_late = sent > receipt.sent
-        if is_late or not receipt.first == k == known.clock.latest(now):
-            receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
+        if now > receipt.sent + FLIGHT or not receipt.first == k == known.clock.latest(now):
+            receipt, k = learning.find_minute(known, receipt, now, used, date)
         if used is None:
             known.miss_count(now)
             known.ledger.leave_undecided(receipt, now + LAG)
@@ -245,9 +241,9 @@ class Bucket:
         """
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
-        sent, certain = receipt.sent, max(now, receipt.sent + FLIGHT)
-        receipt = learning.rebook(self.known, receipt, sent, min(now, sent + FLIGHT))
-        self.known.ledger.leave_undecided(receipt, certain)
+        counted = receipt.sent + FLIGHT  # by then, or never
+        receipt = learning.rebook(self.known, receipt, receipt.sent, min(now, counted))
+        self.known.ledger.leave_undecided(receipt, max(now, counted))
 
     def refund(self, receipt: Receipt) -> None:
         """Undo the charge of a request that was never sent."""

@@ -256,19 +256,13 @@ def learn_date(known: Known, date: float, sent: float, now: float) -> bool:
 
 
 def find_minute(
-    known: Known,
-    receipt: Receipt,
-    sent: float,
-    now: float,
-    used: int | None,
-    date: float | None,
+    known: Known, receipt: Receipt, now: float, used: int | None, date: float | None
 ) -> tuple[Receipt, int | None]:
     """Find the minute that counted a request, and take its weight out of all other minutes.
 
     Args:
         known: What we know; this call changes its ledger, and may change its clock.
         receipt: The receipt of the request.
-        sent: When the request was sent, monotonic s; for a late answer, when the answer came.
         now: When the answer came, monotonic s.
         used: The answer's count; None if it has none.
         date: The answer's `Date`, Unix s; None if it has none or if we do not trust it.
@@ -276,7 +270,9 @@ def find_minute(
     Returns:
         The receipt as it is booked now, and the minute; None if the answer does not show it.
     """
-    receipt = rebook(known, receipt, sent, now)
+    if now > receipt.sent + FLIGHT:
+        receipt = _book_late(known, receipt, now)
+    receipt = rebook(known, receipt, max(receipt.sent, now - FLIGHT), now)
     if known.is_rolling(receipt.last):
         used = None  # a count of the last 60 s belongs to no minute
     k, proved = attribute(known, receipt, now, used, date)
@@ -301,7 +297,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
     return ledger.move(receipt, first, last)
 
 
-def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
+def _book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
     """Book the request of a late answer to each later minute, not over yet, that may count it."""
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
