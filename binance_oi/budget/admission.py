@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from binance_oi.budget import probing
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
+from binance_oi.budget.ledger import Minute
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     CROWD,
@@ -248,11 +249,11 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if not _keeps_room(ask, known):
         return None
-    crowded = _is_crowded(ask, known)
+    crowded = _is_crowded(ask, known, minute)
     if crowded and ask.now - known.counted_at < PROBE_PAUSE:
         return Wait(POLL, Reason.OTHERS, PROBE_PAUSE)
     room = ask.budget - minute.used - ask.weight - _part_of_single_calls(ask, known)
-    need, most = _kept(ask, known)
+    need, most = _kept(ask, known, minute)
     fits = not crowded and room >= most
     if not fits and known.unseen(ask.now, k) > room:
         return Wait(PROBE_PAUSE, Reason.OTHERS)
@@ -268,20 +269,19 @@ def _keeps_room(ask: Ask, known: Known) -> bool:
     return ask.likeliest <= known.others.expected_until and not known.is_blind
 
 
-def _is_crowded(ask: Ask, known: Known) -> bool:
+def _is_crowded(ask: Ask, known: Known, minute: Minute) -> bool:
     """Whether too much of our weight is under way.
 
     A count may or may not contain that weight, so the same amount of use by others may stay hidden.
     """
-    k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
-    hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
+    hiding = CROWD if known.is_in_a_crowd(ask.likeliest - 1) else HIDING
     most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
     return minute.under_way + ask.weight > most
 
 
-def _kept(ask: Ask, known: Known) -> tuple[float, float]:
+def _kept(ask: Ask, known: Known, minute: Minute) -> tuple[float, float]:
     """Weight to keep free for others; and that weight with a margin for chance and our probes."""
-    k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
+    k = ask.likeliest
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, most = known.others.forecast(k, minute, known.limit, into, ask.forecast)
     # We rarely send all of the probes that a minute allows, so we keep half of their weight free.

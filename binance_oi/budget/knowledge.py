@@ -175,19 +175,19 @@ class Known:
         current one. A cooldown keeps the seconds that are left of it. If it kept its end in Unix
         time, it would end at once by the new clock, or hours late.
         """
-        ledger, others = self.ledger, self.others
+        clock, ledger, others = self.clock, self.ledger, self.others
+        first, last = after.earliest(now), after.latest(now)
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
-        left = others.expected_until - self.clock.latest(now)
-        self.cooldown_until = self.clock.convert(self.cooldown_until, now, after)
-        self.banned_until = self.clock.convert(self.banned_until, now, after)
-        others.expected_until = after.latest(now) + left if left >= 0 else -1
-        shift = after.latest(now) - self.clock.latest(now)
+        shift = last - clock.latest(now)
+        self.cooldown_until = clock.convert(self.cooldown_until, now, after)
+        self.banned_until = clock.convert(self.banned_until, now, after)
+        others.expected_until = max(-1, others.expected_until + shift)
         self.lowered_until += shift
         self.rolling_until += shift
         others.curves.clear()  # they belong to minutes of the old clock
-        self.clock.start_again(after.lo, after.hi)
-        self.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
-        ledger.keep(ledger.newest, after.latest(now))
+        clock.lo, clock.hi, clock.contradictions = after.lo, after.hi, 0
+        self.counted_at, ledger.newest = UNKNOWN, first
+        ledger.minutes = {k: ledger.minute(k) for k in range(first, last + 1)}
         for minute in ledger.minutes.values():
             minute.booked = max(minute.booked, live)
 

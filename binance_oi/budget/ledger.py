@@ -121,10 +121,6 @@ class Ledger:
             elif k < earliest - 1:
                 self.minutes[k].undecided.clear()  # no further count of minute `k` comes
 
-    def keep(self, first: int, last: int) -> None:
-        """Keep the minutes from `first` to `last`, make those that are new, forget all others."""
-        self.minutes = {k: self.minute(k) for k in range(first, last + 1)}
-
     def held(self, since: float) -> tuple[int, int]:
         """Return our confirmed and our unconfirmed weight in several minutes.
 

@@ -97,10 +97,6 @@ class ServerClock:
             self.hi = hi
         return True
 
-    def start_again(self, lo: float, hi: float) -> None:
-        """Replace the interval, and forget the contradictions of the old one."""
-        self.lo, self.hi, self.contradictions = lo, hi, 0
-
     def is_over(self, until: float, now: float) -> bool:
         """Whether an instant, Unix s by the exchange's clock, is certainly over; 0.0 always is."""
         return until == 0.0 or until <= now + self.lo

@@ -650,9 +650,9 @@ def test_while_several_copies_are_active_we_keep_less_weight_under_way() -> None
         minute = state.ledger.minutes[K]
         minute.reported = minute.booked + minute.others
         minute.booked, minute.unconfirmed = minute.booked + most - 1, most - 1
-        assert not admission._is_crowded(ask(), state)
+        assert not admission._is_crowded(ask(), state, minute)
         minute.booked, minute.unconfirmed = minute.booked + 1, most
-        assert admission._is_crowded(ask(), state)
+        assert admission._is_crowded(ask(), state, minute)
 
 
 def test_a_minute_that_copies_filled_is_probed_within_the_reserve() -> None:

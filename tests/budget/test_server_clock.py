@@ -2,6 +2,7 @@
 
 import pytest
 
+from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import (
     CORES_APART_S,
     MAX_CONTRADICTIONS,
@@ -71,7 +72,8 @@ def test_an_agreeing_interval_narrows_and_a_contradicting_one_is_counted() -> No
 def test_a_restarted_clock_forgets_its_contradictions() -> None:
     made = clock()
     made.narrow(AHEAD_S + 100, AHEAD_S + 101)
-    made.start_again(AHEAD_S + 100, AHEAD_S + 101)
+    after = ServerClock(AHEAD_S + 100, AHEAD_S + 101, 0.0)
+    Known(100, made).start_again(after, 0.0)
     assert (interval_of(made), made.contradictions) == ((100, 101), 0)
 
 

@@ -148,7 +148,7 @@ SWITCHES = (
     Switch(
         "fewer under way beside copies",
         ADMISSION,
-        "CROWD if known.is_in_a_crowd(k - 1) else HIDING",
+        "CROWD if known.is_in_a_crowd(ask.likeliest - 1) else HIDING",
         "HIDING",
     ),
     Switch(
