@@ -35,26 +35,16 @@ class Bucket:
 
     Args:
         known: Our knowledge so far. A pool that processes share replaces it as they change it.
-        reserve: The part of the limit that we leave unused: a weight if `int`, a share if `float`.
-        share: The largest share of the limit that we use ourselves, 0 to 1.
-        interactive: The largest share of the limit that bulk work leaves for single calls, 0 to 1.
+        parts: The parts of the limit, as the user set them.
     """
 
     __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
     leases_bulk: bool = True
     """Whether a pool may charge for bulk requests in advance."""
 
-    def __init__(
-        self,
-        known: Known,
-        *,
-        reserve: float = 0.01,
-        share: float = 1.0,
-        interactive: float = 0.05,
-    ) -> None:
+    def __init__(self, known: Known, parts: Parts) -> None:
         self.known: Known = known
-        self._parts = Parts(reserve, share, interactive)
-        self._forecast = Forecast()
+        self._parts, self._forecast = parts, Forecast()
         self._resize()
 
     def _resize(self) -> None:

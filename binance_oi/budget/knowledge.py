@@ -236,11 +236,14 @@ class Known:
 
 
 class Parts(NamedTuple):
-    """The parts of the limit, as the user set them for a budget; see `Bucket`."""
+    """The parts of the limit, as the user set them for a budget."""
 
-    reserve: float
-    share: float
-    interactive: float
+    reserve: float = 0.01
+    """What we leave unused: a weight if `int`, a share of the limit if `float`."""
+    share: float = 1.0
+    """The largest share of the limit that we use ourselves, 0 to 1."""
+    interactive: float = 0.05
+    """The largest share of the limit that bulk work leaves for single calls, 0 to 1."""
 
     def of(self, limit: int) -> tuple[int, int, int]:
         """Return the parts in weight, for this limit.

@@ -12,7 +12,7 @@ from typing import Unpack
 from binance_oi.arguments import StrPath, check_path
 from binance_oi.budget import record, rolling
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.knowledge import Known
+from binance_oi.budget.knowledge import Known, Parts
 from binance_oi.budget.place import ADVICE, budget_directory
 from binance_oi.budget.pool import Options, ProcessBudget, fresh_state, steady_clock
 from binance_oi.budget.pool_file import PoolFile, read_records
@@ -115,7 +115,7 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
             if not known.is_held(now):
                 continue
         kind = rolling.RollingBucket if rolling.is_rolling(known) else Bucket
-        pools[found.pool] = kind(known).usage(now)
+        pools[found.pool] = kind(known, Parts()).usage(now)
     return pools
 
 

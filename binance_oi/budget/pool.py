@@ -17,7 +17,7 @@ from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import record, rolling
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.demand import Declared
-from binance_oi.budget.knowledge import Known
+from binance_oi.budget.knowledge import Known, Parts
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
 from binance_oi.exchange.hosts import LIMIT_MARK
@@ -557,13 +557,13 @@ class ProcessBudget:
         is_weight = isinstance(reserve, Integral)
         if kept >= (limit if is_weight else 1.0):
             raise ValueError(f"reserve must be a weight below {limit} or a share below 1: {kept!r}")
-        self._reserve = int(kept) if is_weight else kept
-        self._share = check_number("share", share, above=0.0)
-        if self._share > 1.0:
+        most = check_number("share", share, above=0.0)
+        if most > 1.0:
             raise ValueError(f"share must be above 0 and at most 1: {share!r}")
-        self._interactive = check_number("interactive", interactive, least=0.0)
-        if self._interactive > 1.0:
+        left = check_number("interactive", interactive, least=0.0)
+        if left > 1.0:
             raise ValueError(f"interactive must be 0 to 1: {interactive!r}")
+        self._parts = Parts(int(kept) if is_weight else kept, most, left)
         self._clock, self._wall = clock, wall
         self._pools: dict[str, ProcessPool] = {}
         self._rolling: Limit | None = None  # the limit of its pools, if it is not the minute's
@@ -596,14 +596,13 @@ class ProcessBudget:
         return ProcessPool(self._make_bucket, self._fresh_state(), self._clock)
 
     def _make_bucket(self, state: Known) -> Bucket:
-        parts = {"share": self._share, "interactive": self._interactive}
         if self._rolling is None:
-            return Bucket(state, reserve=self._reserve, **parts)
+            return Bucket(state, self._parts)
         # Turn a reserve in weight into a share of the minute's limit. The pool leaves the same
         # share of its own limit.
-        is_weight = isinstance(self._reserve, int)
-        reserve = self._reserve / self._limit if is_weight else self._reserve
-        return rolling.RollingBucket(state, reserve=reserve, **parts)
+        reserve = self._parts.reserve
+        reserve = reserve / self._limit if isinstance(reserve, int) else reserve
+        return rolling.RollingBucket(state, self._parts._replace(reserve=reserve))
 
     def _fresh_state(self) -> Known:
         state = fresh_state(self._limit, self._clock, self._wall)

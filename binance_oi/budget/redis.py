@@ -11,7 +11,7 @@ from binance_oi.budget import member_record, record, rolling
 from binance_oi.budget.apart import WithoutServer
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.courier import Courier
-from binance_oi.budget.knowledge import Known
+from binance_oi.budget.knowledge import Known, Parts
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.place import budget_directory
 from binance_oi.budget.pool import Clock, Options, ProcessBudget, fresh_state, steady_clock
@@ -121,7 +121,7 @@ class RedisBudget(ProcessBudget):
         if members == 1:
             return self._make_bucket(state)
         part = copy(self)
-        part._share = min(self._share, 1.0 / members)
+        part._parts = self._parts._replace(share=min(self._parts.share, 1.0 / members))
         return part._make_bucket(state)
 
     def _make_state(self, clock: Clock) -> Known:
@@ -173,5 +173,5 @@ async def redis_pools(server: object, egress: str) -> dict[str, SharedUsage]:
             now = time + shared.shift
             kind = rolling.RollingBucket if rolling.is_rolling(shared.state) else Bucket
             members = shared.seen(shared.state.clock.likeliest(now))
-            pools[name] = SharedUsage(kind(shared.state).usage(now), members)
+            pools[name] = SharedUsage(kind(shared.state, Parts()).usage(now), members)
     return pools

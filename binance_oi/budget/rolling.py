@@ -37,8 +37,7 @@ class RollingBucket(Bucket):
 
     Args:
         known: Our knowledge so far. Its only window is the one of this limit; see `fresh`.
-        reserve: The share of the limit that we leave unused.
-        share: The largest share of the limit that we use ourselves, 0 to 1.
+        parts: The parts of the limit; the reserve is a share. `interactive` has no effect.
     """
 
     __slots__ = ()

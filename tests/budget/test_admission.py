@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from binance_oi.budget import admission, probing
 from binance_oi.budget.admission import RULES, Probe, Send, Verdict, decide
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
+from binance_oi.budget.knowledge import UNKNOWN, Ask, Known, Parts
 from binance_oi.budget.ledger import Ledger, Minute
 from binance_oi.budget.others import Curve, Forecast, Others
 from binance_oi.budget.server_clock import ServerClock
@@ -185,7 +185,7 @@ def test_deciding_changes_no_state(name: str) -> None:
     for rule in RULES:
         rule(case.ask, state)
     decide(case.ask, state)
-    bucket = Bucket(state, reserve=RESERVE)
+    bucket = Bucket(state, Parts(reserve=RESERVE))
     bucket.question(case.ask.now, case.ask.weight)
     bucket.usage(case.ask.now)
     for k in range(K - 2, K + 3):
@@ -202,7 +202,7 @@ def test_deciding_changes_no_state(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_fast_path_answers_as_the_rules_do(name: str) -> None:
     case = CASES[name]
-    bucket = Bucket(case.known(), reserve=RESERVE)
+    bucket = Bucket(case.known(), Parts(reserve=RESERVE))
     if case.ask.now - bucket.known.clock.at > 1.0:
         bucket.known.clock.drift(case.ask.now)  # the fast path starts with this
     asked = bucket.question(case.ask.now, case.ask.weight)
@@ -280,8 +280,8 @@ def states(draw: st.DrawFn) -> Known:
 def test_in_any_state_a_charge_answers_and_books_as_the_rules_do(
     state: Known, now: float, weight: int, reserve: float, share: float, bulk: bool
 ) -> None:
-    charged = Bucket(copy.deepcopy(state), reserve=reserve, share=share)
-    ruled = Bucket(state, reserve=reserve, share=share)
+    charged = Bucket(copy.deepcopy(state), Parts(reserve=reserve, share=share))
+    ruled = Bucket(state, Parts(reserve=reserve, share=share))
     if now - state.clock.at > 1.0:
         state.clock.drift(now)
     asked = ruled.question(now, weight, bulk)
@@ -304,7 +304,7 @@ def test_in_any_state_room_for_others_is_decided_only_after_the_first_count(
 ) -> None:
     state.others.expected_until = state.clock.latest(now)
     state.cooldown_until, state.probe_ends_at, state.windows = 0.0, UNKNOWN, []
-    asked = Bucket(state, reserve=RESERVE).question(now, weight, bulk)
+    asked = Bucket(state, Parts(reserve=RESERVE)).question(now, weight, bulk)
     earlier = RULES[: RULES.index(admission.leave_room_for_others)]
     is_asked = all(rule(asked, state) is None for rule in earlier)
     event(f"the rule is asked: {is_asked}")
@@ -347,7 +347,7 @@ def books_together(state: Known, now: float, count: int, share: float, bulk: boo
     Returns:
         Whether they were charged at once.
     """
-    made = (Bucket(copy.deepcopy(state), reserve=RESERVE, share=share) for _ in range(2))
+    made = (Bucket(copy.deepcopy(state), Parts(reserve=RESERVE, share=share)) for _ in range(2))
     together, one_by_one = made
     whole = together.charge_plainly(now, count, bulk)
     if whole is not None:
@@ -371,7 +371,7 @@ def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
     since = 20.0
     state = known(Minute(1, 0, reported=1), counted_at=since)
     state.cautious_until, state.after_ban = since + 60.0, after_ban
-    made = Bucket(state, reserve=RESERVE)
+    made = Bucket(state, Parts(reserve=RESERVE))
     for number in range(60, 290):  # 10 weight/s, less than even sending allows
         made.charge(since + number / 10, 1)
     assert asked == []
@@ -388,7 +388,7 @@ def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
 def test_a_probe_and_all_booked_or_reported_weight_stay_within_the_limit(
     state: Known, now: float, weight: int, reserve: float
 ) -> None:
-    asked = Bucket(state, reserve=reserve).question(now, weight)
+    asked = Bucket(state, Parts(reserve=reserve)).question(now, weight)
     if not state.rolling_until and isinstance(decide(asked, state), Probe):
         for k in range(asked.first, asked.last + 1):
             minute = state.ledger.minute(k)
@@ -398,7 +398,7 @@ def test_a_probe_and_all_booked_or_reported_weight_stay_within_the_limit(
 
 def test_requests_above_the_count_of_a_refusal_are_probes() -> None:
     others = Others(refused_count=60, expected_until=K + 5)
-    made = Bucket(known(Minute(50, 0, reported=50), others=others), reserve=0)
+    made = Bucket(known(Minute(50, 0, reported=50), others=others), Parts(reserve=0))
     answer = made.charge(20.0, 20)
     assert isinstance(answer, Receipt)
     assert answer.probe
@@ -421,7 +421,7 @@ def test_the_end_of_a_wait_is_when_a_single_retry_should_find_room(
 
 def refusals_before_sending(state: Known, now: float, until: float, most: int) -> int:
     """Count the refusals of a caller that obeys each wait, until its request is sent."""
-    bucket = Bucket(state, reserve=RESERVE)
+    bucket = Bucket(state, Parts(reserve=RESERVE))
     for refused in range(most + 1):
         answer = bucket.charge(now, 1)
         if isinstance(answer, Receipt):
@@ -542,7 +542,7 @@ def test_while_others_are_active_bulk_work_leaves_single_calls_their_part() -> N
 
 
 def test_a_refund_of_a_single_call_lowers_the_use_of_single_calls() -> None:
-    bucket = Bucket(known())
+    bucket = Bucket(known(), Parts())
     receipts = [bucket.charge(20.0, 3), bucket.charge(20.0, 5, bulk=True), bucket.charge(20.0, 2)]
     minute = bucket.known.ledger.minutes[K]
     assert (minute.booked, minute.single) == (11, 5)

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from binance_oi.budget.admission import Probe, Send, decide
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.knowledge import UNKNOWN, Known, Parts
 from binance_oi.budget.others import Curve
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import (
@@ -63,7 +63,7 @@ def bucket(
         state.counted_at = -60.0
         state.cautious_until = UNKNOWN
         state.ledger.newest = int(NOON // 60) - 1
-    made = Bucket(state, reserve=reserve, share=share)
+    made = Bucket(state, Parts(reserve=reserve, share=share))
     if known:
         state.ledger.open_minute(int(NOON // 60) - 1).reported = 1
     return made
@@ -660,7 +660,8 @@ WRONG = [-30 * 365 * 24 * HOUR, -24 * HOUR, -HOUR, -60.0, 60.0, HOUR, 24 * HOUR,
 def guessed(off: float = 0.0, limit: int = 100) -> Bucket:
     """A bucket without an answer, whose wall clock is ahead by `off`."""
     offset = NOON + off
-    return Bucket(Known(limit, ServerClock(offset - 2.5, offset + 2.5, 0.0, dated=False)))
+    clock = ServerClock(offset - 2.5, offset + 2.5, 0.0, dated=False)
+    return Bucket(Known(limit, clock), Parts())
 
 
 def banned_for(made: Bucket, now: float) -> float:
@@ -763,7 +764,8 @@ def test_an_impossible_date_is_ignored(date: float, is_guess: bool) -> None:
 
 @pytest.mark.parametrize("wall", [-62_135_596_000.0, -1e6, 0.0, 1.0, 1e6, NOON])
 def test_without_a_cooldown_no_clock_error_invents_one(wall: float) -> None:
-    made = Bucket(Known(100, ServerClock(wall - 2.5, wall + 2.5, 0.0, dated=False)))
+    clock = ServerClock(wall - 2.5, wall + 2.5, 0.0, dated=False)
+    made = Bucket(Known(100, clock), Parts())
     usage = made.usage(0.0)
     assert usage.held_until is usage.banned_until is None
     assert isinstance(made.charge(0.0, 1), Receipt)
@@ -1308,9 +1310,8 @@ class Guarantee(RuleBasedStateMachine):
         self.offset = NOON + into
         self.limit, self.reserve = limit, reserve
         guess = self.offset + wrong
-        self.bucket = Bucket(
-            Known(limit, ServerClock(guess - 2.5, guess + 2.5, 0.0)), reserve=reserve
-        )
+        clock = ServerClock(guess - 2.5, guess + 2.5, 0.0)
+        self.bucket = Bucket(Known(limit, clock), Parts(reserve=reserve))
         self.limits = tuple(Limit(span, 5 + limit // 2, requests) for span in spans)
         self.bucket.set_limits(0.0, None, self.limits)
 
@@ -1401,7 +1402,7 @@ class Guarantee(RuleBasedStateMachine):
         self.bucket.usage(self.now)
         self.bucket.room_in(self.now, 3)
         assert known == before
-        answer = Bucket(before, reserve=self.reserve).charge(self.now, 3)
+        answer = Bucket(before, Parts(reserve=self.reserve)).charge(self.now, 3)
         if isinstance(answer, Receipt):
             assert isinstance(verdict, Probe if answer.probe else Send)
         else:

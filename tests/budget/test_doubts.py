@@ -13,7 +13,7 @@ import pytest
 from binance_oi.budget import MachineBudget, ProcessBudget
 from binance_oi.budget.admission import Probe, decide, probe_for_a_fall
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.knowledge import UNKNOWN, Known, Parts
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER, BLIND_FOR, DISTRUST, FLIGHT, UNSEEN_AT_ONCE
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -29,7 +29,7 @@ def bucket() -> Bucket:
     state = Known(LIMIT, ServerClock(NOON, NOON, 0.0), counted_at=-60.0, cautious_until=UNKNOWN)
     state.ledger.newest = K - 1
     state.ledger.open_minute(K - 1).reported = 1
-    return Bucket(state)
+    return Bucket(state, Parts())
 
 
 def take(made: Bucket, now: float, weight: int = 1) -> Receipt:

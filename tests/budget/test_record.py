@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from binance_oi.budget import machine, record, stored
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.knowledge import UNKNOWN, Known, Parts
 from binance_oi.budget.ledger import Ledger, Minute
 from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.others import Curve, Others
@@ -594,7 +594,7 @@ def parted() -> tuple[Known, Known, Known]:
 def test_a_merge_adds_the_weight_that_both_sides_charged() -> None:
     shared, ours, base = parted()
     for side, weight in ((shared, 7), (ours, 4)):
-        Bucket(side, reserve=0).charge(NOW, 1)
+        Bucket(side, Parts(reserve=0)).charge(NOW, 1)
         side.ledger.minutes[K].booked += weight - (side.ledger.minutes[K].booked - 30)
         side.ledger.minutes[K].unconfirmed += weight - (side.ledger.minutes[K].unconfirmed - 10)
     merge(shared, ours, base, NOW)
@@ -696,7 +696,7 @@ def test_a_cooldown_by_a_wrong_clock_keeps_its_remaining_time(who: str, off: flo
     shared, ours, base = parted()
     holder = ours if who == "ours" else shared
     holder.clock = ServerClock(NOON + off - 2.5, NOON + off + 2.5, NOW, dated=False)
-    Bucket(holder).hold(NOW, 600.0, ban=True)
+    Bucket(holder, Parts()).hold(NOW, 600.0, ban=True)
     merge(shared, ours, base, NOW)
     for until in (shared.cooldown_until, shared.banned_until):
         assert 600.0 <= until - NOW - shared.clock.lo <= 615.0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from binance_oi.budget import record, rolling
 from binance_oi.budget.beside import PoolBeside, pool_of
+from binance_oi.budget.knowledge import Parts
 from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.pool import ProcessBudget, fresh_state
 from binance_oi.budget.pool_file import MAX_RECORD_BYTES
@@ -31,7 +32,7 @@ SLOT = 1.5  # s: the width of a slot of a window of 300 s
 
 def bucket(limit: Limit = HISTORY, *, reserve: float = 0.01, share: float = 1.0) -> RollingBucket:
     known = rolling.fresh(fresh_state(2400, lambda: 0.0, lambda: NOON), limit)
-    return RollingBucket(known, reserve=reserve, share=share)
+    return RollingBucket(known, Parts(reserve=reserve, share=share))
 
 
 def take(made: RollingBucket, now: float, *, bulk: bool = False, weight: int = 1) -> Receipt:
@@ -380,7 +381,7 @@ def test_the_shared_file_has_a_record_of_the_rolling_limit(
 def test_a_full_window_fits_into_its_record_with_every_slot() -> None:
     now = 1e9
     known = rolling.fresh(fresh_state(2400, lambda: 1e9, lambda: NOON), HISTORY)
-    made = RollingBucket(known)
+    made = RollingBucket(known, Parts())
     while now < 1e9 + 320.0:
         take(made, now)
         now += 0.5

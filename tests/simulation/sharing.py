@@ -8,12 +8,14 @@ keeps its lease. A script about a queue runs a governor in the simulation.
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 from binance_oi.budget import Pool
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.knowledge import Parts
 from binance_oi.budget.pool import fresh_state
 from binance_oi.budget.pool_file import PoolFile
 from binance_oi.budget.shared import SharedPool
@@ -69,7 +71,8 @@ class _Desks:
         def wall() -> float:
             return NOON + self.now
 
-        return SharedPool(Bucket, fresh_state(self._limit, clock, wall), clock, open_store)
+        state = fresh_state(self._limit, clock, wall)
+        return SharedPool(partial(Bucket, parts=Parts()), state, clock, open_store)
 
     def _file(self, current: Store | None) -> Store:
         if self.place is None:
