@@ -105,5 +105,5 @@ def until_last(now: float, known: Known, k: int) -> float:
     ends. So in each of three minutes in a row, we send the last probe at a different time before
     the end.
     """
-    clock = known.clock
-    return clock.left(now, k) - CLOSING - clock.max_error * (k % 3) / 2
+    error = (known.clock.hi - known.clock.lo) / 2
+    return known.clock.left(now, k) - CLOSING - error * (k % 3) / 2

@@ -36,11 +36,6 @@ class ServerClock:
         """The likeliest difference between the two clocks, in seconds."""
         return (self.lo + self.hi) / 2
 
-    @property
-    def max_error(self) -> float:
-        """Seconds by which `middle` may be wrong."""
-        return (self.hi - self.lo) / 2
-
     def earliest(self, now: float) -> int:
         """The first minute that may be the exchange's current one."""
         return int((now + self.lo) // MINUTE)

@@ -30,7 +30,7 @@ def test_near_a_rollover_either_of_two_minutes_may_be_current() -> None:
     made = clock(-1.0, 2.0)
     moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
     assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
-    assert (made.middle - AHEAD_S, made.max_error) == (0.5, 1.5)
+    assert made.middle - AHEAD_S == 0.5
 
 
 @pytest.mark.parametrize("now, into, left", [(-9, 0, 69), (0, 0, 60), (20, 20, 40), (70, 60, 0)])

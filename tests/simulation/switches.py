@@ -247,7 +247,7 @@ SWITCHES = (
         "return min(wait, closing) if closing + since > 0.0 else wait",
         "return wait",
     ),
-    Switch("the last probe at different times", PROBING, " - clock.max_error * (k % 3) / 2", ""),
+    Switch("the last probe at different times", PROBING, " - error * (k % 3) / 2", ""),
     Switch(
         "undecided weight counts once when alone",
         PROBING,
