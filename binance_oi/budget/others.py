@@ -18,7 +18,7 @@ others come in bursts, we also keep room for the bursts that are likely in the r
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import sub
@@ -175,7 +175,7 @@ def rest_if_steady(current: Curve, into: float, others: int) -> float:
     return max(rate * (MINUTE - into), held)
 
 
-def expected_rest(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
+def expected_rest(past: Collection[Curve], current: Curve, into: float, others: int) -> float:
     """The most that others are expected to use in the rest of a minute.
 
     Args:
@@ -200,7 +200,7 @@ def expected_rest(past: Sequence[Curve], current: Curve, into: float, others: in
     return most
 
 
-def rest_in_each(past: Sequence[Curve], into: float, others: int) -> float:
+def rest_in_each(past: Collection[Curve], into: float, others: int) -> float:
     """What others used in the rest of each earlier minute that we saw whole.
 
     The arguments are those of `expected_rest`.
@@ -316,14 +316,14 @@ class Others:
         if question != latest.question:
             latest.question = question
             room, steady = self._room_for_bursts(k, limit, into, others, latest)
-            most, curves = max(0.0, limit - others), [*past.values()]
+            most = max(0.0, limit - others)
             # The room for bursts covers chance already, but not that of their steady use.
             latest.bursts = min(room.weight + steady, most)
             latest.most_of_bursts = min(latest.bursts + SIGMA * math.sqrt(steady), most)
             if room.replaces:
-                latest.need = max(steady, rest_in_each(curves, into, others))
+                latest.need = max(steady, rest_in_each(past.values(), into, others))
             else:
-                latest.need = expected_rest(curves, curve, into, others)
+                latest.need = expected_rest(past.values(), curve, into, others)
         # A rate that we saw for only a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
         margin = SIGMA * math.sqrt(latest.need * spread)

@@ -56,7 +56,7 @@ SWITCHES = (
     Switch(
         "what came in each minute",
         OTHERS,
-        "max(steady, rest_in_each(curves, into, others))",
+        "max(steady, rest_in_each(past.values(), into, others))",
         "steady",
     ),
     Switch(
