@@ -80,15 +80,20 @@ def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) ->
 def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:
     """Whether the count of a refusal early in minute `k` is still that of the minute before.
 
+    It is not if a count of minute `k` has shown that the minute began from 0. Then others used the
+    rest of the limit.
+
     Args:
         known: What we know.
         now: When the refusal came, monotonic s.
         k: The minute of the refusal.
         used: The count in the refusal.
     """
-    before, ours = known.ledger.minute(k - 1).reported, known.ledger.minute(k).booked
-    is_early = known.clock.into(now, k) < SLOT
-    return is_early and known.limit / 2 < before and known.limit <= used <= before + ours
+    before, minute = known.ledger.minute(k - 1).reported, known.ledger.minute(k)
+    began_from_0 = minute.reported > 0 and minute.others < before / 2
+    if began_from_0 or known.clock.into(now, k) >= SLOT:
+        return False
+    return known.limit / 2 < before and known.limit <= used <= before + minute.booked
 
 
 def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:

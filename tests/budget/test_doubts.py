@@ -263,6 +263,18 @@ def test_a_refusal_that_the_last_minute_does_not_explain_shows_others(
     assert made.known.others.expected_surge > 0
 
 
+@pytest.mark.parametrize("first, is_rolling", [(24, False), (1211, False), (1212, True)])
+def test_a_count_that_began_from_0_shows_that_others_caused_an_early_refusal(
+    first: int, is_rolling: bool
+) -> None:
+    made = bucket()
+    use(made, 5.0, 2376, 2376)
+    use(made, 61.0, 24, first)  # the last count: 1188 by others, half of the minute before
+    made.refused(62.1, 0.0, minute=K + 1, used=2400)
+    assert made.known.is_rolling(K + 1) is is_rolling
+    assert (made.known.others.expected_surge > 0) is not is_rolling
+
+
 def test_after_75_minutes_we_assume_aligned_minutes_again() -> None:
     made = rolling()
     use(made, 75.0, 1, 2)
