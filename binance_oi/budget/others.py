@@ -71,17 +71,24 @@ class Curve:
         rates[-1] *= SLOT / (self.until - SLOT * (len(self.heights) - 1))
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
 
-    def rises(self) -> list[int]:
+    def rises(self, usual: float, *, keep_all: bool) -> list[float]:
         """Weight that others used in each slot from the beginning of the minute to our last count.
 
         We do not know when others used the weight before our first count. We assume that they used
-        it evenly at their usual rate, and put any remainder into the slot of that count.
+        it evenly, but no more than `usual` in each slot.
+
+        Args:
+            usual: Their usual use of a slot.
+            keep_all: Whether any remainder belongs to the slot of that count. Otherwise we leave it
+                out.
         """
-        slots = min(math.ceil(self.since / SLOT), len(self.heights))
-        even = min(self.base, self.calm * self.since) if slots > 1 else 0.0
-        before = [round(even * n / slots) for n in range(1, slots)]
-        heights = [0, *before, *self.heights[len(before) :]]
-        return [b - a for a, b in pairwise(heights)]
+        rises: list[float] = [b - a for a, b in pairwise([0, *self.heights])]
+        slots = min(math.ceil(self.since / SLOT), len(rises))
+        if self.base:
+            even = min(self.base / slots, usual)
+            last = self.base - even * (slots - 1) if keep_all else even
+            rises[:slots] = [even] * (slots - 1) + [rises[slots - 1] - self.base + last]
+        return rises
 
     def busiest(self, seconds: float) -> int:
         """Weight that others used in their busiest `seconds` since our first count."""
@@ -234,9 +241,13 @@ def _and_minute(row: Row, curve: Curve, *, is_next: bool = True) -> Row:
     """Add a minute to a row; `is_next` if we saw the minute before it."""
     since = row.since if is_next else row.begin
     holes, first = row.holes, row.begin + math.ceil(curve.since / SLOT)
-    if curve.base > 0 and (since == row.begin or curve.since > LATE / 2):
+    is_hidden = curve.base > 0 and (since == row.begin or curve.since > LATE / 2)
+    if is_hidden:
         holes = [*holes, first - 1, first]  # we do not know the gaps before and after that use
-    return Row(row.usual, [*row.uses, *curve.rises()], since, holes, row.begin)
+    # So much use before our first count is hardly a burst. We may have used it before a restart.
+    is_much = curve.base > USED_UP / 2 * curve.fastest * MINUTE
+    rises = curve.rises(row.usual, keep_all=not (is_hidden and is_much))
+    return Row(row.usual, [*row.uses, *rises], since, holes, row.begin)
 
 
 @dataclass(slots=True)

@@ -191,14 +191,18 @@ def every(seconds: float, size: int, *, first: float, minutes: int = 3) -> list[
 
 def test_a_curve_shows_the_use_of_each_slot() -> None:
     drawn = curve((2.0, 0), (4.0, 30), (12.0, 30), (14.0, 100))
-    assert drawn.rises() == [30, 0, 70]
-    assert NOTHING.rises() == []
+    assert drawn.rises(0.0, keep_all=True) == [30, 0, 70]
+    assert NOTHING.rises(0.0, keep_all=True) == []
 
 
-def test_use_from_before_our_first_count_is_spread_evenly_up_to_the_usual_rate() -> None:
-    from_second_12 = curve(*((float(second), 10 * second) for second in range(12, 41)))
-    assert from_second_12.rises() == [40, 40, 70, 50, 50, 50, 50, 50]
-    assert curve((12.0, 600), (24.0, 600)).rises() == [0, 0, 600, 0, 0]
+@pytest.mark.parametrize("usual, keep_all", [(10, True), (10, False), (90, True)])
+def test_use_from_before_our_first_count_is_spread_evenly_up_to_the_usual_use(
+    usual: int, keep_all: bool
+) -> None:
+    drawn = curve((12.0, 60), (14.0, 67), (24.0, 70))
+    even = min(usual, 20)
+    rises = [even, even, 60 - 2 * even + 7 if keep_all else even + 7, 1, 2]
+    assert drawn.rises(usual, keep_all=keep_all) == rises
 
 
 def noted(past: list[Curve], current: Curve, into: float, others: int = 0) -> Forecast:
@@ -420,10 +424,21 @@ def test_a_first_count_without_use_by_others_shows_the_time_before_it() -> None:
     assert room([part], burst(at=26.0, until=30), 30.0, 500) == 0  # the gap is 60 s
 
 
-def test_use_before_our_first_count_is_a_burst_at_an_unknown_second() -> None:
+@pytest.mark.parametrize("size, expected", [(900, 900), (901, 0), (2399, 0)])
+def test_only_little_use_before_our_first_count_is_a_burst(size: int, expected: int) -> None:
+    part = curve((40.0, size), (59.0, size))
+    assert min(room([part], NOTHING, 5.0), 900) == expected
+
+
+def test_use_before_our_first_count_shows_no_gap() -> None:
     part = curve((40.0, 500), (59.0, 500))
-    assert room([part], NOTHING, 5.0) >= 500
-    assert room([part], burst(at=10.0, until=20), 20.0, 500) >= 500  # it shows no gap
+    assert room([part], burst(at=10.0, until=20), 20.0, 500) >= 500
+
+
+def test_much_use_before_an_early_count_of_a_later_minute_is_a_burst() -> None:
+    quiet = curve((1.0, 0), (60.0, 0))
+    rooms = [room([quiet, curve((at, 1000), (60.0, 1000))], NOTHING, 5.0) for at in (9.0, 11.0)]
+    assert rooms[0] >= 1000 > rooms[1]
 
 
 def test_early_in_our_first_minute_the_rate_of_bursts_has_a_bound() -> None:
@@ -658,9 +673,9 @@ def test_the_room_for_bursts_includes_the_margin_for_chance() -> None:
 def test_earlier_minutes_are_read_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     read, rises = list[Curve](), Curve.rises
 
-    def noting(self: Curve) -> list[int]:
+    def noting(self: Curve, usual: float, *, keep_all: bool) -> list[float]:
         read.append(self)
-        return rises(self)
+        return rises(self, usual, keep_all=keep_all)
 
     monkeypatch.setattr(Curve, "rises", noting)
     others, latest = Others(dict(enumerate([*erratic()[1:], curve((1.0, 0))]))), Forecast()

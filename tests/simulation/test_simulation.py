@@ -50,3 +50,4 @@ def test_after_a_refusal_we_wait_and_the_expected_surge_fades() -> None:
     assert outcome.statuses[429] + outcome.statuses[418] == 1  # only the first request is refused
     assert outcome.sent_in_hold == 0
     assert outcome.used(1) < outcome.used(4) > 0.9
+    assert outcome.used(2) > 0.85  # the use before our start does not come again
