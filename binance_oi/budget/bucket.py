@@ -30,11 +30,11 @@ from binance_oi.exchange.limits import Limit
 class Bucket:
     """Decides whether a request may be sent now. Each IP address has one bucket.
 
-    Give every receipt back exactly once: to `settle` when an answer came, to `lose` when the
-    exchange may have counted the request, and to `refund` when the request was never sent.
+    Give every receipt back exactly once: to `settle` when an answer came, to `lose` when
+    none came but the exchange may have counted the request, and to `refund` when it was never sent.
 
     Args:
-        known: Our knowledge so far. A pool that processes share replaces it as they change it.
+        known: Our knowledge so far. A pool shared by processes replaces it as they change it.
         parts: The parts of the limit, as the user set them.
     """
 
@@ -76,11 +76,11 @@ class Bucket:
 
         The request may clearly be sent if all of this is true:
 
-        - No cooldown, no probe and no other limit stops it.
-        - Only one minute may count it. That minute has a count and has room, and we expect no
-          others in it.
-        - We are not blind, and no refusal showed a lower limit.
-        - Our share allows it, and so does even sending after a start or a ban.
+        - There is no cooldown, no probe under way and no other limit.
+        - Only one minute may count it. That minute has room and a count, and we expect no other
+          clients in it. A count came since the start, the last cooldown and the last new clock.
+        - Answers show counts, and no refusal showed a lower limit.
+        - Our share allows it, and so does the even pace after a start or a ban.
         - It is a single call, or no single call came lately.
 
         A property test compares this path with the rules, which admit several requests one by one.
@@ -118,7 +118,7 @@ class Bucket:
         return None
 
     def spare(self, now: float) -> int:
-        """Weight left in the latest minute that may count a request sent now; 0 if it is new."""
+        """Weight left in the latest minute that may count a request: 0 if new; may be below 0."""
         minute = self.known.ledger.minutes.get(self.known.span(now)[2])
         return 0 if minute is None else self._limit - self._reserve - minute.used
 
@@ -139,10 +139,10 @@ class Bucket:
 
         Returns:
             The receipt to use from now on. None if the request may not be written, because a
-            cooldown has begun since the charge. A charge older than `PATIENCE` also gives None in
-            three cases: a minute to which the request is not booked might count it, the books have
-            dropped its minute, or the exchange has other limits too. After None, `refund` the
-            receipt and charge again.
+            cooldown has begun since the charge. A charge older than `PATIENCE` also gives None if
+            it is not booked to the latest minute that may count it, if the books have dropped its
+            minute, or if the exchange has other limits too. After None, `refund` the receipt and
+            charge again.
         """
         known, clock = self.known, self.known.clock
         if known.is_held(now):
@@ -281,7 +281,7 @@ class Bucket:
         """
         known = self.known
         known.cooldown_until = max(known.cooldown_until, until)
-        known.silent = 0  # refusals have no counts, and must not make us blind
+        known.silent = 0  # refusals may lack counts, but must not make us blind
         if ban:
             known.banned_until = max(known.banned_until, until)
             known.cautious_until, known.after_ban = math.inf, True
