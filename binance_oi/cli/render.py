@@ -200,7 +200,7 @@ def fitting_table(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int
         drawn = table(sheet._replace(rows=sheet.rows[:count]), screen)
         height = len(screen.render_lines(drawn, pad=False))
         if height <= lines or count <= 1:
-            return drawn, len(sheet.rows) - count
+            return drawn, max(0, len(sheet.rows) - count)
         count = max(1, min(count - 1, count * lines // height))
 
 

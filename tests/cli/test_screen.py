@@ -58,6 +58,11 @@ def drawn(sheet: Sheet, width: int, lines: int = 1000) -> tuple[list[str], int]:
     return text.getvalue().rstrip("\n").split("\n"), left
 
 
+def test_an_empty_table_omits_no_rows() -> None:
+    _, left = drawn(Sheet(COLUMNS, [], NUMBERS), 80, 10)
+    assert left == 0
+
+
 @pytest.mark.parametrize("lines", [1, 5, 10, 20, 400])
 @pytest.mark.parametrize("width", [9, 30, 80])
 def test_a_table_fits_the_screen_and_counts_the_omitted_rows(width: int, lines: int) -> None:
