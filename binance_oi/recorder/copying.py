@@ -2,7 +2,7 @@
 
 The rule of this file: existing samples and sweeps of the target stay; a row of the source with the
 same key is not copied. Only a row of the table `past` replaces the numbers of the target's. A gap
-remains only where neither recording has a sweep. The summary of a pruned day remains only if
+of whole sweeps remains only where neither recording has a sweep. The summary of a pruned day remains only if
 neither recording has the slots of that day, so no slot counts twice. Samples are copied first, then
 the past, sweeps and gaps. So a killed copy leaves no sweep without its samples. A transaction with
 samples also writes how far the copy is, and the next run continues there.
@@ -127,7 +127,7 @@ class _Copy:
     def _last_sweep(self) -> list[int] | None:
         """Return when the last sweep of the source was due, and when it ended, Unix ms; or None.
 
-        The copy omits sweeps that come later, because it may lack their samples.
+        If there was one, the copy omits later sweeps, because it may lack their samples.
         """
         span = self._source.span()
         if span is None:
@@ -154,7 +154,7 @@ class _Copy:
         self._bridge(run)
 
     def _bridge(self, run: Statements) -> None:
-        """If there is time between the two recordings, write a gap for it.
+        """If the source has a sweep, write a gap for the time between the two recordings.
 
         A recording begins with its pruned days, of which only the summaries are left.
         """

@@ -152,7 +152,7 @@ def test_use_from_before_our_first_count_is_expected_at_any_second() -> None:
     past = [curve((40.0, 500), (50.0, 500), (60.0, 500))]
     for into in (0.0, 20.0, 39.9):  # the use may have been a burst at :40
         assert expected_rest(past, NOTHING, into, 0) == 500
-    assert expected_rest(past, NOTHING, 41.0, 0) > 400  # or soon after
+    assert expected_rest(past, NOTHING, 41.0, 0) > 400  # or the burst is late
     assert expected_rest(past, NOTHING, 40.0 + (MINUTE - 40.0) / 4 + 0.1, 0) == 0
 
 
@@ -218,7 +218,7 @@ def room(past: list[Curve], current: Curve, into: float, others: int = 0) -> flo
 
 
 def at_any_second(past: list[Curve], into: float, others: int = 0) -> Room:
-    """The room for bursts, before any count of a minute."""
+    """The room for bursts, without a curve of the current minute."""
     row = row_of_past(dict(enumerate(past)), len(past))
     return room_for_bursts(row, into, LIMIT, others)
 
@@ -247,7 +247,7 @@ def test_a_burst_that_comes_no_earlier_than_the_next_minute_gets_no_room() -> No
 
 
 def test_a_single_gap_may_be_one_slot_shorter_than_it_looks() -> None:
-    seen_late = curve((24.0, 0), (29.0, 0), (29.9, 300), (60.0, 300))  # slot 5; the next is slot 3
+    seen_late = curve((24.0, 0), (29.0, 0), (29.9, 300), (60.0, 300))  # in slot 5, then in slot 3
     assert room([seen_late], burst(at=16.0, size=300, until=58), 58.0, 300) == 300
 
 
@@ -315,7 +315,7 @@ def test_use_of_about_a_minute_bounds_the_room_for_bursts() -> None:
     even = [
         curve(*((float(n), round(each.at(float(n))) + n) for n in range(1, 61))) for each in past
     ]
-    more = 55 + (55 - 65) - 60 * 1  # usual use: of 55 s, its excess, less the rest of the minute
+    more = 55 + (55 - 65) - 60 * 1  # usual use of 55 s, its excess over 65 s, less that of 60 s
     assert at_any_second(even, 0.0, others=1500).weight == pytest.approx(bound + more - 1500, abs=2)
 
 
@@ -341,7 +341,7 @@ def test_possible_copies_of_us_get_no_room_for_a_burst() -> None:
     assert room(past, NOTHING, 1.0) == 0
     assert room([], burst(at=2.0, size=1200, until=10), 10.0, 1200) == 0
     past[-1] = past[1] = burst(at=30.0, size=150)
-    assert room(past, NOTHING, 1.0) > 0  # copies use much of every minute
+    assert room(past, NOTHING, 1.0) > 0  # not copies: these use much of every minute
 
 
 @pytest.mark.parametrize("at", [8.0, 20.0, 48.0])
@@ -382,7 +382,7 @@ def test_longer_use_beside_bursts_leaves_the_earlier_minutes_their_say() -> None
     assert replaces(past, 10.0)
     assert not replaces([*past[:2], evenly(10, 35), *past[3:]], 10.0)
     kept = at_any_second([*erratic(), evenly(10, 35)], 0.0).weight
-    assert kept > 6 * 150  # as much as for the bursts alone, and more than in the busiest 55 s
+    assert kept > 6 * 150  # more than in the busiest 55 s, as for the bursts alone
 
 
 def test_longer_use_beside_steady_use_gets_room_only_for_itself() -> None:
@@ -574,7 +574,7 @@ def test_erratic_others_get_room_for_what_came_in_each_minute() -> None:
         latest = noted(both, curve((into, 0)), into)
         assert replaces(both, into)
         assert latest.need == rest_in_each(both, into, 0) >= 600
-    assert rest_in_each([curve((30.0, 500))], 0.0, 0) == 0.0  # of a whole minute only
+    assert rest_in_each([curve((30.0, 500))], 0.0, 0) == 0.0  # not a whole minute
 
 
 @pytest.mark.parametrize("joined", ["in this minute", "in the minute before"])
@@ -609,10 +609,10 @@ def test_the_usual_use_keeps_its_room_after_the_last_burst_of_a_minute() -> None
 
 
 def others_of(moments: Sequence[tuple[float, int]], minute: int, into: float) -> tuple[float, int]:
-    """The room for others with a count every 2 s, and their use of the rest of a minute.
+    """The room for others, counted every 2 s, and their use of the rest of a minute.
 
     Args:
-        moments: Each second since the first minute began, with the weight that they use then.
+        moments: Each use: seconds since the first minute began, and its weight.
         minute: The minute, from 0.
         into: Seconds since it began.
     """

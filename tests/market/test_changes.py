@@ -259,7 +259,7 @@ def settled(tracker: ChangeTracker) -> list[Change]:
 
 
 def restarted(samples: Sequence[tuple[int, Decimal]], past: Sequence[Row]) -> ChangeTracker:
-    """A tracker that starts with all rows that are stored so far."""
+    """A tracker that starts with the final rows, and then observes the last samples."""
     tracker = ChangeTracker(WINDOWS)
     newest = max((time for time, _ in samples), default=BEGIN)
     final = (newest - LATE_MS - 1) // STEP * STEP

@@ -32,7 +32,7 @@ INSERT INTO samples SELECT 'S' || n % 40 || 'USDT', {begin} + n / 40 * 1000, 900
 REMAINS = {
     "the last row": f"n = {ROWS - 1}",
     "a few at the end": f"n >= {ROWS - 40}",
-    "a few at the begin": "n < 40",
+    "a few at the start": "n < 40",
     "a few at both ends": f"n < 40 OR n >= {ROWS - 40}",
     "one of each hundred": "n % 100 = 7",
     "a tenth at the end": f"n >= {ROWS * 9 // 10}",
@@ -260,7 +260,7 @@ def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_
         assert keeper.drop_samples(end)
         assert len(tries) == 2
         now += DROP_AGAIN_S
-        for name in ("samples_2026_11", "samples_2026_12"):  # one step after the other
+        for name in ("samples_2026_11", "samples_2026_12"):  # one month in each step
             assert run(f"SELECT to_regclass('{name}')") == [(name,)]
             assert keeper.drop_samples(end)
             assert run(f"SELECT to_regclass('{name}')") == [(None,)]

@@ -514,12 +514,12 @@ def test_an_sqlite_without_strict_tables_is_refused(
 
 
 def state(path: Path) -> dict[int, str]:
-    """Each slot's "sweep" or the reason of its gap; no slot has both."""
+    """By slot: "sweep", or the reason of its gap; no slot has both."""
     with Recording(path) as recording:
         found = {each.slot: "sweep" for each in recording.sweeps()}
         for gap in recording.gaps():
             for slot in range(gap.first, gap.last + 1, PERIOD):
-                assert slot not in found, f"{slot} is in {gap}, and {found[slot]}"
+                assert slot not in found, f"{slot}: {gap}, and {found[slot]}"
                 found[slot] = gap.reason
     return found
 
@@ -562,7 +562,7 @@ def test_a_second_sweep_of_a_slot_only_adds_its_observations(
         assert opened.save(second, [], PERIOD) == 1
         assert list(recording.sweeps()) == before
         assert len(list(recording.samples())) == 4
-        assert list(recording.failures()) == []  # BTCUSDT failed in the second sweep
+        assert list(recording.failures()) == []  # `second` has an error of BTCUSDT
 
 
 def test_a_gap_is_written_only_for_slots_without_a_sweep(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A sink that stores in memory, and whose methods fail on request.
+"""A sink that stores in memory; most of its methods fail on request.
 
 Rule of this file: it fulfils the protocol `Sink` without SQLite, so tests of a recorder can do
 without files.
@@ -13,7 +13,7 @@ from binance_oi.times import unix_ms
 
 
 class MemorySink:
-    """A sink with sweeps by slot, and gaps in their order."""
+    """A sink with sweeps by slot, and gaps in the order of their calls."""
 
     def __init__(self) -> None:
         self.sweeps: dict[int, Snapshot] = {}

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 OURS = 65534  # the user `nobody`, if we are root
 AS_ORDINARY_USER = ("setpriv", f"--reuid={OURS}", f"--regid={OURS}", "--clear-groups")
-HANGS = 300.0  # s after which a server counts as hung
+HANGS = 300.0  # s after which a program of the server counts as hung
 SETTINGS = {
     "listen_addresses": "",
     "shared_buffers": "64MB",
@@ -97,7 +97,7 @@ class Server:
             assert self._process.poll() is None, "the server has ended"
 
     def kill(self) -> None:
-        """Kill the server and all its child processes, as a power cut does."""
+        """Kill the server and all its child processes, without any cleanup."""
         process, self._process = self._process, None
         assert process is not None
         process.send_signal(signal.SIGSTOP)  # so that it starts no process meanwhile
@@ -134,7 +134,7 @@ class Server:
         return done.stdout.strip()
 
     def database(self, template: str = "template1") -> str:
-        """The URL of a new database, a copy of the database with this name or URL."""
+        """Copy the database with this name or URL; return the URL of the copy."""
         name = f"oi_{os.getpid()}_{next(self._numbers)}"
         origin = template.partition("///")[2].partition("?")[0] or template
         self.sql(f"CREATE DATABASE {name} TEMPLATE {origin}")
