@@ -1,4 +1,4 @@
-"""The fixtures work as documented, and are still needed."""
+"""The fixtures and `--twice` work as documented, and the shim is still needed."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def _proxies() -> Iterator[None]:
-    """Set proxies, as a user's environment may, before the fixtures of a test."""
+    """Set what a user's environment may have, before the fixtures of a test."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
             environment.setenv(name, "http://proxy.example:3128")

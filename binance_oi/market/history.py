@@ -42,7 +42,7 @@ INVALID = -1130  # the code for a startTime older than the kept rows; seen 2026-
 # oldest row moves on while a request waits in the queue, and clocks differ. If the exchange still
 # refuses, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
-SETTLED_MS = 60_000  # ms after an instant; by then its row exists, or never will; seen 2026-09: 6 s
+SETTLED_MS = 60_000  # ms after which the row of an instant exists, or never will; seen 2026-09: 6 s
 WORKERS = 8  # symbols read at once: enough to use the whole limit, even if an answer takes 2 s
 OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after each failure in a row; then the symbol fails
 MOVED = 60.0  # s: if our estimate of the exchange's clock jumps by more, the old one was wrong
@@ -106,12 +106,12 @@ class Reader:
 
     Args:
         sender: Sends the requests.
-        listing: Logs odd rows, each once.
+        listing: Logs new odd rows.
         find_stretch: Returns the stretch to read, given the exchange's time in Unix ms.
         received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         terms: The terms of each request. `max_wait` bounds the wait of all pages of a symbol
-            together. With `bulk`, the reader waits until a ban or a refusal is over, and repeats a
-            request that failed by an outage after the waits of `OUTAGE`.
+            together. With `bulk`, the reader waits until a ban or a rate limit is over; after
+            an outage it waits as `OUTAGE` says, and repeats the request.
     """
 
     def __init__(
@@ -234,8 +234,8 @@ class Reader:
     async def _rows(self, symbol: str, part: Stretch, terms: Terms) -> Page:
         """Read the rows of a stretch that fits into one page.
 
-        The exchange may add rows outside of the stretch. If all rows are outside, the answer may be
-        that to an earlier request, so we send the request once more.
+        The exchange may add rows outside of the stretch. If all rows are outside, the answer may
+        belong to an earlier request, so we send the request once more.
         """
         request = history_page(symbol, part.period, part.first, part.last)
         answer = await self._send(request, terms)
@@ -309,7 +309,7 @@ async def histories(
     received: Mapping[str, int],
     on_progress: OnProgress | None,
 ) -> AsyncGenerator[History]:
-    """Read several symbols at once, and yield each as soon as it is complete.
+    """Read several symbols at once, and yield each as soon as it is complete or has failed.
 
     It omits symbols of which the caller has all rows already.
 
@@ -318,14 +318,14 @@ async def histories(
         listing: Returns the symbols if `symbols` is None.
         symbols: The symbols to read; None for every symbol that is trading.
         find_stretch: Returns the stretch to read of each, given the exchange's time in Unix ms.
-        timeout: Seconds for one page.
+        timeout: Seconds for one request.
         received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         on_progress: Called after each symbol.
 
     Raises:
         ValueError: The stretch ends before it begins.
         BinanceOIError: The list of symbols could not be read.
-        ClientClosedError: The client was closed during the run.
+        ClientClosedError: The client was closed.
     """
     sender.check_usable()
     terms = Terms(timeout, None, bulk=True)
@@ -334,7 +334,7 @@ async def histories(
     reader = Reader(sender, listing, find_stretch, terms, received)
     names = [symbol for symbol in symbols if reader.stretch_of(symbol).pages]
     progress = _Progress(reader, names, on_progress)
-    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # workers wait for callers
+    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # full: workers wait
     left = iter(names)
 
     async def worker() -> None:

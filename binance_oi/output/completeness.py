@@ -20,8 +20,8 @@ from binance_oi.times import instant, plain
 
 LONGEST = 20  # gaps in the list
 FAILURES = 20  # rows of the table of failed reads
-# A picture joins gaps if together they are shorter than this part of its width. So it has at most
-# about twice as many marks.
+# A picture joins gaps that together span less than 1 / `MOST_MARKS` of its width. So it has at most
+# about 1,920 marks.
 MOST_MARKS = 960
 
 
@@ -134,7 +134,7 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
 
 
 def as_gaps(marks: Iterable[Mark]) -> list[Gap]:
-    """Convert marks to gaps of a period of 0, because `Mark.last` is already the end of a slot."""
+    """Convert marks to gaps, to draw with a period of 0: `Mark.last` is already a slot's end."""
     return [Gap(mark.first, mark.last, mark.reason, "") for mark in marks]
 
 

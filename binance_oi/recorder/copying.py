@@ -2,10 +2,10 @@
 
 The rule of this file: existing samples and sweeps of the target stay; a row of the source with the
 same key is not copied. Only a row of the table `past` replaces the numbers of the target's. A gap
-of whole sweeps remains only where neither recording has a sweep. The summary of a pruned day remains only if
-neither recording has the slots of that day, so no slot counts twice. Samples are copied first, then
-the past, sweeps and gaps. So a killed copy leaves no sweep without its samples. A transaction with
-samples also writes how far the copy is, and the next run continues there.
+of whole sweeps remains only where neither recording has a sweep. The summary of a pruned day
+remains only if neither recording has the slots of that day, so no slot counts twice. Samples are
+copied first, then the past, sweeps and gaps. So a killed copy leaves no sweep without its samples.
+A transaction with samples also writes how far the copy is, and the next run continues there.
 """
 
 import json

@@ -10,7 +10,8 @@ context alive.
 If an answer arrives in time, the call must get it, even if the loop could not read it in time. For
 example, the application may have blocked the loop, so that the answer is still in the socket when
 the timer fires. Therefore a deadline whose time is over first lets the loop read. It cancels its
-task only after `QUIET_PASSES` passes of the loop in a row without a byte. The passes follow each
+task only after `QUIET_PASSES` passes of the loop in a row without a byte; the pass in which the
+timer fires is one of them. The passes follow each
 other without a pause, so they take almost no time. A server that keeps sending cannot delay the end
 for long, because the size of the longest answer bounds the number of passes.
 """
@@ -98,7 +99,7 @@ class Deadline:
             context: The context for the callbacks.
             arrival: The progress of the answer.
             before: Bytes that had arrived before this pass.
-            quiet: The number of further passes in a row without a byte until the deadline expires.
+            quiet: The number of passes in a row without a byte, with this one, until it expires.
             passes: The number of further passes until it expires, even if bytes arrive.
         """
         received = arrival.received

@@ -26,8 +26,8 @@ from binance_oi.sending.transport import Answer, Transport
 from binance_oi.sending.wire import ready_url
 
 NOT_FOUND = 404
-PAUSES = (1.0, 5.0, 25.0)  # s before the second, third and fourth attempt at a file; then give up
-LONGEST_PAUSE = 120.0  # s; if a server asks for a longer wait, we wait only this long
+PAUSES = (1.0, 5.0, 25.0)  # s before each new attempt after a temporary error; then give up
+LONGEST_PAUSE = 120.0  # s: the longest wait that a 429 can ask of us
 
 
 class FreePermit(Permit):
@@ -98,7 +98,7 @@ class Files:
             max_bytes: The longest content accepted, in bytes.
 
         Raises:
-            DecodeError: The file is longer than `max_bytes`, or the answer is not a file.
+            DecodeError: The file is longer than `max_bytes`, or has no end.
             ResponseError: The server refused the request.
             TransportError: No usable answer came.
             ClientClosedError: `aclose` was called meanwhile.
@@ -122,8 +122,8 @@ class Files:
 
         Args:
             error: The error of the last attempt.
-            pauses: The pauses of this file that are left.
-            fresh: Whether the last attempt used a new connection.
+            pauses: The pauses that are left for this download.
+            fresh: Whether the last attempt demanded a new connection.
 
         Raises:
             ClientClosedError: `aclose` was called meanwhile.
@@ -160,7 +160,7 @@ class Files:
 def _refused(refusal: Refusal) -> BinanceOIError:
     """The error for a refusal.
 
-    A `BannedError` would mean a ban by the exchange. So status 418 from a file server becomes a
+    A `BannedError` would mean a ban by the exchange. So a ban by a file server becomes a
     `ServerError`, as if the server were unavailable.
     """
     if refusal.kind is Kind.BANNED:
@@ -172,7 +172,7 @@ def _refused(refusal: Refusal) -> BinanceOIError:
 
 
 def _asked_for(error: BinanceOIError) -> float:
-    """Seconds for which the server asked us to wait; 0 if it did not ask."""
+    """Seconds for which a 429 asked us to wait; 0 for other errors."""
     if not isinstance(error, RateLimitedError):
         return 0.0
     return (error.retry_at - datetime.now(UTC)).total_seconds()

@@ -21,7 +21,8 @@ from binance_oi.testing.virtual_clock import EPOCH_S, START_S, VirtualDatetime, 
 if TYPE_CHECKING:
     import pytest
 
-# Modules with default clocks, and modules that use `datetime`. They are imported before the patch.
+# Modules with default clocks, and the two whose `datetime` we replace. They are imported before
+# the patch.
 _CLOCKED = ("client", "recorder", "simulator")
 _DATETIMES = ("sending.governor", "market.sweep")
 
@@ -75,7 +76,7 @@ class VirtualTime:
 
     @contextmanager
     def installed(self, patch: "pytest.MonkeyPatch") -> Generator[None]:
-        """Give this thread virtual time until `patch` undoes its patches."""
+        """Install virtual time until `patch` undoes its patches."""
         for name in _CLOCKED:
             import_module(f"binance_oi.{name}")
         replace_default_clocks(patch, steady=self.monotonic, wall=self.time)

@@ -1,7 +1,8 @@
 """A copy of many rows, killed at random instants, ends with the same rows and little memory.
 
 Rule of this file: the copy runs in a separate process, and kills are spread over all its work.
-BINANCE_OI_ROWS (200000) is the number of rows, and BINANCE_OI_KILLS (3) that of kills.
+BINANCE_OI_ROWS (200000) is the number of rows, and BINANCE_OI_KILLS (3) that of kills before the
+end.
 """
 
 import os
@@ -76,7 +77,7 @@ def copy_with_kills(source: str, target: str, chance: random.Random) -> None:
 
 
 def check_memory(seen: Run) -> None:
-    """Check that the peak memory grows by less than `GROWTH_KIB` during a run."""
+    """Check that the peak memory grows by less than `GROWTH_KIB` from the sixth step on."""
     early, last = seen.peaks[min(5, len(seen.peaks) - 1)], seen.peaks[-1]
     print(f"{seen.read:,} rows: memory {early >> 10} MiB early, {last >> 10} MiB at the end")
     assert last < early + GROWTH_KIB

@@ -97,7 +97,7 @@ async def test_connections_opened_during_a_request_serve_the_next_requests() -> 
         assert exchange.connections == 0  # the client has sent no request yet
         first = asyncio.create_task(ours.get(exchange.url))
         await exchange.received(1)
-        await ours.transport.open_connections(url, 4, busy=4)  # each busy request opens one
+        await ours.transport.open_connections(url, 4, busy=4)  # opens none: 4 are in use
         await ours.transport.open_connections(url, 4, busy=1)
         await ours.transport.open_connections(url, 4, busy=1)
         await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
@@ -322,11 +322,11 @@ async def test_no_part_of_a_request_is_sent_after_its_call_has_ended(
     assert count < len(LONG)
 
 
-# -- a connection that serves a call before its last call has ended ------------------------------
+# -- a call on a connection whose previous call has not ended yet --------------------------------
 
 
 async def call(transport: Transport, url: str) -> Answer:
-    """Make one call with a body of at most 1000 bytes."""
+    """Make one call, and accept a body of at most 1000 bytes."""
     permit = cast(Permit, Record())
     return await transport.get(ready_url(url, PATH, {"symbol": "BTCUSDT"}), permit, 1000, 60.0)
 
@@ -360,7 +360,7 @@ async def test_an_ended_call_does_not_disturb_the_next_request_on_its_connection
 
 @asynccontextmanager
 async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event, asyncio.Event]]:
-    """Yield a session whose trace delays the first call that ends, and two events.
+    """Yield a session whose trace delays the first call to end, and two events.
 
     The trace sets the first event when it begins to wait. It continues when the second one is set.
     """

@@ -1,6 +1,6 @@
 """Recorders in separate processes for tests that kill them, and the check of their recordings.
 
-Rule of this file: a process notes every acknowledged sweep, as a caller would.
+Rule of this file: `Process` notes every sweep that its recorder acknowledges, as a caller would.
 """
 
 import subprocess
@@ -58,7 +58,7 @@ class Process:
 
 
 def check_all(url: str, acknowledged: list[tuple[int, int]]) -> None:
-    """Check that acknowledged sweeps are complete, and each slot has a sweep or one gap."""
+    """Check that all sweeps are complete, none is lost, and each slot has a sweep or one gap."""
     with Recording.open(url) as recording:
         new = {sweep.slot: sweep.new for sweep in recording.sweeps()}
         assert [slot for slot, _ in acknowledged if new.get(slot) != len(NAMES)] == []
