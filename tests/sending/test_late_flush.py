@@ -15,6 +15,8 @@ from binance_oi.budget.pool_file import PoolFile
 from binance_oi.errors import ClientClosedError
 from binance_oi.sending.governor import Governor
 
+NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
+
 pytestmark = pytest.mark.virtual_time
 
 
@@ -98,8 +100,13 @@ class Shared:
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = asyncio.get_running_loop().time
-        pools = [MachineBudget(directory=directory, clock=clock).pool("x") for _ in range(2)]
-        self.pool, self.other = pools
+        began = clock() - 20.0  # s: no rollover comes during a test
+
+        def wall() -> float:
+            return NOON + clock() - began
+
+        budgets = [MachineBudget(directory=directory, clock=clock, wall=wall) for _ in range(2)]
+        self.pool, self.other = (budget.pool("x") for budget in budgets)
         self.governor = Governor(self.pool)
         self.writes = 0
         write = PoolFile.write
