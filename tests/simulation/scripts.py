@@ -439,7 +439,7 @@ def heavy_probes_of_a_full_minute(note: Note) -> None:
 def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
     """UNSEEN: until when in the next minute the pool expects the same use again."""
     for at in every(0.03, 33.0, 33.4):
-        desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))
+        desk = Desk(note, at=at, others=bursts(1000, 10.0, minutes=(0,)))
         desk.go_on(59.0, every=1.0, most=5)
         for second in (62.0, 75.0, 90.0, 100.0):
             desk.to(second)

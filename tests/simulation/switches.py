@@ -106,7 +106,10 @@ SWITCHES = (
     ),
     Switch("a margin for chance", OTHERS, "SIGMA * math.sqrt(latest.need * spread)", "0.0"),
     Switch(
-        "a surge after refusals", OTHERS, "surge = self.expected_surge - minute.others", "surge = 0"
+        "a surge after refusals",
+        OTHERS,
+        "max(latest.need, self.expected_surge - minute.others)",
+        "latest.need",
     ),
     Switch(
         "a bound on our weight under way",
