@@ -195,12 +195,12 @@ def fitting_table(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int
     Returns:
         The table, and the number of rows that it omits.
     """
-    count = max(1, min(lines, len(sheet.rows)))
+    count = min(max(1, lines), len(sheet.rows))
     while True:
         drawn = table(sheet._replace(rows=sheet.rows[:count]), screen)
         height = len(screen.render_lines(drawn, pad=False))
         if height <= lines or count <= 1:
-            return drawn, max(0, len(sheet.rows) - count)
+            return drawn, len(sheet.rows) - count
         count = max(1, min(count - 1, count * lines // height))
 
 
