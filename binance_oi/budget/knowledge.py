@@ -179,9 +179,10 @@ class Known:
         first, last = after.earliest(now), after.latest(now)
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
         shift = last - clock.latest(now)
+        left = others.expected_until - clock.latest(now)
         self.cooldown_until = clock.convert(self.cooldown_until, now, after)
         self.banned_until = clock.convert(self.banned_until, now, after)
-        others.expected_until = max(-1, others.expected_until + shift)
+        others.expected_until = last + left if left >= 0 else -1
         self.lowered_until += shift
         self.rolling_until += shift
         others.curves.clear()  # they belong to minutes of the old clock

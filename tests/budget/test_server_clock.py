@@ -30,7 +30,7 @@ def test_near_a_rollover_either_of_two_minutes_may_be_current() -> None:
     made = clock(-1.0, 2.0)
     moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
     assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
-    assert made.middle - AHEAD_S == 0.5
+    assert (made.middle - AHEAD_S, (made.hi - made.lo) / 2) == (0.5, 1.5)
 
 
 @pytest.mark.parametrize("now, into, left", [(-9, 0, 69), (0, 0, 60), (20, 20, 40), (70, 60, 0)])
@@ -75,6 +75,12 @@ def test_a_restarted_clock_forgets_its_contradictions() -> None:
     after = ServerClock(AHEAD_S + 100, AHEAD_S + 101, 0.0)
     Known(100, made).start_again(after, 0.0)
     assert (interval_of(made), made.contradictions) == ((100, 101), 0)
+
+
+def test_a_clock_that_was_decades_wrong_makes_us_expect_no_others() -> None:
+    known = Known(100, ServerClock(0.0, 1.0, 0.0))  # a machine whose clock starts in 1970
+    known.start_again(clock(), 0.0)
+    assert known.others.expected_until == -1
 
 
 def test_the_first_date_replaces_a_guess_that_agrees_with_it() -> None:
