@@ -120,7 +120,7 @@ def fuzzed(rng: random.Random) -> bytes:
         "ours",
         pytest.param(
             "uvicorn",
-            marks=pytest.mark.skipif(find_spec("fastapi") is None, reason="pydantic has no wheels"),
+            marks=pytest.mark.skipif(find_spec("fastapi") is None, reason="FastAPI is missing"),
         ),
     ],
 )
