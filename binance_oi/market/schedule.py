@@ -142,7 +142,9 @@ class Schedule:
         """Return gaps for the slots from `slot` until now, which passed during a sweep."""
         wall, jump = self._wall_and_jump()
         end = self._first_after(wall)
-        due = max(slot, self._first_after(wall - self._forward_jump(jump)))
+        # We wake exactly when a slot is due, and `jump` is only as exact as the readings of the two
+        # clocks. Without the margin, an error of 1 us would give this slot the reason `clock`.
+        due = max(slot, self._first_after(wall - self._forward_jump(jump) + ONE_MOMENT))
         self._remember_clocks()
         return self._missing((slot, min(due, end), end), (reason, detail), jump)
 

@@ -414,8 +414,13 @@ async def test_setting_the_clock_forward_by_years_takes_only_a_few_clock_reading
     assert clock.readings < 100
 
 
-async def test_slots_have_reason_overrun_until_the_clock_is_set_forward() -> None:
+@pytest.mark.parametrize("error", [-0.009, 0.0, 0.009])
+async def test_slots_have_reason_overrun_until_the_clock_is_set_forward(
+    error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader, clock = Scripted(), SetClock()
+    steady = schedule.steady_seconds
+    monkeypatch.setattr(schedule, "steady_seconds", lambda: steady() + error * (clock.shift > 0))
     reader.seconds[0] = 50.0  # from 20 to 70
     async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
         waiting = asyncio.ensure_future(anext(running))
