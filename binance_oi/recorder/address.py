@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 from typing import TypeGuard
-from urllib.parse import urlsplit
 
 from binance_oi.arguments import StrPath, check_path
 
@@ -15,6 +14,11 @@ SCHEMES = ("postgresql://", "postgres://")
 
 # Two characters at least, because C:// is a drive of Windows.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,30}://", re.IGNORECASE | re.ASCII)
+
+_HOST = r"(?:\[[^][@/?#]*\]|[^][:@/?#,]*)(?::\d*)?"  # in brackets if it is an IPv6 address
+_PLACE = re.compile(
+    rf"(?P<hosts>{_HOST}(?:,{_HOST})*)(?P<path>(?:/[^@?#]*)?)(?P<parameters>(?:\?.*)?)", re.DOTALL
+)
 
 
 def is_database(place: object) -> TypeGuard[str]:
@@ -45,7 +49,8 @@ def check_file(name: str, place: object) -> Path:
 
     Raises:
         TypeError: `place` is not a path.
-        ValueError: `place` is empty, or a URL. To name a file like that, write ``./mysql:/...``.
+        ValueError: `place` is empty, or a URL. A file whose name looks like a URL needs a leading
+            ``./``, as in ``./mysql:/...``.
     """
     if isinstance(place, str) and (scheme := _SCHEME.match(place)) is not None:
         known = " or ".join(SCHEMES)
@@ -54,17 +59,24 @@ def check_file(name: str, place: object) -> Path:
 
 
 def shown(url: str) -> str:
-    """Return the URL of a database without its user, password and parameters, for messages."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:  # a bracket that is not closed
+    """Return the URL of a database without its user, password and parameters, for messages.
+
+    Users forget to escape special characters in a password. PostgreSQL's own client accepts
+    ``#`` and ``?`` there. After a ``/`` or an ``@``, part of the password may stand where the
+    host should be. So a URL whose hosts and ports look wrong is shown as ``the database``.
+    """
+    head, slash, rest = url.partition("://")[2].partition("/")
+    found = _PLACE.fullmatch(head.rpartition("@")[2] + slash + rest)
+    if found is None or ("@" in found["parameters"] and not found["path"]):
         return "the database"
-    return f"postgresql://{host}{parts.path}"
+    return f"postgresql://{found['hosts']}{found['path']}"
 
 
 def title_of(url: str) -> str:
-    """Return the name of a database, such as ``oi`` for ``postgresql://host/oi``."""
+    """Return a short name: ``oi`` for ``postgresql://host/oi``, ``host`` for a URL without ``oi``.
+
+    It is ``PostgreSQL`` if the URL has neither, and ``the database`` if the URL is malformed.
+    """
     return shown(url).rpartition("/")[2] or "PostgreSQL"
 
 

@@ -98,6 +98,12 @@ def test_a_name_with_a_colon_or_a_drive_is_a_path(place: str | Path) -> None:
         ("postgresql://oi:sec@ret@db/market?password=secret", "db/market", "market"),
         ("postgresql:///market?host=/run/postgresql&user=oi", "/market", "market"),
         ("postgres://db", "db", "db"),
+        ("postgresql://[::1]:5433/market", "[::1]:5433/market", "market"),
+        ("postgresql://a:1,b:2/market", "a:1,b:2/market", "market"),
+        ("postgresql://db/market?user=oi@home", "db/market", "market"),
+        ("postgresql://oi:sec#ret@db/market", "db/market", "market"),
+        ("postgresql://oi:sec?ret@db/market", "db/market", "market"),
+        ("postgresql://", "", "PostgreSQL"),
     ],
 )
 def test_a_message_shows_only_the_host_and_the_name_of_a_database(
@@ -105,7 +111,22 @@ def test_a_message_shows_only_the_host_and_the_name_of_a_database(
 ) -> None:
     assert shown(url) == f"postgresql://{text}"
     assert title_of(url) == title
-    assert shown("postgresql://oi:secret@[::1/x") == "the database"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://oi:secret@[::1/x",
+        "postgresql://oi:sec/ret@db/market",
+        "postgresql://oi:12/ret@db/market",
+        "postgresql://oi:12?34/ret@db/market",
+        "postgresql://oi:sec#ret/x@db/market",
+        "postgresql://db/sec@ret",
+        "postgresql://db/market#secret",
+    ],
+)
+def test_a_message_shows_no_part_of_a_password_that_is_not_escaped(url: str) -> None:
+    assert shown(url) == title_of(url) == "the database"
 
 
 def test_two_names_of_one_file_are_recognised_as_the_same(tmp_path: Path) -> None:
