@@ -1,4 +1,4 @@
-"""In README.md, the list of examples and `.docs`, programs and commands run, and links are valid.
+"""Programs, commands and links work in README.md, in the list of examples and in `.docs`.
 
 Rule of this file: a ```python block is a script. It runs alone, exactly as pasted into a file, and
 reads only a local exchange. A ```text block right after it is its output, with any numbers. Scripts

@@ -120,8 +120,8 @@ class ApartPool(TurnPool):
         From now on, our share is an even part of the limit. Each of our lines (entries) in the
         record gives us a part of the minute, and so does our copy of the record; we may use the
         least of these parts. We book the rest of the even part as if we had used it. `_padding` is
-        the weight by which that exceeds what we have used. If we have used more, it is negative,
-        and the excess counts as weight of others. Our first request is a probe: the count in its
+        the booked weight less what we have used. If we have used more, it is negative, and the
+        excess counts as weight of others. Our first request is a probe: the count in its
         answer shows how much the others sent.
 
         Args:
@@ -155,10 +155,10 @@ class ApartPool(TurnPool):
     def _until_claim(self, now: float) -> float:
         """Seconds until we may use our part; 0.0 if we may use it now.
 
-        In each minute, we begin to use it early or not at all: if the counts do not show soon that
-        we use it, the others use it. Two kinds of our weight do not show our use: weight without an
-        answer, which may be in no count yet, and the weight in `_claimed`, which the others have
-        booked.
+        We begin to use it early in a minute, or soon after `_claim_from`, or not at all: if the
+        counts do not show soon that we use it, the others use it. Two kinds of our weight do not
+        show our use: weight without an answer, which may be in no count yet, and the weight in
+        `_claimed`, which the others have booked.
         """
         if self._claim_from is None:
             return 0.0
@@ -176,7 +176,7 @@ class ApartPool(TurnPool):
         return member_record.decode(self._found or b"") or member_record.decode(self._last)
 
     def _members(self, minute: int) -> int:
-        """The limit divided by this is our part, by the server's last answer; at least 2."""
+        """By the server's last answer, our part is the limit divided by this number; 2 or more."""
         found, minute = self._latest(), min(minute, self._parted_in)
         return found.sharers(self.member, minute, self._read_at) if found else LEAST_MEMBERS
 
@@ -236,7 +236,7 @@ class ApartPool(TurnPool):
         before = Booked.of(known)
         change(self._bucket)
         self._keep(before)
-        if self._is_part_free:  # the counts show members; leave no more room for them
+        if self._is_part_free:  # the use in the counts is that of members; expect no others
             known.others.curves.clear()
             known.forget_others(known.ledger.newest - 1)
 
@@ -250,7 +250,7 @@ class ApartPool(TurnPool):
             logger.warning("the budget is shared with other machines again")
 
     def _move(self, moved: float) -> None:
-        """Move all our instants by `moved` seconds, because our time has jumped by that much."""
+        """Move these instants by `moved` seconds, because our time has jumped by that much."""
         slots = record_time.move(self._bucket.known, moved)
         self._journal.move(moved, slots)
         self._moved += moved

@@ -1,8 +1,8 @@
 """Which minute of the exchange counted a request?
 
-Pure. The rule of this file: it says what an answer proves, and changes nothing. The receipt says
-which minutes may have counted the request. Our estimate of the exchange's clock and the `Date`
-header often leave only one of them. Near a rollover they may leave two, and the count may decide.
+Pure. The rule of this file: it says what an answer proves, and changes nothing. The receipt, our
+estimate of the exchange's clock and the `Date` header often leave only one minute that may have
+counted the request. Near a rollover they may leave two, and the count may decide.
 """
 
 from binance_oi.budget.knowledge import Known
@@ -43,12 +43,12 @@ def attribute(
 def _by_count(known: Known, receipt: Receipt, used: int, k: int) -> int | None:
     """Return which minute a count belongs to: `k` or the next; None if the count does not show it.
 
-    Two counts of one minute may differ by a slack: `SLACK` of the limit. Counts only rise within a
-    minute. So a count that is lower, by more than the slack, than an earlier one of minute `k`
-    belongs to the next minute. A count that is at least as high belongs to minute `k` on three
-    conditions. The earlier count exceeds the slack. Minute `k` is the newest one that an answer has
-    proved. And the count exceeds twice our own weight in the next minute by more than the slack, so
-    the next minute does not explain the count.
+    Counts only rise within a minute. But two nodes may show different counts at one moment; the
+    difference is at most a slack, `SLACK` of the limit. So a count that is lower, by more than the
+    slack, than an earlier one of minute `k` belongs to the next minute. A count that is at least as
+    high belongs to minute `k` on three conditions. The earlier count exceeds the slack. Minute `k`
+    is the newest one that an answer has proved. And the count exceeds twice our own weight in the
+    next minute by more than the slack, so the next minute does not explain the count.
     """
     before, slack = receipt.reported if receipt.first == k else 0, int(SLACK * known.limit)
     if used < before - slack:

@@ -1,10 +1,10 @@
-"""The journal of a member, one process that shares a record on a server: the member's changes.
+"""The journal of a member: what one process has changed in a record that it shares on a server.
 
-Pure. The rule of this file: an entry holds the change that one write made, and the serial of that
-write; or a change that the member made without the server, and the serial `UNWRITTEN`. A server
-that restarts empty, or from an older copy, has lost our latest writes. The member then books the
-changes of those writes again, but not those of earlier ones. For example, the restored record names
-write 7 as our latest, and the journal goes up to write 9: the member books writes 8 and 9 again.
+Pure. The rule of this file: an entry holds a change and a serial. The serial is that of the last
+write that contained the change, or `UNWRITTEN` if none has contained it yet. A server that restarts
+empty, or from an older copy, has lost our latest writes. The member then books the changes of those
+writes again, but not those of earlier ones. For example, the restored record names write 7 as our
+latest, and the journal goes up to write 9: the member books writes 8 and 9 again.
 """
 
 from collections import Counter, deque
@@ -126,7 +126,7 @@ class Journal:
         return self._total.booked.get(minute, 0)
 
     def under_way(self, first: int, change: Booked) -> dict[int, int]:
-        """Our weight without an answer, by minute, after we have also made `change`.
+        """Our weight under way, by minute, including that of `change`.
 
         Args:
             first: The result leaves out earlier minutes.

@@ -6,12 +6,12 @@ without rows is a hole, with its reason:
     no_file         the archive has no file for that day, or none with a checksum
     not_published   the day is one of the last two, and its file may still appear
     no_row          the file has no row for the instant
-    no_value        the row has no open interest, or an open interest of 0
+    no_value        the row has no open interest above 0
     unreadable      we could not read the file; see `ArchiveDay.error`
 
 We use a cached file only if its checksum equals the one that the archive publishes now. So we
-download an incomplete, damaged or outdated file again. If a run is killed, the next run continues
-with the next file.
+download an incomplete, damaged or outdated file again. If a run is killed, the next run downloads
+only the files that are missing.
 """
 
 import asyncio
@@ -73,12 +73,12 @@ DETAILS = {
 }
 
 FIRST_DAY = date(2020, 9, 1)  # of BTCUSDT; most symbols begin on 2021-12-01 (seen 2026-11)
-PUBLISHED_WITHIN_MS = 2 * DAY_MS  # ms after a day in which its file may appear; seen 2026-11: 1 day
+PUBLISHED_WITHIN_MS = 2 * DAY_MS  # a file may appear so many ms after its day; seen 2026-11: 1 day
 MAX_CONNECTIONS = 4  # requests at the same time, at most
 AHEAD = 8  # files that we read before the caller takes them
 TRIES = 3  # attempts at a file and its checksum, which the archive may replace between two requests
 TRY_AGAIN_S = 2.0  # s between two of these attempts
-FAILED_IN_A_ROW = 3  # days that fail in a row; then we stop, because the archive does not answer
+FAILED_IN_A_ROW = 3  # days in a row without an answer; then we stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,11 +94,12 @@ class ArchiveDay(Encodable):
     holes: tuple[Gap, ...] = ()
     """The stretches without rows, each from its first to its last missing instant."""
     odd_rows: tuple[str, ...] = ()
-    """The first eight odd rows of the file, each with the reason; `written` omits all odd rows."""
+    """The first eight odd rows of the file, each with the reason. `written` has an odd row only if
+    that row contradicts an earlier row of the same instant."""
     odd: int = 0
     """The number of odd rows."""
     repeated: int = 0
-    """The number of rows that repeat an instant of another row."""
+    """The number of rows that equal another row of the same instant."""
     is_cached: bool = False
     """Whether the file came from the cache, with the checksum that the archive publishes now."""
     error: BinanceOIError | None = None
@@ -180,7 +181,7 @@ class Archive:
         connections: The number of concurrent requests, 1 to 4.
         pace: The most requests per second.
         timeout: Seconds for one attempt at a file. After a temporary failure we try again, up to
-            three times, after 1, 5 and 25 s.
+            three times, after at least 1, 5 and 25 s.
         proxy: The URL of an HTTP proxy, ``http://`` or ``https://``. Environment variables for
             proxies have no effect.
         ssl: Replaces the default checks of certificates.
@@ -252,12 +253,11 @@ class Archive:
             on_progress: Called after each day.
 
         Raises:
-            TypeError: The call itself raises it: a bound has another type.
-            ValueError: The call itself raises it: a bound is not a possible time, or `since` is
-                later than `until`.
-            InvalidSymbolError: The call itself raises it: one of `symbols` cannot be a symbol.
-            BinanceOIError: The archive refuses this IP address, or did not deliver three files in a
-                row. The same call later uses the files in the cache.
+            TypeError: At once: `symbols` or a bound has the wrong type.
+            ValueError: At once: a bound is not a possible time, or `since` is later than `until`.
+            InvalidSymbolError: At once: one of `symbols` cannot be a symbol.
+            BinanceOIError: The archive refuses this IP address, or three downloads in a row failed.
+                The same call later uses the files in the cache.
             RecordingError: The cache cannot be read or written.
 
         Cost: one request for a day that is cached or has no file, and two for any other day;

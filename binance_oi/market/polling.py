@@ -4,7 +4,7 @@ The rule of this file: no slot is lost silently. For each slot, in order, `sweep
 snapshot, or a `Gap` with its reason. `poll` puts these gaps into `Snapshot.missed`:
 
     overrun     the previous sweep was still running
-    limited     the exchange answered 429, and this sweep failed or the previous one still waited
+    limited     a 429 made this sweep fail, or the previous one still waited for a cooldown to end
     banned      the exchange had banned this IP address
     budget      the budget had no room in time; or the schedule does not fit into the budget, and
                 a slower one runs instead
@@ -60,7 +60,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 LISTING_LEAD = 5.0  # s before a slot at which we read the list of symbols again, if it is old
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
 EVENLY = "; after a start or a ban, requests are sent evenly for a minute"
-LONGEST_COOLDOWN = 60.0  # s that a sweep may wait after a 429: its cooldown ends with the minute
+LONGEST_COOLDOWN = 60.0  # s that a sweep may wait after a 429: usually until the minute ends
 
 
 class Reader(Protocol):
@@ -120,9 +120,9 @@ async def begin_plan(
 ) -> "Plan":
     """Begin a plan for `sweeps`, and declare its demand to other polls.
 
-    At the end the caller must call `Plan.end`. The call raises the errors of `sweeps`, except one:
-    if the requested schedule does not fit into the budget, the error is in `Plan.misfit`. If the
-    list of symbols could not be read, the error is in `Plan.trouble`.
+    `begin_plan` raises the errors of `sweeps`, except one: if the requested schedule does not fit
+    into the budget, the error is in `Plan.misfit`. If the list of symbols could not be read, the
+    error is in `Plan.trouble`. At the end the caller must call `Plan.end`.
     """
     plan = Plan(reader, symbols, every, notional)
     try:
@@ -146,8 +146,8 @@ async def sweeps(
     """Yield the outcome of every slot in order, without end: a snapshot or a gap.
 
     If the schedule no longer fits into the budget, the poll continues with the next slower schedule
-    of `plan.AUTOMATIC` that fits. For the requested slots between, it yields gaps with the reason
-    `budget`.
+    of `plan.AUTOMATIC` that fits, if there is one. For the requested slots that this schedule
+    omits, the poll yields gaps with the reason `budget`.
 
     Args:
         reader: A client.
@@ -231,7 +231,7 @@ async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot
 
 
 def _log_gap(outcome: Snapshot | Gap, logged: str) -> str:
-    """Log a gap unless the previous one had the same reason; log the reason `clock` always."""
+    """Log a gap unless the previous outcome had the same reason; always log the reason `clock`."""
     if isinstance(outcome, Snapshot):
         return ""
     if outcome.last < outcome.first:
@@ -265,7 +265,7 @@ class Plan:
         self._priceless = False  # whether the previous sweep could not read mark prices
         self._times: dict[str, int] = {}  # the latest transaction time of each symbol, Unix ms
         self.trouble: BinanceOIError | TimeoutError | None = None
-        """Why the latest attempt to read the list of symbols failed; None if it succeeded."""
+        """Why the latest `refresh` could not read the list of symbols; None if it could."""
 
     # -- the schedule ------------------------------------------------------------------------
 
@@ -413,7 +413,7 @@ class Plan:
         return {name: known[name] for name in self._wanted or () if name in known}
 
     def _warn_of_refused(self, errors: Mapping[str, BinanceOIError]) -> None:
-        """Warn once of each named symbol that cannot be read."""
+        """Warn of each named symbol that the exchange refuses, but did not refuse before."""
         if self._wanted is None:
             return
         refused = {n: e for n, e in errors.items() if isinstance(e, _REFUSED)}

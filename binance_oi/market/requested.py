@@ -31,8 +31,8 @@ class RequestedSlots:
         """Return gaps for the requested slots before `outcome`, and `outcome` itself.
 
         Args:
-            outcome: The outcome of a slot of the schedule that runs. If it is a gap, the result
-                has a gap of requested slots in its place.
+            outcome: The outcome of a slot of the schedule that runs. In place of a gap with slots,
+                the result has a gap of requested slots.
             step: From slot to slot of the schedule that runs, ms.
             why: The reason and the detail for requested slots that the running schedule omits.
         """

@@ -376,7 +376,7 @@ class _Reader:
         return sorted(found + late) if late else found
 
     def _last_of_each_step(self, symbol: str, first: int, last: int) -> dict[int, _Sampled]:
-        """Return the last sample of each step, in order, by the number of the step's end."""
+        """Return the last sample of each step, in order. A key is a step's end / its length."""
         step, latest, is_mixed = self._step, dict[int, _Sampled](), False
         span = symbol, first, last
         for count, samples, last_of_step in self._tables.queries.steps:

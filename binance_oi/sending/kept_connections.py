@@ -26,8 +26,9 @@ the client sends twice each request that is on a kept connection at that time. W
 stays slow, it sends no other request twice. When only a part of the answers takes 3 s, it sends at
 most 1.5 % of its requests twice.
 
-The client numbers its requests, so "since request 17 was sent" needs no clock. All connections
-share a generation number; the client raises it when it distrusts all open connections.
+The client numbers its requests, so "since request 17 was sent" needs no clock. Each connection
+keeps the number of the generation in which it opened. When the client distrusts all open
+connections, it begins a new generation.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ from contextvars import Context
 from dataclasses import dataclass
 
 PATIENCE = 2.0  # s without a byte; an answer takes 0.1 s, and by default a call has 10 s
-# The part of patience after which a call that ends without a byte makes its connection suspect.
+# A connection is suspect if a call waited for this part of patience and ended without a byte.
 SUSPECT_AFTER = 0.25
 PATIENCE_FACTOR = 1.5  # patience / slowest recent answer; the next answer may be even slower
 NEVER = -1  # the generation of a connection that must not be used again
@@ -54,7 +55,8 @@ class ConnectionState:
     generation: int
     """The generation in which the connection was opened; see `KeptConnections.distrust`."""
     heard: int
-    """How many requests all connections had sent when this connection last received a byte."""
+    """How many requests all connections had sent when this connection opened, or last received the
+    first byte of an answer."""
     request: int = 0
     """The number of the connection's last request; all connections share one numbering."""
     since: float = 0.0
@@ -62,7 +64,7 @@ class ConnectionState:
     kept: bool = False
     """Whether the connection was open before its present request needed a connection."""
     silent: bool = False
-    """Whether no byte has come since the last request was sent."""
+    """Whether the last request still waits for its first byte."""
 
 
 class KeptConnections:
@@ -72,7 +74,7 @@ class KeptConnections:
         replace: Whether the client may send a request a second time. If not, it abandons no
             connection.
         longest: The upper bound of patience in seconds, however slow the answers are. A value below
-            `PATIENCE` means `PATIENCE`.
+            `PATIENCE` means `PATIENCE`. Without `replace` it has no effect.
     """
 
     def __init__(self, *, replace: bool = True, longest: float = math.inf) -> None:

@@ -1,4 +1,4 @@
-"""Makes HTTP responses from answers: their headers, and how reliable these are.
+"""Turns answers into HTTP responses, whose headers may be missing or wrong.
 
 The rule of this file: it does not decide the content of an answer.
 """
@@ -53,7 +53,7 @@ _STATIC_HEADERS = CIMultiDict(_HEADERS)
 class Headers:
     """The faults of the headers.
 
-    Source: missing headers, counts of `-1` and falling counts were observed. It is unknown whether
+    Source: missing headers and falling counts were observed. It is unknown whether
     refusals have the weight or a `Retry-After`, so both can be chosen.
     """
 

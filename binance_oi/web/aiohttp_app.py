@@ -33,8 +33,8 @@ def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options])
         options: See `Options`.
 
     Raises:
-        TypeError: Both the client and the option `recording` are missing; or an option is unknown,
-            or has another type.
+        TypeError: Both the client and the option `recording` are missing; or an option is unknown;
+            or an argument has the wrong type.
         ValueError: An option is out of range.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
     """

@@ -25,7 +25,7 @@ LIMIT = 2400
 
 
 def bucket() -> Bucket:
-    """A bucket that had an answer in the minute before, so it is not cautious as after a start."""
+    """A bucket that had an answer in the minute before, and is not cautious as after a start."""
     state = Known(LIMIT, ServerClock(NOON, NOON, 0.0), counted_at=-60.0, cautious_until=UNKNOWN)
     state.ledger.newest = K - 1
     state.ledger.open_minute(K - 1).reported = 1
@@ -128,7 +128,7 @@ def test_a_full_minute_without_counts_is_probed_until_an_answer_has_one() -> Non
     made = bucket()
     use(made, 1.0, 1, 1)
     answer_without_count(made, 1.1, 1200)
-    use(made, 1.5, 1, 1202)  # a count that may omit the other requests: nodes differ
+    use(made, 1.5, 1, 1202)  # a node that lags may omit the 1200 from this count
     assert made.usage(2.5).remaining == 0
     for n in range(20):  # each is a probe, and gets no count
         receipt = take(made, 4.0 + n / 10)
@@ -269,7 +269,7 @@ def test_a_count_that_began_from_0_shows_that_others_caused_an_early_refusal(
 ) -> None:
     made = bucket()
     use(made, 5.0, 2376, 2376)
-    use(made, 61.0, 24, first)  # the last count: 1188 by others, half of the minute before
+    use(made, 61.0, 24, first)  # 1212 - 24 = 1188 by others: half of the minute before
     made.refused(62.1, 0.0, minute=K + 1, used=2400)
     assert made.known.is_rolling(K + 1) is is_rolling
     assert (made.known.others.expected_surge > 0) is not is_rolling

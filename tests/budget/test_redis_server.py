@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for the connection to a server on a busy machine."""
+    """Give the connection more time, because the machine may be busy."""
     monkeypatch.setattr(redis_server, "CALL_TIMEOUT_S", 300.0)
 
 

@@ -1,4 +1,4 @@
-"""The command `serve` as a process: its first line, its answers, and its end."""
+"""The command `serve`: its first line, its answers, its errors and its end."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """A recorder fills its own gaps from history without losing a live slot.
 
-Rule of this file: recorder and client are real, the exchange is a local one, and time is virtual.
+Rule of this file: recorders run with a real client, a local exchange and virtual time.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ async def test_a_gap_from_a_ban_is_filled_from_history(place: str) -> None:
             assert len(expected) >= 5
             assert expected.items() <= kept(place, name).items()
         assert status.backfilled == sum(len(kept(place, name)) for name in NAMES)
-        assert exchange.history_counter.total <= 2 * len(NAMES)  # one page for each symbol and run
+        assert exchange.history_counter.total <= 2 * len(NAMES)  # two fills of one page per symbol
 
 
 async def test_filling_gaps_loses_no_live_slot(tmp_path: Path) -> None:

@@ -110,14 +110,14 @@ async def test_correcting_a_wrong_clock_after_the_start_replaces_no_sweep(
 ) -> None:
     await machine.record(40)
     before = machine.sweeps()
-    machine.shift = -600.0  # the time of the last shutdown, before NTP corrects it
+    machine.shift = -600.0  # a machine starts with an old time until NTP corrects it
     with caplog.at_level(logging.WARNING, "binance_oi"):
         status = await machine.record(10, lambda n: machine.set_to(0.0) if n == 5 else None)
     assert machine.sweeps().items() >= before.items()
     assert machine.check_slots() == {"clock"}
     slots, gaps, _ = tables(machine.path)
     missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
-    # At the time of these slots, the recorder read five sweeps for slots that already had one.
+    # In this time the wrong clock named five slots that already had a sweep.
     assert len(missed) == status.missed == 5
     assert len(slots) == 45
     assert "the clock is before the last slot of the recording" in caplog.records[0].message

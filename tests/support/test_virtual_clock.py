@@ -23,7 +23,7 @@ def now() -> float:
 
 
 def steps() -> int:
-    """The iterations of the running loop, a cost of waiting that is the same on any machine."""
+    """Count the iterations of the running loop: what waiting costs, on any machine the same."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, virtual_clock.VirtualLoop)
     return loop.steps
