@@ -1,4 +1,4 @@
-"""The archive day by day: holes with reasons, a cache that is never wrong, and few requests.
+"""Each archive day has rows, and holes with reasons; no outdated or damaged file is used.
 
 Rule of this file: a test makes its files, or reads those of the local exchange. Time is virtual.
 """
@@ -88,7 +88,7 @@ def instants(days: Iterable[ArchiveDay]) -> dict[int, str]:
 
 
 def spans(day: ArchiveDay) -> list[tuple[int, int, str]]:
-    """Each hole as the numbers of its first and last instant, and its reason."""
+    """Each hole as its first and last instant, in steps after `BEGIN`, and its reason."""
     return [((h.first - BEGIN) // STEP, (h.last - BEGIN) // STEP, h.reason) for h in day.holes]
 
 
@@ -317,7 +317,7 @@ async def test_a_wrong_checksum_is_an_error_of_its_day_only(tmp_path: Path) -> N
 
 
 def signed(data: bytes) -> dict[str, bytes]:
-    """Any bytes as the file of `DAY`, with the right checksum."""
+    """A file of `DAY` with any content, and the checksum that matches it."""
     path = path_of("BTCUSDT", DAY)
     return {path: data, f"{path}.CHECKSUM": hashlib.sha256(data).hexdigest().encode()}
 
@@ -340,7 +340,7 @@ async def test_an_unreadable_file_is_an_error_of_its_day_only(kind: str, tmp_pat
     async with server.running():
         tracemalloc.start()
         try:
-            for _ in range(2):  # the second time from the cache
+            for _ in range(2):  # the second time from the cache, unless the file is too long
                 wrong, right = await read(server, tmp_path, until=DAY + ONE)
                 assert isinstance(wrong.error, DecodeError)
                 assert (len(right), right.error) == (288, None)
@@ -389,7 +389,7 @@ async def test_requests_are_sent_at_an_even_pace(tmp_path: Path) -> None:
     server.hold = hold  # type: ignore[method-assign]
     async with server.running():
         await read(server, tmp_path, since=DAY - 19 * ONE, pace=2.0)
-    assert len(times) == 21  # one more, for the day before the first one
+    assert len(times) == 21  # 20 days, and the day before the first one
     steps = [later - before for before, later in pairwise(times)]
     assert min(steps[1:]) > 0.4
     assert times[-1] - times[0] >= 9.5
@@ -499,7 +499,7 @@ async def test_a_slow_reader_pauses_the_requests(tmp_path: Path) -> None:
         await days.aclose()
 
 
-# -- against the local exchange, and months of days -----------------------------------------------
+# -- the local exchange, and memory over many days -------------------------------------------------
 
 FAULTY = Files(
     late_begin=0.5,

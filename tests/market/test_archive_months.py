@@ -1,8 +1,9 @@
 """Months of 5-minute rows, cut into archive days with every known fault, are read unchanged.
 
-Rule of this file: it draws the faults and the expected holes, independently of the code that reads.
-BINANCE_OI_MONTHS names a CSV of real rows (gzip): `timestamp,sum_open_interest,
-sum_open_interest_value,...`. Without it, and in the short run, the rows are made up.
+Rule of this file: it draws the faults at random, and computes the expected holes without the code
+that it tests. The environment variable BINANCE_OI_MONTHS may name a gzipped CSV file of real rows,
+with a header and the columns `timestamp,sum_open_interest,sum_open_interest_value,...`. Without it,
+and in the run of 40 days, the rows are made up.
 """
 
 import csv
@@ -70,7 +71,7 @@ def day_of(time: int) -> date:
 
 
 class Cutter:
-    """Cuts rows into days, and mixes faults in."""
+    """Cuts rows into archive days, and adds faults at random."""
 
     def __init__(self, symbol: str, rows: Rows, seed: int) -> None:
         self._symbol, self._source, self._draw = symbol, rows, random.Random(seed)
@@ -166,7 +167,7 @@ async def test_all_rows_of_the_archive_are_read_exactly_and_each_hole_has_its_re
         cut = Cutter(name, source, seed).run()
         server = ArchiveServer(cut.files)
         async with server.running():
-            for _ in range(2):  # from the server, and from the cache
+            for _ in range(2):  # first from the server, then from the cache
                 async with Archive(tmp_path, base_url=server.url, pace=100_000.0) as archive:
                     since, until = min(source), max(source)
                     read = archive.days([name], since=since, until=until)

@@ -1,4 +1,4 @@
-"""Changes equal an independent computation; a tracker that restarts gives the same changes.
+"""Changes equal those of an independent computation, even after their tracker restarts.
 
 Rule of this file: tests compute expected changes from the definition, with decimals, fractions or
 numpy. They compare the changes of a tracker with those of `changes_of`.
@@ -140,7 +140,7 @@ def on_grid(rows: Sequence[Row], step: int) -> list[Row]:
 
 
 def independent(times: Any, values: Any, window: int) -> dict[int, tuple[float, ...]]:
-    """Changes with z-scores and percentiles of a long series, with numpy alone."""
+    """Compute percentages, z-scores, percentiles and counts of a long series with numpy."""
     size, slots = WEEK // STEP, window // STEP
     first = int(times[0])
     grid = np.full((int(times[-1]) - first) // STEP + 1, np.nan)
@@ -186,7 +186,7 @@ def compare_with_numpy(rows: Sequence[Row], windows: Sequence[str]) -> int:
         assert change.percentile is not None
         assert abs(change.percent - percent) < 1e-9
         assert change.compared == count
-        # Equal changes may differ in the last bit of numpy's floats, which ranks them apart.
+        # Two equal changes may differ in the last bit of numpy's floats, and then rank differently.
         assert abs(change.percentile - percentile) <= 50 / count * 40
         assert near(change.z_score, z_score)
         compared += 1
@@ -195,7 +195,7 @@ def compare_with_numpy(rows: Sequence[Row], windows: Sequence[str]) -> int:
 
 
 def real_rows() -> list[Row]:
-    """14 months of BTCUSDT; a row without open interest is a hole."""
+    """Read 14 months of BTCUSDT; leave out rows without open interest."""
     with gzip.open(REAL, "rt") as file:
         lines = list(csv.reader(file))[1:]
     return [Row("BTCUSDT", int(t), Decimal(v), Decimal(n)) for t, v, n, _ in lines if v]
@@ -219,7 +219,7 @@ def test_changes_of_recorded_days_equal_those_of_the_definition() -> None:
 
 
 def sampled(seed: int, count: int) -> list[tuple[int, Decimal]]:
-    """Samples in the order in which a poll reads them: late, repeated, on instants, with gaps."""
+    """Samples as a poll may read them, with gaps: some are late, repeated or on an instant."""
     draw = Random(seed)
     time, value, found = BEGIN, 90_000_000, list[tuple[int, Decimal]]()
     while len(found) < count:
@@ -259,7 +259,7 @@ def settled(tracker: ChangeTracker) -> list[Change]:
 
 
 def restarted(samples: Sequence[tuple[int, Decimal]], past: Sequence[Row]) -> ChangeTracker:
-    """A tracker that starts with the final rows, and then observes the last samples."""
+    """A tracker with the rows that no late sample can change, and then the last 100 samples."""
     tracker = ChangeTracker(WINDOWS)
     newest = max((time for time, _ in samples), default=BEGIN)
     final = (newest - LATE_MS - 1) // STEP * STEP
@@ -339,7 +339,7 @@ def test_a_tracker_knows_the_open_interest_at_the_instants_that_it_keeps() -> No
     tracker.fill("BTCUSDT", rows)
     assert tracker.open_interest_at("BTCUSDT", BEGIN + 29 * STEP) == rows[-1].open_interest
     assert tracker.open_interest_at("BTCUSDT", BEGIN + 17 * STEP) == rows[17].open_interest
-    # In a hole, too old, in the future, and between two instants.
+    # One is in a hole, one too old, one in the future, and one between two instants.
     absent = (28 * STEP, 16 * STEP, 30 * STEP, 27 * STEP + 1)
     assert [tracker.open_interest_at("BTCUSDT", BEGIN + each) for each in absent] == [None] * 4
     assert tracker.open_interest_at("ETHUSDT", BEGIN + 29 * STEP) is None

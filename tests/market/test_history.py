@@ -1,4 +1,4 @@
-"""History: every row that the exchange keeps, and each stretch without rows with its reason.
+"""A history has every row that the exchange keeps, and a reason for each stretch without rows.
 
 Rule of this file: expected rows come from the local exchange or from the test. Time is virtual.
 """
@@ -268,7 +268,7 @@ async def test_a_row_that_may_still_appear_is_not_reported_as_a_hole() -> None:
     assert found.complete_until <= NOON_MS - SETTLED_MS + 1000
 
 
-# -- pages that are not what was asked for -------------------------------------------------------
+# -- pages that differ from the request ---------------------------------------------------------
 
 
 def row(time: int, symbol: str = "BTCUSDT") -> dict[str, object]:
@@ -345,7 +345,7 @@ async def test_an_invalid_row_is_omitted_and_logged_once(
     assert Gap(INSIDE + STEP, NOON_MS - STEP, "no_row") in found.holes
 
 
-# -- room ----------------------------------------------------------------------------------------
+# -- the budget ----------------------------------------------------------------------------------
 
 
 async def test_max_wait_bounds_the_wait_of_all_pages_together() -> None:

@@ -1,7 +1,7 @@
-"""Long runs over the market's history, in virtual time: their requests, their duration, and no 429.
+"""Reading the history of the market uses nearly the whole limit, and causes no 429.
 
-Rule of this file: the tests count requests at the exchange. `nox -s history` runs every test at
-full length. The suite has fewer symbols, and bounds that are as tight.
+Rule of this file: time is virtual, and the tests count requests at the exchange. `nox -s history`
+reads all 789 symbols. Otherwise most tests read 20, and must use the same share of the limit.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.virtual_time
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages without rows: tests count requests and time, and 7 million rows take minutes."""
+    """Serve pages without rows: the 7 million rows of the market would take minutes to make."""
     monkeypatch.setattr(History, "page", lambda *_: b"[]")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full pages whose rows differ only in their instant, so that making them takes little time."""
+    """Serve full pages that take little time to make: their rows differ only in the instant."""
 
     def page(_: History, asked: Question, now: int) -> bytes:
         assert asked.start is not None
@@ -52,14 +52,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SYMBOLS = int(os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "20"))  # 789 in `nox -s history`
 MARKET = 789
-PAGES = 18  # requests for 30 days of 5m of a symbol
-LEAST = 0.97  # share of the limit that a run has to use
-CALLS = 100  # single calls
-PARTS = 20  # parts of a run, after each of which memory is measured
+PAGES = 18  # requests for 30 days of one symbol in steps of 5 minutes
+LEAST = 0.97  # a run must use at least this share of the limit
+CALLS = 100  # single calls of `history` during a run
+PARTS = 20  # a run measures memory this many times
 
 
 class World:
-    """An exchange and clients that share the budget of one machine.
+    """An exchange, and clients that share the budget of one machine.
 
     Attributes:
         exchange: The local exchange.
@@ -226,7 +226,7 @@ async def test_memory_does_not_grow_with_the_number_of_pages(tmp_path: Path) -> 
 
 
 class Memory(NamedTuple):
-    """The memory of this process in MiB, for client, exchange and sockets."""
+    """The memory of this process in MiB, which contains client, exchange and sockets."""
 
     pages: int
     now: float
