@@ -1,4 +1,4 @@
-"""Open interest in units of the quote asset: exact, for one more request, and never required."""
+"""The notional, open interest in the quote asset, is exact, and optional for one more request."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ async def test_a_snapshot_keeps_its_values_when_mark_prices_fail() -> None:
         LocalExchange(clock=wall_time, limit=8) as exchange,
         local_client(exchange) as client,
     ):
-        await client.symbols()  # teaches the budget that weight 10 never fits
+        await client.symbols()  # states the limit of 8, so weight 10 never fits
         market = await client.snapshot(["BTCUSDT"], notional=True)
     assert list(market) == ["BTCUSDT"]
     assert isinstance(market.notional_error, BudgetExhaustedError)

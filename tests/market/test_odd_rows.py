@@ -47,7 +47,7 @@ def without(field: str) -> Row:
 
 
 class Exchange(RawExchange):
-    """An exchange that lists the test's symbols, and has values of all but the `unknown`."""
+    """An exchange that lists `symbols`, and has a value of each symbol that is not `unknown`."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: self._answer())
@@ -100,7 +100,7 @@ async def polled(
 async def recorded(
     client: OpenInterestClient, path: Path, symbols: list[str] | None = None, **options: bool
 ) -> list[str]:
-    """Record two sweeps; return the symbols of the recording."""
+    """Record two sweeps; return the symbol of each recorded sample."""
     swept: list[Snapshot] = []
 
     def on_sweep(snapshot: Snapshot) -> None:
@@ -210,7 +210,7 @@ async def test_a_symbol_of_a_new_form_can_be_read_polled_and_recorded(
         exchange.symbols = [GOOD, GOOD | {"symbol": name}]
         assert list(await client.snapshot()) == ["BTCUSDT", name]
         assert list(await client.snapshot([name])) == [name]
-        exchange.listing_status = 500  # the client's list expires, and it cannot read a new one
+        exchange.listing_status = 500  # the list of the client expires, and no new one can be read
         client._listing._known = None
         assert list(await client.snapshot([name])) == [name]
         exchange.listing_status = 200
@@ -343,9 +343,7 @@ async def test_a_delisted_named_symbol_is_an_error_of_each_snapshot_with_one_war
         await client.exchange_info()
         exchange.asked.clear()
         snapshots = await polled(client, 3, symbols)
-        assert (
-            exchange.asked == ["BTCUSDT", "ETHUSDT"] * 3
-        )  # no symbol that the exchange would refuse
+        assert exchange.asked == ["BTCUSDT", "ETHUSDT"] * 3  # the exchange would refuse ODDUSDT
         caplog.clear()
         await recorded(client, path, symbols)
     assert [list(found) for found in snapshots] == [["BTCUSDT", "ETHUSDT"]] * 3

@@ -1,4 +1,4 @@
-"""Pages of history: the requested rows of an answer, and the stretches without a row.
+"""A page keeps the requested rows of an answer, and `holes` finds the instants without a row.
 
 Rule of this file: expected values are sets of instants, computed without the code of the package.
 """
@@ -22,7 +22,7 @@ def row(time: int, number: int = 1) -> HistoryRow:
 
 
 def stretch(first: int, last: int) -> Stretch:
-    """The stretch between two steps after noon."""
+    """The stretch from step `first` to step `last`, counted from noon."""
     return Stretch("5m", NOON + first * STEP, NOON + last * STEP)
 
 
@@ -45,7 +45,7 @@ def steps_of(found: Page) -> list[int]:
         ([5, 4, 3], [3, 4, 5], True),
         ([3, 4, 4, 5], [3, 4, 5], True),
         ([3, 5, 4], [3, 4, 5], True),
-        ([3, 3, 5, 6], [3, 5, 6], False),  # as many rows as a complete page
+        ([3, 3, 5, 6], [3, 5, 6], False),  # 4 rows, as from 3 to 6, but 4 is missing
         ([-1, 0, 1], [0, 1], True),
         ([19, 20, 21], [19, 20], True),
         ([-1, 21], [], False),
@@ -97,7 +97,7 @@ def test_each_instant_has_a_row_or_is_in_one_hole(
         for number, part in enumerate(parts)
     ]
     have = {step for each in pages for step in steps_of(each)}
-    kept = min([kept, *have])  # instants that are not kept have no rows
+    kept = min([kept, *have])  # the exchange has no rows before `kept`
     asked = Stretch("5m", NOON - shift, NOON + 19 * STEP + shift)
     found = list(holes(pages, asked, NOON + kept * STEP, NOON + complete * STEP))
     # If a later row exists, a missing row will never appear.

@@ -1,6 +1,6 @@
-"""A plan fits into its budget, and a slower one accounts for each requested slot.
+"""A plan fits into its budget; a slower plan than requested accounts for each requested slot.
 
-Rule of this file: tests pass numbers, and check numbers.
+Rule of this file: tests compute with plain numbers, and use no client and no clock.
 """
 
 import pickle
@@ -33,7 +33,7 @@ USAGE = Usage(
     "symbols, notional, every",
     [
         (1, False, 5.0),
-        (179, False, 5.0),  # 180 do not fit: a tenth more are 198, with weight 2376 and the list
+        (179, False, 5.0),  # 180 do not fit: 198 * 12 = 2376 leaves no room for the list
         (180, False, 10.0),
         (359, False, 10.0),
         (539, False, 15.0),

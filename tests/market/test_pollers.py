@@ -57,7 +57,7 @@ async def market(
 ) -> AsyncIterator[tuple[LocalExchange, list[OpenInterestClient]]]:
     """A market in which this many symbols trade, with one client for each budget.
 
-    With a tenth of the limit and of the symbols, tests show the same in less time.
+    Many tests use a tenth of the limit and of the symbols, which shows the same in less time.
     """
     async with AsyncExitStack() as stack:
         exchange = LocalExchange(clock=wall_time, latency=latency, limit=limit)
@@ -207,7 +207,7 @@ async def test_a_snapshot_reuses_values_only_within_its_max_age() -> None:
 async def test_a_shared_value_has_the_time_of_its_answer() -> None:
     async with market(10) as (_, [client]):
         before = await client.snapshot(["BTCUSDT"])
-        await asyncio.sleep(3.0)  # in virtual time; `received_ms` is by the real clock
+        await asyncio.sleep(3.0)  # of virtual time; `received_ms` is in real time
         earliest = time.time_ns() // 1_000_000 - 3000
         known = await client.snapshot(["BTCUSDT"], max_age=5.0)
         latest = time.time_ns() // 1_000_000 - 3000

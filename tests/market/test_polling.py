@@ -1,4 +1,4 @@
-"""Every slot of a schedule has a snapshot or a gap with a reason, and follows the clock.
+"""Each slot of a schedule has a snapshot or a gap with a reason, even if the clock is set.
 
 Rule of this file: a scripted reader tests the schedule. The local exchange then shows that the real
 client keeps it through bans, outages, listings and delistings.
@@ -250,8 +250,8 @@ async def test_an_impossible_schedule_is_refused_at_once_with_the_numbers() -> N
         ({"reserve": 600}, 1800, "every 27 s"),
         ({"share": 1200}, 1200, "every 40 s"),
         ({"reserve": 2400}, 0, "no schedule fits"),
-        ({"sustained": 600.0}, 600, "every 79 s"),  # 100 in 10 s
-        ({"sustained": 694.4}, 694, "every 69 s"),  # 1,000,000 in a day
+        ({"sustained": 600.0}, 600, "every 79 s"),  # if the limit is 100 in 10 s
+        ({"sustained": 694.4}, 694, "every 69 s"),  # if the limit is 1,000,000 in a day
     ],
 )
 async def test_a_schedule_must_fit_into_what_reserve_and_share_leave(
@@ -352,7 +352,7 @@ class SetClock:
 
 
 def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
-    """As `shown`, and with the last slot of each gap."""
+    """The first slot, the last slot and the reason, as in `shown`; a snapshot has one slot."""
     ends = [(o.last - START_MS) / 1000 if isinstance(o, Gap) else None for o in outcomes]
     return [
         (slot, slot if end is None else end, why)
@@ -403,7 +403,7 @@ async def test_slots_that_passed_in_real_time_are_late_and_skipped_ones_have_rea
 async def test_setting_the_clock_forward_by_years_takes_only_a_few_clock_readings() -> None:
     reader, clock = Scripted(), SetClock()
     reader.seconds[0] = 30.0
-    years = 56 * 365 * 86_400.0  # NTP corrects the clock of a machine without a battery
+    years = 56 * 365 * 86_400.0  # from 1970, where a clock without a battery starts
     async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
         waiting = asyncio.ensure_future(anext(running))
         await asyncio.sleep(24.0)
@@ -609,7 +609,7 @@ async def test_a_poll_waits_for_the_end_of_a_ban_and_reports_the_gap() -> None:
         await anext(running)
         exchange.counter.ban(wall_time())
         snapshot = await anext(running)
-    # The request during the ban makes it longer, and the ban lasts at least 120 s.
+    # A ban lasts at least 120 s, and a request during the ban makes it begin again.
     assert [gap.reason for gap in snapshot.missed] == ["banned"]
     gap = snapshot.missed[0]
     assert 6 <= (gap.last - gap.first) / 20_000 + 1 <= 8

@@ -140,7 +140,7 @@ def test_arrow_columns_are_made_of_text_and_integer_milliseconds() -> None:
     assert batch.received == [
         NOON_MS + 7,
         NOON_MS,
-    ]  # without the time of its answer, a value has the end of the sweep
+    ]  # SMALLUSDT has no time of receipt, so it has the end of the sweep
     assert batch.mark_price == [None, "0.0000001"]
 
 
@@ -257,13 +257,13 @@ async def test_an_invalid_name_is_refused_before_any_request() -> None:
 async def test_symbols_without_an_answer_by_the_deadline_are_errors() -> None:
     async with LocalExchange(clock=wall_time, limit=200) as exchange:
         async with local_client(exchange) as client:
-            await asyncio.sleep(10.0)  # far from a rollover, so the minute is certain
+            await asyncio.sleep(10.0)  # far from a rollover, so the exchange's minute is certain
             await client.symbols()
             began = now()
             market = await client.snapshot(deadline=20.0)
-            assert now() - began < 3.0  # the deadline comes before the end of the minute
+            assert now() - began < 3.0  # waiting is useless: the minute ends after the deadline
         assert set(exchange.answers) == {200}
-    assert len(market) == 198 - 1  # limit less reserve, and the list of symbols
+    assert len(market) == 198 - 1  # the limit less the reserve, and less 1 for the listing
     assert {type(error) for error in market.errors.values()} == {BudgetExhaustedError}
     assert len(market) + len(market.errors) == 789
 
@@ -300,7 +300,7 @@ async def test_a_ban_ends_the_rest_of_a_snapshot_at_once() -> None:
             began = now()
             market = await client.snapshot(on_progress=ban_at_100)
             assert now() - began < 3.0
-        assert 1 <= exchange.answers[418] <= 10  # the requests under way
+        assert 1 <= exchange.answers[418] <= 10  # only the requests under way
     assert {type(error) for error in market.errors.values()} == {BannedError}
     assert len(market) + len(market.errors) == 789
 
@@ -358,7 +358,7 @@ async def test_cancelling_a_snapshot_ends_its_tasks() -> None:
         assert client._governor.in_flight == client._governor.waiting == 0
         used = exchange.used
         await asyncio.sleep(10)
-        assert 10 < exchange.used <= used + 10  # the requests under way at the cancellation
+        assert 10 < exchange.used <= used + 10  # at most the 10 requests under way
 
 
 @pytest.mark.virtual_time
