@@ -1,4 +1,4 @@
-"""Months of 5-minute rows, cut into archive days with every known fault, are read unchanged.
+"""Months of rows, cut into archive files with every known kind of fault, are read exactly.
 
 Rule of this file: it draws the faults at random, and computes the expected holes without the code
 that it tests. The environment variable BINANCE_OI_MONTHS may name a gzipped CSV file of real rows,

@@ -219,7 +219,7 @@ def test_changes_of_recorded_days_equal_those_of_the_definition() -> None:
 
 
 def sampled(seed: int, count: int) -> list[tuple[int, Decimal]]:
-    """Samples as a poll may read them, with gaps: some are late, repeated or on an instant."""
+    """Samples as a poll may read them: late, repeated, at multiples of 5 minutes, and with gaps."""
     draw = Random(seed)
     time, value, found = BEGIN, 90_000_000, list[tuple[int, Decimal]]()
     while len(found) < count:
@@ -227,7 +227,7 @@ def sampled(seed: int, count: int) -> list[tuple[int, Decimal]]:
         if draw.random() < 0.02:
             time += draw.randrange(40) * STEP
         if draw.random() < 0.1:
-            time = -(-time // STEP) * STEP  # on an instant
+            time = -(-time // STEP) * STEP  # a multiple of 5 minutes
         value += round(draw.gauss(0, 20_000))
         at = time - draw.choice([0, 0, 0, 15_000, 59_000])
         found.append((at, Decimal(value).scaleb(-3)))
@@ -237,7 +237,7 @@ def sampled(seed: int, count: int) -> list[tuple[int, Decimal]]:
 
 
 def series(samples: Iterable[tuple[int, Decimal]], past: Sequence[Row] = ()) -> list[Row]:
-    """For each instant, the last sample that is at most one step old, or else the history row."""
+    """For each multiple of 5 minutes, the last sample of at most that age, else the history row."""
     first: dict[int, Decimal] = {}
     for time, value in samples:
         first.setdefault(time, value)

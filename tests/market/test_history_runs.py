@@ -72,7 +72,7 @@ class World:
         self._budgets: list[MachineBudget] = []
 
     def client(self) -> OpenInterestClient:
-        """A client as in a separate process."""
+        """A client with a budget object of its own, as in a separate process."""
         budget = MachineBudget(directory=self._directory, clock=self.loop.time, wall=wall_time)
         self._budgets.append(budget)
         return OpenInterestClient(base_url=self.exchange.url, budget=budget)

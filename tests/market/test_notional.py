@@ -1,4 +1,4 @@
-"""The notional, open interest in the quote asset, is exact, and optional for one more request."""
+"""The notional (open interest in the quote asset) is exact, optional, and takes one request."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -100,7 +100,7 @@ def test_each_instant_has_a_row_or_is_in_one_hole(
     kept = min([kept, *have])  # the exchange has no rows before `kept`
     asked = Stretch("5m", NOON - shift, NOON + 19 * STEP + shift)
     found = list(holes(pages, asked, NOON + kept * STEP, NOON + complete * STEP))
-    # If a later row exists, a missing row will never appear.
+    # Once a later row exists, a missing row will never appear.
     missing = set(range(max(kept, 0), max(complete, *have, -1) + 1)) - have
     too_old = set(range(kept))
     assert [_steps(each) for each in found if each.reason == "too_old"] == (

@@ -350,7 +350,7 @@ async def test_a_second_poller_on_one_budget_is_refused_with_the_numbers(tmp_pat
             await anext(running)
             with pytest.raises(ValueError, match=r"other polls take 150\); every 35 s is poss"):
                 await taken(1, polled(second, every=20.0))
-            assert seconds(await taken(1, polled(second))) == [0.0]  # every 60 s
+            assert seconds(await taken(1, polled(second))) == [0.0]  # it polls every 60 s
             assert len(await anext(running)) == 50
         assert len((await taken(1, polled(second, every=20.0)))[0]) == 50
 

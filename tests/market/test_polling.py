@@ -1,7 +1,7 @@
 """Each slot of a schedule has a snapshot or a gap with a reason, even if the clock is set.
 
-Rule of this file: a scripted reader tests the schedule. The local exchange then shows that the real
-client keeps it through bans, outages, listings and delistings.
+Rule of this file: most tests run the schedule with a scripted reader. The last tests show that the
+real client keeps its schedule through bans, outages, listings and delistings.
 """
 
 import asyncio
@@ -193,7 +193,7 @@ async def test_slots_that_pass_while_the_caller_is_away_are_gaps_with_reason_lat
         async for outcome in running:
             outcomes.append(outcome)
             if len(outcomes) == 1:
-                await asyncio.sleep(65.0)  # 20 + 1 + 65 = 86
+                await asyncio.sleep(65.0)  # until 20 + 1 + 65 = 86 s
             if len(outcomes) == 3:
                 break
     assert shown(outcomes) == [(20, ""), (40, "late"), (100, "")]
@@ -365,7 +365,7 @@ async def test_setting_the_clock_forward_makes_a_gap_and_keeps_the_slots_aligned
     running = sweeps(reader, every=EVERY, clock=clock)
     async with aclosing(running):
         await anext(running)
-        clock.shift = 70.0  # 21 + 70 = 91
+        clock.shift = 70.0  # to 21 + 70 = 91 s
         outcomes = [await anext(running), await anext(running)]
     assert spans(outcomes) == [(40, 80, "clock"), (100, 100, "")]
     assert isinstance(outcomes[0], Gap)
@@ -394,7 +394,7 @@ async def test_slots_that_passed_in_real_time_are_late_and_skipped_ones_have_rea
     clock = SetClock()
     async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
         await anext(running)
-        await asyncio.sleep(65.0)  # 20 + 1 + 65 = 86
+        await asyncio.sleep(65.0)  # until 20 + 1 + 65 = 86 s
         clock.shift = 3600.0
         outcomes = [await anext(running) for _ in range(3)]
     assert spans(outcomes) == [(40, 80, "late"), (100, 3680, "clock"), (3700, 3700, "")]
@@ -421,7 +421,7 @@ async def test_slots_have_reason_overrun_until_the_clock_is_set_forward(
     reader, clock = Scripted(), SetClock()
     steady = schedule.steady_seconds
     monkeypatch.setattr(schedule, "steady_seconds", lambda: steady() + error * (clock.shift > 0))
-    reader.seconds[0] = 50.0  # from 20 to 70
+    reader.seconds[0] = 50.0  # the first sweep lasts from 20 to 70 s
     async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
         waiting = asyncio.ensure_future(anext(running))
         await asyncio.sleep(45.0)
