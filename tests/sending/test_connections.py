@@ -1,7 +1,7 @@
 """One attempt is one request on the wire, on a connection without unread bytes.
 
-Rule of this file: the other side, if there is one, uses no HTTP library. So no library corrects
-what we send or get.
+Rule of this file: the exchange, if a test has one, uses no HTTP library. So no library corrects
+what it receives or sends.
 """
 
 import asyncio
@@ -57,8 +57,8 @@ async def test_a_dropped_idle_connection_costs_only_one_request(
 async def test_a_flood_is_not_mistaken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guard, "ENVELOPE_BYTES", -900)  # with `max_bytes=1000`: 100 bytes in all
-    text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # the body ends with the connection
+    monkeypatch.setattr(guard, "ENVELOPE_BYTES", -900)  # `max_bytes` - 900 = 100 bytes in all
+    text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # the end of the connection ends the body
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
         await exchange.received(1)
@@ -143,7 +143,7 @@ async def test_an_unrequested_answer_ends_a_connection_opened_in_advance() -> No
         await exchange.received(1)
         await ours.transport.open_connections(ready_url(exchange.url, PATH, {}), 2, busy=1)
         await asyncio.sleep(0.1)
-        exchange.write(open_interest("ETHUSDT"))  # on both connections
+        exchange.write(open_interest("ETHUSDT"))  # to both connections
         await first
         await asyncio.sleep(0.1)
         assert b"BTCUSDT" in (await ours.get(exchange.url)).body
@@ -348,8 +348,8 @@ async def test_an_ended_call_does_not_disturb_the_next_request_on_its_connection
         await asyncio.sleep(1.0)
         slow = asyncio.create_task(call(transport, exchange.url))
         await asyncio.sleep(1.0)
-        # Both answers end in the same step of the loop. The end of the body frees the connection of
-        # `slow`, and the second call of `turns` uses it before `slow` continues.
+        # Both answers end in the same step of the loop. The end of the second answer frees the
+        # connection of `slow`, and the next call of `turns` uses it before `slow` continues.
         exchange.write(answer(200, "{}"), to=1)
         exchange.write(b" }", to=2)
         assert await slow == Answer(200, b"{  }", True)
@@ -360,9 +360,9 @@ async def test_an_ended_call_does_not_disturb_the_next_request_on_its_connection
 
 @asynccontextmanager
 async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event, asyncio.Event]]:
-    """Yield a session whose trace delays the first call to end, and two events.
+    """Yield a session with a trace, and two events.
 
-    The trace sets the first event when it begins to wait. It continues when the second one is set.
+    At the first answer, the trace sets the first event, and waits until the second is set.
     """
     held, go_on = asyncio.Event(), asyncio.Event()
 
@@ -416,7 +416,7 @@ async def test_the_callers_own_requests_are_not_bounded_during_a_trace() -> None
 
 async def test_a_reset_of_a_socket_that_its_loop_has_closed_ends_the_connection() -> None:
     handler, transport = Mock(), Mock()
-    # uvloop: the descriptor is -1 for one pass of the loop before the connection is lost.
+    # With uvloop, the descriptor is -1 for one pass of the loop before the connection is lost.
     transport.get_extra_info.return_value.setsockopt.side_effect = ValueError("negative")
     guard = guard_of(handler)
     guard.begin(Attempt(), transport, 0.0)

@@ -1,4 +1,4 @@
-"""A call on a kept connection that died while idle gets its value by a second request.
+"""If a kept (pooled) connection died while idle, a call sends a second request on a new one.
 
 Rule of this file: both ends run in one virtual loop, so seconds of silence pass at once. The
 exchange counts requests and connections.
@@ -92,7 +92,7 @@ async def keep(client: OpenInterestClient, exchange: Balancer, count: int) -> No
 
 
 async def sweep(client: OpenInterestClient, exchange: Balancer, count: int) -> int:
-    """Read `count` symbols without an error, check the charges, and return the requests sent."""
+    """Read `count` symbols without an error, check the charges, and count the sent requests."""
     sent, charged = len(exchange.requests), client.usage.charged
     market = await client.snapshot(names(count))
     assert (len(market), market.errors) == (count, {})
@@ -119,10 +119,10 @@ async def test_no_symbol_fails_after_all_kept_connections_died(
         client_of(exchange, session, max_connections=connections) as client,
     ):
         await sweep(client, exchange, 600)
-        for _ in range(2):  # in all, more second requests than the retry budget of 60
+        for _ in range(2):  # UNSEEN ends cause 200 second requests or more; the retry budget is 60
             kept = exchange.forget(how)
             assert kept == connections
-            await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once
+            await asyncio.sleep(1.5)  # by then the pacer has room for a whole second of requests
             began = now()
             sent = await sweep(client, exchange, 600)
             assert sent == 600 + (kept if how in UNSEEN else 0)
@@ -188,10 +188,10 @@ async def test_a_kept_connection_that_ends_within_its_answer_costs_one_request_a
 ) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 200)
-        for _ in range(2):  # in all, more second requests than the retry budget of 60
+        for _ in range(2):  # 200 second requests, more than the retry budget of 60
             exchange.part, kept = PARTS[part], exchange.forget(how)
             assert kept == 100
-            await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once
+            await asyncio.sleep(1.5)  # by then the pacer has room for a whole second of requests
             assert await sweep(client, exchange, 200) == 200 + kept
         assert client._sender._retries.left == client._sender._policy.budget
 
@@ -263,7 +263,7 @@ async def test_a_call_uses_at_most_one_dead_connection(session: str, how: Forget
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 10)
         for number in range(10):
-            if number % 2:  # every other one
+            if number % 2:  # every second connection
                 exchange.dead[number + 1] = how
         calls = (client.get_open_interest(name) for name in names(10))
         await asyncio.gather(*calls)
@@ -352,14 +352,14 @@ async def test_an_exchange_that_turns_slow_doubles_requests_only_once(session: s
         exchange.latency = 3.0
         assert await sweep(client, exchange, 300) <= 300 + 100
         for _ in range(3):
-            await asyncio.sleep(3600.0)  # the client must not learn the delay again
+            await asyncio.sleep(3600.0)  # an hour later, the client still knows the delay
             assert await sweep(client, exchange, 300) == 300
         exchange.latency = 0.02
         assert await sweep(client, exchange, 300) == 300
         exchange.forget(Forgets.SILENTLY)
         began = now()
         await sweep(client, exchange, 300)
-        assert now() - began < 3.0  # quick answers make patience short again
+        assert now() - began < 3.0  # after quick answers, the client waits only 2 s again
 
 
 @ours_first
@@ -376,7 +376,7 @@ async def test_no_symbol_fails_when_all_connections_die_after_a_slow_answer(
         exchange.latency = 0.02
         await sweep(client, exchange, 150)
         exchange.forget(Forgets.SILENTLY)
-        await asyncio.sleep(1.5)  # until the pacer lets a second's requests go at once
+        await asyncio.sleep(1.5)  # by then the pacer has room for a whole second of requests
         await sweep(client, exchange, 150)
 
 
@@ -442,7 +442,7 @@ async def test_without_retries_no_request_is_abandoned_or_sent_again(session: st
 async def test_a_late_answer_on_an_abandoned_connection_reaches_no_call(session: str) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 3)
-        exchange.late = PATIENCE + 0.02  # just after the client's patience
+        exchange.late = PATIENCE + 0.02  # just after the client has abandoned the connection
         exchange.forget(Forgets.SILENTLY)
         for name in names(20):
             assert (await client.get_open_interest(name)).symbol == name

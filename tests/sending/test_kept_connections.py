@@ -40,7 +40,7 @@ def now() -> float:
 
 
 def opened(kept: KeptConnections, *, is_kept: bool = True) -> ConnectionState:
-    """Open a connection; its next request finds it as a kept connection if `is_kept`."""
+    """Open a connection; if `is_kept`, its next request treats it as one that was kept open."""
     state = kept.opened()
     state.kept = is_kept
     return state
@@ -73,7 +73,7 @@ async def test_a_byte_that_arrived_while_the_loop_was_blocked_is_read_first() ->
     kept, abandoned = KeptConnections(), Abandoned()
     state = opened(kept)
     kept.sent(state, abandoned, now())
-    await asyncio.sleep(PATIENCE + LAST_READ_S / 2)  # the timer has fired
+    await asyncio.sleep(PATIENCE + LAST_READ_S / 2)  # the timer has fired; one last read follows
     kept.heard(state)
     kept.sent(state, abandoned, now())  # the next request on this connection
     await asyncio.sleep(LAST_READ_S)
@@ -136,7 +136,7 @@ async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
 
 
 def _ours(armed: list[float]) -> list[float]:
-    """The timers of `KeptConnections`: they are due in 2 s, those of `asyncio.sleep` in 0.05 s."""
+    """Leave out the timers of `asyncio.sleep`, which are due earlier: in 0.05 s, and not in 2 s."""
     return [when for number, when in enumerate(armed) if when > max(armed[:number], default=0.0)]
 
 
@@ -160,7 +160,7 @@ async def test_only_a_silent_end_of_a_kept_connection_makes_other_connections_su
 ) -> None:
     kept = KeptConnections()
     idle, state = opened(kept), opened(kept, is_kept=is_kept)
-    kept.lost(state)  # while idle
+    kept.lost(state)  # while no request was under way
     kept.sent(state, Abandoned(), now())
     assert kept.trusts(idle)
     kept.lost(state)
@@ -208,13 +208,13 @@ async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() ->
     state = opened(kept, is_kept=False)
     kept.sent(state, Abandoned(), now())
     await asyncio.sleep(4.0)
-    kept.heard(state)  # on a new connection, so the exchange is slow
+    kept.heard(state)  # the connection is new, so the exchange is slow
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 4.0)
     assert not await answered(kept, state, 5.0)
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 5.0)
     for _ in range(ANSWERS_REMEMBERED):
         assert not await answered(kept, state, 3.0)
-    assert kept.patience > PATIENCE_FACTOR * 3.0  # the earlier 100 answers may include a slower one
+    assert kept.patience > PATIENCE_FACTOR * 3.0  # the answer after 5 s still counts
     for _ in range(ANSWERS_REMEMBERED):
         assert not await answered(kept, state, 3.0)
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 3.0)

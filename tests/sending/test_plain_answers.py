@@ -111,7 +111,7 @@ def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
 
 
 def changed(usual: bytes) -> list[bytes]:
-    """A usual answer cut off, with an odd part, or with one byte changed, removed or doubled."""
+    """Cut an answer short, add an odd part, or change, drop or double a byte; return each text."""
     texts = [usual[:at] for at in range(len(usual))]
     texts += [usual[:at] + usual[at + 1 :] for at in range(len(usual))]
     texts += [usual[:at] + usual[at - 1 :] for at in range(1, len(usual))]
@@ -133,7 +133,7 @@ async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_the_pa
         if found is not None:
             taken += 1
             assert found == theirs(text, loop), text
-    assert taken > 50  # those with a change in the body or in a header that we do not read
+    assert taken > 50  # those with a change in the body or in an unread header
 
 
 @FORMS
@@ -272,7 +272,7 @@ async def test_only_an_unusual_answer_creates_a_parser(monkeypatch: pytest.Monke
             await sender.get(exchange.url)
             counts.append(parsed.call_count)
         assert exchange.connections == 1
-    assert counts == [1, 1, 2, 2, 3, 3]  # the first request goes through the session
+    assert counts == [1, 1, 2, 2, 3, 3]  # for the first request, and for the unusual answers
 
 
 @pytest.mark.virtual_time

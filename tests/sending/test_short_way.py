@@ -1,8 +1,8 @@
-"""The fast path of a request: its connection has just been used, and its answer has the usual form.
+"""A request on a connection that was just used takes a fast path, and ends as on the slow path.
 
-Rule of this file: `warm` makes two calls, of which the first opens a connection, and the second
-keeps it ready. So the next call uses the fast path. Any unusual answer must end as it does without
-the fast path.
+Rule of this file: `warm` makes two calls: the first opens a connection, and the second keeps it
+ready. So the next call takes the fast path. A call with an unusual answer must end as it does
+without the fast path.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ async def warm(
 
 @pytest.fixture
 def long_ways(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """A mock that counts the requests without the fast path."""
+    """A mock that counts the requests that do not take the fast path."""
     get = Mock(wraps=Transport.get)
 
     async def counted(self: Transport, *arguments: Any, **options: Any) -> Any:
@@ -213,7 +213,7 @@ async def test_a_waiting_call_has_fewer_objects_than_a_task_that_awaits_a_future
         ours = await tracked(lambda: client.get_open_interest("BTCUSDT"), 200)
         assert (
             ours < await tracked(future, 200) - 0.5
-        )  # objects per call; those of the test add less
+        )  # the test itself makes fewer than 0.5 objects per call
         assert client._governor.waiting == 0
 
 

@@ -26,7 +26,7 @@ from support.virtual_clock import VirtualLoop
 
 pytestmark = pytest.mark.virtual_time
 
-STALL = 100.0  # s: longer than the time limits over which an answer must survive
+STALL = 100.0  # s; longer than the time limits that an answer must survive
 BAN_END = 1_795_521_600_000  # ms; a day after the virtual clock begins
 BANNED = json.dumps({"code": -1003, "msg": f"IP banned until {BAN_END}. Please"})
 

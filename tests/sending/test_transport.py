@@ -1,7 +1,7 @@
-"""The exact bytes of a request, and what becomes of its permit: settled, refunded or still charged.
+"""A request has exactly our bytes; its permit is settled, is refunded, or stays charged.
 
-Rule of this file: the other side, if there is one, uses no HTTP library. So no library corrects
-what we send or get.
+Rule of this file: the exchange, if a test has one, uses no HTTP library. So no library corrects
+what it receives or sends.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ async def test_a_request_has_only_our_headers_and_ignores_the_environment(
         name, _, encodings = sent.pop().partition(": ")
         assert [*sent, f"{name}: ENCODINGS"] == lines
         accepted.append(encodings)
-    assert accepted[0].startswith("gzip, deflate")  # and further codings if aiohttp can decode them
+    assert accepted[0].startswith("gzip, deflate")  # and other codings that aiohttp can decode
     second = "identity" if direct else accepted[0]  # the second request does not use the session
     assert accepted[1] == second
     assert exchange.connections == 1
@@ -279,7 +279,7 @@ async def test_a_body_whose_header_announces_too_many_bytes_is_not_awaited(
 ) -> None:
     text = answer(200, b"x" * sent, length=length)
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
-        for times in (1, 2):  # through the session, and without it
+        for times in (1, 2):  # first through the session, then without it
             began = now()
             got = await ours.get(exchange.url, max_bytes=1000)
             assert (got.complete, len(got.body)) == (False, sent)
