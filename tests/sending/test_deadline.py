@@ -17,7 +17,7 @@ def now() -> float:
 
 
 async def limited(deadlines: Deadlines, seconds: float, work: float) -> str:
-    """Work for `work` seconds under a deadline; return how and when that ended."""
+    """Work for `work` seconds under a deadline; return how and when the work ended."""
     deadline = deadlines.start(seconds)
     try:
         await asyncio.sleep(work)
@@ -85,7 +85,7 @@ async def test_finished_deadlines_are_dropped_before_they_expire() -> None:
     assert len(deadlines._queue) <= 2
     assert (
         await limited(deadlines, 3.0, 5.0) == "ended at 3.0"
-    )  # before the last of the 1,000 is due
+    )  # the last of the 1,000 would be due at 10 s
 
 
 @pytest.mark.parametrize("work", [0.5, 5.0], ids=["done", "cancelled"])
@@ -103,7 +103,7 @@ async def test_the_deadline_of_a_second_attempt_is_dropped_when_its_call_ends(wo
 
 async def test_a_timer_does_not_keep_the_context_of_its_call() -> None:
     class Request:
-        """A request to a web service that calls us for its answer."""
+        """A request to a web service; the service answers it with a value of ours."""
 
     of_the_task: ContextVar[Request] = ContextVar("of_the_task")
     requests, deadlines = list[ref[Request]](), Deadlines()
@@ -114,9 +114,9 @@ async def test_a_timer_does_not_keep_the_context_of_its_call() -> None:
         of_the_task.set(request)
         await limited(deadlines, seconds, 1.0)
 
-    for seconds in (10.0, 8.0):  # a first attempt, and a second
+    for seconds in (10.0, 8.0):  # a first attempt, and a second one with less time
         await asyncio.create_task(answer(seconds))
-    await asyncio.sleep(0.0)  # lets the loop drop the last step of the task
+    await asyncio.sleep(0.0)  # lets the loop drop the finished task
     gc.collect()
     assert [request() for request in requests] == [None, None]
 

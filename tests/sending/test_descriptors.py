@@ -1,7 +1,6 @@
-"""With too few file descriptors, a client waits for its open connections.
+"""With too few file descriptors, a request waits until an open connection is free.
 
-Rule of this file: a test causes a real shortage only in a separate process; the other tests
-simulate one.
+Rule of this file: only a separate process has a real shortage; the other tests simulate one.
 """
 
 import asyncio
@@ -68,7 +67,7 @@ def test_with_too_few_descriptors_no_value_is_lost(
 
 
 def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let only so many connections open; return a list whose one entry counts the refused ones."""
+    """Let only so many connections open; return a list whose only item counts the refused ones."""
     opened, refused = [0], [0]
     create = aiohttp.TCPConnector._create_connection
 
@@ -152,7 +151,7 @@ async def test_after_a_shortage_answers_raise_the_limit_again() -> None:
         async with short.reserve() as permit:
             permit.settle(200, {})
         counts.append(short.connections.now)
-    assert counts.count(1) == 9  # every `most` answers raise the limit by one
+    assert counts.count(1) == 9  # every 10 answers (`most`) raise the limit by one
     assert len(counts) == 90
 
 

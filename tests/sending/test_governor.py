@@ -1,4 +1,4 @@
-"""The governor: order, waiting, cooldowns, and refunds of calls that give up.
+"""The governor admits calls in order, obeys cooldowns, and refunds calls that give up.
 
 Rule of this file: time is virtual, the pool is real, and each test makes the exchange's answers.
 """
@@ -67,7 +67,7 @@ def answer(used: int, **more: str) -> Mapping[str, str]:
 
 
 async def known(limit: int = 100, *, pace: float = 1000.0, max_in_flight: int = 100) -> Governor:
-    """A governor that has settled an answer: a weight of 1 is used, and the clock is known."""
+    """A governor that has settled one answer, with used weight 1: it knows the exchange's clock."""
     await asyncio.sleep(10)
     governor = Governor(make_pool(limit), pace=pace, max_in_flight=max_in_flight)
     async with governor.reserve() as permit:
@@ -137,7 +137,7 @@ async def test_the_first_request_is_a_probe() -> None:
 
 async def test_waiters_are_admitted_at_the_rollover(full: Governor) -> None:
     permit = await full.admit()
-    assert 0 <= wall_time() % 60 < 4  # the clock is known to a few seconds
+    assert 0 <= wall_time() % 60 < 4  # the governor knows the exchange's clock to a few seconds
     permit.release()
 
 
@@ -326,7 +326,7 @@ async def test_a_weight_that_never_fits_is_refused_and_blocks_no_call() -> None:
 def end_at_once(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, None, Any], **_: object
 ) -> asyncio.Future[Any]:
-    """Replace `asyncio.eager_task_factory`, for a coroutine that never waits."""
+    """Do what `asyncio.eager_task_factory` does, for a coroutine that never waits."""
     future = loop.create_future()
     try:
         coroutine.send(None)
@@ -402,7 +402,7 @@ async def test_the_dispatcher_keeps_nothing_of_the_call_that_started_it(full: Go
         return weakref.ref(request.get())
 
     handled = asyncio.create_task(handle())
-    other = asyncio.create_task(full.admit())  # this call still waits
+    other = asyncio.create_task(full.admit())  # it still waits when `handle` has ended
     ended = await handled
     del handled
     await asyncio.sleep(0)  # lets the loop drop the finished task
@@ -446,7 +446,7 @@ async def test_every_real_number_is_accepted_as_max_wait(full: Governor) -> None
 
 
 async def refusals_until_admitted(governor: Governor) -> int:
-    """Call with a max wait of 0 at each `retry_at`; return how many calls were refused."""
+    """Repeat a call that may not wait, at each `retry_at`; return how often it was refused."""
     for refused in range(1000):
         (answer,) = await asyncio.gather(governor.admit(max_wait=0.0), return_exceptions=True)
         if isinstance(answer, Permit):
@@ -466,10 +466,10 @@ async def refusals_until_admitted(governor: Governor) -> int:
         ("a full minute", 2),
         ("a cooldown", 2),
         ("a probe", 2),
-        ("a full minute in flight", 60),  # at most one a second until the rollover
+        ("a full minute in flight", 60),  # at most one refusal a second until the rollover
         ("lost weight", 2),
         ("another limit", 3),
-        ("connections", 31),  # one a second, until a connection is free after 30 s
+        ("connections", 31),  # one refusal a second, until a connection is free after 30 s
         ("the pace", 2),
     ],
 )
@@ -541,7 +541,7 @@ async def test_the_pacer_task_ends_with_the_last_waiter(ending: str) -> None:
     assert governor.waiting == 0
 
 
-# -- the check before the write-------------------------------------------------------------------
+# -- the check before the write ------------------------------------------------------------------
 
 
 async def test_a_permit_that_is_too_old_is_refunded_and_marked_as_late() -> None:
@@ -551,7 +551,7 @@ async def test_a_permit_that_is_too_old_is_refunded_and_marked_as_late() -> None
     await asyncio.sleep(60)
     assert not permit.may_send()
     assert (permit.late, permit.refunded) == (True, True)
-    assert not permit.may_send()  # a second call gives the same answer
+    assert not permit.may_send()  # a second check gives the same result
     permit.release()
     assert (governor.pool.usage.charged, governor.in_flight) == (0, 0)
 
@@ -710,7 +710,7 @@ async def test_the_repr_shows_the_current_state(full: Governor) -> None:
 
 
 async def woken_in_a_step(tasks: list[asyncio.Task[Permit]]) -> int:
-    """Wait for all tasks; return the most that ended in one step of the loop."""
+    """Wait for all tasks; return the largest number that ended in one step of the loop."""
     most = before = 0
     while before < len(tasks):
         await asyncio.sleep(0)
@@ -778,7 +778,7 @@ async def test_ten_thousand_waiters_take_less_than_4_kib_each(full: Governor) ->
 
 
 async def calls_of_waiters(governor: Governor, count: int) -> tuple[float, int, float]:
-    """Count the function calls to queue a waiter, to wait 20 s with all, and to cancel a waiter."""
+    """Count the function calls to queue one waiter, to let all wait 20 s, and to cancel one."""
     with calls_counted() as queueing:
         tasks = [asyncio.create_task(governor.admit()) for _ in range(count)]
         await until_waiting(governor, count)
@@ -913,7 +913,7 @@ async def test_a_refusal_names_the_reason_of_the_wait(reason: Reason) -> None:
     patient.cancel()
     await asyncio.wait([patient])
     assert governor.waiting_for == {}
-    with pytest.raises(BudgetExhaustedError, match=text):  # even for the only call in the queue
+    with pytest.raises(BudgetExhaustedError, match=text):  # also if no other call waits
         await governor.admit(max_wait=0)
 
 
@@ -960,7 +960,7 @@ async def test_a_budget_locked_by_another_process_is_named_as_the_reason(tmp_pat
 
 
 class CountedPool:
-    """A pool that counts the calls of `charge`, and records the `waiting` of each."""
+    """A pool that counts the calls of `charge`, and records the argument `waiting` of each."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -1119,7 +1119,7 @@ def fail(*_: object, **__: object) -> bool:
 
 
 class BrokenPacer:
-    """The limiter of a pacer: it fails at once, or later in the task that waits for it."""
+    """The limiter of a pacer, which fails at once, or after 1 s in the task that waits for it."""
 
     def __init__(self, *, at_once: bool) -> None:
         self.has_capacity = fail if at_once else lambda _: False

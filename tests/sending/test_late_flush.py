@@ -1,6 +1,6 @@
 """A governor lets its pool write pending settlements soon after its last call.
 
-Rule of this file: time is that of the virtual loop.
+Rule of this file: time is virtual.
 """
 
 import asyncio
@@ -96,11 +96,11 @@ async def test_a_pool_of_one_process_is_never_flushed_without_an_idle_time() -> 
 
 
 class Shared:
-    """A governor on a shared file, the pool of another process, and the number of writes."""
+    """A governor whose pool is a shared file, another pool of that file, and a count of writes."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = asyncio.get_running_loop().time
-        began = clock() - 20.0  # s: no rollover comes during a test
+        began = clock() - 20.0  # a test begins 20 s after a rollover, and ends before the next
 
         def wall() -> float:
             return NOON + clock() - began
@@ -128,7 +128,7 @@ class Shared:
 @pytest.fixture
 async def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shared:
     if sys.platform == "win32":
-        pytest.skip("the shared file needs locks of POSIX")
+        pytest.skip("the shared file needs POSIX locks")
     made = Shared(tmp_path / "budgets", monkeypatch)
     await made.calls(1)  # a probe: its settlement is written at once
     assert made.writes == 2

@@ -126,7 +126,7 @@ def test_without_a_route_no_address_is_the_default(monkeypatch: pytest.MonkeyPat
 
 
 async def failing(**options: object) -> str:
-    """The text of the error of a call that gets no answer."""
+    """Make a call that gets no answer; return the text of its error."""
     client = OpenInterestClient(budget=ProcessBudget(), retry=ONCE, **options)  # type: ignore[arg-type]
     async with client:
         with pytest.raises(TransportError) as caught:

@@ -1,4 +1,4 @@
-"""Retries: which requests are sent again, their delays, and the cost of an outage."""
+"""Only temporary failures are retried, after random waits, and within a budget of retries."""
 
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from binance_oi.sending.retry import OVERLOADED, Retries, RetryPolicy
 
 RESET = TransportError("connection reset")
 LATER = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-NO_END = 1e9  # s left of the call's time
+NO_END = 1e9  # s until the timeout of the call
 NAN = float("nan")
 NUMBERS = [field.name for field in fields(RetryPolicy) if field.name != "attempts"]
 

@@ -12,7 +12,7 @@ from binance_oi.sending.shared_calls import SharedCalls
 
 
 class Source:
-    """A source that counts its calls, and answers on the test's request."""
+    """A source that keeps a future for each call; the test sets the answer in it."""
 
     def __init__(self) -> None:
         self.started: list[asyncio.Future[int]] = []
@@ -102,7 +102,7 @@ async def test_a_call_that_is_ending_does_not_block_the_next_one() -> None:
     (first,) = ask(shared, source)
     await settle()
     first.cancel()
-    await asyncio.sleep(0)  # the caller has left, and its call has not ended
+    await asyncio.sleep(0)  # the caller has left, but the shared call has not ended
     second = ask(shared, source)
     await settle()
     third = ask(shared, source)
