@@ -1,7 +1,7 @@
 """Every call of a client gets its value or one of our exceptions, in time, and causes no 429.
 
-Rule of this file: coroutine tests run in virtual time and, but for one, over real sockets. They use
-the local exchange, or a `RawExchange`, whose answers the test writes byte by byte.
+Rule of this file: coroutine tests run in virtual time, and all but one use real sockets: those of
+the local exchange, or of a `RawExchange`, whose answers the test writes byte by byte.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ pytestmark = pytest.mark.virtual_time
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
 NAN = float("nan")
 ONCE = RetryPolicy(attempts=1)
-DOUBT = timedelta(seconds=6)  # the most by which `retry_at` may be late, as clocks differ
+DOUBT = timedelta(seconds=6)  # `retry_at` may be later by this, because clocks differ
 
 
 def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
@@ -263,7 +263,7 @@ async def test_a_timeout_uses_none_of_the_retries() -> None:
         for _ in range(20):
             with pytest.raises(TransportTimeoutError):
                 await client.get_open_interest("BTCUSDT")
-        await client.get_open_interest("BTCUSDT")  # no call has used the one retry
+        await client.get_open_interest("BTCUSDT")  # no earlier call has used the one retry
 
 
 async def test_a_pause_before_a_retry_ends_when_the_client_is_closed(
@@ -317,7 +317,7 @@ async def test_a_call_that_cannot_wait_fails_as_soon_as_that_is_certain(
 ) -> None:
     async with LocalExchange(clock=wall_time, limit=100) as exchange:
         options = {"max_wait": 20.0} if of_the_client else {}
-        await asyncio.sleep(10.0)  # far from a rollover, so one minute is certain
+        await asyncio.sleep(10.0)  # far from a rollover, so the exchange's minute is certain
         async with local_client(exchange, budget=_small_budget(100), **options) as client:
             wait = module.DEFAULT if of_the_client else 20.0
             calls = [client.get_open_interest("BTCUSDT", max_wait=wait) for _ in range(150)]
@@ -339,7 +339,7 @@ async def test_a_call_that_cannot_wait_fails_as_soon_as_that_is_certain(
             patient = await call
             assert client.usage.waiting_for == {}
             assert patient.symbol == "BTCUSDT"
-            assert now() > 55.0  # from then on, the minute may be over
+            assert now() > 55.0  # then the exchange's minute may be over
     assert all(error.retry_at is not None for error in refused)
 
 
@@ -391,7 +391,7 @@ async def test_the_tightest_announced_limit_is_kept_whatever_its_interval() -> N
         assert (exchange.most(10.0), exchange.most(300.0)) == (99, 495)
         assert 310.0 < now() < 400.0
         assert client.usage.limit == 2400
-        with pytest.raises(ValueError, match="and the budget is 99 "):  # 495 in 5 minutes
+        with pytest.raises(ValueError, match="and the budget is 99 "):  # 495 / 5 minutes = 99
             await anext(client.poll(every=0.5))
 
 
@@ -453,7 +453,7 @@ async def sending_client(
 
 @pytest.fixture
 def connecting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The next connections take these seconds to open; all later ones take the last number."""
+    """The seconds that the next connections take to open; the last number is for all later ones."""
     seconds = [0.0]
     connect = aiohttp.TCPConnector._create_connection
 
@@ -465,8 +465,9 @@ def connecting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-# The ways of a request to the wire: the first one of a client (through aiohttp's session), a later
-# one (by our own writer), by a caller's session, and the same with an unknown aiohttp.
+# How a request reaches the wire. "first": the first request of a client, through aiohttp's session.
+# "ours": a later request, by our own writer. "injected": through a session of the caller.
+# "injected, unknown": the same, with an unknown version of aiohttp.
 WAYS = ("first", "ours", "injected", "injected, unknown")
 
 
@@ -673,12 +674,12 @@ async def test_3600_simultaneous_calls_are_answered_as_fast_as_the_minutes_allow
         assert exchange.answers == {200: 3600}
         minutes = list(exchange.weights.values())
     assert sum(minutes) == 3600
-    assert 2300 <= minutes[0] <= 2400  # near the end, both minutes must have room
+    assert 2300 <= minutes[0] <= 2400  # near the rollover, a request needs room in both minutes
     ends.sort()
-    assert ends[1190] < 3.0  # half of the minute at once
+    assert ends[1190] < 3.0  # half of the limit at once
     rest = [sum(second <= end < second + 10.0 for end in ends) for second in range(10, 50, 10)]
-    assert max(rest) - min(rest) <= 20  # the other half evenly
-    assert sum(rest) == pytest.approx(1176 * 40 / 60, rel=0.1)
+    assert max(rest) - min(rest) <= 20  # the rest of the budget evenly
+    assert sum(rest) == pytest.approx(1176 * 40 / 60, rel=0.1)  # 2376 - 1200 = 1176
     assert max(ends) < 66.0
 
 
@@ -1250,7 +1251,7 @@ async def test_a_call_refuses_an_invalid_number_before_it_starts_a_task(value: o
             "max_age  ": lambda: client.symbols(max_age=value),  # type: ignore[arg-type]
             "every": lambda: client.poll(every=value),  # type: ignore[arg-type]
         }
-        if value not in (-1.0, -1):  # a deadline may be over
+        if value not in (-1.0, -1):  # a deadline may be in the past
             bad["deadline"] = lambda: client.snapshot(deadline=value)  # type: ignore[arg-type]
         for name, call in bad.items():
             with pytest.raises((TypeError, ValueError), match=rf"^{name.strip()} must be "):
