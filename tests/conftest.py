@@ -1,4 +1,4 @@
-"""Gives every test its own directory for budgets, no proxies, and its choice of event loop.
+"""Gives each test its own budget directory, an environment without proxies, and its event loop.
 
 Rule of this file: it has fixtures, hooks and settings of the run. Helpers are in `support`.
 """
@@ -28,7 +28,8 @@ from support.virtual_clock import VirtualDatetime, VirtualLoop
 with suppress(ValueError):  # raised outside the main thread
     # In the background of a shell, pytest would ignore SIGINT, and so would its child processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Under `nohup`, the same is true of SIGHUP. A child process has the default action again.
+    # Under `nohup`, the same is true of SIGHUP. A child process inherits an ignored signal, but no
+    # handler. So it has the default action again.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
 examples = int(os.environ.get("BINANCE_OI_EXAMPLES", "25"))  # `nox -s thorough` sets more
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("twice") and config.getoption("numprocesses", None):
-        raise pytest.UsageError("--twice is about one process: leave -n out")
+        raise pytest.UsageError("--twice runs all tests in one process: leave out -n")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -82,17 +83,17 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
-    # Each process would need 40 ms to read the system's certificates, which no test uses.
+    # Otherwise each process would read the system's certificates for 40 ms, and no test uses them.
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
-    # Otherwise a poll would take a pause of the virtual machine for a suspend.
+    # Otherwise a poll would mistake a pause of the virtual machine for a suspend.
     monkeypatch.setattr(schedule, "steady_clock", time.monotonic)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it would hide missing flushes
 
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Remove the handlers that a test adds to the root logger; restore its level and ours."""
+    """Remove a test's handlers from the root logger; restore the levels of that logger and ours."""
     root, ours = logging.getLogger(), logging.getLogger("binance_oi")
     handlers, levels = [*root.handlers], (root.level, ours.level)
     yield
@@ -129,7 +130,7 @@ def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
 
 @pytest.fixture
 def known_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a client that just started use a whole minute at once, as it may later."""
+    """Let a client that just started use its whole budget at once, and not half of the limit."""
     monkeypatch.setattr(knowledge, "AT_ONCE", 1.0)
 
 
@@ -137,7 +138,7 @@ def known_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[Server]:
     """A PostgreSQL server; only nox's sessions for databases use it."""
     with serving() as started, pytest.MonkeyPatch.context() as patched:
-        # A busy machine takes longer to connect and to answer than we wait otherwise.
+        # On a busy machine, connecting and answering take longer than our usual timeouts.
         patched.setitem(postgres_connection._OURS, "connect_timeout", round(HANGS))
         patched.setattr(postgres_connection, "PATIENCE_S", HANGS)
         yield started

@@ -1,4 +1,4 @@
-"""The fixtures and `--twice` work as documented, and the shim is still needed."""
+"""The fixtures and `--twice` work as documented, and aioresponses still needs its shim."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def _proxies() -> Iterator[None]:
-    """Set what a user's environment may have, before the fixtures of a test."""
+    """Set variables that a user's environment may have, before any fixture of a test runs."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
             environment.setenv(name, "http://proxy.example:3128")
@@ -115,4 +115,4 @@ def test_the_option_twice_is_refused_with_several_test_processes(tmp_path: Path)
     file.write_text(LEAKY)
     done = run_twice(file, "-n", "2")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "--twice is about one process: leave -n out" in done.stderr
+    assert "--twice runs all tests in one process: leave out -n" in done.stderr

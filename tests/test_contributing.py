@@ -36,7 +36,7 @@ def texts() -> list[str]:
 
 TEXTS = texts()
 PROGRAMS = sorted({found[1] for text in TEXTS for found in PROGRAM.finditer(text)})
-# Other programs start these servers, so they have no help.
+# Other programs start these servers, so the servers have no `--help`.
 SERVERS = {"tests.benchmarks.loopback", "tests.fuzz.exchange", "tests.service.served"}
 
 
@@ -83,7 +83,7 @@ def test_every_session_that_a_text_names_exists() -> None:
 
 
 def paths_in(text: str) -> set[str]:
-    """The files and folders of the project that a text names, except plain words."""
+    """The paths in backquotes: names with a slash, or that end with `.py`."""
     named = {name for name in QUOTED.findall(text) if "/" in name or name.endswith(".py")}
     return {name for name in named if not name.startswith(".venv/")}
 

@@ -41,7 +41,7 @@ ORDER = (
     ),
 )
 # These folders may import less than their place in the order allows.
-ONLY = {"simulator": set[str]()}  # otherwise it could share a wrong number with the client
+ONLY = {"simulator": set[str]()}  # shared code could give it and the client the same wrong number
 # Which modules may import which third-party package.
 THIRD_PARTY = {
     "aiohttp.web_protocol": {"web/server"},  # the type of a connection
@@ -81,7 +81,7 @@ TOP_LEVEL = {
     "pyproject.toml",
     "tests",
 }
-# The order of imports within `budget`: no decision module imports a pool or a file.
+# In `budget`, a module imports only those before it. So no decision module uses a pool or a file.
 DECISION = (
     *("usage", "tuning", "server_clock", "ledger", "bursts", "others", "knowledge"),
     *("attribution", "probing", "admission", "learning", "bucket"),
@@ -96,7 +96,8 @@ BUDGET = (
 LONGEST, MEDIAN = 50, 10  # lines of code in one function
 # Lines of code in a function and in a class of a decision module.
 LONGEST_TO_DECIDE, LARGEST_TO_DECIDE = 40, 200
-LARGEST_MODULE, LARGEST_CLASS, LARGEST_CLIENT = 400, 260, 220  # lines of code; `client.py`
+# Lines of code in a module, in a class, and in `client.py`.
+LARGEST_MODULE, LARGEST_CLASS, LARGEST_CLIENT = 400, 260, 220
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -121,7 +122,7 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def ours_imported(file: Path) -> Iterator[str]:
-    """The modules in `from … import` lines of a file, and each imported name as if it were one."""
+    """The modules in `from … import` lines, and each imported name as if it were a module."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
@@ -146,7 +147,7 @@ def may_import(importer: str) -> set[str]:
 
 
 def third_party(module: str) -> str | None:
-    """The key of THIRD_PARTY for a module, or its own name; None for the standard library."""
+    """The key of THIRD_PARTY for a module, or the module itself; None for the standard library."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return None
@@ -159,7 +160,7 @@ def wrong_imports(file: Path) -> list[str]:
     for module in imported(file):
         top, *rest = module.split(".")
         if top == "binance_oi":
-            # Of the names in `__init__`, every part may import only the version.
+            # From `__init__`, a module may import only the version.
             allowed = rest == ["__version__"] or (bool(rest) and rest[0] in may_import(room(file)))
         else:
             row = third_party(module)

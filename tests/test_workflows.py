@@ -25,9 +25,9 @@ PINNED = re.compile(r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$")
 
 # Standard modules that Windows lacks.
 ONLY_POSIX = {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
-PROGRAMS = {"benchmarks", "browser", "fuzz", "service", "simulation"}  # folders for POSIX
-# Commands of a step besides sessions by name: nox's installation, the contributors' script, and the
-# sessions that a caller of the workflow passes.
+PROGRAMS = {"benchmarks", "browser", "fuzz", "service", "simulation"}  # folders that need POSIX
+# A step may also run these: they install nox, run the contributors' script, and run the sessions
+# that a caller of the workflow passes.
 OTHER_COMMANDS = {"python -m pip install nox", "bash .ci/run", "nox -s $SESSIONS"}
 
 
@@ -156,7 +156,7 @@ def test_every_page_is_in_the_menu_of_the_site_once() -> None:
     menu = text.partition("\nnav:\n")[2].partition("not_in_nav")[0]
     listed = re.findall(r"^ *- (\S+\.md)$", menu, re.MULTILINE)
     found = [*site.pages().values(), *(f"reference/{name}.md" for name in site.PUBLIC)]
-    elsewhere = ("examples/", "contributing/decisions/")  # pages that a page of the menu links
+    elsewhere = ("examples/", "contributing/decisions/")  # a page of the menu links to these
     pages = [page for page in found if not page.startswith(elsewhere)]
     assert sorted(listed) == sorted([*pages, "examples/index.md", "help.md"])
 
