@@ -1,4 +1,4 @@
-"""Numbers as arguments: which ones are accepted, and the errors for all others."""
+"""A number in range is accepted; any other value raises an error that names the argument."""
 
 import math
 from datetime import timedelta

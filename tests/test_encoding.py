@@ -46,7 +46,7 @@ from binance_oi.recorder.recording import CountedGap
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp() * 1000)
-# Without the simulator, whose values are arguments, and which imports no other folder.
+# The simulator is left out: its values are arguments, and it imports no other folder.
 FOLDERS = ("binance_oi", *(f"binance_oi.{n}" for n in ("budget", "exchange", "market", "recorder")))
 FIELDS = ("__struct_fields__", "__dataclass_fields__", "_fields")
 

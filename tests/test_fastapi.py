@@ -1,4 +1,4 @@
-"""Public values in a web service: handlers of FastAPI, fields of pydantic, encoders of msgspec.
+"""Public values work in FastAPI handlers, in pydantic fields, and with the encoder of msgspec.
 
 Requests go through the whole application by ASGI, as if a server sent them.
 """

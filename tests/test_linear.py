@@ -1,8 +1,7 @@
 """Work grows linearly with the size of an answer or of a user's input.
 
-Rule of this file: tests count work, not seconds, most at one size and at a multiple of it. They
-cannot count the work of the regex engine. So its test has a text that would take hours if the work
-were quadratic.
+Rule of this file: tests count work, not seconds. They cannot count the work of the regex engine. So
+one test gives it a text that would take hours if the work were quadratic.
 """
 
 import json
@@ -25,7 +24,7 @@ HUNG_S = 300.0  # s; linear work takes less even on a slow machine, quadratic wo
 
 
 def name(number: int) -> str:
-    """A name of fixed length, because each letter of a name is work."""
+    """Return a name of fixed length, because each letter takes work."""
     return f"S{number:06}USDT"
 
 
@@ -49,7 +48,7 @@ def without_status(count: int) -> list[object]:
 
 
 def limits(count: int) -> list[object]:
-    """Limits none of which implies another."""
+    """Limits that are all needed: no limit implies another."""
     kind = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND"}
     return [kind | {"intervalNum": n, "limit": 1000 + n} for n in range(1, count + 1)]
 
@@ -127,7 +126,7 @@ async def test_an_unlisted_symbol_does_not_scan_the_listing() -> None:
         assert calls.count <= 4 * ROWS
         await client.exchange_info(max_age=300.0)
         assert len(exchange.requests) == 1
-        client._listing.doubt(name(7))  # a trading symbol of the listing
+        client._listing.doubt(name(7))  # a doubt about a listed symbol discards the listing
         await client.exchange_info(max_age=300.0)
         assert len(exchange.requests) == 2
 

@@ -1,4 +1,4 @@
-"""Paths as arguments: the calls in `CALLS` accept text and any `os.PathLike` of text."""
+"""Each call in `CALLS` accepts a path as text, or as any `os.PathLike` of text."""
 
 import os
 from collections.abc import Callable
