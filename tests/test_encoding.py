@@ -120,7 +120,7 @@ VALUES: tuple[Encodable, ...] = (
 
 
 def public_values() -> Iterator[type]:
-    """Every public class that is a value: it has fields, or is an error."""
+    """Every public class of values: a class that has fields, or an error."""
     for folder in FOLDERS:
         module = import_module(folder)
         for kind in (getattr(module, name) for name in module.__all__):

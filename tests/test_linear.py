@@ -80,7 +80,7 @@ def test_decoding_work_is_linear_in_the_number_of_rows(kind: str) -> None:
 
 
 class Piece(bytes):
-    """A piece of a body. It counts the bytes copied when it is appended to others."""
+    """A piece of a body. The class counts the bytes that are copied when a piece is appended."""
 
     copied = 0
 

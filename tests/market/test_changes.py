@@ -201,7 +201,7 @@ def real_rows() -> list[Row]:
     return [Row("BTCUSDT", int(t), Decimal(v), Decimal(n)) for t, v, n, _ in lines if v]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the 14 months are not in this checkout")
+@pytest.mark.skipif(not REAL.exists(), reason="this checkout lacks the 14 months of rows")
 @pytest.mark.parametrize("window", ["1h", *thorough("5m", "15m", "4h", "24h", "72h")])
 def test_changes_of_14_months_equal_those_of_numpy(window: str) -> None:
     assert compare_with_numpy(real_rows(), [window]) > 114_000
@@ -212,7 +212,7 @@ def test_changes_of_a_generated_month_equal_those_of_numpy() -> None:
     assert compare_with_numpy(rows, ["5m", "4h"]) > 10_000
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the 14 months are not in this checkout")
+@pytest.mark.skipif(not REAL.exists(), reason="this checkout lacks the 14 months of rows")
 def test_changes_of_recorded_days_equal_those_of_the_definition() -> None:
     rows = real_rows()[:400]
     check(changes_of(rows, ["15m"]), expected(rows, 3 * STEP))

@@ -123,7 +123,7 @@ async def test_300_polls_of_one_symbol_cost_one_request_a_slot() -> None:
     (slots,) = {tuple(seconds(each)) for each in snapshots}
     assert [later - before for before, later in pairwise(slots)] == [1.0] * 4
     assert all(len(snapshot) == 1 for each in snapshots for snapshot in each)
-    assert sum(exchange.answers.values()) == 6  # with the list of symbols
+    assert sum(exchange.answers.values()) == 6  # one for each slot, and one for the list
 
 
 async def test_polls_of_different_symbols_share_the_requests_for_common_symbols() -> None:

@@ -71,7 +71,7 @@ class Scripted:
         self.names = list(names or ("BTCUSDT", "ETHUSDT"))
         self.usage = usage()
         self.begun: list[float] = []
-        self.seconds: dict[int, float] = {}  # number of the sweep -> how long it takes
+        self.seconds: dict[int, float] = {}  # the number of a sweep -> its duration
         self.failures: dict[int, BinanceOIError] = {}
         self.listing_error: BinanceOIError | None = None
         self.cancelled = 0

@@ -119,7 +119,7 @@ async def test_no_symbol_fails_after_all_kept_connections_died(
         client_of(exchange, session, max_connections=connections) as client,
     ):
         await sweep(client, exchange, 600)
-        for _ in range(2):  # UNSEEN ends cause 200 second requests or more; the retry budget is 60
+        for _ in range(2):  # UNSEEN ends repeat 200 requests or more; the retry budget is 60
             kept = exchange.forget(how)
             assert kept == connections
             await asyncio.sleep(1.5)  # by then the pacer has room for a whole second of requests
@@ -188,7 +188,7 @@ async def test_a_kept_connection_that_ends_within_its_answer_costs_one_request_a
 ) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 200)
-        for _ in range(2):  # 200 second requests, more than the retry budget of 60
+        for _ in range(2):  # 200 repeated requests, more than the retry budget of 60
             exchange.part, kept = PARTS[part], exchange.forget(how)
             assert kept == 100
             await asyncio.sleep(1.5)  # by then the pacer has room for a whole second of requests

@@ -18,7 +18,7 @@ from binance_oi.simulator import LocalExchange
 from support.ports import closed_port
 from support.raw_exchange import CLOSE, RawExchange, open_interest
 
-HAS_MANY = sys.platform == "linux"  # there, all of 127.0.0.0/8 is local
+HAS_MANY = sys.platform == "linux"  # on Linux, all addresses of 127.0.0.0/8 are local
 ONCE = RetryPolicy(attempts=1)
 
 

@@ -1,7 +1,7 @@
 """The usual answer is read without a parser, exactly as aiohttp's parser reads it.
 
 Rule of this file: the reader without a parser may leave an answer to the parser, but must never
-read it differently.
+read it differently from the parser.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ CHUNKED = USUAL.replace(BODY, CHUNKED_BODY).replace(
 FORMS = pytest.mark.parametrize(
     "usual", [USUAL, PACKED, CHUNKED], ids=["plain", "gzip", "gzip in chunks"]
 )
-MOST = 65_536  # bytes of a body, at most
+MOST = 65_536  # the most bytes of a body
 ODD_BYTES = b"\0\t\n\r :,;-08Aaz\x7f\x80\xff"
 ODD_PARTS = (b"", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"\t", b"chunked", b"Connection: close\r\n")
 
