@@ -1,8 +1,8 @@
-"""Starts a headless Chromium for each test, and keeps the console messages and errors of its pages.
+"""Starts a headless Chromium for each test, and keeps its pages' messages, errors and requests.
 
 Rule of this file: it needs `chromium` (Debian's package) and Playwright, so only `nox -s browser`
-runs these tests. They keep the content security policy of a page. So they poll conditions with
-`evaluate`: Playwright's `wait_for_function` needs `eval`, which the policy forbids.
+runs the tests that use it. The content security policy of a page stays in force. It forbids `eval`,
+which Playwright's `wait_for_function` needs, so `wait` polls with `evaluate` instead.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE_S = 120.0  # the longest wait for a condition, so that no test hangs
+PATIENCE_S = 120.0  # s; a longer wait for a condition fails, so that no test hangs
 
 VIOLATIONS = """
 window.violations = [];
@@ -23,7 +23,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 
 class Browser:
-    """Opens pages, and keeps their console messages and requests."""
+    """Opens pages, and keeps their console messages, errors and requests."""
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium
@@ -78,7 +78,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def faults_of() -> Callable[[Any], list[str]]:
-    """Return a function that lists the violations of accessibility rules that axe finds."""
+    """Return a function with which axe lists the accessibility rules that a page violates."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
     def faults(page: Any) -> list[str]:

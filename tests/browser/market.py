@@ -1,7 +1,7 @@
-"""Records three days of a market with gaps, without an exchange.
+"""Makes a recording of three days that has gaps, without an exchange.
 
 Rule of this file: the recorder's own store writes the recording, so a report reads what a recorder
-writes. The values are the same in every run.
+would write. The values are the same in every run.
 """
 
 import random
@@ -23,7 +23,7 @@ NAMES = (
     *(f"{letters}USDT" for letters in ("ADA", "AVAX", "BCH", "BNB", "DOGE", "DOT", "FIL", "LINK")),
     *("1000000BABYDOGEUSDT", "BTCUSDT_261225", *(f"COIN{n}USDT" for n in range(120))),
 )
-GAPS = (  # the first slot, the last slot, the reason, and the detail
+GAPS = (  # numbers of the first and the last slot, the reason, and the detail
     (
         70,
         75,
@@ -38,7 +38,7 @@ GAPS = (  # the first slot, the last slot, the reason, and the detail
 
 
 class _Walk:
-    """A random walk of one symbol."""
+    """A random walk of the open interest and the price of one symbol."""
 
     def __init__(self, place: int) -> None:
         self._random = random.Random(place)
@@ -52,7 +52,7 @@ class _Walk:
 
 
 def record(file: Path, names: Sequence[str] = NAMES, slots: int = SLOTS) -> None:
-    """Write a recording of `slots` slots of 5 minutes, and all of `GAPS`."""
+    """Write all of `GAPS`, and a sweep for each of the first `slots` slots outside them."""
     walks = [_Walk(place) for place in range(len(names))]
     missing = {slot for first, last, *_ in GAPS for slot in range(first, last + 1)}
     begin = round(BEGIN.timestamp() * 1000)

@@ -1,8 +1,8 @@
-"""Takes a picture of the live page: `nox -s picture`. With `-- DIRECTORY`, it takes 16.
+"""Takes README's picture of the live page: `nox -s picture`. `-- DIRECTORY` takes 16 others.
 
-Rule of this file: a picture shows the real page of a real service, or a real report; the 16 show
-both, in four widths, light and dark. The service records the local exchange, and has 8 days of
-history of its symbols.
+Rule of this file: a picture shows the page of a running service, or a report of a recording. The 16
+pictures show both, in four widths, light and dark. The service records the local exchange, and has
+8 days of history of its symbols.
 """
 
 import os
@@ -28,7 +28,7 @@ NAMES = (
     *("XLMUSDT", "FILUSDT", "NEARUSDT", "AAVEUSDT"),
 )
 WIDTHS = (320, 390, 768, 1440)
-# True once the page shows values, changes and a chart; a report does so at once.
+# JavaScript: true once the page has changes over 24 h and a chart. In a report, it is true at once.
 READY = (
     "state.rows.get('BTCUSDT')?.changes['24h'] !== undefined && chart.lines[0]?.times.length > 50"
 )
@@ -52,7 +52,7 @@ def take(browser: Any, url: str, target: Path, width: int, *, dark: bool, whole:
 
 @contextmanager
 def serving(home: str) -> Iterator[str]:
-    """A service in a process of its own; yields its URL."""
+    """Run a service in a process of its own; yield its URL."""
     env = os.environ | {"BINANCE_OI_BUDGET_DIR": home, "XDG_CACHE_HOME": home}
     program = [sys.executable, "-m", "binance_oi"]
     file = str(Path(home) / "oi.db")
@@ -71,7 +71,7 @@ def serving(home: str) -> Iterator[str]:
 
 
 def report(home: str) -> str:
-    """The URL of a report about a recording with gaps."""
+    """Write a report of a recording with gaps; return its URL."""
     file, page = Path(home) / "market.db", Path(home) / "report.html"
     record(file)
     with Recording(file) as recording:
@@ -80,7 +80,7 @@ def report(home: str) -> str:
 
 
 def main(directory: str | None) -> None:
-    playwright = import_module("playwright.sync_api")  # only the group `browser` installs it
+    playwright = import_module("playwright.sync_api")  # only the dependency group `browser` has it
     path = shutil.which("chromium")
     with tempfile.TemporaryDirectory() as home, playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -1,7 +1,7 @@
-"""The page of the service in headless Chromium: live, and live again after every interruption.
+"""In headless Chromium, a service's page shows live values, and does so again after interruptions.
 
-Rule of this file: each test has a real `binance-oi serve --simulated` in its own process. It may
-kill that process and start it again on the same port.
+Rule of this file: `binance-oi serve --simulated` runs in a separate process for each test. A test
+may kill that process, and start the command again on the same port.
 """
 
 import os
@@ -32,7 +32,7 @@ STATUS = "document.getElementById('status').className"
 
 
 class Service:
-    """The command `serve`, on one port for its whole life."""
+    """The command `serve`; after a restart, it has the same port."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -57,11 +57,11 @@ class Service:
         return self._process.stdout.readline().strip()
 
     def pause(self, *, ends: bool = False) -> None:
-        """Suspend the process, or resume it."""
+        """Suspend the process; with `ends`, resume it."""
         self._process.send_signal(signal.SIGCONT if ends else signal.SIGSTOP)
 
     def kill(self) -> None:
-        """Kill the process, so that every connection is cut as by a crash."""
+        """Kill the process. Its connections end as in a crash."""
         self._process.send_signal(signal.SIGKILL)
         self._process.communicate()
 
@@ -117,7 +117,7 @@ def test_the_page_is_live_again_after_the_server_was_killed_and_started(
 
 
 class Gate:
-    """A proxy in front of a service. While shut, it ends streams and answers new ones with 503."""
+    """A proxy of a service. While shut, it ends event streams, and answers new ones with 503."""
 
     def __init__(self, target: str) -> None:
         self.is_shut = False
@@ -190,7 +190,7 @@ def test_a_seventh_tab_is_live_while_six_others_are_hidden(
     browser: Browser, service: Service
 ) -> None:
     first = browser.open(service.url)
-    for _ in range(6):  # a browser allows six connections for all tabs of a host
+    for _ in range(6):  # a browser opens at most six connections to a host, for all tabs together
         tab = first.context.new_page()
         tab.goto(service.url)
         wait(tab, SLOT)
@@ -208,7 +208,7 @@ def test_closing_a_tab_logs_nothing(browser: Browser, service: Service) -> None:
         wait(page, SLOT)
         page.context.close()
     slot = wait(stays, SLOT)
-    # After three sweeps, the service has written to the connections of the closed tabs too.
+    # Three sweeps later, the service has also tried to write to the closed tabs.
     wait(stays, f"state.sweep.slot > {slot} + 3000")
     service.stop()
     assert without_busy(service.log.read_text()) == []
@@ -371,7 +371,7 @@ UPDATES = """async (updates) => {
     return { longest: Math.max(50, ...tasks), median: spent[spent.length >> 1] };
   };
   watcher.observe({ entryTypes: ["longtask"] });
-  await measure(0); // the page has its rows, and the engine has compiled the code
+  await measure(0); // warms up: now the page has its rows, and the engine has compiled the code
   const first = await measure(updates);
   document.getElementById("all").click();
   await new Promise((done) => setTimeout(done, 3000));
@@ -388,7 +388,7 @@ def test_with_a_hundred_rows_an_update_takes_at_most_half_as_long_as_with_all(
     page.set_default_timeout(0)
     found = page.evaluate(UPDATES, 60)
     with capsys.disabled():
-        print("\ntimes of an update with 100 rows and with all, ms:", found)
+        print("\nms that an update takes with 100 rows, and with all rows:", found)
     assert found["rows"] == 840
     assert found["first"]["median"] <= found["all"]["median"] / 2
     assert found["first"]["longest"] <= found["all"]["longest"] / 2

@@ -1,4 +1,4 @@
-"""The report in headless Chromium: it obeys its own CSP, and everything on it works."""
+"""In headless Chromium, a report obeys its content security policy, and its controls work."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def sweep(number: int) -> Snapshot:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page about a day with one gap."""
+    """The report of a day with one gap."""
     home = tmp_path_factory.mktemp("report")
     with closing(Store(home / "oi.db")) as store:
         for number in range(0, 4320, 8):
@@ -78,7 +78,7 @@ def test_the_page_draws_its_chart_without_console_messages_or_requests(
       for (let i = 0; i < data.length; i += 4) if (data[i] < 30 && data[i + 2] > 150) found++;
       return found;
     })()"""
-    assert wait(page, inked) > 500  # pixels of the line
+    assert wait(page, inked) > 500  # pixels that have the colour of the line
     assert page.evaluate("document.getElementById('plain')") is None
     faultless(browser, page, report)
 
@@ -180,7 +180,7 @@ def test_dragging_and_keys_and_the_wheel_move_the_chart_and_the_crosshair_shows_
     before = page.evaluate(reading)
     page.mouse.move(box["x"] + 50, box["y"] + 100)
     assert wait(page, f"{reading} !== {before!r} && {reading}.includes('open interest')")
-    assert page.evaluate("$('spoken').textContent") == ""  # only keys make the crosshair speak
+    assert page.evaluate("$('spoken').textContent") == ""  # only keys change it
     page.mouse.move(box["x"] + 60, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + 160, box["y"] + 100, steps=4)
@@ -194,7 +194,7 @@ def test_dragging_and_keys_and_the_wheel_move_the_chart_and_the_crosshair_shows_
     view = page.evaluate(width)
     page.mouse.wheel(0, -100)
     page.wait_for_timeout(200)
-    assert page.evaluate(width) == view  # the wheel without a key scrolls the page
+    assert page.evaluate(width) == view  # without Ctrl, the wheel scrolls the page
     assert scrolled == 0 or page.evaluate("scrollY") != scrolled
     chart.focus()
     page.keyboard.press("Escape")
@@ -225,7 +225,7 @@ def test_pinching_keeps_the_instants_under_both_fingers(browser: Browser, report
     for step in range(1, 9):
         touch("touchMove", 120 - 10 * step, 180 + 5 * step)
     pixels = (under[1] - under[0]) / 60 * 2
-    for x, instant in zip((40, 220), under, strict=True):  # each finger keeps its instant
+    for x, instant in zip((40, 220), under, strict=True):  # the same instants are under the fingers
         assert wait(page, f"Math.abs(chart.time({x}) - {instant}) <= {pixels}")
     touch("touchEnd")
     first, last = page.evaluate("chart.view")
@@ -257,7 +257,7 @@ def test_the_page_never_scrolls_sideways(browser: Browser, report: Path, width: 
 def test_the_page_is_accessible(
     browser: Browser, report: Path, faults_of: Callable[[Any], list[str]], width: int, dark: bool
 ) -> None:
-    # With the filter, the page has 11 rows, so that the check is quick.
+    # The filter leaves 11 rows, so that the check is quick.
     page = browser.open(f"{report.as_uri()}#q=S13", width=width, dark=dark)
     wait(page, f"{SHOWN} > 5")
     assert faults_of(page) == []

@@ -1,6 +1,6 @@
-"""One file of the archive: the oddities of real files, and bytes that are no valid file.
+"""Decoders accept the oddities of real archive files, and take no invalid row from damaged ones.
 
-Rule of this file: each test makes the bytes that it decodes; none reads a downloaded file.
+Rule of this file: each test makes the bytes that it decodes; no test reads a downloaded file.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""A page of history: amounts keep every digit, and only rows that are invalid are omitted.
+"""The decoder of a page of history keeps every digit of an amount, and omits only invalid rows.
 
 Rule of this file: a test of a row shows only how the row differs from `LIVE`.
 """
@@ -178,7 +178,7 @@ def test_a_mutated_page_gives_rows_of_the_symbol_or_our_error(data: st.DataObjec
     assert all(row.open_interest.is_finite() and row.time > 0 for row in page.rows)
 
 
-# The symbol has digits, and the amounts do not all have the same number of digits.
+# The symbol of this page has digits, and its amounts differ in their number of digits.
 PAGE = body(
     LIVE,
     LIVE | {"timestamp": TIME + 300_000, "sumOpenInterest": "9999.50000000"},
@@ -192,7 +192,7 @@ ODD_TEXTS = (
 
 
 def outcome(read: Callable[[bytes, str], HistoryPage], text: bytes, symbol: str) -> str:
-    """The rows with every digit and the names of invalid rows, or the error."""
+    """The repr of the page, which shows every digit and all invalid rows, or that of the error."""
     try:
         return repr(read(text, symbol))
     except (BinanceOIError, RefusedError) as error:
@@ -200,14 +200,14 @@ def outcome(read: Callable[[bytes, str], HistoryPage], text: bytes, symbol: str)
 
 
 def is_read_alike(text: bytes, symbol: str = SYMBOL) -> bool:
-    """Compare both ways to read a page; return whether the fast path (`_usual_rows`) read it."""
+    """Check that both ways read a page alike; return whether the fast path (`_usual_rows`) did."""
     one_by_one = outcome(decoding._row_by_row, text, symbol)
     assert outcome(decode_history, text, symbol) == one_by_one, text
     return decoding._usual_rows(text, symbol) is not None
 
 
 def changed() -> list[bytes]:
-    """Copies of the page with one byte removed, doubled or changed, or an odd text inserted."""
+    """Copies of the page with one byte removed, doubled or changed, or with odd text inserted."""
     places = range(len(PAGE))
     texts = [PAGE[:at] + PAGE[at + 1 :] for at in places]
     texts += [PAGE[:at] + PAGE[at - 1 :] for at in places[1:]]
@@ -220,7 +220,7 @@ def changed() -> list[bytes]:
 def test_the_fast_path_reads_a_changed_page_as_the_slow_path_does_or_not_at_all(part: int) -> None:
     texts = changed()[part::4]
     taken = sum(map(is_read_alike, texts))
-    assert 100 < taken < len(texts) // 4  # the fast path reads changed digits only
+    assert 100 < taken < len(texts) // 4  # it reads few, such as those with another digit
 
 
 @given(st.data())

@@ -1,4 +1,7 @@
-"""Routes, base URLs and proxies: which are valid, which share a pool, and the names of sources."""
+"""Base URLs and proxies select the pool, and a base URL names the source; we refuse invalid ones.
+
+The first tests check the path and the weight of each route.
+"""
 
 from functools import partial
 from typing import Any
@@ -175,7 +178,7 @@ def test_any_other_host_and_port_has_its_own_pool(url: str, key: str) -> None:
 def test_a_proxy_has_its_own_pool_named_without_its_password(proxy: str, via: str) -> None:
     assert pool_key(PRODUCTION, proxy) == f"binance-futures via {via}"
     client_with_proxy(proxy)
-    assert URL(proxy).host == via.rpartition(":")[0].strip("[]")  # as aiohttp parses it
+    assert URL(proxy).host == via.rpartition(":")[0].strip("[]")  # aiohttp finds the same host
     assert pool_key(TESTNET, proxy) == f"binance-futures-testnet via {via}"
 
 

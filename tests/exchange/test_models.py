@@ -1,4 +1,4 @@
-"""For any bytes, decoders return exactly what the exchange wrote, or raise our exception."""
+"""For any bytes, a decoder returns values just as the exchange wrote them, or raises our error."""
 
 import copy
 import json
@@ -80,7 +80,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
 
 
 def refusal(decode: Decode, body: bytes) -> str:
-    """The text of our exception, or an empty text without one."""
+    """The text of the error that we raise; empty if we raise none."""
     try:
         decode(body)
     except BinanceOIError as error:
@@ -160,7 +160,7 @@ def test_a_symbol_is_letters_digits_and_underscore_of_any_script(symbol: str, ch
         "币\u3000USDT",
         "\ud800",
         "\ue000",
-        "币‿USDT",  # a connector, as _ is
+        "币‿USDT",  # a connector, like _
     ],
 )
 def test_any_other_text_is_refused_as_a_symbol(symbol: str) -> None:
@@ -775,7 +775,7 @@ def test_the_loosest_of_too_many_limits_is_reported_unless_implied() -> None:
 
 def test_a_limit_is_reported_when_the_limit_that_implied_it_is_ignored_too() -> None:
     growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(2, 11)]
-    loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # only 102 in 2 s implies it
+    loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # per 1 s; only 102 per 2 s implies it
     info = decode_exchange_info(listing([BTC], [loosest, *growing]))
     assert list(info.other_limits) == [(n, 100 + n, False) for n in range(10, 2, -1)]
     assert info.ignored_limits == (json.dumps(loosest), json.dumps(growing[0]))
@@ -859,7 +859,7 @@ UNTIL = datetime(2026, 11, 23, 23, 45, tzinfo=UTC)
 
 
 def error_of(status: int, body: bytes) -> ResponseError:
-    """The exception for a refusal."""
+    """Return our exception for an answer with this status and this body."""
     refusal = Refusal.of(status, {}, None).with_text(body)
     return refusal.error(UNTIL if refusal.is_temporary else None)
 
@@ -985,7 +985,7 @@ def test_the_text_of_a_refusal_adds_the_end_of_a_ban_and_the_limit(status: int) 
     assert (banned.until, banned.limit) == (BANNED_UNTIL.timestamp(), None)
     limited = refusal.with_text(error_body(-1003, LIMIT_TEXT))
     assert (limited.until, limited.limit) == (None, 2400)
-    assert banned.cooldown == limited.cooldown == refusal.cooldown  # the text never shortens it
+    assert banned.cooldown == limited.cooldown == refusal.cooldown  # the text does not change it
 
 
 @pytest.mark.parametrize("name", ["Retry-After", "retry-after"])
@@ -1072,7 +1072,7 @@ def test_only_a_weight_limit_in_plain_digits_is_a_stated_limit(
     assert stated_limit(text) == limit
 
 
-# -- recorded answers, and our own ---------------------------------------------------------------
+# -- recorded answers, and made ones --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
