@@ -117,7 +117,7 @@ def test_the_page_is_live_again_after_the_server_was_killed_and_started(
 
 
 class Gate:
-    """A proxy of a service. While shut, it ends event streams, and answers new ones with 503."""
+    """A proxy of a service. While shut, it ends event streams, and refuses new ones with 503."""
 
     def __init__(self, target: str) -> None:
         self.is_shut = False

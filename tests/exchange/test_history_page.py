@@ -220,7 +220,7 @@ def changed() -> list[bytes]:
 def test_the_fast_path_reads_a_changed_page_as_the_slow_path_does_or_not_at_all(part: int) -> None:
     texts = changed()[part::4]
     taken = sum(map(is_read_alike, texts))
-    assert 100 < taken < len(texts) // 4  # it reads few, such as those with another digit
+    assert 100 < taken < len(texts) // 4  # of these, the fast path reads only a few
 
 
 @given(st.data())

@@ -1,7 +1,7 @@
 """Compacting frees the space of removed rows while other programs read and write.
 
-Rule of this file: the server is real. A test looks at the pages of a table, and waits for what it
-sees there, never for a time.
+Rule of this file: the server is real. A test counts the pages of a table. It waits for events, and
+never for a fixed time.
 """
 
 import logging
@@ -23,12 +23,12 @@ from support.filled import sink_at
 
 NOVEMBER, DECEMBER = 1_793_491_200_000, 1_796_083_200_000  # 2026-11-01 and 2026-12-01
 ROWS = 40_000  # rows of a month; they fill some 370 pages
-PLENTY = 60  # pages: a table of few rows has no more, once it is compact
+PLENTY = 60  # pages; a table of few rows has fewer once it is compact
 FILL = """
 INSERT INTO samples SELECT 'S' || n % 40 || 'USDT', {begin} + n / 40 * 1000, 90000.500 + n, {begin},
     CASE n % 3 WHEN 0 THEN 1.10 END FROM generate_series(0, {last}) AS n
 """
-# What stays: conditions on `n`, the number of a row in the order in which the rows were written.
+# Which rows stay: conditions on `n`. It numbers the rows in the order in which they were written.
 REMAINS = {
     "the last row": f"n = {ROWS - 1}",
     "a few at the end": f"n >= {ROWS - 40}",
@@ -49,10 +49,10 @@ Run = Callable[[str], list[tuple[object, ...]]]
 
 @contextmanager
 def running(url: str) -> Iterator[Run]:
-    """Runs statements in a connection of its own; each one commits by itself.
+    """Yield a function that runs statements in a new connection; outside a BEGIN, each one commits.
 
-    The driver prepares no statement. After a BEGIN, the server would keep the snapshot of a
-    prepared query, and so the removed rows, until the transaction ends.
+    The driver prepares no statement. In a transaction, the server would keep the snapshot of a
+    prepared query, and with it the removed rows, until the transaction ends.
     """
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
 
@@ -70,9 +70,9 @@ def _run(url: str) -> Iterator[Run]:
 
 
 def fill(url: str, run: Run, *begins: int, remain: str) -> None:
-    """Fill these months with rows, and remove all but some of them.
+    """Fill these months with rows, and delete all rows that do not match `remain`.
 
-    The server must not remove the deleted rows by itself, so that a test knows where they lie.
+    Without autovacuum, the server leaves the deleted rows in their pages until a test compacts.
     """
     with sink_at(url) as sink:
         sink.save_past([])
@@ -145,7 +145,7 @@ def test_while_a_reader_sees_the_removed_rows_we_wait_and_the_table_does_not_gro
         run(f"DELETE FROM samples WHERE time < {NOVEMBER + (ROWS // 40 - 1) * 1000}")
         full = pages(run, name)[0]
         steps = compacting(lambda: connection)
-        for _ in range(100):  # far more than the steps before it waits for the reader
+        for _ in range(100):  # far more steps than it makes before it waits for the reader
             next(steps)
         assert pages(run, name)[0] == full
         assert reader(count) == [(ROWS,)]
@@ -174,7 +174,7 @@ def test_readers_that_are_always_there_make_room_for_a_moment(url: str, run: Run
             first, second = second, first
             first("BEGIN")
             second("COMMIT")
-            first("SELECT count(*) FROM samples")  # it waits behind the job's lock
+            first("SELECT count(*) FROM samples")  # it queues behind the waiting job
         first("COMMIT")
         job.result()
     assert rows(url) == kept
@@ -232,7 +232,7 @@ def test_a_month_that_a_pruning_drops_meanwhile_is_no_error(url: str, run: Run) 
 def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_and_then(
     url: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each try keeps new readers waiting, so a try before each step would slow everyone down."""
+    """While a drop waits for its lock, readers wait too. A try in each step would slow them."""
     fill(url, run, NOVEMBER, DECEMBER, remain="true")
     end, now, tries = DECEMBER + 60 * 86_400_000, 1000.0, list[str]()
     drop = Connection.has_locked
@@ -241,7 +241,7 @@ def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_
         tries.append(statement)
         return drop(connection, statement)
 
-    monkeypatch.setattr("binance_oi.recorder.postgres_keeper.STEP_ROWS", 1)  # a symbol in each step
+    monkeypatch.setattr("binance_oi.recorder.postgres_keeper.STEP_ROWS", 1)  # one symbol a step
     monkeypatch.setattr(Connection, "has_locked", has_locked)
     with running(url) as reader, closing(Connection(url, "prune", StorageError)) as connection:
         keeper = PostgresKeeper(lambda: connection, lambda: now)
@@ -260,7 +260,7 @@ def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_
         assert keeper.drop_samples(end)
         assert len(tries) == 2
         now += DROP_AGAIN_S
-        for name in ("samples_2026_11", "samples_2026_12"):  # one month in each step
+        for name in ("samples_2026_11", "samples_2026_12"):  # each step drops one month
             assert run(f"SELECT to_regclass('{name}')") == [(name,)]
             assert keeper.drop_samples(end)
             assert run(f"SELECT to_regclass('{name}')") == [(None,)]
@@ -271,7 +271,7 @@ def test_while_readers_use_a_month_its_rows_are_deleted_and_a_drop_is_tried_now_
 def test_symbols_are_found_without_scanning_removed_rows_again_and_again(
     url: str, run: Run
 ) -> None:
-    """A search visits each deleted row on its way until VACUUM removes it."""
+    """Until VACUUM removes the deleted rows, a search visits each of them that is on its way."""
     fill(url, run, NOVEMBER, DECEMBER, remain="true")
     with running(url) as reader:
         reader(READ_ONLY)  # VACUUM cannot remove rows that this reader may see

@@ -1,8 +1,8 @@
-"""A copy of many rows, killed at random instants, ends with the same rows and little memory.
+"""If a copy of many rows is killed and repeated, it ends with all rows, and needs little memory.
 
-Rule of this file: the copy runs in a separate process, and kills are spread over all its work.
-BINANCE_OI_ROWS (200000) is the number of rows, and BINANCE_OI_KILLS (3) that of kills before the
-end.
+Rule of this file: each copy runs in a separate process, and kills are spread over all its work.
+BINANCE_OI_ROWS (by default 200000) is the number of rows. BINANCE_OI_KILLS (by default 3) is how
+often a copy is killed before its last part.
 """
 
 import os
@@ -20,7 +20,7 @@ from support.filled import START
 from support.large import ROWS, SYMBOLS, digests, fill_large
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-GROWTH_KIB = 16 << 10  # KiB that the allocator may add; millions of rows would need hundreds of MiB
+GROWTH_KIB = 16 << 10  # KiB that the allocator may add; keeping all rows would need hundreds
 PERIOD = 20_000  # ms
 
 pytestmark = pytest.mark.thorough
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
-    """Copy, and kill the process `pause` s after it has read `kill_after` rows; None: never."""
+    """Copy, and kill the process `pause` s after it has read `kill_after` rows; None: no kill."""
     command = [sys.executable, "-m", "support.caring_process", "copy", source, target]
     read, peaks = 0, list[int]()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS) as process:
@@ -53,14 +53,14 @@ def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
             time.sleep(pause)
             process.kill()
         ended = process.wait() == 0
-        for line in process.stdout:  # its progress until the kill
+        for line in process.stdout:  # what it printed before the kill
             if line[0].isdigit() and line.endswith("\n"):
                 read = int(line.split()[0])
     return Run(ended, read, peaks)
 
 
 def copy_with_kills(source: str, target: str, chance: random.Random) -> None:
-    """Copy with `KILLS` kills while samples are copied, and up to two more at the end."""
+    """Copy with `KILLS` kills while samples are copied, and up to twice near the end."""
     points = sorted(chance.randrange(ROWS * 98 // 100) for _ in range(KILLS))
     runs, done = list[Run](), 0
     for point in [*points, ROWS * 99 // 100, ROWS * 99 // 100]:
@@ -77,7 +77,7 @@ def copy_with_kills(source: str, target: str, chance: random.Random) -> None:
 
 
 def check_memory(seen: Run) -> None:
-    """Check that the peak memory grows by less than `GROWTH_KIB` from the sixth step on."""
+    """Check that the peak memory grows by less than `GROWTH_KIB` after the sixth transaction."""
     early, last = seen.peaks[min(5, len(seen.peaks) - 1)], seen.peaks[-1]
     print(f"{seen.read:,} rows: memory {early >> 10} MiB early, {last >> 10} MiB at the end")
     assert last < early + GROWTH_KIB
@@ -96,7 +96,7 @@ def test_a_copy_killed_at_any_instant_ends_with_the_same_rows_in_both_directions
         copy_with_kills(source, target, chance)
         print(f"copied in {time.monotonic() - began:.0f} s")
         assert digests(target) == there
-        again = run(source, target, None, 0.0)  # from the first row to the last
+        again = run(source, target, None, 0.0)  # it reads all rows again
         assert again.ended
         check_memory(again)
         assert digests(target) == there

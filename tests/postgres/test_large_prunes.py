@@ -1,7 +1,7 @@
-"""Pruning nine tenths of a large recording returns their space, and disturbs no other process.
+"""Pruning a large recording to a tenth returns space, and disturbs no recorder and no reader.
 
-Rule of this file: recorder, readers and prune are separate processes. BINANCE_OI_ROWS is the number
-of rows, 200,000 by default.
+Rule of this file: the recorder, each reader and the pruning are separate processes. BINANCE_OI_ROWS
+is the number of rows, 200,000 by default.
 """
 
 import subprocess
@@ -23,9 +23,9 @@ from support.large import ROWS, SYMBOLS, fill_large
 from support.recorder_processes import Process
 from support.recording_process import NAMES
 
-DAYS, KEPT = 44, 4  # days recorded, and days kept: about a tenth
+DAYS, KEPT = 44, 4  # days that are recorded, and days that a prune keeps
 READERS = ("days", "days", "whole")
-HANGS = 600.0  # s after which a file that does not shrink fails the test
+HANGS = 600.0  # s, at most, from the end of a prune until the recording is small
 
 pytestmark = pytest.mark.thorough
 
@@ -60,7 +60,7 @@ def size(place: str) -> int:
 
 
 def kept(place: str, since: int) -> list[object]:
-    """The rows that must be kept: each row of some symbols, and the number of rows of all."""
+    """What a prune must keep: all rows of every hundredth symbol, and the count of all rows."""
     with Recording.open(place) as recording:
         rows = list(recording.selection(SYMBOLS[::100], (since, since + KEPT * DAY)).rows())
         count = sum(1 for _ in recording.selection(SYMBOLS, (since, since + KEPT * DAY)).rows())
@@ -90,7 +90,7 @@ def test_pruning_to_a_tenth_returns_space_without_disturbing_recorders_and_reade
     took, recorded = time.monotonic() - began, len(recorder.acknowledged) - recorded
     assert (done.returncode, done.stderr) == (0, "")
     recorder.wait(len(recorder.acknowledged) + 3)
-    # A file shrinks at the next checkpoint. The rows of the recorder take some of the space.
+    # A file shrinks at the recorder's next checkpoint. We deduct the space of its new rows.
     while size(place) - len(recorder.acknowledged) * len(NAMES) * before // ROWS > before / 4:
         time.sleep(0.05)
         assert time.monotonic() - began < took + HANGS
@@ -108,6 +108,6 @@ def test_pruning_to_a_tenth_returns_space_without_disturbing_recorders_and_reade
         lost = Counter[str]()
         for each in recording.counted_gaps((acknowledged[0][0], acknowledged[-1][0])):
             lost[each.gap.reason] += each.slots
-        print(f"of {len(new):,} slots, these were lost: {dict(lost)}")
+        print(f"{len(new):,} slots have a sweep, and these were lost: {dict(lost)}")
         assert "storage" not in lost
         assert check(recording).damage == ()

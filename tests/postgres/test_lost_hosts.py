@@ -1,7 +1,7 @@
 """When a host vanishes, a standby on another host takes over, and no slot is stored twice.
 
-Rule of this file: hosts are network namespaces, so for the kernel and the server a vanished host is
-as silent as a real one. BINANCE_OI_KILLS is the number of times that hosts vanish in a test.
+Rule of this file: hosts are network namespaces. If one vanishes, the others get no packet from it,
+as if a real host had lost its power. BINANCE_OI_KILLS is how often hosts vanish in a test.
 """
 
 import os
@@ -20,7 +20,7 @@ from support.postgres_server import Server, serving
 from support.recorder_processes import Process, check_all
 
 TIMES = int(os.environ.get("BINANCE_OI_KILLS", "1"))
-WITHIN_S = 30.0  # s until the lock of a vanished host is released
+WITHIN_S = 30.0  # s, at most, until the lock of a vanished host is released
 HOLDER = f"""
 SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {LOCK} AND granted
 """
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(name="hosts", scope="module")
 def _hosts() -> Iterator[tuple[Server, list[Host]]]:
-    """A server on one host, and two hosts for recorders."""
+    """A server, and three hosts: the one of the server, and two for recorders."""
     with (
         network(3) as (there, *others),
         serving(host=there.command, listen_addresses=there.address) as server,
@@ -50,14 +50,14 @@ def on(host: Host, url: str, *options: str, every: float = 0.1) -> Process:
 
 
 def remote(server: Server, host: Host) -> tuple[str, str]:
-    """A new database: its URL over the network, and through the server's own socket."""
+    """Make a database; return its URL over the network, and its URL through the server's socket."""
     url = server.database()
     name = url.partition("///")[2].partition("?")[0]
     return f"postgresql://postgres@{host.address}/{name}", url
 
 
 def holder(url: str) -> int | None:
-    """The server process that has the lock, or None."""
+    """The id of the server process that has the recorder's lock, or None."""
     with psycopg.connect(url) as connection:
         database = f"{HOLDER} AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
         row = connection.execute(database.encode(), (connection.info.dbname,)).fetchone()
@@ -65,7 +65,7 @@ def holder(url: str) -> int | None:
 
 
 def until_taken_over(url: str, before: int | None) -> float:
-    """Wait until another process has the lock; return the seconds."""
+    """Wait until a server process other than `before` has the lock; return the seconds."""
     began = time.monotonic()
     while holder(url) in (None, before):
         time.sleep(0.05)
@@ -76,7 +76,7 @@ def until_taken_over(url: str, before: int | None) -> float:
 def test_a_standby_takes_over_from_a_vanished_host_and_stores_no_slot_twice(
     hosts: tuple[Server, list[Host]], every: float
 ) -> None:
-    """When the host comes back, its recorder writes no more."""
+    """When the vanished host comes back, its recorder writes nothing more."""
     server, (there, *machines) = hosts
     chance, took = random.Random(8), list[float]()
     url, local = remote(server, there)
@@ -118,7 +118,7 @@ connection.execute("SELECT pg_sleep(3), repeat('x', 100000)")
 def test_the_lock_of_a_host_that_vanishes_before_its_answer_arrives_is_released(
     hosts: tuple[Server, list[Host]],
 ) -> None:
-    """While the server waits for the acknowledgement of its answer, it sends no probes."""
+    """While TCP waits for the acknowledgement of an answer, it sends no keepalive probes."""
     server, (there, machine, _) = hosts
     url, local = remote(server, there)
     command = [*machine.command, sys.executable, "-c", HOLDS, url]
@@ -137,7 +137,7 @@ def test_the_lock_of_a_host_that_vanishes_before_its_answer_arrives_is_released(
 
 
 def test_a_server_whose_host_vanishes_costs_no_sweep(hosts: tuple[Server, list[Host]]) -> None:
-    """The recorder keeps its sweeps in memory, and writes them when the host is back."""
+    """The recorder keeps its sweeps in memory, and writes them when the server's host is back."""
     server, (there, machine, _) = hosts
     url, local = remote(server, there)
     process = on(machine, url)

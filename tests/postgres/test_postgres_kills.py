@@ -1,7 +1,7 @@
-"""``kill -9`` of recorders and of the server loses no acknowledged sweep; a standby takes over.
+"""``kill -9`` of recorders or the server loses no acknowledged sweep, and a standby takes over.
 
-Rule of this file: recorders are real processes that sweep ten times a second.
-BINANCE_OI_KILLS is the number of kills of recorders.
+Rule of this file: recorders are real processes that sweep ten times a second. The first test
+kills BINANCE_OI_KILLS recorders. The second kills the server a quarter as often, at least twice.
 """
 
 import os
@@ -17,12 +17,12 @@ from support.postgres_server import Server
 from support.recorder_processes import Process, check_all
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-DATABASES = 4 if KILLS > 20 else 1  # used at the same time
+DATABASES = 4 if KILLS > 20 else 1  # databases whose recorders we kill at the same time
 RECORDERS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE application_name LIKE 'binance-oi record%' AND datname = current_database()
 """
-WITHIN_S = 5.0  # s until the first sweep of a standby; a busy machine may delay it
+WITHIN_S = 5.0  # s, at most, from a kill to the standby's first sweep on an idle machine
 
 
 def until_gone(url: str) -> None:
@@ -53,7 +53,7 @@ def test_kill_9_of_recorders_loses_no_acknowledged_sweep(server: Server) -> None
     kills = -(-KILLS // DATABASES)
     with ThreadPoolExecutor(DATABASES) as pool:
         sweeps = list(pool.map(kill_recorders, urls, [kills] * DATABASES))
-    print(f"{kills * DATABASES} kills, {sum(sweeps):,} acknowledged sweeps are there")
+    print(f"{kills * DATABASES} kills, {sum(sweeps):,} acknowledged sweeps are stored")
 
 
 def test_kill_9_of_the_server_loses_no_acknowledged_sweep(server: Server, url: str) -> None:
@@ -67,9 +67,9 @@ def test_kill_9_of_the_server_loses_no_acknowledged_sweep(server: Server, url: s
     process.wait(len(process.acknowledged) + 3)
     acknowledged = process.kill()
     check_all(url, acknowledged)
-    with Recording.open(url) as recording:  # the sweeps waited in memory
+    with Recording.open(url) as recording:  # sweeps waited in memory for the server
         assert "storage" not in {gap.reason for gap in recording.gaps()}
-    print(f"{len(acknowledged):,} acknowledged sweeps are there")
+    print(f"{len(acknowledged):,} acknowledged sweeps are stored")
 
 
 def hand_over(url: str, times: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""A recording in PostgreSQL has the same content as a file, even if server or connection fail.
+"""A recording in PostgreSQL has the same content as a file, even if connections fail.
 
 Rule of this file: the server is real, on a Unix socket, and most failures are real too.
 """
@@ -118,7 +118,7 @@ def test_outputs_of_a_database_equal_those_of_a_file(both: tuple[str, str], tmp_
 
 
 def odd_numbers(count: int) -> list[Decimal]:
-    """Random numbers of up to 30 digits on each side of the point, and a few of the longest."""
+    """Random numbers with up to 30 digits on each side of the point, after six special ones."""
     chance = random.Random(22)
     edges = ["0", "0.0", "0.00000000", "1.10", "9" * 30 + "." + "9" * 30, "0." + "0" * 29 + "1"]
     texts = [*edges]
@@ -169,7 +169,7 @@ def test_ten_thousand_unusual_numbers_are_the_same_in_every_output(
 
 
 def fits_decimals(number: Decimal) -> bool:
-    """Whether the widest column of Parquet holds a number: 20 digits before the point, 18 after."""
+    """Whether a number fits into Parquet's widest column: 20 digits before the point, 18 after."""
     whole, _, part = f"{number:f}".partition(".")
     return len(whole.lstrip("0")) <= 20 and len(part.rstrip("0")) <= 18
 
@@ -179,7 +179,7 @@ def fits_decimals(number: Decimal) -> bool:
 def test_parquet_holds_each_of_ten_thousand_unusual_numbers_exactly_or_a_warning_counts_it(
     store: str, form: str, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All values of a column have one scale, so we compare numbers instead of texts."""
+    """All values of a Parquet column have one scale, so we compare numbers instead of texts."""
     place, numbers = url if store == "postgres" else str(tmp_path / "odd.db"), odd_numbers(10_000)
     store_numbers(place, numbers)
     exact = {
@@ -204,7 +204,7 @@ def test_parquet_holds_each_of_ten_thousand_unusual_numbers_exactly_or_a_warning
 
 
 def test_storing_a_sweep_again_changes_nothing_and_returns_the_same_count(url: str) -> None:
-    """A COMMIT whose answer was lost is repeated."""
+    """If the answer to a COMMIT is lost, the sink repeats the transaction."""
     gap = Gap(ORIGIN + 2 * PERIOD, ORIGIN + 3 * PERIOD, "banned", "until 00:02")
     with opened(url) as sink:
         write(sink)
@@ -349,7 +349,7 @@ def test_text_that_a_server_refuses_costs_no_sweep(url: str) -> None:
 
 
 class Relay:
-    """A relay to the server's socket that can swallow the answer to a COMMIT."""
+    """Relays between clients and the server's socket, and can swallow the answer to a COMMIT."""
 
     def __init__(self, server: Server, home: Path) -> None:
         self._there = str(server.home / ".s.PGSQL.5432")
@@ -358,7 +358,7 @@ class Relay:
         self._listener.listen()
         self._sockets = list[socket.socket]()
         self.commits_to_swallow = 0
-        self.is_silent = False  # the server does not notice that its client has gone
+        self.is_silent = False  # whether the server does not notice that a client has gone
         Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -404,12 +404,12 @@ def test_a_commit_whose_answer_was_lost_is_not_written_twice(
         sink.save(sweep(0), [], PERIOD)
         before = everything_in(url)
         relay.commits_to_swallow = 1
-        saved = sink.save(sweep(1), [gap], PERIOD)  # connects again, and repeats the COMMIT
+        saved = sink.save(sweep(1), [gap], PERIOD)  # connects again, and repeats the transaction
         assert relay.commits_to_swallow == 0
         assert saved.new == 2
         after = everything_in(url)
         relay.commits_to_swallow = 2
-        with pytest.raises(StorageError):  # the recorder will try again
+        with pytest.raises(StorageError):  # a recorder would try again
             sink.save(sweep(1), [gap], PERIOD)
         assert sink.save(sweep(1), [gap], PERIOD).new == 2
     assert everything_in(url) == after != before
@@ -430,7 +430,7 @@ def test_a_server_that_stops_answering_blocks_for_a_bounded_time(
         assert row is not None
         os.kill(row[0], signal.SIGSTOP)
         try:
-            with pytest.raises(RecordingError):  # the lock is still held
+            with pytest.raises(RecordingError):  # the stopped process still has the lock
                 sink.save(sweep(0), [], PERIOD)
         finally:
             os.kill(row[0], signal.SIGCONT)
@@ -443,7 +443,7 @@ def test_a_server_that_stops_answering_blocks_for_a_bounded_time(
 def test_a_recorder_ends_its_former_connection_that_still_holds_the_lock(
     url: str, more: str
 ) -> None:
-    """The server has not noticed yet that the connection is lost."""
+    """The server has not noticed yet that the former connection is lost."""
     with opened(f"{url}{more}") as sink:
         former, sink._connection = sink._connection, None
         assert former is not None
@@ -452,7 +452,7 @@ def test_a_recorder_ends_its_former_connection_that_still_holds_the_lock(
 
 
 def until(work: Callable[[], int]) -> int:
-    """Repeat a call until it raises none of our errors. pytest ends a test that hangs."""
+    """Repeat a call until it raises no `RecordingError`. pytest ends a test that hangs."""
     while True:
         try:
             return work()
@@ -529,7 +529,7 @@ def end_recorders(url: str) -> None:
 def test_a_lock_that_is_released_while_we_ask_for_its_holder_is_taken(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server may end the process of a lost connection at this moment."""
+    """At that moment, the server may notice that the holder's connection is lost."""
     execute = postgres_connection.Connection.execute
     with psycopg.connect(url, autocommit=True) as former:
         former.execute(schema.LOCK_WHEN_FREE.encode())
@@ -551,7 +551,7 @@ def test_a_lock_that_is_released_while_we_ask_for_its_holder_is_taken(
 async def test_a_recorder_that_was_replaced_by_a_standby_writes_no_more(
     url: str, standby: bool
 ) -> None:
-    """The first recorder lost its connection, and the other one took the lock."""
+    """The recorder lost its connection, and another sink took the lock."""
     first = Recorder(Market(), url, every=20.0, standby=standby, clock=wall_time)
     running = asyncio.create_task(first.run())
     await asyncio.sleep(45.0)
@@ -576,7 +576,7 @@ async def test_a_recorder_that_was_replaced_by_a_standby_writes_no_more(
 
 
 def test_both_sides_enable_tcp_keepalive(url: str) -> None:
-    """So 15 s after a host vanishes, the server ends its session and releases its lock."""
+    """So the server ends the session of a vanished host after 15 s, and releases its lock."""
     with closing(postgres_connection.Connection(url, "test")) as connection:
         row = connection.execute("SELECT current_setting('tcp_keepalives_idle')").fetchone()
         parameters = connection._connection.info.get_parameters()
