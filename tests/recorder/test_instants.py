@@ -1,6 +1,6 @@
-"""History rows in a recording: each is stored once, and a write stores all its rows or none.
+"""A recording stores each history row once, and a write stores all its rows or none.
 
-Rule of this file: the store itself writes the rows, whose values are texts.
+Rule of this file: the store itself writes the rows, in which amounts are texts.
 """
 
 import random
@@ -181,7 +181,7 @@ def many(count: int) -> Iterator[InstantRow]:
 
 
 def test_a_long_backfill_keeps_the_log_short(path: Path) -> None:
-    with closing(Store(path, clock=lambda: 0.0)) as store:  # no time passes
+    with closing(Store(path, clock=lambda: 0.0)) as store:  # so only the number of rows matters
         for first in range(0, 2 * PAST_ROWS_IN_LOG, 65_536):
             store.save_past([(*row[:1], row[1] + first * STEP, *row[2:]) for row in many(65_536)])
             store.tidy()

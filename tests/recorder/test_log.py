@@ -1,9 +1,9 @@
-"""A log is applied to the file that it belongs to, and to no other.
+"""A log, the file `-wal` of SQLite, is applied only to the recording to which it belongs.
 
-A token is a random number in a file and in its log. It shows that the two belong together.
+A token is a random number in a recording and in its log. It shows that the two belong together.
 
-Rule of this file: instead of a killed recorder, a test uses a copy of the files that a recorder
-leaves. If the moment of the kill matters, the recorder is a real process. Tests copy files as users
+Rule of this file: most tests kill no recorder, but copy the files of a running one, as a kill would
+leave them. If the moment of a kill matters, a test kills a real process. Tests copy files as users
 do, and read them with plain SQLite.
 """
 
@@ -80,7 +80,7 @@ def another_recording(path: Path) -> Path:
 
 
 def a_killed_recording(path: Path) -> Path:
-    """The file of another killed recorder, without its log."""
+    """The file of another killed recorder; tests leave its log behind."""
     other = path.with_name("other.db")
     killed(other, *range(100, 110), "tidy", *range(110, 120), "tidy")
     return other
@@ -144,7 +144,7 @@ STEPS = {
 
 
 def check_set_aside(path: Path, expected: list[int], caplog: pytest.LogCaptureFixture) -> None:
-    """Check that readers refuse, that the log is set aside, and that the file can be continued."""
+    """Check that readers refuse the file; a recorder sets the log aside, and continues the file."""
     held = path.with_name("oi.db-wal").read_bytes()
     before = path.read_bytes()
     with pytest.raises(RecordingError, match=r"oi\.db-wal is not the log of .*oi\.db"):
@@ -194,7 +194,7 @@ def test_the_log_of_a_killed_recorder_is_not_applied_to_an_older_copy(
 def test_the_log_is_applied_to_a_copy_of_the_same_state_or_not_at_all(
     path: Path, copy: Callable[[Path, Path], None], steps: list[object]
 ) -> None:
-    """If the log is applied to its own file, no sweep is missing."""
+    """If SQLite applies the log, no sweep is missing. If not, the copy keeps its own sweeps."""
     old = path.with_name("old.db")
     killed(path, *steps)
     everything = [step for step in steps if isinstance(step, int)]
@@ -285,7 +285,7 @@ for number in range(1000):
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own children")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_kill_9_at_any_statement_leaves_a_log_that_belongs_to_its_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED_ANYWHERE, str(tmp_path)]
     subprocess.run(command, cwd=TESTS, check=True, timeout=600)
@@ -303,7 +303,7 @@ def test_kill_9_at_any_statement_leaves_a_log_that_belongs_to_its_file(tmp_path:
 def test_a_checkpoint_killed_at_any_page_leaves_a_file_that_owns_its_log(
     path: Path,
 ) -> None:
-    """The first pages have the new state; the others have the old one, or are missing."""
+    """Such a kill leaves the first pages new, and the others old or missing."""
     for steps in ([0, 1], [0, "tidy", *range(1, 40)]):
         killed(path, *steps)
         sides = {e: Path(f"{path}{e}").read_bytes() for e in ("", "-wal")}
@@ -323,7 +323,7 @@ def test_a_checkpoint_killed_at_any_page_leaves_a_file_that_owns_its_log(
 
 
 def moves_the_log(path: Path, mode: str) -> None:
-    """Checkpoint in another program, as far as readers allow."""
+    """Checkpoint as another program does, as far as readers allow."""
     with closing(sqlite3.connect(path, timeout=0.0)) as connection, suppress(sqlite3.Error):
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
@@ -338,7 +338,7 @@ def holds_the_token(path: Path) -> bool:
 def test_the_log_holds_the_files_token_after_a_foreign_checkpoint(
     path: Path, mode: str, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some of the sweeps allocate no page, so only a token changes the first page."""
+    """Some sweeps allocate no page. Then nothing but a token changes the first page."""
     if index == "not seen":
         monkeypatch.setattr(place, "descriptor", lambda _: None)
     with closing(Store(path)) as opened:
@@ -357,7 +357,7 @@ def test_the_log_holds_the_files_token_after_a_foreign_checkpoint(
 def test_the_log_holds_the_files_token_after_a_checkpoint_at_any_statement(
     path: Path, mode: str, until: int
 ) -> None:
-    """A copy of the files at any statement is equal to the files after `kill -9`."""
+    """A `kill -9` at a statement leaves the files as they are at that statement."""
     wrong, seen, at, begin = list[tuple[int, str]](), 0, 0, 0
 
     def another_program(statement: str) -> None:
@@ -399,7 +399,7 @@ def test_a_file_overwritten_after_a_foreign_checkpoint_stays_as_it_is(
     shutil.copy(f"{path}-wal", f"{left}-wal")
     shutil.copy(other, left)
     with pytest.raises(RecordingError, match=r"left\.db-wal is not the log of .*left\.db"):
-        Recording(left)  # after `kill -9`
+        Recording(left)  # as after a `kill -9`
     shutil.copyfile(other, path)
     with pytest.raises(FileNotFoundError, match="was truncated or overwritten"):
         opened.save(sweep(sweeps + 1), [], PERIOD)
@@ -446,7 +446,7 @@ def changes_the_schema(path: Path, statements: str) -> None:
 def test_a_log_that_begins_with_a_foreign_schema_change_belongs_to_its_file(
     path: Path, change: str, then: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Our checkpoint comes before the change. The copied files are as after `kill -9`."""
+    """We checkpoint before the change. Then we copy the files, as a `kill -9` would leave them."""
     now, left = 0.0, path.with_name("left.db")
     its_log = path.with_name("oi.db-wal")
     with closing(Store(path, clock=lambda: now)) as opened:
@@ -504,7 +504,7 @@ def test_a_copy_with_an_incremented_token_does_not_take_the_next_log(
 
 
 def test_a_log_without_a_token_is_accepted(path: Path) -> None:
-    """A killed program without tokens left the log. Readers and recorders accept it."""
+    """An earlier program that knew no tokens left this log. Readers and recorders accept it."""
     made = older(path)
     made.rename(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
@@ -536,7 +536,8 @@ def test_tokens_write_nothing_when_idle_and_a_few_pages_a_minute_when_busy(
     for number in range(1, 21):
         opened.save(sweep(number), [], PERIOD)
     tokens = list(log._tokens(path.with_name("oi.db-wal")))
-    assert len(tokens) <= 1 + 20  # each commit writes the first page anyway, for the file's size
+    # Each version of the first page has a token: one after the checkpoint, and one per commit.
+    assert len(tokens) <= 1 + 20
     assert len(set(tokens)) == 2
     opened.close()
     before = path.read_bytes()
@@ -560,7 +561,7 @@ def test_a_backup_over_a_replaced_file_sets_the_old_log_aside(path: Path) -> Non
 def test_a_log_is_accepted_even_if_file_and_log_change_during_the_check(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A recorder may checkpoint and restart the log between the two reads of the check."""
+    """A recorder may checkpoint and restart the log between two reads of the check."""
     now = 0.0
     with closing(Store(path, clock=lambda: now)) as opened:
         opened.save(sweep(0), [], PERIOD)
@@ -584,7 +585,7 @@ def test_a_log_is_accepted_even_if_file_and_log_change_during_the_check(
 
 
 def a_log_that_begins_anew(path: Path) -> tuple[bytes, bytes, bytes]:
-    """Return a file, its log after a checkpoint, and that log overwritten by the next sweep."""
+    """Return the bytes of a file, of its log after a checkpoint, and of its log a sweep later."""
     now = 0.0
     with closing(Store(path, clock=lambda: now)) as opened:
         for number in range(3):
@@ -607,7 +608,7 @@ WRITES = [0, HEADER, *(HEADER + n * (HEAD + PAGE) + m for n in range(4) for m in
 
 
 def test_a_log_that_is_partly_overwritten_belongs_to_its_file(path: Path) -> None:
-    """SQLite writes the head of a frame and then its page. In between, the page is old."""
+    """SQLite writes the head of a frame, then its page. Between the two, an old page follows it."""
     file, before, after = a_log_that_begins_anew(path)
     its_log = path.with_name("oi.db-wal")
     ends = {*WRITES, *range(0, len(after), 97)}  # ends of writes, and points within them
@@ -633,10 +634,9 @@ def test_a_recorder_killed_while_it_overwrites_its_log_can_be_read_and_continued
 
 
 class Gaps:
-    """A recorder that acts between two reads of a reader.
+    """Lets a recorder act before one of the reads that `is_foreign` does for a reader.
 
-    The reads of the reader are those of `is_foreign`: of the log's header, the file's token and the
-    tokens in the log.
+    `is_foreign` reads the header of the log, the token of the file, and the tokens in the log.
     """
 
     READS = ("generation", "token_of", "_tokens")
@@ -661,7 +661,7 @@ class Gaps:
         return stopped
 
 
-ACTS: dict[str, str] = {
+ACTS: dict[str, str] = {  # what a recorder does; the letters are steps of `Acting`
     "writes": "s",
     "moves its log": "t",
     "begins its log anew": "ts",
@@ -693,11 +693,11 @@ def test_a_reader_is_never_refused_whatever_a_recorder_does_between_its_reads(
 
 
 class Acting:
-    """A recorder in steps: it opens, saves, checkpoints its log (tidies), closes, or is killed."""
+    """A recorder in steps: it opens (o), saves (s), checkpoints (t), closes (c), is killed (k)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sweeps = self.before = 0  # numbers of sweeps now, and before the latest steps
+        self.sweeps = self.before = 0  # counts of sweeps: now, and before the last `do`
         self._now = 0.0
         self._stores: list[Store] = []
 
@@ -728,7 +728,7 @@ class Acting:
         self._stores.pop().close()
 
     def _kill(self) -> None:
-        """Copy the files under the same names, without their locks, as a kill leaves them."""
+        """Close, and write the files back as a kill would have left them, without any lock."""
         left = {e: Path(f"{self.path}{e}").read_bytes() for e in ("", "-wal")}
         self._close()
         for ending, content in left.items():
@@ -824,7 +824,7 @@ def test_an_index_that_another_reader_uses_is_kept(home: Path) -> None:
 def test_a_read_only_recording_is_read_without_side_files(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a file is on a read-only medium, or belongs to another user."""
+    """We may not write a recording on a read-only medium, or one that belongs to another user."""
     path = home / "oi.db"
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)

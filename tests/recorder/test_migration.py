@@ -1,6 +1,6 @@
 """Migration from version 2 or 3 to the newest version is all or nothing, and changes no row.
 
-Rule of this file: the older file has the schema that the earlier program made.
+Rule of this file: an older file has the schema that the earlier program made.
 """
 
 import os
@@ -29,7 +29,7 @@ TABLES = ("settled", "recent", "sweeps", "gaps")
 
 @pytest.fixture(params=[2, 3])
 def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A recording with samples in both tables, sweeps, and gaps of one symbol and of all."""
+    """An older recording: samples in both tables, sweeps, a gap of one symbol and one of all."""
     return older_recording(tmp_path, {2: VERSION_2, 3: VERSION_3}[request.param])
 
 
@@ -86,7 +86,7 @@ def test_a_reader_migrates_nothing_and_a_recorder_migrates_without_changing_rows
     Store(path, "local").close()
     assert (version(path), rows(path), exported(path)) == (VERSION, before, text)
     with Recording(path) as recording:
-        assert recording.source == "local"  # version 2 had no source
+        assert recording.source == "local"  # a file of version 2 had none before
     with closing(Store(path, "local")) as opened:
         opened.save(sweep(5), [], PERIOD)
     assert exported(path) != text
@@ -149,7 +149,7 @@ for number in range(1000):
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own children")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_kill_9_during_a_migration_leaves_either_version_with_all_rows(
     path: Path,
 ) -> None:
@@ -166,6 +166,6 @@ def test_kill_9_during_a_migration_leaves_either_version_with_all_rows(
     assert len(lines) == len(killed) + 1 > 20
     states = {(number, rest) for _, number, rest in lines}
     assert {number for number, _ in states} == {was, str(VERSION)}
-    assert len(states) == 2  # each version with one state of the rows ...
-    assert len({rest.split(" ok ")[1] for _, rest in states}) == 1  # ... and both with the same
+    assert len(states) == 2  # each version has only one state of the rows
+    assert len({rest.split(" ok ")[1] for _, rest in states}) == 1  # the rows are equal
     assert all(rest.startswith("[('local',)]") for number, rest in states if number == str(VERSION))

@@ -25,10 +25,10 @@ from support.reading import reader_of, reading_earlier_state
 from support.recorded import sweep
 
 PERIOD = 60_000  # ms
-BEFORE, AFTER = range(5), range(5, 8)  # sweeps before and after the change
+BEFORE, AFTER = range(5), range(5, 8)  # numbers of the sweeps before and after the change
 HANGS = 600.0  # s after which a process counts as hung
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot move an open file")
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,7 @@ IN_PLACE: list[Callable[[Path], None]] = [
 
 
 def slots(path: Path) -> set[int]:
-    """The slots with a sweep in a valid file."""
+    """Check that a file is valid; return its slots that have a sweep."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return {slot for (slot,) in connection.execute("SELECT slot FROM sweeps")}
@@ -217,7 +217,7 @@ opened.close()
 
 @contextmanager
 def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
-    """Another process that records into a file. If it runs on, it saves a sweep at its end."""
+    """Let another process record into a file. If it runs on, it saves a last sweep at its end."""
     command = [sys.executable, "-c", ANOTHER_RECORDER, str(path), ends, *map(str, numbers)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=TESTS, stdin=pipe, stdout=pipe, text=True) as process:
@@ -242,7 +242,7 @@ def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
 def test_two_recorders_of_one_moved_file_lose_nothing(
     path: Path, ends: str, number: int, then: str
 ) -> None:
-    """SQLite does not notice that both have the same file open, because each has its own log."""
+    """SQLite does not notice that both have one file open, because each of them has its own log."""
     now = 0.0
     opened = Store(path, clock=lambda: now)
     for each in BEFORE:
@@ -296,7 +296,7 @@ def test_the_log_follows_a_moved_file_while_an_earlier_state_is_read(path: Path)
 def test_the_content_of_a_log_that_cannot_follow_its_file_is_written_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place, "name_of", lambda _: None)  # as on some systems
+    monkeypatch.setattr(place, "name_of", lambda _: None)  # some systems show no name
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
@@ -401,7 +401,7 @@ def test_nothing_is_checkpointed_into_a_file_that_was_changed_in_place(
         left = [p for p in (path, path.with_name("oi.db.1")) if p.exists()]
         assert [file.read_bytes() for file in left] == [before][: len(before)]
         assert {k.snapshot.slot for k in kept if k.snapshot} >= {sweep(5).slot}
-    else:  # SQLite keeps the removed file open
+    else:  # SQLite still has the old log and its index open
         assert kept == []
         assert slots(path) == {slot(number) for number in (*BEFORE, 5)}
 

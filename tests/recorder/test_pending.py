@@ -1,6 +1,6 @@
-"""Sweeps and gaps wait in order. The oldest sweep is given up first, and a gap is never given up.
+"""Sweeps and gaps wait in order. We give up the oldest sweep first, and never give up a gap.
 
-Rule of this file: values are plain, and time is a number.
+Rule of this file: there is no file and no clock; a test passes the time as a number.
 """
 
 from dataclasses import replace
@@ -39,7 +39,7 @@ def drained(kept: Pending) -> list[str]:
 
 
 def filled(*outcomes: Snapshot | Gap) -> Pending:
-    """Pending sweeps and gaps, one second apart."""
+    """Pending sweeps and gaps, added one second apart."""
     kept = Pending(PERIOD)
     for now, outcome in enumerate(outcomes):
         kept.add(outcome, float(now))

@@ -1,4 +1,4 @@
-"""A recording is read exactly as it was written, and no output may take the name of its files."""
+"""A recording is read exactly as it was written, and no output may replace one of its files."""
 
 import os
 import shutil
@@ -117,7 +117,7 @@ def test_reading_works_without_any_extra(path: Path) -> None:
 
 
 def others_name(kind: str, own: Path, tmp_path: Path) -> Path:
-    """Another name of the same place."""
+    """A name of the given kind that leads to `own`."""
     if kind == "relative":
         return Path(os.path.relpath(own))
     if kind == "other case":
@@ -154,7 +154,7 @@ except RecordingError as error:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
 @pytest.mark.parametrize("way", ["read", *thorough("record", "check", "backup")])
 @pytest.mark.parametrize("ending", ["-wal", *thorough("-journal", "-shm")])
 def test_a_pipe_beside_a_recording_is_refused_without_blocking(

@@ -1,7 +1,7 @@
-"""A series equals the rows that a brute force and polars compute from its rule.
+"""A series equals the rows that a plain loop, and also polars, compute from its rule.
 
-The rule: an instant gets the last sample that is at most one step old; without such a sample it
-gets the row of history, and without that the row of the archive.
+The rule: an instant gets the last sample that is at most one step old. Without one, it gets its row
+of history. Without that row too, it gets its row of the archive.
 
 Rule of this file: a case is one symbol with its own samples, history and archive. A sample is in
 one table of the recording, or in both. Tests compute the expected rows from the rule alone.
@@ -33,8 +33,8 @@ from support.recorded import VALUES, write_recording
 ROW = 300_000  # ms from row to row of history
 BEGIN = 1_795_003_200_000  # ms; a midnight
 CASES = int(os.environ.get("BINANCE_OI_SERIES", "300"))  # `nox -s series` has 10,000
-OF_ONE_FILE = 100  # cases
-STEPS = (1, 1, 1, 2, 3, 12)  # in rows of history
+OF_ONE_FILE = 100  # cases in one recording
+STEPS = (1, 1, 1, 2, 3, 12)  # from row to row of a series, in steps of history
 
 Sampled = tuple[int, str, str | None]
 
@@ -223,7 +223,7 @@ def test_random_cases_equal_a_polars_computation(tmp_path: Path) -> None:
 def write_one(
     path: Path, samples: Sequence[int] = (), past: Sequence[tuple[int, int]] = ()
 ) -> Path:
-    """Write a recording of the symbol X, whose values show their source."""
+    """Write the symbol X. A value shows the time of a sample, or the source of a past row."""
     settled = {time: (time, str(time), None) for time in samples}
     rows = {(time, of): (f"{of}.5", None, None) for time, of in past}
     write_cases(path, [Case("X", settled, {}, rows, ROW, None, None)])

@@ -68,7 +68,7 @@ def test_an_observation_is_stored_once_and_a_late_one_is_kept(
 
 
 def rows(path: Path) -> list[tuple[int, int]]:
-    """The number of recent and of settled samples."""
+    """The numbers of samples in the tables `recent` and `settled`."""
     with closing(sqlite3.connect(path)) as connection:
         query = "SELECT (SELECT count(*) FROM recent), (SELECT count(*) FROM settled)"
         return connection.execute(query).fetchall()
@@ -79,7 +79,7 @@ def test_recent_and_settled_samples_read_alike_and_recent_ones_are_moved_in_batc
     path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_tables, "SORT_RECENT_ABOVE", few)
-    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # three sweeps and their samples
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # 3 sweeps and their 9 samples
     found: list[tuple[int, int]] = []
     times: list[int] = []
     with closing(Store(path)) as opened, Recording(path) as reader:
@@ -343,7 +343,7 @@ def test_a_planted_link_at_the_locks_name_is_refused(path: Path, link: str) -> N
     RecorderLock(path).close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
 def test_a_pipe_at_the_locks_name_is_refused_without_blocking(
     path: Path,
 ) -> None:
@@ -389,7 +389,7 @@ except Exception as error:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
 @pytest.mark.parametrize(
     "what, room, error",
     [
@@ -514,7 +514,7 @@ def test_an_sqlite_without_strict_tables_is_refused(
 
 
 def state(path: Path) -> dict[int, str]:
-    """By slot: "sweep", or the reason of its gap; no slot has both."""
+    """Check that no slot has a sweep and a gap; map each slot to "sweep" or its gap's reason."""
     with Recording(path) as recording:
         found = {each.slot: "sweep" for each in recording.sweeps()}
         for gap in recording.gaps():
