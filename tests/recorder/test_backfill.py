@@ -101,7 +101,7 @@ async def test_a_backfill_stores_every_row_and_the_next_run_requests_none(
         again = await fill(exchange, place, *NAMES)
         assert kept(place) == rows
         assert again.new == 0
-        # Only the instants without a row are requested again.
+        # The second run requests only the instants that have no row.
         assert exchange.history_counter.total - before <= (4 if found.holes else 0) + holes
         assert exchange.used == 0
 

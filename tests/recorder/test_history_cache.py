@@ -39,7 +39,7 @@ HANGS = 600.0  # s after which a process counts as hung
 
 
 def rows_of(symbol: str, first: int, last: int) -> tuple[HistoryRow, ...]:
-    """Rows of instants, counted from `BEGIN`."""
+    """Rows of the instants `first` to `last` - 1; instant 0 is `BEGIN`, and a step is 5 minutes."""
     return tuple(
         HistoryRow(
             symbol,
@@ -135,7 +135,7 @@ def test_an_unwritable_directory_is_reported_once_and_not_used(
     assert warning.startswith(f"history is not cached in {tmp_path}/file/cache: ")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the variable is of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has XDG_CACHE_HOME")
 def test_the_cache_is_in_the_cache_directory_of_the_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -207,7 +207,7 @@ sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_history_cache import kept
 from binance_oi.recorder import atomic
 from binance_oi.recorder.history_cache import HistoryCache
-atomic.LOCK_TRIES = 10**9  # a busy machine may stop the process that has the lock
+atomic.LOCK_TRIES = 10**9  # wait, even if a busy machine suspends the owner of the lock
 cache = HistoryCache(Path(sys.argv[2]))
 for last in range(10, 40):
     cache.save("BTCUSDT", kept(int(sys.argv[3]), last), 0)
@@ -274,7 +274,7 @@ async def recent(
 
 
 def instants_between(began: float, ended: float) -> int:
-    """The number of rows that may have appeared between two times."""
+    """The number of rows of a symbol that may have appeared between two times."""
     step, late = STEP / 1000, APPEARS_MS / 1000
     return int((ended - late) // step) - int((began - late) // step)
 
@@ -327,7 +327,7 @@ async def test_a_cache_that_reaches_less_far_back_is_read_again_completely(tmp_p
         part = whole[-30:]
         cache.save("BTCUSDT", Kept(part, part[0].time, part[-1].time), 0)
         found = (await recent(exchange, cache, ["BTCUSDT"]))["BTCUSDT"].rows
-    assert found[0] in whole[:3]  # an instant may have passed meanwhile
+    assert found[0] in whole[:3]  # meanwhile, the range may have moved on by a row
     assert set(whole[3:]) <= set(found)
 
 

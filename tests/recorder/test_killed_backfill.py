@@ -1,4 +1,4 @@
-"""After SIGKILL at any instant, repeated runs of `archive` and `backfill` end with the same rows.
+"""After SIGKILL at any instant, the next run of `archive` or `backfill` ends with the same rows.
 
 Rule of this file: each run is a process with real files and sockets. The exchange is a local one.
 `nox -s archive` kills each command 50 times.
@@ -24,11 +24,11 @@ HANGS = 3600.0 * max(1, KILLS / 10)  # s after which a run counts as hung
 NAMES = ("BTCUSDT", "ETHUSDT", "1000SHIBUSDT")
 FAULTY = Files(missing_day=0.1, doubled=0.2, shuffled=0.2, missing_row=0.01, no_value=0.01)
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own children")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 def killed_runs(arguments: Sequence[str], directory: Path, seed: int) -> list[dict[str, object]]:
-    """Make an undisturbed run, and then runs until `KILLS` of them were killed."""
+    """Run once undisturbed, then until `KILLS` runs were killed; return what each try printed."""
     asked = {"arguments": arguments, "directory": str(directory), "seed": seed, "kills": KILLS}
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "killed_runs.py"), json.dumps(asked)],
@@ -44,7 +44,7 @@ def killed_runs(arguments: Sequence[str], directory: Path, seed: int) -> list[di
 
 
 def span(days: int) -> list[str]:
-    """Bounds of the range, fixed while the test runs."""
+    """The options for a range of whole days before today, the same in every run of a test."""
     today = datetime.fromtimestamp(time.time(), UTC).replace(hour=0, minute=0, second=0)
     until = today - timedelta(seconds=1)
     form = "%Y-%m-%dT%H:%M:%SZ"

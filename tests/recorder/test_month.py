@@ -1,4 +1,4 @@
-"""In weeks of polling, every slot is a sweep or a gap.
+"""In weeks of polling, every slot gets a sweep or is in a gap.
 
 The rule of this file: time is virtual; the client, the sockets and the file are real. The default
 suite runs a few hours of three symbols, and `nox -s recorder` runs 30 days. BINANCE_OI_DAYS and
@@ -28,7 +28,7 @@ from support.virtual_clock import wall_time
 DAYS = float(os.environ.get("BINANCE_OI_DAYS", "0.04"))
 SYMBOLS = int(os.environ.get("BINANCE_OI_SYMBOLS", "3"))
 PERIOD = 20_000  # ms
-MOST = 791  # symbols that can be read three times in a minute of 2400
+MOST = 791  # symbols that can be read three times a minute with a limit of 2400
 
 pytestmark = pytest.mark.virtual_time
 
@@ -41,13 +41,13 @@ def free_port() -> int:
 
 
 class Life:
-    """Random events in the life of a recorder: about four a day, or more in a short run."""
+    """Runs recorders while random events happen: about four a day, or more in a short run."""
 
     def __init__(self, exchange: LocalExchange, directory: Path) -> None:
         self.exchange, self.directory = exchange, directory
         self.path = directory / "oi.db"
         self.happened: Counter[str] = Counter()
-        self.statuses = (0, 0)  # sweeps and missed slots of recorders that have ended
+        self.statuses = (0, 0)  # sweeps and missed slots, summed over recorders that have ended
         self._chance = Random(6)
         self._listed: list[str] = []
         self._number = 0
@@ -77,7 +77,7 @@ class Life:
         budget.close()
         sweeps, missed = self.statuses
         self.statuses = (sweeps + recorder.status.sweeps, missed + recorder.status.missed)
-        await asyncio.sleep(self._chance.uniform(0.0, 600.0))  # until a user starts a new one
+        await asyncio.sleep(self._chance.uniform(0.0, 600.0))  # then a user starts the next one
 
     async def ban(self) -> None:
         self.exchange.counter.ban(wall_time())
@@ -88,7 +88,7 @@ class Life:
         await self.exchange.start()
 
     async def restart(self) -> None:
-        """End this recorder; the next one starts after a pause."""
+        """Do nothing: after every event, this recorder ends, and a new one starts later."""
 
     async def list_one(self) -> None:
         if len(self.exchange.universe.trading) == MOST:
@@ -114,12 +114,12 @@ def resident_kib() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts files and memory as Linux shows them")
 async def test_every_slot_is_a_sweep_or_a_gap_with_its_reason(tmp_path: Path) -> None:
-    bans = Bans(longest_s=7200.0)  # because bans of three days would fill a month
+    bans = Bans(longest_s=7200.0)  # bans of three days would fill the month
     async with LocalExchange(clock=wall_time, port=free_port(), bans=bans) as exchange:
         for name in exchange.universe.trading[SYMBOLS:]:
             exchange.set_status(name, "SETTLING")
         life = Life(exchange, tmp_path)
-        await life.live(DAYS / 4)  # so that every cache is full
+        await life.live(DAYS / 4)  # until every cache is full
         files, memory = open_files(), resident_kib()
         await life.live(DAYS * 3 / 4)
         assert open_files() <= files
@@ -141,7 +141,7 @@ async def test_every_slot_is_a_sweep_or_a_gap_with_its_reason(tmp_path: Path) ->
     missed = [slot for first, last, _ in gaps for slot in range(first, last + 1, PERIOD)]
     every = sorted([*slots, *missed])
     assert every == list(range(every[0], every[-1] + 1, PERIOD))
-    assert len(every) >= DAYS * 4320 * 0.99  # outages add slots
+    assert len(every) >= DAYS * 4320 * 0.99  # pauses and outages add slots
     assert asked - read == alone
     assert new == samples
     assert life.happened.keys() >= {"ban", "outage"}

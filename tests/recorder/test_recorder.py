@@ -1,4 +1,4 @@
-"""Acknowledged sweeps are stored, missing ones are in gaps, and polling continues.
+"""A recorder stores each acknowledged sweep, writes a gap for each missing one, and keeps polling.
 
 Rule of this file: another connection checks what a recorder has written.
 """
@@ -43,7 +43,7 @@ from support.virtual_clock import wall_time
 PERIOD = 20_000  # ms
 START = 1_795_435_200_000  # Unix ms
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-STARTED = 2.0  # s from the end of a process's imports to its first sweep, after a kill
+STARTED = 2.0  # s, at most, from the end of a new process's imports to its first sweep
 CHILD = SUPPORT / "recording_process.py"
 READER = SUPPORT / "reading_process.py"
 
@@ -236,7 +236,7 @@ async def test_the_file_without_its_log_is_never_more_than_a_minute_behind(
 
 
 class WholeMarket(Market):
-    """789 symbols that all change with every sweep."""
+    """A market of 789 symbols, all of which change with every sweep."""
 
     async def snapshot(self, symbols: object = None, **_: object) -> Snapshot:
         self.number += 1
@@ -256,7 +256,7 @@ def written() -> int:
 
 @pytest.mark.thorough
 @pytest.mark.virtual_time
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="nothing counts bytes here")
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts the bytes")
 async def test_a_sweep_of_the_whole_market_writes_half_a_megabyte_at_most(path: Path) -> None:
     market = WholeMarket()
     recorder = Recorder(market, path, every=20.0, clock=wall_time)
@@ -285,7 +285,7 @@ async def test_a_failing_move_warns_once_and_loses_no_sweep(
 
 
 class Named(Market):
-    """A market with a source, which counts its requests."""
+    """A market that has a source, and counts the requests for its listing."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -309,7 +309,7 @@ async def test_another_source_is_refused_before_any_request(
         with pytest.raises(RecordingError, match=said):
             await record(path, 1, other)
     with pytest.raises(RecordingError, match="production, and not of None"):
-        await record(path, 1)  # a reader without a source
+        await record(path, 1)  # a market without a source
     assert [other.asked for other in others] == [0, 0, 0]
     assert tables(copied(path)) == before
     assert sorted(f.name for f in path.parent.glob("oi*")) == ["oi.db"]
@@ -351,7 +351,7 @@ async def test_a_standby_takes_over_when_the_recorder_ends(place: str) -> None:
     assert (second.status.trouble or "").startswith("standby: ")
     first.stop()
     await running
-    for _ in range(3600):  # a server may end a connection late
+    for _ in range(3600):  # a database server may release the lock late
         await asyncio.sleep(1.0)
         if second.status.sweeps >= 3:
             break
@@ -435,7 +435,7 @@ async def test_a_second_recorder_is_refused_with_the_process_id(path: Path) -> N
 @pytest.mark.parametrize("leads", ["itself", "link", "link to a link", "directory", "link away"])
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock", "-WAL", "-\u017fhm"])
 def test_a_recorder_refuses_the_name_of_a_side_file(path: Path, ending: str, leads: str) -> None:
-    """SQLite would overwrite such a file when a program opens the recording that it belongs to."""
+    """SQLite takes a file of that name for part of another recording, and would overwrite it."""
     side = target = Path(f"{path}{ending}")
     match leads:
         case "link" | "link to a link":
@@ -555,7 +555,7 @@ def start(path: Path, every: float) -> "subprocess.Popen[str]":
 
 
 def acknowledged_until_killed(path: Path, seconds: float, *, sweeps: int) -> list[tuple[int, int]]:
-    """The slots and times acknowledged before a kill, `seconds` after `sweeps` sweeps."""
+    """Kill a recorder `seconds` s after `sweeps` sweeps; return what it has acknowledged."""
     with start(path, 0.02) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(sweeps)]
@@ -571,7 +571,7 @@ def test_kill_9_loses_no_acknowledged_sweep_and_leaves_none_in_part(path: Path) 
     acknowledged = acknowledged_until_killed(path, 0.0, sweeps=3)
     with read_throughout(path):
         for kill in range(KILLS):
-            instant = chance.uniform(0.0, 0.2)  # half of the kills come during the start
+            instant = chance.uniform(0.0, 0.2)  # every second kill waits for no sweep
             acknowledged += acknowledged_until_killed(path, instant, sweeps=3 * (kill % 2))
     with closing(sqlite3.connect(path)) as connection:
         (check,) = connection.execute("PRAGMA integrity_check").fetchone()
@@ -637,7 +637,7 @@ virtual_clock.run(main())
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
 def test_sweeps_delayed_by_a_full_disk_are_written_when_there_is_room(
     path: Path,
 ) -> None:
@@ -673,7 +673,7 @@ with Recording(sys.argv[1]) as recording:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of POSIX")
 def test_a_read_only_directory_can_be_read_but_not_recorded_into() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "oi.db"

@@ -1,7 +1,7 @@
 """While the file cannot be written, sweeps wait in memory, and lost ones are counted.
 
-Rule of this file: real locks, files and threads block the recorder. Time is virtual, except in
-tests that block the writing thread.
+Rule of this file: locks, files and threads are real. Time is virtual, except in tests that block
+the writing thread.
 """
 
 import asyncio
@@ -36,13 +36,16 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for a lock for 1 ms of real time only, because tests hold locks for virtual time."""
+    """Let the recorder wait for a lock for only 1 ms.
+
+    That wait takes real time, while tests hold locks for virtual time.
+    """
     monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
 
 
 @contextmanager
 def locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
-    """Hold the write lock as another program."""
+    """Hold the write lock, as another program may."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=timeout)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -84,7 +87,7 @@ class Running:
         await self._task
 
     def checked_slots(self) -> tuple[list[int], list[int]]:
-        """Check that each slot has a sweep or is in one gap; return the slots of both kinds."""
+        """Check that each slot has a sweep or is in one gap; return the former and the latter."""
         slots, gaps, samples = tables(self.path)
         missed = [s for _, a, b, _ in gaps for s in range(a, b + 1, PERIOD)]
         known = sorted([*slots, *missed])
@@ -140,7 +143,7 @@ async def test_sweeps_that_cannot_be_written_for_ten_minutes_are_lost_and_named(
 async def test_memory_is_bounded_before_the_ten_minutes_are_over(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In bytes; a sweep has 3,584.
+    # This is room for two sweeps of 3,584 bytes.
     monkeypatch.setattr("binance_oi.recorder.pending.KEPT_BYTES", 10_000)
     async with Running(path) as running:
         with locked(path):
@@ -169,7 +172,7 @@ async def test_a_vacuum_of_another_program_costs_no_sweep(path: Path) -> None:
     has_locked, go_on = threading.Event(), threading.Event()
 
     def pause() -> None:
-        """Block at the moment at which no other connection can write."""
+        """Block as soon as no other connection can write."""
         if not has_locked.is_set() and is_locked(path):
             has_locked.set()
             go_on.wait(120.0)
@@ -226,7 +229,7 @@ async def test_the_content_of_the_log_survives_an_error_and_the_removal_of_the_f
     monkeypatch.setattr(store.Store, "save", save_or_fail)
     async with Running(path) as running:
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
-            reader.execute("BEGIN")  # the log cannot be emptied
+            reader.execute("BEGIN")  # now the log cannot be emptied
             assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (3,)
             await asyncio.sleep(40.0)
             failing[0] = True
@@ -291,7 +294,7 @@ async def test_sweeps_lost_with_their_directory_count_once_and_are_named_by_the_
 async def test_stopping_retries_the_write_and_counts_lost_sweeps(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_briefly(monkeypatch, 0.001)  # s for each of the 50 attempts in the last ten seconds
+    wait_briefly(monkeypatch, 0.001)  # s, in each of 50 attempts during the last ten seconds
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(60.0)
@@ -418,7 +421,7 @@ async def test_a_second_cancellation_ends_the_recorder_after_the_current_commit(
     loop, save = asyncio.get_running_loop(), store.Store.save
 
     def stand_still(*arguments: object) -> int:
-        if arguments[1] is not None:  # a sweep; a slow machine may have a gap first
+        if arguments[1] is not None:  # a sweep; before it, a slow machine may write a gap
             loop.call_soon_threadsafe(stuck.set)
             go_on.wait(120.0)
         return save(*arguments)  # type: ignore[arg-type]

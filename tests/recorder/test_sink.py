@@ -1,4 +1,4 @@
-"""A recorder with any sink: order, failures, losses and the end.
+"""With any sink, a recorder writes in order, retries, counts losses, and releases the sink.
 
 Rule of this file: sinks are in memory, and no test uses SQLite.
 """
@@ -164,7 +164,7 @@ async def test_a_sink_that_cannot_be_closed_hides_no_cancellation_and_no_error(
         async with asyncio.timeout(45.0):
             await recorder_into(sink).run()
     assert "the disk is gone" in caplog.text
-    await record(sink, 25.0)  # stopping is no error
+    await record(sink, 25.0)  # a stop raises no error
     broken = asyncio.create_task(recorder_into(Broken()).run())
     with pytest.raises(KeyError, match="a bug"):
         await broken
