@@ -47,7 +47,7 @@ LONG = "0." + "0" * 17 + "1"
 
 
 def insert(path: Path, *rows: tuple[str, str, str | None]) -> None:
-    """Write samples, each of its own symbol, into a recording."""
+    """Write samples into a recording: symbol, open interest and mark price; all at one instant."""
     with closing(sqlite3.connect(path, factory=Connection)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, 1795435200000, ?2, 1, ?3)", rows)
 
@@ -86,7 +86,7 @@ def test_a_long_number_recorded_during_a_read_is_omitted_and_the_other_rows_are_
     path = write_recording(tmp_path / "oi.db")
     with Recording(path) as recording:
         reader = pa.RecordBatchReader.from_stream(recording.samples(["BTCUSDT"]))
-        insert(path, ("BTCUSDT", LONG, None))  # a recorder continues meanwhile
+        insert(path, ("BTCUSDT", LONG, None))  # a recorder writes meanwhile
         assert len(reader.read_all()) == 2
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "odd rows are left out: BTCUSDT of 2026-11-23T12:00:00.000Z" in warning

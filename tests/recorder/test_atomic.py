@@ -1,4 +1,4 @@
-"""A file gets its name when it is complete, and the next write removes files of killed writes."""
+"""A file gets its name only when it is complete; later writes remove what killed writes left."""
 
 import os
 import secrets
@@ -36,7 +36,7 @@ EXPORTING = SUPPORT / "exporting_process.py"
 BEGIN_MS = round(BEGIN.timestamp() * 1000)
 STALE = f"{PREFIX}{'0' * 16}{SUFFIX}"
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and signals of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs locks and signals of POSIX")
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def recording(tmp_path: Path) -> Path:
 
 @contextmanager
 def exporting(recording: Path, target: Path) -> "Generator[subprocess.Popen[str]]":
-    """An export that has begun to write a file and waits."""
+    """Run an export that has begun to write a file, and then waits."""
     command = [sys.executable, str(EXPORTING), "export", str(recording), "--to", str(target)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -179,7 +179,7 @@ def test_the_next_export_by_day_cleans_up_days_that_it_does_not_write(
     assert left.parent.name == "date=2026-11-23"
     assert [path for path in left.parent.iterdir() if path != left] == []
     with Recording(recording) as opened:
-        (_, last) = opened.span() or pytest.fail("it is empty")
+        (_, last) = opened.span() or pytest.fail("the recording is empty")
         export(opened, tmp_path / "out", since=last.replace(hour=0, minute=0))
     assert unfinished(tmp_path / "out") == []
 
@@ -198,7 +198,7 @@ def test_an_export_without_new_rows_removes_files_of_a_killed_export(
 
 FULL_DISK = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # more than SQLite needs to read
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # bytes; to read, SQLite needs less
 from binance_oi.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -317,7 +317,7 @@ def test_a_file_that_is_removed_before_it_is_locked_is_created_again(
     fcntl, opener, fds = pytest.importorskip("fcntl"), atomic._opener, list[int]()
 
     def overtaken(name: str, flags: int) -> int:
-        """At the first attempt, another process finds the file before it is locked."""
+        """At the first attempt, act as a process that removes the unlocked file as stale."""
         fd = opener(name, flags)
         if not fds:
             fds.append(os.open(name, os.O_RDWR))
@@ -345,7 +345,7 @@ def test_a_file_that_another_process_made_in_the_meantime_is_kept(tmp_path: Path
 
 def test_a_foreign_lock_on_the_directory_does_not_block_a_write(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    fd = os.open(tmp_path, os.O_RDONLY)  # as `flock DIRECTORY binance-oi ...` does
+    fd = os.open(tmp_path, os.O_RDONLY)  # `flock DIRECTORY binance-oi ...` has such a lock
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         with replace_atomically(tmp_path / "file") as file:

@@ -1,7 +1,7 @@
 """A copy of a recording gets its name only when it is complete, even while a recorder writes.
 
-The rule of this file: the tests kill real processes that record or copy, and check each copy in an
-empty directory.
+The rule of this file: a test reads a copy in a directory where no other file can complete it. The
+processes that tests kill are real.
 """
 
 import os
@@ -109,7 +109,7 @@ def test_the_recording_and_its_side_files_are_refused_as_targets(path: Path, nam
 def test_an_existing_file_is_replaced_only_with_replace(path: Path) -> None:
     copy, link, other = (path.with_name(name) for name in ("copy.db", "link", "other"))
     copy.write_text("precious")
-    link.symlink_to(other)  # to a missing file
+    link.symlink_to(other)  # the link leads to a missing file
     with Recording(path) as recording:
         for target in (copy, link):
             with pytest.raises(RecordingError, match="already exists"):

@@ -1,7 +1,7 @@
 """Pruning, compacting, copying and rotating keep every row that they should; a check finds losses.
 
-Rule of this file: a test with `place` runs on every store of the session; `nox -s postgres` has
-files and databases. The other tests are about files.
+Rule of this file: a test with the fixture `place` runs on a file, and with `nox -s postgres` on a
+database too. The other tests are about files.
 """
 
 import asyncio
@@ -227,7 +227,7 @@ def test_keep_days_must_be_a_positive_whole_number(place: str, days: object) -> 
 def test_a_pruning_looks_for_the_newest_sample_once(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The search must skip the entries of removed samples, which become more with each step."""
+    """A search must skip the entries of removed samples, and each step leaves more of them."""
     fill(place, SLOTS)
     looks, steps = list[int | None](), 0
 
@@ -276,9 +276,9 @@ def test_pruning_shrinks_the_file(tmp_path: Path) -> None:
 def test_pruning_pauses_often_enough_for_a_waiting_recorder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_step: float
 ) -> None:
-    """A waiting SQLite tries every 100 ms, so each quarter of a second has a pause of 100 ms.
+    """A waiting SQLite tries every 100 ms, so a longer pause must follow a quarter second of work.
 
-    However long a step takes, a recorder has as much time as the pruning.
+    The pause is at least as long as the work before it.
     """
     fill(str(tmp_path / "oi.db"), SLOTS)
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.STEP_ROWS", 7)
@@ -434,9 +434,10 @@ def test_a_check_lists_missing_slots_with_their_reason(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "begin, end, missing",  # h after the first kept day begins: the slots without sweep and gap
+    # In h from the beginning of the kept days: the hole, and the first and last slot reported.
+    "begin, end, missing",
     [
-        (-30, 4, (0, 3)),  # the part of the hole in the kept days
+        (-30, 4, (0, 3)),  # only the part of the hole that is in the kept days
         (-30, 0, None),
         (-4, 1, (0, 0)),
         (-10, -4, None),
@@ -606,15 +607,15 @@ def test_copying_into_a_recording_that_does_not_adjoin_adds_a_gap(place: str, ot
 @pytest.mark.parametrize(
     "begin, missed",
     [
-        (0, 3),  # h after midnight, and the slots between the two recordings
+        (0, 3),  # h from `START` to the first sweep of `place`; slots that were missed
         (5, 8),
-        (-5, 3),  # the first pruned day has slots of the other recording, so its summary goes
+        (-5, 3),  # `other` has slots of the first pruned day, so its summary goes
     ],
 )
 def test_a_copy_does_not_count_pruned_days_as_missed(
     place: str, other: str, begin: int, missed: int, is_source: bool
 ) -> None:
-    """In the first case, the older recording ends three hours before the pruned one begins."""
+    """In the first case, three slots lie between the end of `other` and the start of `place`."""
     fill(place, range(START + begin * HOUR, END, HOUR))
     care.prune(place, 2, now=at(END - 1))
     fill(other, range(START - 6 * HOUR, START - 3 * HOUR, HOUR))
@@ -669,7 +670,8 @@ def test_an_interrupted_copy_is_continued_by_the_next_one(
     read: list[int] = []
     care.copy(place, other, on_rows=read.append)
     assert content(other) == content(place)
-    assert sum(read) <= 13 - 2 * (fails_at - 2) + 4  # only the last part is read twice
+    # It reads no committed part again. A part has two rows, or one at the end of a symbol.
+    assert sum(read) <= 13 - 2 * (fails_at - 2) + 4
 
 
 def test_a_check_reports_a_copy_that_has_not_ended(
@@ -752,7 +754,7 @@ def test_a_copy_that_fails_after_its_first_rows_ends_with_exit_code_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The meaning of exit code 2 is that nothing was changed."""
+    """Exit code 2 would say that the command changed nothing."""
 
     def fail(*_: object) -> None:
         raise error
@@ -882,7 +884,7 @@ def test_a_rotating_sink_stores_each_slot_in_the_file_of_its_day(tmp_path: Path)
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process: nothing catches it."""
+    """Stands for the end of the process, because no code of ours catches it."""
 
 
 @pytest.mark.parametrize("oldest_first", [True, False])
@@ -895,7 +897,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
         raise KilledError
 
     def recorded(slots: range) -> None:
-        """Record, and remove at most one file at the end."""
+        """Record, and then remove at most one file. A kill prevents the removal after `first`."""
         with closing(RotatingSink(tmp_path / "oi.db", None, "day", keep_days=2, now=at(END))) as s:
             s.claim(time.monotonic)
             s.open()
@@ -907,7 +909,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
                 s.tidy()
 
     def found() -> tuple[list[int], list[int]]:
-        """The days of the files, and the days of the summaries."""
+        """The days of sweeps in the files, and the days of their summaries; `START` is in day 0."""
         days, summaries = list[int](), list[int]()
         for file in sorted(tmp_path.glob("oi.*.db")):
             with Recording(file) as recording:
@@ -929,7 +931,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
     care.prune(whole, 2, now=at(first[-1]))
     with Recording(whole) as recording:
         assert [each.slots for each in recording.pruned()] == [4]
-    recorded(RARE_SLOTS[16:17])  # the next process
+    recorded(RARE_SLOTS[16:17])  # a new process, which no kill ends
     assert found() == ([1, 2, 3, 4], [0, 0])  # two files have the summary of day 0
     for file in sorted(tmp_path.glob("oi.*.db"), reverse=not oldest_first):
         care.copy(str(file), whole)

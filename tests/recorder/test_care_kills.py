@@ -1,7 +1,7 @@
-"""``kill -9`` at random instants of a prune, copy or rotation loses no row that should be kept.
+"""``kill -9`` during a prune, compacting, a copy or a rotation loses no row that should be kept.
 
 Rule of this file: processes are real, and each kill comes after a random part of their work.
-BINANCE_OI_KILLS is the number of kills, and BINANCE_OI_SEED chooses other instants.
+BINANCE_OI_KILLS is the number of kills in a test, and BINANCE_OI_SEED chooses other instants.
 """
 
 import os
@@ -29,8 +29,8 @@ from support.recording_market import tables
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
 SEED = os.environ.get("BINANCE_OI_SEED", "")
-LONGEST = 1.0  # s of work before a kill
-SHORTLY = 0.05  # s of work after a line of output and before a kill
+LONGEST = 1.0  # s; a copy is killed at most so long after its start
+SHORTLY = 0.05  # s; a rotating recorder is killed at most so long after a line of output
 STEP = HOUR // 4
 END = START + 10 * DAY
 SYMBOLS = 40
@@ -46,9 +46,9 @@ def killed(seconds: float | None, *arguments: str, lines: int = 0) -> tuple[bool
     """Run a process and kill it; return whether it had ended, and its output.
 
     Args:
-        seconds: The time before the kill; None lets the process end.
+        seconds: Kill the process after this time; None lets it end.
         arguments: What the process does.
-        lines: The number of lines that the process prints before that time begins.
+        lines: `seconds` begins after the process has printed this number of lines.
     """
     command = [sys.executable, "-m", "support.caring_process", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS) as process:
@@ -67,7 +67,7 @@ def killed(seconds: float | None, *arguments: str, lines: int = 0) -> tuple[bool
 def killed_until_it_ends(
     chance: random.Random, new: Callable[[], str], check_one: Callable[[str], None], *words: str
 ) -> int:
-    """Kill a command `KILLS` times, each at a random instant of its work.
+    """Kill a command `KILLS` times in all, at random instants of its work.
 
     Args:
         chance: Chooses the instants.
@@ -108,7 +108,7 @@ def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Calla
 
 
 def check_kept(place: str, first: int) -> None:
-    """Check that all slots from `first` on have sweeps, with samples, and find no damage."""
+    """Check for damage, for sweeps without samples, and for missing slots from `first` on."""
     with Recording.open(place) as recording:
         slots = [sweep.slot for sweep in recording.sweeps()]
         assert [slot for slot in slots if slot >= first] == list(range(first, END, STEP))
@@ -172,7 +172,7 @@ def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot
         sink.claim(lambda: 0.0)
         sink.open()  # a kill may leave the newest file without its tables
     known: set[int] = set()
-    removed: set[int] = set()  # a kill may leave a summary in two files
+    removed: set[int] = set()  # a set: after a kill, two files may have one summary
     for file in sorted(tmp_path.glob("oi.*.db")):
         slots, gaps, samples = tables(file)
         assert (gaps, samples) == ([], 3 * len(slots))
@@ -187,7 +187,7 @@ def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot
     assert {slot for slot in acknowledged if slot >= kept} <= known
     assert sorted(known) == list(range(first, last + 1, HOUR))
     assert first <= max(START, kept)
-    # A kill between the summary of the oldest file and its removal leaves both; see `rotating`.
+    # A kill before the removal of the oldest file leaves it and its summary; see `rotating`.
     assert [*range(START, first, DAY)] == sorted(removed - {first})
     whole = tmp_path / "whole.db"
     for file in sorted(tmp_path.glob("oi.*.db")):

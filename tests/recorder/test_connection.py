@@ -1,5 +1,4 @@
-"""A statement with numbered placeholders gets the same values on every Python, and an error of a
-server stays readable in one line."""
+"""Numbered placeholders get the same values on every Python; a server's error fits into a line."""
 
 import sqlite3
 import sys

@@ -1,7 +1,7 @@
 """A reader that notices damage to a file raises a `RecordingError` that names the file.
 
 Rule of this file: each test makes a valid file and damages it. A reader may notice nothing, because
-SQLite reads only the pages that it needs. But no reader of ours raises another error.
+SQLite reads only the pages that it needs. But none of our readers raises any other error.
 """
 
 import os
@@ -40,7 +40,7 @@ def _fill(path: Path) -> None:
         for table, symbols in (("settled", ("BTCUSDT", "ETHUSDT")), ("recent", ("SOLUSDT",))):
             rows = [(s, at, f"{n}.25", at, None) for s in symbols for n, at in enumerate(times)]
             connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", rows)
-        # The last row of one symbol, so that a reader meets it near the end of an iteration.
+        # This row is the last one of its symbol, so a reader meets it late in an iteration.
         number = (NUMBER.decode(), BEGIN_MS + 10**8)
         connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?2, ?1, ?2, NULL)", number)
         connection.executemany(
@@ -134,7 +134,7 @@ def ways(path: Path) -> dict[str, Callable[[], object]]:
 
 
 def errors(path: Path) -> dict[str, str]:
-    """The messages of all ways of reading that find the damage. Any other error fails the test."""
+    """Return the message of each way of reading that finds damage; other errors fail the test."""
     said = dict[str, str]()
     for name, way in ways(path).items():
         try:
@@ -206,7 +206,7 @@ def _with_sample(path: Path, table: str, symbol: str, value: str, mark: str | No
     return path
 
 
-# SQLite stores all of them as text; the exchange's decoder and an export accept none.
+# SQLite stores all these texts, but the exchange's decoder and an export accept none of them.
 NO_NUMBERS = [
     *("5.", ".5", "-.5", "-5.", "-", ".", "", " 5", "5 ", "5\n", "+5", "1_0", "1e3", "0x5"),
     *("nan", "inf", "٥", "５", "9" * 31, f"0.{'9' * 31}", "9" * 400),
