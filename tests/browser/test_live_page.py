@@ -66,7 +66,7 @@ class Service:
         self._process.communicate()
 
     def start(self) -> None:
-        """Start again on the same port."""
+        """Start the command again on the same port."""
         self._process = self._start(self.port)
         self._url()
 

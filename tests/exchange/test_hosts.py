@@ -1,4 +1,4 @@
-"""Base URLs and proxies select the pool, and a base URL names the source; we refuse invalid ones.
+"""A base URL and a proxy select the budget's pool; the URL names the source. Others are refused.
 
 The first tests check the path and the weight of each route.
 """

@@ -49,7 +49,7 @@ Run = Callable[[str], list[tuple[object, ...]]]
 
 @contextmanager
 def running(url: str) -> Iterator[Run]:
-    """Yield a function that runs statements in a new connection; outside a BEGIN, each one commits.
+    """Yield a function that runs statements in a new connection; without BEGIN, each commits.
 
     The driver prepares no statement. In a transaction, the server would keep the snapshot of a
     prepared query, and with it the removed rows, until the transaction ends.
@@ -145,7 +145,7 @@ def test_while_a_reader_sees_the_removed_rows_we_wait_and_the_table_does_not_gro
         run(f"DELETE FROM samples WHERE time < {NOVEMBER + (ROWS // 40 - 1) * 1000}")
         full = pages(run, name)[0]
         steps = compacting(lambda: connection)
-        for _ in range(100):  # far more steps than it makes before it waits for the reader
+        for _ in range(100):  # far more steps than compacting makes before it waits for the reader
             next(steps)
         assert pages(run, name)[0] == full
         assert reader(count) == [(ROWS,)]

@@ -60,7 +60,7 @@ def run(source: str, target: str, kill_after: int | None, pause: float) -> Run:
 
 
 def copy_with_kills(source: str, target: str, chance: random.Random) -> None:
-    """Copy with `KILLS` kills while samples are copied, and up to twice near the end."""
+    """Copy with `KILLS` kills while samples are copied, and up to two more near the end."""
     points = sorted(chance.randrange(ROWS * 98 // 100) for _ in range(KILLS))
     runs, done = list[Run](), 0
     for point in [*points, ROWS * 99 // 100, ROWS * 99 // 100]:

@@ -50,7 +50,7 @@ class Reader:
 
 
 def size(place: str) -> int:
-    """Bytes of a recording, without the log of its file."""
+    """The size of a recording in bytes; for a file, without its log."""
     if not is_database(place):
         return Path(place).stat().st_size
     with psycopg.connect(place) as connection:

@@ -46,7 +46,7 @@ def recording(tmp_path: Path) -> Path:
 
 @contextmanager
 def exporting(recording: Path, target: Path) -> "Generator[subprocess.Popen[str]]":
-    """Run an export that has begun to write a file, and then waits."""
+    """Run an export, which waits as soon as it has begun to write a file."""
     command = [sys.executable, str(EXPORTING), "export", str(recording), "--to", str(target)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:

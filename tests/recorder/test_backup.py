@@ -1,7 +1,7 @@
 """A copy of a recording gets its name only when it is complete, even while a recorder writes.
 
-The rule of this file: a test reads a copy in a directory where no other file can complete it. The
-processes that tests kill are real.
+The rule of this file: tests read a copy in a directory without any other file. The processes that
+they kill are real.
 """
 
 import os

@@ -276,9 +276,9 @@ def test_pruning_shrinks_the_file(tmp_path: Path) -> None:
 def test_pruning_pauses_often_enough_for_a_waiting_recorder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_step: float
 ) -> None:
-    """A waiting SQLite tries every 100 ms, so a longer pause must follow a quarter second of work.
+    """A recorder that waits for the lock tries every 100 ms, so it needs longer pauses than that.
 
-    The pause is at least as long as the work before it.
+    One follows a quarter of a second of work, or a longer step, and lasts at least as long.
     """
     fill(str(tmp_path / "oi.db"), SLOTS)
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.STEP_ROWS", 7)
@@ -670,7 +670,7 @@ def test_an_interrupted_copy_is_continued_by_the_next_one(
     read: list[int] = []
     care.copy(place, other, on_rows=read.append)
     assert content(other) == content(place)
-    # It reads no committed part again. A part has two rows, or one at the end of a symbol.
+    # The second copy reads no committed part again; some parts have one row instead of two (+ 4).
     assert sum(read) <= 13 - 2 * (fails_at - 2) + 4
 
 
@@ -897,7 +897,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
         raise KilledError
 
     def recorded(slots: range) -> None:
-        """Record, and then remove at most one file. A kill prevents the removal after `first`."""
+        """Record, and then try to remove one file; with the slots `first`, a kill prevents it."""
         with closing(RotatingSink(tmp_path / "oi.db", None, "day", keep_days=2, now=at(END))) as s:
             s.claim(time.monotonic)
             s.open()
@@ -909,7 +909,7 @@ def test_a_day_counts_once_after_a_kill_between_its_summary_and_the_removal_of_i
                 s.tidy()
 
     def found() -> tuple[list[int], list[int]]:
-        """The days of sweeps in the files, and the days of their summaries; `START` is in day 0."""
+        """The days that have sweeps, and those that have a summary; `START` is in day 0."""
         days, summaries = list[int](), list[int]()
         for file in sorted(tmp_path.glob("oi.*.db")):
             with Recording(file) as recording:

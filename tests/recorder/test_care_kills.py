@@ -47,7 +47,7 @@ def killed(seconds: float | None, *arguments: str, lines: int = 0) -> tuple[bool
 
     Args:
         seconds: Kill the process after this time; None lets it end.
-        arguments: What the process does.
+        arguments: What the process does; see `support.caring_process`.
         lines: `seconds` begins after the process has printed this number of lines.
     """
     command = [sys.executable, "-m", "support.caring_process", *arguments]
@@ -172,7 +172,7 @@ def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot
         sink.claim(lambda: 0.0)
         sink.open()  # a kill may leave the newest file without its tables
     known: set[int] = set()
-    removed: set[int] = set()  # a set: after a kill, two files may have one summary
+    removed: set[int] = set()  # a set: after a kill, two files may have the same summary
     for file in sorted(tmp_path.glob("oi.*.db")):
         slots, gaps, samples = tables(file)
         assert (gaps, samples) == ([], 3 * len(slots))

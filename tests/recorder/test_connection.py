@@ -1,4 +1,4 @@
-"""Numbered placeholders get the same values on every Python; a server's error fits into a line."""
+"""Numbered placeholders get the same values on every Python; a server's error is one line."""
 
 import sqlite3
 import sys

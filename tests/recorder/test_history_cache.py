@@ -135,7 +135,7 @@ def test_an_unwritable_directory_is_reported_once_and_not_used(
     assert warning.startswith(f"history is not cached in {tmp_path}/file/cache: ")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has XDG_CACHE_HOME")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs XDG_CACHE_HOME, as on Linux")
 def test_the_cache_is_in_the_cache_directory_of_the_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -327,7 +327,7 @@ async def test_a_cache_that_reaches_less_far_back_is_read_again_completely(tmp_p
         part = whole[-30:]
         cache.save("BTCUSDT", Kept(part, part[0].time, part[-1].time), 0)
         found = (await recent(exchange, cache, ["BTCUSDT"]))["BTCUSDT"].rows
-    assert found[0] in whole[:3]  # meanwhile, the range may have moved on by a row
+    assert found[0] in whole[:3]  # meanwhile, the range may have moved on by a row or two
     assert set(whole[3:]) <= set(found)
 
 

@@ -181,7 +181,7 @@ def many(count: int) -> Iterator[InstantRow]:
 
 
 def test_a_long_backfill_keeps_the_log_short(path: Path) -> None:
-    with closing(Store(path, clock=lambda: 0.0)) as store:  # so only the number of rows matters
+    with closing(Store(path, clock=lambda: 0.0)) as store:  # time stands still, only rows count
         for first in range(0, 2 * PAST_ROWS_IN_LOG, 65_536):
             store.save_past([(*row[:1], row[1] + first * STEP, *row[2:]) for row in many(65_536)])
             store.tidy()

@@ -1,4 +1,4 @@
-"""After SIGKILL at any instant, the next run of `archive` or `backfill` ends with the same rows.
+"""After SIGKILL at any instant, the next `archive` or `backfill` ends as an undisturbed one does.
 
 Rule of this file: each run is a process with real files and sockets. The exchange is a local one.
 `nox -s archive` kills each command 50 times.

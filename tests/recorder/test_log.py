@@ -144,7 +144,7 @@ STEPS = {
 
 
 def check_set_aside(path: Path, expected: list[int], caplog: pytest.LogCaptureFixture) -> None:
-    """Check that readers refuse the file; a recorder sets the log aside, and continues the file."""
+    """Check that readers refuse the file, and that a recorder sets the log aside and continues."""
     held = path.with_name("oi.db-wal").read_bytes()
     before = path.read_bytes()
     with pytest.raises(RecordingError, match=r"oi\.db-wal is not the log of .*oi\.db"):
@@ -399,7 +399,7 @@ def test_a_file_overwritten_after_a_foreign_checkpoint_stays_as_it_is(
     shutil.copy(f"{path}-wal", f"{left}-wal")
     shutil.copy(other, left)
     with pytest.raises(RecordingError, match=r"left\.db-wal is not the log of .*left\.db"):
-        Recording(left)  # as after a `kill -9`
+        Recording(left)  # `left` is as after a `kill -9`
     shutil.copyfile(other, path)
     with pytest.raises(FileNotFoundError, match="was truncated or overwritten"):
         opened.save(sweep(sweeps + 1), [], PERIOD)
@@ -608,7 +608,7 @@ WRITES = [0, HEADER, *(HEADER + n * (HEAD + PAGE) + m for n in range(4) for m in
 
 
 def test_a_log_that_is_partly_overwritten_belongs_to_its_file(path: Path) -> None:
-    """SQLite writes the head of a frame, then its page. Between the two, an old page follows it."""
+    """SQLite writes a frame's head, then its page. In between, an old page follows the new head."""
     file, before, after = a_log_that_begins_anew(path)
     its_log = path.with_name("oi.db-wal")
     ends = {*WRITES, *range(0, len(after), 97)}  # ends of writes, and points within them

@@ -167,5 +167,5 @@ def test_kill_9_during_a_migration_leaves_either_version_with_all_rows(
     states = {(number, rest) for _, number, rest in lines}
     assert {number for number, _ in states} == {was, str(VERSION)}
     assert len(states) == 2  # each version has only one state of the rows
-    assert len({rest.split(" ok ")[1] for _, rest in states}) == 1  # the rows are equal
+    assert len({rest.split(" ok ")[1] for _, rest in states}) == 1  # the same rows in both
     assert all(rest.startswith("[('local',)]") for number, rest in states if number == str(VERSION))

@@ -119,7 +119,7 @@ async def test_every_slot_is_a_sweep_or_a_gap_with_its_reason(tmp_path: Path) ->
         for name in exchange.universe.trading[SYMBOLS:]:
             exchange.set_status(name, "SETTLING")
         life = Life(exchange, tmp_path)
-        await life.live(DAYS / 4)  # until every cache is full
+        await life.live(DAYS / 4)  # fills every cache
         files, memory = open_files(), resident_kib()
         await life.live(DAYS * 3 / 4)
         assert open_files() <= files

@@ -87,7 +87,7 @@ class Running:
         await self._task
 
     def checked_slots(self) -> tuple[list[int], list[int]]:
-        """Check that each slot has a sweep or is in one gap; return the former and the latter."""
+        """Check that each slot has a sweep or is in one gap; return both kinds of slots."""
         slots, gaps, samples = tables(self.path)
         missed = [s for _, a, b, _ in gaps for s in range(a, b + 1, PERIOD)]
         known = sorted([*slots, *missed])

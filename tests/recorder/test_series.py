@@ -1,7 +1,7 @@
 """A series equals the rows that a plain loop, and also polars, compute from its rule.
 
-The rule: an instant gets the last sample that is at most one step old. Without one, it gets its row
-of history. Without that row too, it gets its row of the archive.
+The rule: an instant gets the last sample that is at most one step old. If it has none, it gets its
+row of history, and if it has no such row either, its row of the archive.
 
 Rule of this file: a case is one symbol with its own samples, history and archive. A sample is in
 one table of the recording, or in both. Tests compute the expected rows from the rule alone.

@@ -121,7 +121,7 @@ def test_the_log_is_checkpointed_between_two_sweeps_and_overwritten(
     log = path.with_name("oi.db-wal")
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
-        opened.tidy()  # the first `tidy` is for a log that a killed recorder may have left
+        opened.tidy()  # the first `tidy` always checkpoints: a killed recorder may have left a log
         assert in_the_file_itself(path) == 1
         size = log.stat().st_size
         opened.save(sweep(1), [], PERIOD)
