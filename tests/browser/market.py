@@ -52,7 +52,7 @@ class _Walk:
 
 
 def record(file: Path, names: Sequence[str] = NAMES, slots: int = SLOTS) -> None:
-    """Write all of `GAPS`, and a sweep for each of the first `slots` slots outside them."""
+    """Write all of `GAPS`, and a sweep for each of the `slots` slots that is in none of them."""
     walks = [_Walk(place) for place in range(len(names))]
     missing = {slot for first, last, *_ in GAPS for slot in range(first, last + 1)}
     begin = round(BEGIN.timestamp() * 1000)

@@ -1,6 +1,6 @@
-"""A base URL and a proxy select the budget's pool; the URL names the source. Others are refused.
+"""A base URL and a proxy select the budget's pool; the URL names the source.
 
-The first tests check the path and the weight of each route.
+Invalid URLs and proxies are refused. The first tests check the path and weight of each route.
 """
 
 from functools import partial

@@ -72,7 +72,7 @@ def _run(url: str) -> Iterator[Run]:
 def fill(url: str, run: Run, *begins: int, remain: str) -> None:
     """Fill these months with rows, and delete all rows that do not match `remain`.
 
-    Without autovacuum, the server leaves the deleted rows in their pages until a test compacts.
+    Autovacuum is off, so only compacting can free the pages of the deleted rows.
     """
     with sink_at(url) as sink:
         sink.save_past([])

@@ -183,7 +183,7 @@ async def test_sweeps_lost_by_a_bug_of_the_sink_are_counted() -> None:
 
 
 class Cancelling(MemorySink):
-    """A sink whose writes are cancelled for a while, as its driver shuts down an executor."""
+    """A sink whose writes are cancelled for a while, as when its driver stops an executor."""
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         if "cancel" in self.failing:
