@@ -1,12 +1,12 @@
 """Patches aioresponses 0.7.9 for aiohttp 3.14, in two places.
 
-Rule of this file: when `test_conftest.py` fails because a patch is no longer needed, delete it.
+Rule of this file: `test_conftest.py` fails when a patch is no longer needed. Then delete the patch.
 
 1. Since aiohttp 3.14, `ClientResponse` needs a `stream_writer`. aioresponses passes none, so every
    answer would raise a `TypeError`.
-2. aioresponses feeds a whole body into a `StreamReader` with a limit of 64 KiB. Beyond twice that
-   size, the reader pauses its protocol, which has no connection and raises an `AssertionError`. A
-   real `exchangeInfo` has 1 MB.
+2. aioresponses feeds a whole body into a `StreamReader` with a limit of 64 KiB. For a body above
+   128 KiB, the reader pauses its protocol. The protocol has no connection, so it raises an
+   `AssertionError`. A real `exchangeInfo` has 1 MB.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Archive files that a test makes, and a server for them.
+"""Makes archive files for tests, and serves them.
 
 Rule of this file: it shares no code with the reader of the archive or with the local exchange.
 """
@@ -71,7 +71,7 @@ def published(symbol: str, day: date, lines: Iterable[str]) -> dict[str, bytes]:
 class ArchiveServer:
     """Serves files by path.
 
-    A `script` may answer instead. It gets the path and the number of this path's requests so far.
+    A `script` may answer instead. It gets the path, and counts a path's requests from 1.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -83,7 +83,7 @@ class ArchiveServer:
 
     @property
     def downloads(self) -> int:
-        """The number of requests for a file, without those for its checksum."""
+        """The number of requests for files; requests for checksums do not count."""
         return sum(path.endswith(".zip") for path in self.asked)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

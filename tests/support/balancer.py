@@ -36,7 +36,8 @@ class Balancer(RecordingServer[tuple[int, str]]):
 
     Args:
         latency: Seconds before each answer.
-        tls: Use TLS with this context; with `tunnel` only after a CONNECT, as a proxy does.
+        tls: Use TLS with this context.
+        tunnel: Expect a CONNECT first, as a proxy does; TLS begins after it.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Balancer(RecordingServer[tuple[int, str]]):
         self.refusals: list[int] = []  # statuses of the next answers
         self.on_request: Callable[[], None] | None = None  # called for each request
         self.part = b"H"  # sent before a connection ends with `PART` or `RESET_PART`
-        self.late: float | None = None  # s after which a `SILENTLY` forgotten connection answers
+        self.late: float | None = None  # s before a silent connection answers; None: never
         self._tls, self._tunnel = tls, tunnel
         self.dead: dict[int, Forgets] = {}
         self._minutes: Counter[int] = Counter()

@@ -1,7 +1,7 @@
 """Reads the fenced blocks of a page, and compares a program's output with a block.
 
-Rule of this file: a block is the text that a reader copies. Outputs may differ in numbers, but not
-in words.
+Rule of this file: a block is the text that a reader copies. Outputs may differ in numbers and in
+column widths, but not in words.
 """
 
 import re
@@ -38,6 +38,6 @@ def shell_blocks(text: str) -> Iterator[str]:
 
 
 def shape(output: str) -> str:
-    """Output without its numbers and column widths."""
+    """The output with `#` for each number, and with one space for each gap in a line."""
     lines = (GAP.sub(" ", NUMBER.sub("#", line)).rstrip() for line in output.strip().splitlines())
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 Rule of this file: it reads as a user does, until its input ends. It prints `reading` after the
 first read, and the number of its reads at the end. At the first error, it exits with 1 and a
-traceback.
+traceback. HOW names what one read covers:
 
     days: the last day of three symbols, and all sweeps    whole: every row, in one transaction
 """

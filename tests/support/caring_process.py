@@ -1,7 +1,8 @@
-"""A process whose work on a recording a test may kill: `-m support.caring_process WHAT ...`.
+"""A process that works on a recording until a test kills it: `-m support.caring_process WHAT ...`.
 
-Rule of this file: it prints `ready` after its imports, and `done` at its end. `copy` prints the
-number of rows read so far, and its peak memory in KiB. `rotate` prints each stored slot.
+Rule of this file: it prints `ready` after its imports, and `done` if it reaches its end. While it
+works, `copy` prints the number of rows read so far and its peak memory in KiB, and `rotate` prints
+each stored slot.
 
     prune PLACE DAYS NOW_MS    compact PLACE    copy SOURCE TARGET    rotate PATH BEGIN_MS DAYS
 """

@@ -1,4 +1,4 @@
-"""Certificates of test authorities, made once for each test run."""
+"""Certificate authorities, made once for each test run, and servers' certificates from them."""
 
 import datetime
 import ssl

@@ -12,12 +12,12 @@ from types import FrameType
 
 from rollover import moved_clock
 
-# The moved clock of `nox -s rollovers` has costs of its own.
+# `nox -s rollovers` moves the clock with functions of its own, whose calls do not count.
 MOVED_CLOCK = str(Path(moved_clock.__file__).parent)
 
 
 class Calls:
-    """The number of calls of Python functions, and of each function in C."""
+    """The number of all function calls (`count`), and of those to each C function (`into_c`)."""
 
     def __init__(self) -> None:
         self.count = 0

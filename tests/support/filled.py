@@ -1,6 +1,6 @@
 """Recordings of several days, made quickly through a sink.
 
-Rule of this file: the slot determines its sweep, so a test knows every row.
+Rule of this file: a slot determines all values of its sweep, so a test knows every row.
 """
 
 import time
@@ -37,7 +37,7 @@ def _value(number: int) -> Decimal:
 
 
 def sweep_of(slot: int, symbols: int = 3, *, without: int = 0) -> Snapshot:
-    """A sweep whose values show its slot, and in which the last `without` symbols failed."""
+    """A sweep whose values are its slot, Unix s / 1000; its last `without` symbols failed."""
     names = [f"S{number:03}USDT" for number in range(symbols)]
     read, failed = names[: symbols - without], names[symbols - without :]
     at: datetime = instant(slot)

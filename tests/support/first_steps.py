@@ -1,10 +1,10 @@
 """Runs the page of first steps: `python -m tests.support.first_steps DIRECTORY`.
 
 The directory has only an environment `.venv` with the package and its extras. Every command and
-program of the page runs there unchanged, with an empty home.
+program of the page runs there unchanged, with an empty home directory.
 
-Rule of this file: it imports nothing of the package, and changes no word of the page. It skips the
-block that makes the environment, because the directory has one.
+Rule of this file: it imports nothing from the package, and changes no word of the page. It skips
+the block that makes the environment, because the directory has one.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SAVED = re.compile(r"`(\w+\.py)`, and run it with `(python \1)`")
 
 
 def run(directory: Path, home: str, command: str) -> str:
-    """The output of a shell in the environment. A failure ends the program."""
+    """Run a command in the environment, and return its output. If it fails, exit with an error."""
     print(f"$ {command.strip()}", flush=True)
     environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
     done = subprocess.run(
@@ -38,7 +38,7 @@ def run(directory: Path, home: str, command: str) -> str:
 
 
 def follow(directory: Path, text: str) -> int:
-    """Run each block of the page; return their number."""
+    """Run all blocks of the page but the one that makes the environment; return their number."""
     programs, names = python_blocks(PAGE.name, text), SAVED.findall(text)
     commands = [block for block in shell_blocks(text) if "-m venv" not in block]
     if len(programs) != len(names) or not commands:

@@ -1,4 +1,4 @@
-"""Simulated hosts on this machine that can vanish without a packet. This needs root on Linux.
+"""Simulated hosts that can vanish from the network without a farewell. This needs Linux and root.
 
 Rule of this file: a host is a network namespace behind a router. A vanished host neither sends nor
 receives. Its processes continue, and other hosts get no error.
@@ -19,7 +19,7 @@ def _ip(*words: str) -> None:
 
 
 def _write(namespace: str, setting: str, value: str) -> None:
-    """Change an IPv4 setting of the kernel."""
+    """Change an IPv4 setting of a namespace."""
     command = f"echo {value} > /proc/sys/net/ipv4/{setting}"
     words = ["ip", "netns", "exec", namespace, "sh", "-c", command]
     subprocess.run(words, check=True, timeout=60.0)
@@ -59,7 +59,7 @@ class Host:
         _ip("-n", self._router, "route", "add", "blackhole", f"{self.address}/32")
 
     def come_back(self) -> None:
-        """Forward its packets again."""
+        """Forward the packets of this host again."""
         _ip("-n", self._router, "route", "del", "blackhole", f"{self.address}/32")
         self._forward("1")
 

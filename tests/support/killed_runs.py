@@ -1,10 +1,10 @@
-"""Runs of a command that are killed at random moments: `python killed_runs.py JSON`.
+"""Runs a command, kills it at random moments, and runs it again: `python killed_runs.py JSON`.
 
 Rule of this file: it imports the program once, and forks a child for each run. A child is a real
-process with real files and sockets. SIGKILL ends the child at a random moment of the time that an
-undisturbed run takes. For the undisturbed run and for each try to kill one, the program prints a
-line of JSON: whether SIGKILL met a running child, the exit code of the run to the end, and a digest
-of the final output.
+process with real files and sockets. The first run is undisturbed. In each later trial, SIGKILL is
+sent to a child at a random moment within the duration of the first run. Then another child runs to
+the end in the same directory. For each trial, the program prints a line of JSON: whether SIGKILL
+ended the first child, the exit code of the last child, and a digest of the output.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def finished(child: int) -> int:
 
 
 def digest(directory: Path) -> str:
-    """A digest of a run's output: history rows and an export of a recording, or files of rows."""
+    """A digest of a run's output: history rows and an export of a recording, and CSV files."""
     found = hashlib.sha256()
     recording = directory / "oi.db"
     if recording.exists():
@@ -62,7 +62,7 @@ def digest(directory: Path) -> str:
 
 
 def run(arguments: list[str], template: Path, to: Path, kill_after: float | None) -> str:
-    """Run to the end in a copy of `template`; before that, kill a run after `kill_after` s."""
+    """In a copy of `template`, kill a run after `kill_after` s if given, then run to the end."""
     shutil.copytree(template, to)
     was_running = False
     if kill_after is not None:

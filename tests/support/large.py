@@ -1,6 +1,6 @@
-"""Recordings of millions of rows: made as by a recorder, and compared with little memory.
+"""Makes large recordings as a recorder does, and computes digests of them with little memory.
 
-Rule of this file: all samples of a sweep differ, and some sweeps are missing or lack symbols.
+Rule of this file: all samples of a sweep differ. Some sweeps are missing, and some lack a symbol.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ SYMBOLS = tuple(f"S{number:03}USDT" for number in range(789))
 
 
 def sweep_of(slot: int, number: int) -> Snapshot:
-    """A sweep of the whole market; some have mark prices, and some lack the last symbol."""
+    """A sweep of the whole market. Every third has mark prices; 1 in 500 lacks the last symbol."""
     lacks = {SYMBOLS[-1]} if number % 500 == 7 else set[str]()
     base = 90_000 + number % 977
     values = {
@@ -43,7 +43,7 @@ def sweep_of(slot: int, number: int) -> Snapshot:
 
 
 def fill_large(place: str, slots: range, *, source: str | None = "production") -> None:
-    """Record a sweep in most of these slots, and a gap in the others."""
+    """Record a gap in one slot of 1000, and a sweep in each of the others."""
     period = slots.step
     with sink_at(place, source) as sink:
         for number, slot in enumerate(slots):
@@ -56,7 +56,7 @@ def fill_large(place: str, slots: range, *, source: str | None = "production") -
 
 
 def digests(place: str) -> dict[str, str]:
-    """A digest of each table of a recording, in the order of its key."""
+    """For each table of a recording, the number of its rows and a digest of them, in order."""
     with Recording.open(place) as recording:
         tables: dict[str, Iterator[object]] = {
             "samples": iter(recording.samples().rows()),

@@ -1,4 +1,4 @@
-"""A source for a hub that a test feeds, slot by slot.
+"""A source of outcomes for the hub of the service; a test feeds the source, slot by slot.
 
 Rule of this file: it publishes only what the test feeds.
 """
@@ -23,7 +23,7 @@ def reading(
     prices: Mapping[str, str] | None = None,
     times: Mapping[str, int] | None = None,
 ) -> Reading:
-    """The reading of slot `number`. The time of a value is its slot, unless `times` has another."""
+    """The reading of slot `number`. The time of a value is its slot unless `times` has its name."""
     slot, received = BEGIN + number * PERIOD, round(time.time() * 1000)
     seen = [
         Observation(
@@ -37,7 +37,7 @@ def reading(
 
 
 class FedSource:
-    """A source that yields the outcomes of `feed`; `end` ends it, with or without an error."""
+    """A source that yields what `feed` gets; `end` ends it, with or without an error."""
 
     def __init__(self) -> None:
         self._outcomes: asyncio.Queue[Reading | Gap | BaseException | None] = asyncio.Queue()

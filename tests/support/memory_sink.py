@@ -1,7 +1,7 @@
 """A sink that stores in memory; most of its methods fail on request.
 
-Rule of this file: it fulfils the protocol `Sink` without SQLite, so tests of a recorder can do
-without files.
+Rule of this file: it fulfils the protocol `Sink` without SQLite, so tests of a recorder need no
+files.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from binance_oi.times import unix_ms
 
 
 class MemorySink:
-    """A sink with sweeps by slot, and gaps in the order of their calls."""
+    """A sink with sweeps by slot, and gaps in the order in which the recorder saved them."""
 
     def __init__(self) -> None:
         self.sweeps: dict[int, Snapshot] = {}

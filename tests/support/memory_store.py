@@ -1,7 +1,7 @@
-"""A store of a shared pool in memory, with only the parts that a pool needs.
+"""An in-memory store for shared pools, with only what a pool needs.
 
-Rule of this file: a `Memory` is the store that processes share, and each `MemoryStore` stands for
-one process. A test can lock the memory, delete its record, or replace it.
+Rule of this file: processes share a `Memory`, and a `MemoryStore` is one process's access to it. A
+test can lock the memory, delete its record, or put another record in its place.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from binance_oi.budget.pool import Clock, ProcessBudget
 from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.stored import EarlierRecord, Store
 
-LINEAGE = 32  # low bits of a sequence that count writes; the others identify its origin
+LINEAGE = 32  # low bits of a sequence, which count writes; the high bits identify its origin
 
 
 class _Cell:
@@ -31,7 +31,7 @@ class _Cell:
 
 
 class Memory:
-    """The store in which a process that starts now finds the record.
+    """What all processes share: a record and its lock.
 
     Attributes:
         is_locked: Whether another program has the lock and never releases it.
@@ -49,7 +49,7 @@ class Memory:
         return current or MemoryStore(self)
 
     def lose(self) -> None:
-        """Delete the record, as a server that lost its data."""
+        """Delete the record, as a server does that loses its data."""
         self.cell.record, self.cell.sequence = b"", -1
 
     def copy(self) -> EarlierRecord:
@@ -57,7 +57,7 @@ class Memory:
         return self.cell.as_earlier_record()
 
     def replace(self, copy: EarlierRecord | None = None) -> None:
-        """Replace the store with another one, which is empty or has an earlier copy."""
+        """Put a new record in place of the current one: empty, or an earlier copy."""
         self.cell = _Cell()
         if copy is not None:
             self.cell.sequence, self.cell.record = copy.sequence, copy.record
@@ -67,7 +67,7 @@ class Memory:
 
 
 class MemoryStore:
-    """The record of a `Memory`, for one process; see `stored.Store`."""
+    """One process's access to the record of a `Memory`; see `stored.Store`."""
 
     pool = "exchange"
     room = 4_000
@@ -161,7 +161,7 @@ class Options(TypedDict):
 
 
 class MemoryBudget(ProcessBudget):
-    """A budget shared by all that have the same `Memory`."""
+    """The budget of one process; all budgets with the same `Memory` share its record."""
 
     def __init__(self, memory: Memory, **options: Unpack[Options]) -> None:
         super().__init__(**options)
@@ -175,7 +175,7 @@ class MemoryBudget(ProcessBudget):
 
 
 def shared_pool(kind: str, directory: Path, memory: Memory, options: Options) -> SharedPool:
-    """The pool of one exchange, as in a separate process, over a `file` or a `memory`."""
+    """A new pool, as a separate process makes it; `kind` is `file` or `memory`."""
     budget: ProcessBudget = MachineBudget(directory=directory, **options)
     if kind == "memory":
         budget = MemoryBudget(memory, **options)

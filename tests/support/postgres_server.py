@@ -1,6 +1,6 @@
-"""A PostgreSQL server for tests, from `initdb` to its end, on a Unix socket in a directory.
+"""Runs a PostgreSQL server for tests, with new data and a Unix socket in a new directory.
 
-Rule of this file: an ordinary user runs the server, because PostgreSQL refuses root. By default,
+Rule of this file: an ordinary user runs the server, because it refuses to run as root. By default,
 the server does not listen on the network. A test can kill it and start it again with its data.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-OURS = 65534  # the user `nobody`, if we are root
+OURS = 65534  # the id of `nobody`, who runs the server if we are root
 AS_ORDINARY_USER = ("setpriv", f"--reuid={OURS}", f"--regid={OURS}", "--clear-groups")
 HANGS = 300.0  # s after which a program of the server counts as hung
 SETTINGS = {
@@ -106,7 +106,7 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(HANGS)
-        while any(map(_is_running, connections)):  # until then, a new server refuses to start
+        while any(map(_is_running, connections)):  # while one runs, a new server refuses to start
             time.sleep(0.01)
         (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
 

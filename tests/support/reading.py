@@ -1,4 +1,4 @@
-"""Another program that reads a recording while a recorder writes it.
+"""Reads a recording as another program does, while a recorder writes it.
 
 Rule of this file: it uses plain SQLite, as any other program would.
 """
@@ -16,7 +16,7 @@ def reader_of(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reading_earlier_state(path: Path) -> Generator[sqlite3.Connection]:
-    """During the block, a reader keeps the state that the recording has at its start."""
+    """During the block, a reader sees the recording as it was when the block began."""
     with closing(reader_of(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sweeps").fetchone()

@@ -17,7 +17,7 @@ PAUSE_S = 0.01  # s between two checks
 
 
 def check_recording(path: Path, staying: sqlite3.Connection, least: int) -> int:
-    """Check that rows and sweeps agree, with `least` sweeps or more; return their number."""
+    """Check that rows and sweeps agree, and that there are `least` sweeps; return how many."""
     with Recording(path) as recording:
         sweeps = list(recording.sweeps())
         sample = next(iter(recording.samples(recording.symbols()[:1])))

@@ -1,16 +1,16 @@
-"""Finds the places in the source of tests that depend on the speed of the machine.
+"""Finds places in test code whose result depends on how fast the machine is.
 
 Rule of this file: it reads syntax trees, and never runs the code. It knows four ways to depend
 on seconds of a real clock, and reports each place that uses one of them.
 
-    duration    a difference of two readings of a clock is compared with a number
+    duration    a difference of two readings of a clock is compared with less than a minute
     patience    a loop or an assertion gives up after less than a minute
-    sleep       a sleep of 0.1 s or more; with `time.sleep`, also of a variable time
+    sleep       a sleep of 0.1 s or more, or a `time.sleep` of an unknown time
     timeout     a timeout of less than a minute
 
-It allows a ratio of two durations, and a lower bound (`assert took >= 0.3`), which holds on a slow
-machine too. In a function that runs on the virtual clock, it reports only uses of the operating
-system's clocks. It skips a function marked `wallclock`.
+It allows a ratio of two durations, and an asserted lower bound (`assert took >= 0.3`): both hold on
+a slow machine too. In a function that runs on the virtual clock, it reports only uses of the
+operating system's clocks. It skips a function marked `wallclock`.
 """
 
 import ast
@@ -37,7 +37,7 @@ REAL_TIMEOUTS = {
     *("run", "call", "check_call", "check_output", "communicate", "result", "urlopen"),
     *("create_connection", "settimeout", "alarm"),
 }
-# The same for these functions, if they are not awaited.
+# So is the `timeout` of these functions if they are not awaited.
 BLOCKING = {"join", "get", "put", "acquire", "wait"}
 LOOP_TIMEOUTS = {"timeout", "timeout_at", "wait_for", "wait", "ClientTimeout", "OpenInterestClient"}
 # The position of the timeout as a positional argument; for `join` and `wait`, see `_waiting`.
@@ -76,7 +76,7 @@ class Value(NamedTuple):
     real: bool
     """Whether the value comes from a clock of the operating system, not of a loop."""
     seconds: float | None = None
-    """The distance of a deadline, in seconds; None if the source does not show it."""
+    """Seconds from the reading of the clock to the deadline; None if the source hides them."""
 
 
 Env = dict[str, Value]
@@ -158,13 +158,13 @@ def _marks(decorators: list[ast.expr]) -> set[str]:
 
 
 def _fixtures(function: Function) -> set[str]:
-    """`virtual_time`, if it is an argument, because the fixture has the effect of the mark."""
+    """`virtual_time` if it is an argument: the fixture of that name works like the mark."""
     return {arg.arg for arg in function.args.args} & {"virtual_time"}
 
 
 @dataclass
 class _Scope:
-    """A function with its name and marks, including those of all that encloses it."""
+    """A function; its name and its marks include those of enclosing functions and classes."""
 
     node: Function
     name: str
@@ -282,7 +282,7 @@ class _Module:
                 yield Find(getattr(child, "lineno", 0), name, kind)
 
     def _programs(self) -> Iterator[Find]:
-        """Search the programs that a test has as strings for a separate process."""
+        """Search programs for separate processes, which a test module has as strings."""
         for node in self._tree.body:
             match node:
                 case ast.Assign(
@@ -390,7 +390,7 @@ class _Reader:
             return Value(Shape.REMAINING, one.real, one.seconds)
         if isinstance(op, ast.Sub):
             if one is None or (other is None and _number(right, self._numbers) is not None):
-                return first  # less a duration
+                return first  # minus a number, which changes no shape
             return Value(Shape.DURATION, _real(one, other))
         if isinstance(op, ast.Add) and first.shape is Shape.INSTANT:
             ahead = _number(right if one else left, self._numbers)
@@ -411,7 +411,7 @@ class _Reader:
                 yield from self._tries(node)
 
     def _tries(self, node: ast.For | ast.AsyncFor) -> Iterator[str]:
-        """Report a bounded number of tries with a sleep after each."""
+        """Report a loop that sleeps after each try, and gives up within a minute."""
         if not (isinstance(node.iter, ast.Call) and _name(node.iter.func) == "range"):
             return
         tries = _number(node.iter.args[0], self._numbers) if node.iter.args else None
@@ -448,7 +448,7 @@ class _Reader:
                 yield "duration"
 
     def _counts(self, node: ast.expr) -> Value | None:
-        """Return the time value of an expression if it is one of real time; otherwise None."""
+        """The value of an expression if it is a time on a real clock; otherwise None."""
         value = self.value(node)
         return value if value and (value.real or not self._virtual) else None
 

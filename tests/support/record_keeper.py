@@ -1,7 +1,8 @@
 """A server in memory that stores records, and swaps them as the script of a real server does.
 
 Rule of this file: `Keeper.swap` is atomic, and a test checks that it answers as the script does. A
-`Link` is the network between one member and the keeper, with delays and faults.
+`Link` is the network between the keeper and one member, that is, one process that shares the
+record. A link has delays and faults.
 """
 
 import asyncio
@@ -27,14 +28,14 @@ class _Place:
     until: float = 0.0  # when the record expires
     queue: bytes = b""  # the members that wait for their turn
     turn_ends: float = 0.0
-    newest: int = 0  # the newest format that has used the record
+    newest: int = 0  # the newest format in which the record was written
 
 
 class Keeper:
     """A server that stores records.
 
     Args:
-        clock: Seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -44,7 +45,7 @@ class Keeper:
         self.writes: deque[tuple[float, str, bytes]] = deque()
         self.hearers: dict[str, list[Callable[[str, bytes], object]]] = {}
         self.down_until = 0.0
-        self.connections = 0  # connections so far; each restart begins a new one
+        self.connections = 0  # restarts so far; each one closes all connections
         self.calls = 0
 
     def time(self) -> float:
@@ -91,7 +92,7 @@ class Keeper:
             hear(pool, news)
 
     def restart(self, down: float = 0.0, *, lost: float | None = None) -> None:
-        """End, and start again after `down` s: empty, or without the last `lost` s of writes."""
+        """Restart after `down` s, without the last `lost` s of writes; None: without any data."""
         now = self._clock()
         self.down_until, self.connections = now + down, self.connections + 1
         kept = {
@@ -116,7 +117,9 @@ class Link:
     random: Random = field(default_factory=lambda: Random(0))
     delay: float = 0.0005  # s each way
     lost: float = 0.0  # share of calls without an answer; the keeper executes half of them
-    cut_until: float = 0.0  # loop time of a cut's end; swaps and news arrive then, answers never
+    # Loop time at which a cut ends. Swaps sent during the cut and news for the member arrive then.
+    # What the member publishes during the cut never arrives, and neither does an answer to a swap.
+    cut_until: float = 0.0
     is_refused: bool = False  # whether the keeper refuses connections
 
     async def swap(self, pool: str, swap: Swap) -> Answer:

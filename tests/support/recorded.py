@@ -1,4 +1,4 @@
-"""A small recording to read: three symbols, two days, one gap, numbers of every shape.
+"""Writes a small recording with three symbols, two days, one gap, and numbers of every shape.
 
 Rule of this file: the store itself writes the recording, from values that this file has as text.
 """
@@ -23,7 +23,7 @@ PRICE = "66012.54400000"
 
 
 def sweep(number: int) -> Snapshot:
-    """The sweep of minute `number`. BTCUSDT grows by 10 each minute, and fails in minute 1."""
+    """The sweep of minute `number`. BTCUSDT grows by 10 a minute; its request fails in minute 1."""
     slot = BEGIN + number * EVERY
     ms = round(slot.timestamp() * 1000)
     values = {n: Decimal(v) + (10 * number if n == "BTCUSDT" else 0) for n, v in VALUES.items()}

@@ -1,4 +1,4 @@
-"""Recorders in separate processes for tests that kill them, and the check of their recordings.
+"""Runs recorders in separate processes, which a test can kill, and checks their recordings.
 
 Rule of this file: `Process` notes every sweep that its recorder acknowledges, as a caller would.
 """
@@ -58,7 +58,7 @@ class Process:
 
 
 def check_all(url: str, acknowledged: list[tuple[int, int]]) -> None:
-    """Check that all sweeps are complete, none is lost, and each slot has a sweep or one gap."""
+    """Check that each acknowledged sweep is stored, and each slot has a whole sweep or a gap."""
     with Recording.open(url) as recording:
         new = {sweep.slot: sweep.new for sweep in recording.sweeps()}
         assert [slot for slot, _ in acknowledged if new.get(slot) != len(NAMES)] == []
@@ -66,4 +66,4 @@ def check_all(url: str, acknowledged: list[tuple[int, int]]) -> None:
         assert recording.samples().count() == len(new) * len(NAMES)
         found = check(recording)
     assert (found.damage, found.unaccounted) == ((), 0)
-    assert len({slot for slot, _ in acknowledged}) == len(acknowledged)  # each slot once
+    assert len({slot for slot, _ in acknowledged}) == len(acknowledged)  # none is there twice

@@ -1,7 +1,7 @@
-"""A market in virtual time for a recorder, and the content of its file.
+"""A market for a recorder in virtual time, and what the recorder has stored.
 
 Rule of this file: sweeps take no time, and the test decides which of them fail. A separate
-connection reads the file.
+connection reads the recording.
 """
 
 import sqlite3

@@ -44,8 +44,8 @@ needs_server: pytest.MarkDecorator = pytest.mark.skipif(
 def free_port() -> int:
     """A free port below the range from which the system assigns ports.
 
-    A node of a cluster also needs the port 10,000 above it, which is below that range too. Nothing
-    checks that it is free.
+    A node of a cluster also needs a second port, 10,000 above the first. It is below that range
+    too, but nothing checks that it is free.
     """
     for port in random.sample(range(15_000, 22_000), 1_000):
         with closing(socket.socket()) as probe, suppress(OSError):
@@ -61,7 +61,7 @@ class Server:
         directory: The directory of its files.
         options: Options of its command line without dashes, such as `appendonly="yes"`.
         port: Its port; by default, a free one.
-        kinds: The servers that may be used; the first one is preferred.
+        kinds: The servers that may be used; the first of them that is installed runs.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Server:
 
 @contextmanager
 def running(directory: Path, **options: Any) -> Iterator[Server]:
-    """A server for the length of a test."""
+    """A server that runs during the block."""
     server = Server(directory, **options)
     try:
         yield server

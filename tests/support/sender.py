@@ -36,7 +36,7 @@ class Record:
 
 
 class Sender:
-    """A transport, and how each of its permits ended."""
+    """A transport that records how each of its permits ended."""
 
     def __init__(self, session: aiohttp.ClientSession | None = None, **options: object) -> None:
         self.transport = Transport(session=session, **options)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Applications that contain the service, as programs: `python service_programs.py KIND`.
+"""Runs an application that contains the service: `python service_programs.py KIND`.
 
-Rule of this file: each program contains the service as the page about serving shows it. It first
-prints its URL, and its server ends it at a signal.
+Rule of this file: each program contains the service as the page about serving shows it. A program
+first prints its URL. At a signal, its server ends it.
 """
 
 import socket
@@ -31,7 +31,7 @@ def on_aiohttp(place: socket.socket) -> None:
         say(place, "/oi/")
         return app
 
-    # The server would wait a minute for a visitor that does not read.
+    # By default, the server would wait a minute for a visitor that does not read.
     web.run_app(make(), sock=place, print=None, access_log=None, shutdown_timeout=1.0)
 
 

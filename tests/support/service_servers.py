@@ -1,6 +1,6 @@
-"""The service on each server for which it has an adapter, in the loop of the test.
+"""Runs the service in the loop of the test, on each server for which it has an adapter.
 
-Rule of this file: a visitor knows only a URL, so a test of a route runs on every server.
+Rule of this file: a visitor needs only a URL, so a test of a route can run on every server.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""Writes the sources of the site: `python tests/support/site.py TARGET`, then mkdocs builds them.
+"""Writes the sources from which mkdocs builds the site: `python tests/support/site.py TARGET`.
 
-Rule of this file: no text exists twice. Pages come from `.docs` and from texts beside the code, the
-reference comes from `__all__` and the docstrings, and the page about commands from their help. A
-link to another file of the project becomes a link to its page.
+Rule of this file: no text exists twice. Pages come from `.docs` and from texts beside the code. The
+reference comes from `__all__` and the docstrings. The page about commands has the printed help of
+each command. A link to another file of the project becomes a link to the page of that file.
 """
 
 import importlib
@@ -60,7 +60,7 @@ def with_links_of_the_site(text: str, source: str, page: str, known: dict[str, s
     """The text with each link to a file of the project replaced by a link to its page.
 
     Raises:
-        LookupError: the site has no page of that file.
+        LookupError: a link leads to a file that has no page.
     """
 
     def replaced(found: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
 """A process on a pseudo-terminal of a given size.
 
-Rule of this file: all three streams are the terminal, whose size is set in the kernel.
+Rule of this file: standard input, output and error are the terminal. The kernel knows its size.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The schema of a recording of version 2, as earlier programs made it."""
+"""The schema of a recording of version 2, as earlier versions of the package made it."""
 
 COLUMNS = (
     "symbol TEXT NOT NULL, time INTEGER NOT NULL, open_interest TEXT NOT NULL,"

@@ -7,7 +7,7 @@ from typing import Any
 
 
 async def tracked(call: Callable[[], Coroutine[Any, Any, object]], count: int) -> float:
-    """Start `count` tasks that wait in `call`; return the tracked objects per task, with the task.
+    """Start `count` tasks that wait in `call`; return the tracked objects for each.
 
     The tasks are cancelled before the function returns.
     """

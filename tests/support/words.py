@@ -66,7 +66,7 @@ def found(text: str) -> Iterator[tuple[int, str]]:
 
 
 def texts() -> Iterator[Path]:
-    """Every text under `HELD`, except in generated folders and in hidden ones not in `SHOWN`."""
+    """Every text except `EXCEPT`, generated folders, and hidden folders that are not in `SHOWN`."""
     for held in HELD:
         for place, folders, names in os.walk(ROOT / held):
             folders[:] = [
