@@ -6,10 +6,10 @@ seeds, with the switch and without it. By default, the situations are six rows o
 the events of `traces`, such as refusals and bans. A mechanism earns its lines if one of these
 happens without it:
 
-- More weight exceeds the limit in minutes in which we could have avoided that, or over 50 more in
-  minutes in which we could not.
+- More weight exceeds the limit in minutes in which we could have avoided that.
+- In minutes in which we could not, the weight over the limit grows by more than 50.
 - In one row, we use at least 0.3 percentage points less of the limit.
-- A call waits longer than its row allows, in a run in which no call did with the mechanism.
+- A call waits longer than its row allows, and in the same run with the mechanism, none did.
 
 If none of these happens, the mechanism is a candidate for removal.
 """
@@ -43,8 +43,8 @@ SIX = (
     "everything at once",
 )
 MEASURED = (*SIX, *EVENTS)
-WORSE = 0.003  # share of the limit that a row loses without a mechanism that earns its lines
-NOTHING = 50  # weight of all runs together; the unavoidable excess may rise so much by chance
+WORSE = 0.003  # share of the limit; a mechanism that gains so much in a row earns its lines
+NOTHING = 50  # weight in all runs; chance alone may raise the unavoidable excess by this much
 
 
 def _drawing(situation: Situation) -> Callable[[Random], Situation]:
@@ -91,7 +91,7 @@ def measure(rows: list[Row], seeds: range, jobs: int | None) -> dict[str, Figure
 
 @contextmanager
 def without(switches: list[Switch]) -> Iterator[Path]:
-    """Make a copy of the tree in which these mechanisms do nothing, and delete it at the end."""
+    """Make a copy of the tree with these switches applied, and delete it at the end."""
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory)
         for name in ("binance_oi", "tests"):
@@ -123,8 +123,8 @@ def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> N
     for key, figure in before.items():
         by_row.setdefault(key.split("|")[0], []).append(after[key].used - figure.used)
     means = {row: sum(found) / len(found) for row, found in by_row.items()}
-    # Compare the avoidable excess run by run: a smaller one in one run does not compensate for a
-    # larger one in another.
+    # Compare the avoidable excess run by run: less of it in one run does not compensate for more in
+    # another run.
     over = sum(max(0, after[key].over - before[key].over) for key in before)
     waits = max(after[key].longest_wait - before[key].longest_wait for key in before)
     too_long = any(
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--rows", default="|".join(MEASURED), help="rows: a|b, or all")
     parser.add_argument("--only", default="", help="switches whose name contains one of these: a,b")
-    parser.add_argument("--together", action="store_true", help="switch all off at once")
+    parser.add_argument("--together", action="store_true", help="apply all chosen switches at once")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The command line that several tables of the simulation share.
+"""Reads the command line of the programs that print a table of the simulation.
 
 Rule of this file: it chooses the rows, the seeds and the number of processes, and runs nothing.
 """

@@ -11,7 +11,7 @@ WINDOW_S = 60.0  # s
 
 
 class RollingCounter(WeightCounter):
-    """Counts the weight of the last 60 s instead of that of a minute; see `WeightCounter`."""
+    """Counts the weight of the last 60 s, not of the current minute; see `WeightCounter`."""
 
     def __init__(
         self, limit: int, *, start: float, used: int, others: Others | None, bans: Bans
@@ -22,7 +22,7 @@ class RollingCounter(WeightCounter):
         self._sum = used
 
     def used(self, now: float) -> int:
-        """Weight counted in the 60 s before `now`, by everyone on this IP address."""
+        """The weight that all clients on this IP address used in the 60 s before `now`."""
         while self._ours and self._ours[0][0] <= now - WINDOW_S:
             self._sum -= self._ours.popleft()[1]
         since = max(self._first, now - WINDOW_S)

@@ -32,10 +32,12 @@ class Case:
     draw: Draw
     first: int = 1  # the minute from which `used`, `poorest` and `waits` count
     used: float = 0.0  # the least used share of the limit
-    poorest: float = 0.0  # the least part of any copy, as a share of an even part
-    waits: tuple[float, float, float] = (inf, inf, inf)  # s: the longest median, 99 % and maximum
+    poorest: float = 0.0  # the least part that a copy may get, as a share of an even part
+    waits: tuple[float, float, float] = (inf, inf, inf)  # s: bounds of median, 99 %, maximum
     calm: int = 0  # the minute from which `refused` bounds the weight over the limit
-    refused: float = 0.0  # the most weight over the limit, as a share of others' weight
+    # The most weight over the limit, as a share of others' weight; with 0, the exchange may not
+    # refuse any of our requests either.
+    refused: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Real processes, a real clock, a real socket: `python -m tests.simulation.machine`.
+"""Drills with real processes, real sockets and a real clock: `python -m tests.simulation.machine`.
 
 Rule of this file: the exchange's counts and the reports of the processes decide whether a drill
-passes. A process reports its answers, errors and waits in one line when a test stops it, so a
+passes. A process reports its answers, errors and waits in one line when a drill stops it, so a
 killed process reports nothing.
 """
 
@@ -52,7 +52,7 @@ class Process:
         assert self._lines.readline() == "started\n"
 
     def banned(self) -> None:
-        """Wait until a ban has ended every call under way. It sends nothing until the ban ends."""
+        """Wait until a ban has ended all calls. The process sends nothing until the ban ends."""
         assert self._lines.readline() == "banned\n"
 
     def kill(self) -> None:
@@ -71,7 +71,7 @@ class Process:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for other processes without a time-out; in a test, pytest ends a wait that hangs."""
+    """Wait until `condition` returns true. If it never does, pytest ends a test that waits."""
     while not condition():
         time.sleep(0.01)
 
@@ -160,9 +160,10 @@ def share(count: int, minutes: int) -> None:
 
 
 def strangers(count: int, minutes: int) -> None:
-    """Measure the poorest of `count` processes without a shared budget, as a share of an even part.
+    """Let `count` processes without a shared budget send; measure the part of the poorest.
 
-    Only the last 3 minutes count. From minute 2 on, the exchange may refuse no request.
+    The part is a share of an even part, in the last 3 minutes. After the first 2 minutes, the
+    exchange may refuse no request.
     """
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
@@ -192,12 +193,12 @@ def bot(minutes: int) -> None:
                 time.sleep(60.0 * minutes)
                 waited = second.stop()["waited"]
     refused = exchange.answers[429] + exchange.answers[418]
-    print(f"| 1/s beside bulk work | {refused} | 99 % over within {waited:.2f} s |", flush=True)
+    print(f"| 1/s beside bulk work | {refused} | 99 % of calls within {waited:.2f} s |", flush=True)
     assert (refused, waited <= 2.0) == (0, True)
 
 
 def kills(count: int) -> float:
-    """Kill one of three processes again and again; return the longest stall of another one, s.
+    """Kill one of three processes again and again; return the longest stall of the others, s.
 
     The processes never reach the limit, so only a killed process can stop the others.
     """
@@ -209,7 +210,7 @@ def kills(count: int) -> float:
                 time.sleep(random.uniform(0.05, 0.3))
                 processes[0].kill()
                 sent = exchange.answers.total()
-                # More answers than the other processes had requests under way at the kill.
+                # At the kill, up to 3 * WORKERS requests were under way; wait for more answers.
                 until(lambda sent=sent: exchange.answers.total() >= sent + 3 * WORKERS)  # type: ignore[misc]
                 processes[0] = Process(exchange.url, Path(directory))
                 processes[0].started()
@@ -221,7 +222,7 @@ def kills(count: int) -> float:
 
 
 def ban(seconds: float) -> None:
-    """After a 418 no process sends, even if it starts later. After the ban, they send again."""
+    """During a ban no process sends, not even one that starts then. Afterwards, all send again."""
     with tempfile.TemporaryDirectory() as directory:
         exchange = LocalExchange(latency=0.05, bans=Bans(first_s=seconds))
         with exchange.in_thread(), running(exchange.url, 2, Path(directory)) as processes:
@@ -245,7 +246,7 @@ def ban(seconds: float) -> None:
 
 
 def suspended() -> float:
-    """Stop a process (SIGSTOP) at random moments; return the longest stall of another one, s."""
+    """Stop a process (SIGSTOP) at random moments; return the longest stall of the others, s."""
     random = Random(0)
     with tempfile.TemporaryDirectory() as directory:
         exchange = LocalExchange(limit=9_999_999)
@@ -266,7 +267,7 @@ def main() -> None:
     parser.add_argument("--kind", default="calls", help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=int, default=3)
     parser.add_argument("--fair", action="store_true", help="only drills of fair shares")
-    parser.add_argument("--strangers", type=int, default=8, help="minutes of those")
+    parser.add_argument("--strangers", type=int, default=8, help="minutes without a shared budget")
     options = parser.parse_args()
     if options.use:
         asyncio.run(use(options.use, options.kind))

@@ -1,8 +1,8 @@
-"""Members on several machines that share one budget through a server, in virtual time.
+"""Simulates members: processes on several machines that share one budget through a server.
 
-Rule of this file: a member has the pool and governor of the package, and the exchange is that of
-`world`. The seed decides each failure. `python -m tests.simulation.members` prints a table: one row
-for each failure and number of members.
+Rule of this file: time is virtual. A member has the pool and governor of the package, and the
+exchange is that of `world`. The seed decides each failure. `python -m tests.simulation.members`
+prints a table with one row for each failure and number of members.
 """
 
 import argparse
@@ -42,7 +42,7 @@ FAILURES = (
     *("none", "one cut off", "all cut off", "server empty", "rollback", "failover"),
     *("lost calls", "killed", "stopped", "server time", "clocks", "one far away"),
 )
-BAN = "ban"  # not a failure; its bound is `Run.late`
+BAN = "ban"  # no failure of members or servers; its bound is `Run.late`
 ROUND_TRIP_S = 0.001  # s from a member to the server and back
 OBEYED_S = ROUND_TRIP_S + 0.02  # s after one member learns of a ban; by then all obey it
 MINUTE_MS = 60_000
@@ -55,11 +55,11 @@ class Run:
 
     outcome: Outcome
     calls: int = 0
-    """Calls of the server."""
+    """Calls that the members made to the server."""
     late: int = 0
     """Requests sent during a ban, later than `OBEYED_S` after the first member learned of it."""
     beyond: int = 0
-    """Weight that members sent beyond their parts in the whole minutes of their cuts."""
+    """Weight that cut-off members sent beyond even parts, in minutes that lie whole in a cut."""
 
     @property
     def most(self) -> int:
@@ -77,8 +77,8 @@ class Run:
     def is_met(self, failure: str) -> bool:
         """Whether the run stays within every bound.
 
-        The used share of the limit and the parts of the members include each minute after the first
-        one, among them the minute in which the failure begins.
+        The used share of the limit and the parts of the members count every minute but the first.
+        So they also count the minute in which the failure begins.
         """
         if failure == BAN:
             return self.refused > 0 and not self.late
@@ -103,7 +103,7 @@ class Member:
 
 
 class Stopping:
-    """A pool of a process that a signal may stop. A stopped pool admits nothing."""
+    """The pool of a process that a signal may stop. Until the stop ends, it admits nothing."""
 
     def __init__(self, pool: MemberPool, gate: "_Gate") -> None:
         self._pool, self._gate = pool, gate
@@ -164,11 +164,11 @@ class _Gated:
 
 
 Steps = tuple[tuple[float, float], ...]
-"""A demand: pairs of a moment, s since minute 0 began, and the calls per second from then on."""
+"""A demand. Each pair: a moment, s since minute 0 began; the calls a second from then on."""
 
 
 class _Member(_Process):
-    """A process of a member. Without a `demand`, its demand is saturating."""
+    """The process of a member. Without a `demand`, it sends as often as it may."""
 
     gate: _Gate
     stage: "Stage"

@@ -1,7 +1,7 @@
 """The network between us and the exchange, and other clients of the exchange.
 
 Rule of this file: it has no state. A leg draws from the random numbers that its caller passes.
-Others are a function of time, so that the counter can ask for any span of time.
+The use by others is a function of time, so that the counter can ask for any span of time.
 """
 
 from bisect import bisect_right
@@ -19,7 +19,7 @@ class Leg(Protocol):
     """The distribution of a message's delay."""
 
     def __call__(self, now: float, random: Random) -> float:
-        """Seconds for a message that leaves at `now`."""
+        """Draw the delay of a message that leaves at `now`, s."""
         ...
 
 
@@ -51,7 +51,7 @@ class Uneven:
 
 @dataclass(frozen=True, slots=True)
 class Stalling:
-    """For `seconds` of every `every`, the link holds messages; then it passes them on at once."""
+    """Every `every` s, the link holds messages for `seconds` s, and then passes all on at once."""
 
     seconds: float = 2.0
     every: float = 13.7

@@ -17,7 +17,7 @@ from random import Random
 from .members import Run, Stage, Steps, in_virtual_time, play
 from .world import EPOCH_S
 
-LIMIT = 600  # its reserve is only 6, so little hides a weight above the budget
+LIMIT = 600  # the reserve is only 6, so even a small error can exceed the limit
 INTO_S = 5.0  # s into the first minute at which the members start
 FOR_EVER_S = 1000.0
 
@@ -28,12 +28,12 @@ class Plan:
 
     demands: tuple[Steps, ...]
     cuts: tuple[tuple[float, int, float], ...]
-    """Each cut: its beginning, s since minute 0 began; the member's number; its duration, s."""
+    """For each cut: beginning, s since minute 0 began; number of the member; duration, s."""
     minutes: int
 
 
 def _two_beside_a_burst(random: Random) -> Plan:
-    """Two members lose the server while a third goes on beyond its even part."""
+    """Two members lose the server while a third one sends more than an even part."""
     cut = 60.0 + random.uniform(4.0, 8.0)
     burst = (0.0, 1.25), (60.5, 50.0), (cut + random.uniform(2.5, 4.0), 0.0)
     late = (0.0, 0.25), (cut + 3.0, inf)
@@ -41,7 +41,7 @@ def _two_beside_a_burst(random: Random) -> Plan:
 
 
 def _the_third_follows(random: Random) -> Plan:
-    """Two members lose the server, and some seconds later so does the busy third one."""
+    """Two members lose the server, and within 5 s the busy third one loses it too."""
     cut = 60.0 + random.uniform(6.0, 12.0)
     busy = (0.0, 1.25), (60.5, random.uniform(37.5, 75.0)), (120.0, 5.0)
     late = (0.0, 0.5), (cut + 1.0, inf)
@@ -57,7 +57,7 @@ def _all_after_a_long_cut(random: Random) -> Plan:
 
 
 def _before_a_rollover(random: Random) -> Plan:
-    """Two members, at times all three, lose the server near a rollover; all are busy after it."""
+    """Two members or all three lose the server near a rollover, after which all are busy."""
     cut = 120.0 - random.choice((0.3, 1.0, 2.0, 3.5))
     late = (0.0, 0.5), (cut + 3.0, inf)
     cuts = [(cut, 1, 70.0), (cut, 2, 70.0)]

@@ -1,9 +1,9 @@
-"""Hand-made scripts for one pool: each charge, its time, and the answer of the exchange.
+"""Hand-made scripts. Each charges one pool at given times, and answers for the exchange.
 
 Rule of this file: a script plays events that the rows of `situations` omit, or reach only by
 chance. It runs without an event loop, so a reader can follow it with a pencil. It asserts nothing:
 `traces` records each decision and compares it with the decision of another version of the source.
-Names in capitals in the docstring of a script are the numbers that decide its answers.
+Names in capitals in the docstring of a script are the constants that decide its answers.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ from binance_oi.budget.usage import Receipt
 NOON = 1_795_435_200.0  # Unix s; the beginning of a minute
 START = 1_000.0  # monotonic s at `NOON`
 LIMIT = 2_400
-EVERY = range(1_000)  # minutes: all of any script
+EVERY = range(1_000)  # all minutes that a script can reach
 
 Note = Callable[[float, int, object], None]
 """Gets the time in seconds, the weight, and the answer of `charge` or of `sending`."""
@@ -64,8 +64,8 @@ class Desk:
         at: Seconds after `NOON` at which the script begins.
         wall_error: Our wall clock less the exchange's, s.
         latency: Seconds from sending to the answer.
-        others: The weight that others have used, by the number of the minute and the seconds since
-            it began.
+        others: Gets the number of a minute and the seconds since it began; returns the weight that
+            others have used in that minute.
         headers: Whether an answer has the count, and whether it has a `Date`.
     """
 
@@ -186,7 +186,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """Decorate a script so that its client need not send evenly, as after its first minute."""
+    """Let the client of a script send unevenly at once, as others may after a first minute."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -212,7 +212,7 @@ def bursts(weight: int, *seconds: float, minutes: Iterable[int] = EVERY) -> Call
 
 
 def at_once(first: int, later: int) -> Callable[[int, float], int]:
-    """Others that use these weights at the beginning of the first minute and of each later one."""
+    """Others that use `first` when minute 0 begins, and `later` when each later minute begins."""
     return lambda minute, _into: later if minute else first
 
 
@@ -347,7 +347,7 @@ def answers_without_anything(note: Note) -> None:
 
 @script
 def dates_that_contradict(note: Note) -> None:
-    """CONTRADICTIONS: after how many such `Date`s in a row the pool trusts them."""
+    """CONTRADICTIONS: how many contradictory `Date`s in a row make the pool trust them."""
     desk = Desk(note, at=5.0, limit=300)
     desk.go_on(20.0, every=0.5, most=3)
     for error in (300.0, 0.0, -40.0, -40.0, -40.0, -40.0, 0.0):
@@ -426,7 +426,7 @@ def a_wait_of_less_than_a_millisecond(note: Note) -> None:
 @script
 @of_a_known_address
 def heavy_probes_of_a_full_minute(note: Note) -> None:
-    """FROM_RESERVE: how much of the reserve probes may use before the last one."""
+    """FROM_RESERVE: how much of the reserve all probes but the last one may use."""
     for weight in (99, 100, 101, 102):
         desk = Desk(note, reserve=201, at=5.0)
         desk.go_on(20.0, weight=73, every=0.5, most=10)

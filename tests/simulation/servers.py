@@ -1,9 +1,9 @@
-"""Real servers, real processes, a real clock: `python -m tests.simulation.servers`.
+"""Drills with real servers, processes and clocks: `python -m tests.simulation.servers`.
 
 Rule of this file: a drill passes if the exchange refused no request, and every process ended on
-request. In the drill of a ban, the exchange answers with the ban. No process may send once it knows
-of the ban, and all but one must learn of it through the server. Each drill has its own servers,
-some behind a relay.
+request. In the drill `ban`, the exchange refuses requests with a ban. No process may send once it
+knows of the ban, and at most one may learn of it from the exchange itself. Each drill has its own
+servers, some behind a relay.
 """
 
 import argparse
@@ -41,7 +41,7 @@ END_S = 120.0  # s in which a process must end, even on a slow machine
 DELAYED_S = 8.0  # s by which the exchange delays the answers to all processes but one
 OBEYED_S = 0.02  # s beyond a round trip; a request that a process sends later counts as late
 PAUSE_S = 0.01  # s between two measured round trips
-LATEST = 1000  # the latest instants of requests that a process remembers
+LATEST = 1000  # how many of its latest requests, and of its round trips, a process remembers
 
 
 class Process:
@@ -102,7 +102,7 @@ async def use(exchange: str, server: str, symbol: str) -> None:
 
 
 class Seen:
-    """The observations of a process: when it sends, when it learns of a ban, and round trips.
+    """What a process observes: when it sends, when it learns of a ban, and its round trips.
 
     All instants are by the monotonic clock, which the processes of a machine share.
     """
@@ -204,7 +204,7 @@ class Relay:
         loop.call_at(max(loop.time() + self.delay, self.held_until), writer.close)
 
     def hold(self, seconds: float) -> None:
-        """Delay all bytes for a while; then they arrive at once."""
+        """Hold all bytes for this many seconds, and then pass them on together."""
         self.held_until = self._loop.time() + seconds
 
 
@@ -276,7 +276,7 @@ def empty(stage: Stage, **options: Any) -> None:
 
 
 def torn(stage: Stage) -> None:
-    """The server is killed, and starts from a file whose end is torn."""
+    """The server is killed, and starts from a file that lost its last bytes."""
     server = stage.server(appendonly="yes", appendfsync="everysec")
     stage.begin(server.url)
     ends = time.monotonic() + stage.seconds
@@ -354,7 +354,7 @@ def shards(stage: Stage) -> None:
 
 
 def far(stage: Stage) -> None:
-    """A round trip to the server takes 10 ms."""
+    """A round trip to the server takes 10 ms more than otherwise."""
     relay = Relay(stage.server().port, 0.005)
     stage.begin(relay.url)
     stage.wait()
@@ -380,7 +380,7 @@ def cut_all(stage: Stage) -> None:
 
 
 def flushed(stage: Stage) -> None:
-    """The scripts of the server are flushed every 2 s, and now and then its data."""
+    """Every 2 s, the server loses its scripts, and now and then its data too."""
     server = stage.server()
     stage.begin(server.url)
     ends = time.monotonic() + stage.seconds
@@ -441,9 +441,9 @@ def obeyed(found: list[dict[str, Any]]) -> str:
     """Check that the processes obeyed a ban; return what they did, as a text.
 
     No process sends once it knows of the ban. All processes except at most one learn of it before
-    the exchange answers their own requests with it. How soon they learn of it depends on this
-    machine. So the text compares the time of the last request with the longest round trip that a
-    process measured in the second after the first process learned of the ban.
+    the exchange refuses a request of theirs. How soon they learn of it depends on this machine, so
+    only the text has these figures: the longest round trip in the second after the first process
+    learned of the ban, and how long after that instant the last request was sent.
     """
     learned = [each["banned"] for each in found]
     assert all(learned)

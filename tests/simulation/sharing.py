@@ -45,7 +45,7 @@ Desks = Callable[..., "_Desks"]
 
 
 class _Desks:
-    """Two processes, `one` and `other`, at 20 s of a minute.
+    """Two processes, `one` and `other`, which start at second 20 of a minute.
 
     Args:
         note: Gets each decision of both.
@@ -131,7 +131,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 def calls_in_quick_succession_take_a_lease(_note: Note, make: Desks) -> None:
     """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: when a pool takes a lease, and for how many calls.
 
-    LEASE_PART, LARGEST_LEASE: for how many calls it takes one while there is much room.
+    LEASE_PART, LARGEST_LEASE: for how many calls it takes a lease while much weight is free.
     """
     pauses = every(0.00002, 0.0049, 0.0051)
     limits = *range(420, 460, 4), 2_400
@@ -178,7 +178,7 @@ def many_settlements_are_written_at_once(_note: Note, make: Desks) -> None:
 
 @_shared
 def another_process_has_locked_the_file(_note: Note, make: Desks) -> None:
-    """LOCKED_RETRY_S: when a caller tries again."""
+    """LOCKED_RETRY_S: how soon a caller tries again."""
     desks = make()
     desks.begin(desks.one)
     assert desks.place is not None
@@ -191,7 +191,7 @@ def another_process_has_locked_the_file(_note: Note, make: Desks) -> None:
 
 
 def _come_back(desks: _Desks, moments: list[float]) -> None:
-    """Let `one` charge at each moment; once it shares again, `other` has used everything."""
+    """Let `one` charge at each moment. `other` has used all weight, so none is left to share."""
     for desks.now in moments:
         receipt = desks.ask(desks.one)
         if receipt is not None:

@@ -59,7 +59,7 @@ def edge(random: Random, *, spread: float = 0.0, bias: float = 0.0) -> Situation
 
 
 def lossy(random: Random) -> Situation:
-    return Situation(leg=_leg(random), lost=0.005)  # of requests, and of answers: 1 % of both
+    return Situation(leg=_leg(random), lost=0.005)  # of requests, and also of answers: 1 % in all
 
 
 def some_headers(random: Random) -> Situation:

@@ -21,7 +21,7 @@ def test_no_failure_makes_members_exceed_the_limit(failure: str) -> None:
     assert found.outcome.fairness() >= 0.35
 
 
-# With these seeds, members exceeded the limit before the pool had the rule that the plan tests.
+# With these seeds, members of earlier versions exceeded the limit: their pool lacked a rule.
 SEEDS = {
     "two beside a burst": 1,
     "the third follows": 3,
@@ -43,7 +43,7 @@ def test_members_without_the_server_stay_within_the_limit_while_their_demand_cha
 def test_no_member_sends_once_it_can_know_of_a_ban() -> None:
     found = run(BAN, 3, 4, minutes=4, limit=600)
     assert found.is_met(BAN)
-    assert found.refused > 3  # so all three were sending
+    assert found.refused > 3  # several requests were under way
 
 
 def test_the_drill_of_a_ban_notices_members_that_learn_of_it_with_their_next_turn(

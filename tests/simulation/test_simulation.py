@@ -27,7 +27,7 @@ def test_the_situations_that_always_run_exist() -> None:
 @pytest.mark.parametrize("row", [_marked(row) for row in ROWS])
 def test_no_avoidable_weight_is_over_the_limit(row: Row) -> None:
     drawn = row.draw(Random(f"{row.name} 1"))
-    # With others, one minute more: first we must see them.
+    # A run with others lasts a minute longer, because we must see them first.
     situation = replace(drawn, minutes=2 if drawn.others is None else 3)
     outcome = run(situation, seed=1)
     assert outcome.over() == 0
@@ -50,4 +50,4 @@ def test_after_a_refusal_we_wait_and_the_expected_surge_fades() -> None:
     assert outcome.statuses[429] + outcome.statuses[418] == 1  # only the first request is refused
     assert outcome.sent_in_hold == 0
     assert outcome.used(1) < outcome.used(4) > 0.9
-    assert outcome.used(2) > 0.85  # the use before our start does not come again
+    assert outcome.used(2) > 0.85  # we no longer expect the use before our start

@@ -184,10 +184,10 @@ UNNOTICED = {
     "budget.pool_file._MAX_SEQUENCE": LAYOUT,
     "exchange.refusals.MAX_TEXT_READ": "how much of a text we read; no script has texts",
     "exchange.refusals.MIN_STATED": "which limit of a text we trust; no script has texts",
-    "exchange.refusals.FIREWALL": "a status",
+    "exchange.refusals.FIREWALL": "a status code, 403",
     "sending.pacer.LONGEST_S": "no wait is as long",
     "sending.governor.MAX_FINISHED": "when finished calls are removed; it decides nothing",
-    "sending.governor.ENDED_PER_STEP": "how many calls end in one step of the loop; none is sent",
+    "sending.governor.ENDED_PER_STEP": "how many calls, all unsent, end in one step of the loop",
     "sending.governor.LEAST_RETRY_S": "the `retry_at` of a refused call; it decides nothing",
 }
 

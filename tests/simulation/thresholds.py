@@ -2,7 +2,7 @@
 
 Rule of this file: the docstring of a script names its numbers. The scripts of `scripts` charge only
 now and then, so a slight change of a number may change none of their decisions. The scripts of this
-file charge at close moments, or find the largest weight that may be sent.
+file charge at moments close together, or find the largest weight that may be sent.
 """
 
 from binance_oi.budget.usage import Receipt
@@ -61,7 +61,7 @@ def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
 
 @script
 def a_request_is_written_late_in_its_minute(note: Note) -> None:
-    """TRAVEL: until when the exchange counts a late request only in a minute booked for it."""
+    """TRAVEL: until when a late request can only be counted in a minute to which it is booked."""
     for second in every(0.02, 49.5, 50.1):
         desk = _acquainted(note, 5.3)
         desk.to(46.0)
@@ -72,7 +72,7 @@ def a_request_is_written_late_in_its_minute(note: Note) -> None:
 
 @script
 def the_others_wait_for_a_probe_without_an_answer(note: Note) -> None:
-    """PROBE_PATIENCE: when the other requests stop waiting."""
+    """PROBE_PATIENCE: how long the other requests wait for a probe."""
     desk = Desk(note, at=20.0, latency=9.0)
     desk.send()
     for second in every(0.002, 20.9, 21.1):
@@ -145,7 +145,7 @@ def others_came_in_one_minute_and_never_again(note: Note) -> None:
 
 @script
 def a_client_starts_just_before_the_rollover(note: Note) -> None:
-    """AT_ONCE, PROBE_PAUSE: how much a client may use before it knows the minute of its count."""
+    """AT_ONCE, PROBE_PAUSE: how much a client may use until it knows a count's minute."""
     desk = Desk(note, at=58.0)
     desk.send()
     desk.to(58.2)
@@ -189,7 +189,7 @@ def refusals_far_below_the_limit(note: Note) -> None:
 
 @script
 def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
-    """DISTRUST: for how many minutes, more than an hour, the pool obeys the lower limit."""
+    """DISTRUST: for how many minutes (over 60) the pool obeys the lower limit."""
     desk = _acquainted(note, 5.3, limit=1_000)
     desk.send()
     desk.refuse(shown=500)
@@ -237,7 +237,7 @@ def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
 
 
 def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> Desk:
-    """Use `ours` in minute 1; others use `theirs` in seconds 2 to `until` of each minute but 0."""
+    """Use `ours` in minute 1; others use `theirs` in seconds 2 to `until` of minutes 1, 2, ..."""
 
     def used(minute: int, into: float) -> int:
         return int(theirs * min(1.0, max(0.0, into - 2.0) / (until - 2.0))) if minute else 0
@@ -266,7 +266,7 @@ def copies_of_us_share_the_address(note: Note) -> None:
 
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
-    """EARLY, USED_UP: when others and we must have used up a minute for them to count as copies."""
+    """EARLY, USED_UP: others count as copies if all of us use up a minute; by when, and how far."""
     for ours in range(8_200, 8_720, 40):
         desk = _among_copies(note, 15_000, ours, until=20.87)
         for second in (122.0, 131.0):

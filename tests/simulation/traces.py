@@ -8,7 +8,7 @@ figures.
     python -m tests.simulation.traces                        against the last commit
     python -m tests.simulation.traces --against main~3       against any revision
     python -m tests.simulation.traces --against ../before    against another checkout
-    python -m tests.simulation.traces --save traces.json     keep the digests ...
+    python -m tests.simulation.traces --save traces.json     store the digests ...
     python -m tests.simulation.traces --against traces.json  ... and compare with them later
     python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    with a changed number
 

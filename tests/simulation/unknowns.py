@@ -57,13 +57,13 @@ class Row:
 
 
 def over_from(minute: int, _: Situation, outcome: Outcome) -> float:
-    """The weight of everyone over the limit, from minute number `minute` on."""
+    """By how much all clients together exceed the limit, from minute number `minute` on."""
     weights = outcome.weights.items()
     return sum(max(0, weight - outcome.limit) for k, weight in weights if k >= minute)
 
 
 def refused_of_first_burst(situation: Situation, outcome: Outcome) -> float:
-    """The refused share of a burst in minute 0, if the burst had all refusals of that minute."""
+    """The refused share of a burst in minute 0, if all of that minute's refusals hit it."""
     assert isinstance(situation.others, Bursts)
     return max(0, outcome.weights[0] - outcome.limit) / situation.others.size
 
@@ -189,7 +189,7 @@ class Polled(NamedTuple):
     whole: float
     """Seconds from the end of the ban to the end of the first sweep without an error."""
     missed: int
-    """Slots without a snapshot, from two periods to five minutes after the ban's end."""
+    """Slots without a snapshot in the five minutes after a ban, without its first two periods."""
     details: list[str]
     """The reasons of the gaps."""
 
@@ -238,7 +238,7 @@ async def _poll_through_a_ban(
             missed += max(0, round((gap.last / 1000 - first) // every) + 1)
         if finished > end + 300.0:
             return Polled(whole, missed, details)
-    raise AssertionError("polling never ends")
+    raise AssertionError("polling ended before the test did")
 
 
 def headers(name: str, missing: float, least: float) -> Row:

@@ -1,7 +1,7 @@
-"""One run: an exchange, a network, others, and processes of ours.
+"""Plays one run: processes of ours use an exchange over a network, beside other clients.
 
-Rule of this file: the library's own governor and budget send. Everything else depends only on
-the seed, so a run can be repeated.
+Rule of this file: the library's own governor and budget decide when to send. Everything else
+depends only on the situation and the seed, so a run can be repeated.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ EPOCH_S = 1_795_434_000.0  # the beginning of a minute
 STEP_S = 1e-6  # s: the least step of time, so that timers due now do not spin
 TIMEOUT_S = 10.0  # the client's default
 COULD_KNOW_S = 2.0  # s: a probe takes less, so a client can know all older events
-AT_ONCE_S = 0.02  # s: requests so close were sent at once, because an answer takes longer
+AT_ONCE_S = 0.02  # s: requests this close together were sent at once; an answer takes longer
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
@@ -66,7 +66,7 @@ class Situation:
     banned_at: float | None = None  # s after our last start; another client causes the ban
     bare: bool = False  # refusals have no header and no text
     rolling: bool = False  # the exchange counts the last 60 s instead of minutes
-    kills: int = 0  # kills of a process a minute, at least; another one starts
+    kills: int = 0  # at least so many times a minute, a process is killed and restarted
     sweep: int = 0  # symbols in a sweep; 0 means saturating demand
     every: float = 20.0  # s from one sweep to the next
     bulk: bool = False  # saturating demand is bulk work
@@ -102,7 +102,7 @@ class Outcome:
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
-        """The weight of all clients over the limit, in all minutes with this `is_avoidable`."""
+        """The weight over the limit in all minutes for which `is_avoidable` equals `avoidable`."""
         return sum(
             max(0, weight - self.limit)
             for k, weight in self.weights.items()
@@ -113,8 +113,8 @@ class Outcome:
         """Whether a perfect client could have kept minute `k` within the limit.
 
         A rash request is one that left too little room for others (`_Exchange._is_rash`). If the
-        minute is over the limit even without our rash requests, no client could have kept it
-        within: others came late into a full minute, and used more than any client could expect.
+        minute is over the limit even without our rash requests, no client could have prevented
+        that: others came late into a full minute, and used more than any client could expect.
         """
         return self.weights.get(k, 0) - self.rash[k] <= self.limit
 
@@ -124,11 +124,11 @@ class Outcome:
         return sum(whole) / (len(whole) * self.limit)
 
     def fairness(self) -> float:
-        """The part of the poorest process, as a share of an even part."""
+        """The part of the poorest process from minute 1 on, as a share of an even part."""
         return poorest(self.shares)
 
     def fairness_since(self, first: int) -> float:
-        """The same from minute `first` on."""
+        """The part of the poorest process from minute `first` on, as a share of an even part."""
         parts = [0] * len(self.shares)
         for (k, process), weight in self.parts.items():
             parts[process] += weight if k >= first else 0
@@ -243,7 +243,7 @@ class _Exchange:
         """Whether a request left less room than others can be expected to need.
 
         Others are expected to need a tenth more than in their largest minute so far. Of the first
-        minute, only their use since our start counts for it, as a rate. In the first minute itself,
+        minute, only their use since our start counts, scaled to 60 s. In the first minute itself,
         they are expected to continue at the rate that we could have seen.
         """
         others = self._situation.others
@@ -302,7 +302,7 @@ def _minute(moment: float) -> int:
 
 @dataclass(slots=True)
 class _Common:
-    """The facts that every process of one budget must obey, and can know."""
+    """What all processes of one budget can know: a cooldown to obey, and the newest count."""
 
     held_until: float = 0.0  # Unix s
     known: float = 0.0  # Unix s at which the newest answered request was counted
@@ -406,7 +406,7 @@ class _Process:
             known = max(self._common.known, self._exchange.now() - COULD_KNOW_S)
             arrive = partial(self._exchange.arrive, self._number, known, weight)
             loop.call_later(up, self._arrive, arrive, answered, None if fails[1] else down)
-        if any(fails):  # a reset comes before a timeout
+        if any(fails):  # half of them time out; the others end earlier, as by a reset
             later = TIMEOUT_S if random.random() < 0.5 else random.uniform(up, TIMEOUT_S)
             loop.call_later(later, _set, answered, None)
         answer = await answered
@@ -415,7 +415,7 @@ class _Process:
             self._common.known = max(self._common.known, answer.counted)
             if answer.status != 200:
                 self._common.held_until = max(self._common.held_until, answer.until)
-            if answer.status == 418 and not self._situation.bare:  # the text has `until`
+            if answer.status == 418 and not self._situation.bare:  # its text states `until`
                 self._governor.obey_ban(answer.until)
 
     def _arrive(
@@ -430,7 +430,7 @@ class _Process:
 
 
 def _set(answered: asyncio.Future[_Answer | None], answer: _Answer | None) -> None:
-    if not answered.done():  # a kill has ended the future
+    if not answered.done():  # it is done if a kill has ended it
         answered.set_result(answer)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 async def tracked(call: Callable[[], Coroutine[Any, Any, object]], count: int) -> float:
     """Start `count` tasks that wait in `call`; return the tracked objects for each.
 
-    The tasks are cancelled before the function returns.
+    The task itself is one of them. All tasks are cancelled before the function returns.
     """
     gc.collect()
     before = len(gc.get_objects())
