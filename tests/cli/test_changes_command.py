@@ -1,6 +1,6 @@
 """The command `changes`, and the history that it and `watch` cache for the next run.
 
-Rule of this file: the exchange is a local one, and its history is the expected truth.
+Rule of this file: the exchange is a local one, and its own rows give the expected values.
 """
 
 import json
@@ -102,7 +102,7 @@ def test_a_second_command_requests_only_newer_history(
 
 
 def watched(url: str) -> dict[str, Any]:
-    """The first line of `watch` that knows a change over the window."""
+    """The first line of `watch` that has a change over the window."""
     command = [sys.executable, "-m", "binance_oi", "watch", "JDUSDT", "--every", "0.2s"]
     with subprocess.Popen(
         [*command, "--base-url", url], stdout=subprocess.PIPE, text=True

@@ -1,6 +1,6 @@
-"""The command line: rendering as pure functions, and commands over real sockets.
+"""Tests the command line: rendering as pure functions, and commands over real sockets.
 
-No test sleeps for a fixed time. A test waits until a process has reached a point.
+No test waits for a fixed time. A test polls until a process has reached a state.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ DEADLINE = 600.0  # s after which a process counts as hung
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp()) * 1000
 UNKNOWN = UnknownSymbolError(400, -1121, "Invalid symbol.")
-PATIENT = ("--timeout", "600")  # for a command that reads on a busy machine
+PATIENT = ("--timeout", "600")  # so that no request times out on a busy machine
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PROGRAM = [sys.executable, "-m", "binance_oi"]
 
@@ -754,7 +754,7 @@ def test_a_full_minute_ends_the_command_with_exit_code_3_and_the_retry_time() ->
 def test_a_ban_ends_the_command_with_exit_code_3_and_the_retry_time() -> None:
     with LocalExchange().in_thread() as exchange:
         pool = MachineBudget().pool(pool_key(exchange.url))
-        pool.hold(300.0, ban=True)  # as after a ban of another process of this user
+        pool.hold(300.0, ban=True)  # as if the exchange had banned another process
         done = run("snapshot", "--base-url", exchange.url)
         assert not exchange.answers
     assert done.returncode == 3

@@ -39,7 +39,7 @@ def exchange() -> Iterator[LocalExchange]:
 
 
 def last(days: int) -> list[str]:
-    """The options of the last days. Their dates are fixed, even if a day ends during a test."""
+    """The options for the last days. Their dates stay the same if a day ends during a test."""
     first, end = TODAY - timedelta(days=days), TODAY - timedelta(days=1)
     return [f"--since={first}", f"--until={end}T23:59:59"]
 
@@ -114,7 +114,7 @@ def test_an_interrupted_command_keeps_its_files_and_the_next_one_continues(tmp_p
     out = tmp_path / "out"
     command = [sys.executable, "-m", "binance_oi", "archive", "BTCUSDT", *last(60)]
     with LocalExchange().in_thread() as exchange:
-        exchange.delay(0.001, 60)  # the requests for half of the files
+        exchange.delay(0.001, 60)  # half of the 60 files: 30 files + 30 checksums = 60 requests
         exchange.delay(HANGS, 1000)  # so that the command does not end
         command += ["--to", str(out), "--archive-url", exchange.url]
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""The command that reads history.
+"""Tests the command `history`.
 
 Rule of this file: the exchange is a local one. A command that a test kills is a real process.
 """
@@ -102,7 +102,7 @@ class Run:
     """
 
     def __init__(self, exchange: LocalExchange, path: Path) -> None:
-        # Fixed moments and not ages, because a row may appear before the second run begins.
+        # The bounds are fixed moments: ages would ask for other rows in the second run.
         bounds = time.time() - 3 * 86_400, time.time() - 600
         self.first, self.last = (
             f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%MZ}" for at in bounds
@@ -116,12 +116,12 @@ class Run:
         """Start the command and kill it; return whether it was still running.
 
         The kill comes at a random moment after a random request. After the last request, it comes
-        within about 20 ms, when the command writes the file.
+        within about 20 ms, while the command may be writing the file.
         """
         wanted = instant.randrange(REQUESTS + 1)
         process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
         while True:
-            # Read before the count: a command that has ended has sent all its requests.
+            # Poll first, then count: a command that has ended has sent all its requests.
             has_ended = process.poll() is not None
             if self.exchange.history_counter.total >= wanted:
                 break

@@ -1,4 +1,4 @@
-"""The commands that record and that read recordings: one line for each error, and a clean end."""
+"""Tests the commands that record, and those that read recordings."""
 
 import asyncio
 import json
@@ -144,7 +144,7 @@ def test_record_and_watch_end_within_two_seconds_of_a_signal(
             assert time.monotonic() - began < ENDS_WITHIN
 
 
-@pytest.mark.thorough  # the recorder retries for ten seconds; `nox -s recorder` runs it
+@pytest.mark.thorough  # the recorder retries for ten seconds; `nox -s recorder` runs this
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_recorder_that_lost_sweeps_ends_with_exit_code_7_and_prints_their_number(
     tmp_path: Path,
@@ -264,7 +264,7 @@ def test_impossible_arguments_are_an_error_in_one_line_and_change_no_file(
 
 
 def everything(directory: Path) -> dict[str, bytes | None]:
-    """The files in a directory except those of the budget and SQLite's files for readers."""
+    """The files in a directory, without those of the budget and those of SQLite's readers."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")
@@ -422,7 +422,7 @@ def _take_terminal() -> None:
 
 
 class Terminal:
-    """The program on a terminal of a given size, whose output the test reads."""
+    """Runs the program on a terminal of a given size, and reads its output."""
 
     def __init__(self, *arguments: str, columns: int = 100, controlling: bool = False) -> None:
         self._ours, theirs = pty.openpty()
@@ -471,7 +471,7 @@ def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
     terminal = Terminal("record", *arguments, controlling=True)
     terminal.read_until(lambda shown: re.search(rb"sweeps ([2-9]|\d\d)", shown) is not None)
     terminal.close()
-    for _ in range(more_signals):  # a shell may send it again
+    for _ in range(more_signals):  # a shell may send SIGHUP again
         terminal.process.send_signal(signal.SIGHUP)
     assert terminal.process.wait(timeout=HANGS) == 129
     assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]
@@ -523,7 +523,7 @@ def test_a_terminal_that_becomes_narrow_is_redrawn_at_once() -> None:
     terminal.read_until(lambda shown: b"waiting for the first sweep" in shown)
     terminal.resize(20)
     terminal.shown = b""
-    terminal.process.send_signal(signal.SIGWINCH)  # the process has no controlling terminal
+    terminal.process.send_signal(signal.SIGWINCH)  # the system sends none without `controlling`
     terminal.read_until(lambda shown: "waiting for the fir…".encode() in shown)
     terminal.process.send_signal(signal.SIGINT)
     terminal.read_to_the_end()

@@ -1,4 +1,4 @@
-"""Schedules of commands: one that fits, one that does not, and one without an exchange.
+"""Tests schedules of `record` and `watch`: some fit, some do not, some reach no exchange.
 
 Rule of this file: an endless command runs in a separate process, and a signal stops it.
 """
@@ -143,7 +143,7 @@ def test_the_help_page_names_a_duration_and_the_default(command: str, capsys: Ca
 def test_a_recorder_prints_its_schedule(tmp_path: Path, capsys: Captured) -> None:
     arguments = ["record", "BTCUSDT", "--to", str(tmp_path / "oi.db"), "--simulated"]
     shown = ""
-    for seconds in (1, 8, 64):  # a busy machine may need more than 1 s to choose
+    for seconds in (1, 8, 64):  # a busy machine may need over 1 s to choose a schedule
         assert main([*arguments, "--for", f"{seconds}s"]) == 0
         shown = capsys.readouterr().err
         if "every" in shown:

@@ -1,6 +1,6 @@
 """A command imports only the modules that it needs.
 
-The tests check which modules a process has imported at its end, not how long it takes.
+The tests check which modules a process has imported at its end, not how long it took.
 """
 
 import json

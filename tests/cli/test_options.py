@@ -152,7 +152,7 @@ def test_help_names_the_exit_codes_and_breaks_lines_where_the_terminal_ends(
 
 
 def broken_early(panel: list[str], width: int) -> list[str]:
-    """The rows of a panel of the help whose text ends although the next word would fit."""
+    """The rows of a help panel that end although the next word would fit on them."""
     begin = panel[0].rindex("  ") + 2  # where the text beside the names begins
     texts = [row[begin:].rstrip() for row in panel]
     at = 3 if any(row.startswith("*  ") for row in panel) else 0  # where names begin
@@ -201,7 +201,7 @@ def test_symbols_are_named_the_same_way_in_every_command(
     path = write_recording(tmp_path / "oi.db")
     ending = {"export": "csv", "report": "html", "plot": "svg"}[command]
     assert main([command, str(path), *words, "--to", str(tmp_path / f"oi.{ending}")]) == 2
-    assert "ETHUSDT" in capsys.readouterr().err  # a symbol that is not in the recording
+    assert "ETHUSDT" in capsys.readouterr().err  # which is not in the recording
 
 
 PRINTING = {

@@ -128,7 +128,7 @@ def test_history_fits_the_terminal_and_the_all_option_shows_every_row() -> None:
     lines = left_on_screen(seen)
     assert not any("more" in line for line in lines)
     left = int(more.split()[1])
-    # The row of an instant may come or go between the two commands.
+    # Between the two commands, a new row may appear, and the oldest may become too old.
     assert abs(sum("BTCUSDT" in line for line in lines) - shown - left) <= 2
 
 
@@ -326,7 +326,7 @@ def test_a_recorder_ends_by_itself_with_exit_code_0(tmp_path: Path) -> None:
     for seconds in (3, 12, 48, 192):  # a slow machine may need more than 3 s for a sweep
         command = [sys.executable, "-m", "binance_oi", *words, "--for", f"{seconds}s"]
         done = subprocess.run(command, capture_output=True, text=True)
-        if path.exists():  # a slow machine may not have begun
+        if path.exists():  # a slow machine may stop before it makes the file
             with Recording(path) as recording:
                 sweeps = list(recording.sweeps())
         if sweeps:
@@ -338,7 +338,7 @@ def test_a_recorder_ends_by_itself_with_exit_code_0(tmp_path: Path) -> None:
 
 
 class Stopped:
-    """A recorder that only notes when `stop` is called."""
+    """A recorder that does nothing but note when `stop` is called."""
 
     def __init__(self) -> None:
         self.at: float | None = None
