@@ -1,4 +1,4 @@
-"""Mutated answers, over the wire and through the decoder, raise only our exceptions.
+"""Checks that mutated answers raise only our exceptions, over the wire and in the decoder.
 
 Rule of this file: the seed and the numbers of answers determine what a run sends, so that a failure
 can be repeated.
@@ -36,7 +36,7 @@ MAX_GROWTH = 8 * 2**20  # bytes that a run may add to the peak memory
 
 
 def mutations(seed: int, good: list[bytes]) -> Iterator[bytes]:
-    """Yield valid bytes with one to six random changes, endlessly."""
+    """Yield, without end, one of the `good` answers with one to six random changes."""
     chance = random.Random(seed)
     while True:
         data = bytearray(chance.choice(good))
@@ -116,7 +116,7 @@ async def _batch(url: str, clock: Clock, number: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     retry = RetryPolicy(attempts=1)
     for _ in range(number):
-        # Each answer has its own client, so that no refusal delays the next one.
+        # Each answer has its own client, so that no refusal delays the next answer.
         budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
         async with OpenInterestClient(
             base_url=url, budget=budget, timeout=2.0, max_wait=1.0, retry=retry

@@ -1,7 +1,7 @@
-"""An exchange in a separate process, whose answers for `BAD` have random faults that take no time.
+"""Runs an exchange in its own process; its answers for the symbol `BAD` have random, quick faults.
 
-Rule of this file: no fault causes a cooldown or a wait (403, 418, 429, 451, a false count), or the
-soak would measure pauses.
+Rule of this file: no fault causes a cooldown or a wait, as 403, 418, 429, 451 and a false count do.
+Otherwise the soak would measure pauses.
 
     python -m tests.fuzz.exchange SEED        # prints its URL, and serves until it is killed
 """
@@ -31,7 +31,7 @@ async def serve(seed: int) -> None:
     chance, rows = random.Random(seed), [fault for fault in faults() if is_quick(fault)]
 
     def script(_attempt: int) -> Sequence[Step]:
-        exchange.wire.clear()  # unused, and it would grow without bound
+        exchange.wire.clear()  # no code reads it here, and it would grow without bound
         return chance.choice(rows).steps
 
     exchange = FaultExchange(script, now=time.time)

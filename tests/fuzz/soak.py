@@ -1,9 +1,9 @@
-"""A million requests, of which one in twenty is cancelled or answered wrongly.
+"""Makes a million requests; one in twenty is cancelled, or gets a faulty answer.
 
 Rule of this file: the exchange is another process, so that this process measures the client alone.
-It measures sizes while no call runs and every connection is open, so they are comparable. The
-allocator keeps some free memory, so the number of used blocks is measured too: it excludes the free
-memory, and shows smaller leaks than the size of the process does.
+The sizes are comparable, because no call runs and every connection is open while they are measured.
+The size of the process includes free memory that the allocator keeps. The number of used blocks
+excludes it, and so shows smaller leaks.
 
     python -m tests.fuzz.soak --requests 1000000
 """
@@ -24,12 +24,12 @@ from typing import NamedTuple
 from binance_oi import BinanceOIError, OpenInterestClient, ProcessBudget
 from faults.exchange import BAD, GOOD
 
-LIMIT = 9_999_999  # weight per minute: so the budget delays no call
+LIMIT = 9_999_999  # weight per minute, so much that the budget delays no call
 CALLERS = 50
 CHAOS = 0.05
 WARM_UP = 60.0  # s
 MAX_GROWTH, MAX_FILES = 2**20, 2  # bytes, file descriptors
-MAX_BLOCKS = 2_000  # one for every 25 calls that were cancelled or answered wrongly
+MAX_BLOCKS = 2_000  # 1,000,000 x 5 % = 50,000 calls of `CHAOS`; 50,000 / 2,000 = 25 a block
 
 
 class Size(NamedTuple):
@@ -71,7 +71,7 @@ async def one(client: OpenInterestClient, chance: random.Random) -> str:
 async def calls(
     client: OpenInterestClient, chance: random.Random, todo: Iterator[int], seconds: float
 ) -> Counter[str]:
-    """Make the calls that `todo` still has, or as many as `seconds` allow."""
+    """Make the calls that are left in `todo`, but begin none after `seconds` s."""
     outcomes: Counter[str] = Counter()
     until = time.monotonic() + seconds
 
@@ -116,7 +116,7 @@ def main() -> int:
     blocks = last.blocks - first.blocks
     print(f"{time.monotonic() - began:.0f} s, files {files:+d}")
     print(f"memory {growth / 2**20:+.2f} MiB, blocks {blocks:+,d} (from {first.blocks:,})")
-    print(f"{first.tasks} task at rest after the warm-up, {last.tasks} in the end")
+    print(f"tasks at rest: {first.tasks} after the warm-up, {last.tasks} at the end")
     grown = growth > MAX_GROWTH or blocks > MAX_BLOCKS
     return int(grown or abs(files) > MAX_FILES or last.tasks != first.tasks)
 

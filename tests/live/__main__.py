@@ -2,8 +2,8 @@
 
     BINANCE_OI_LIVE=1 nox -s live -- answers.json
 
-Rule of this file: every request goes through a client, so the budget of the machine governs it. The
-requests cost 15 weight, and two requests of history. Nothing is sent during a cooldown.
+Rule of this file: every request goes through a client, so the budget of the machine governs it. A
+run costs 15 weight, and 2 requests for history. It sends nothing during a cooldown.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Answer(msgspec.Struct):
 
 
 class Fact(msgspec.Struct):
-    """A fact, whether it held (None: this run did not check it), and what was seen."""
+    """A fact, whether it held (None: this run cannot decide that), and what was seen."""
 
     name: str
     held: bool | None
@@ -107,7 +107,7 @@ class Witness:
 
 
 class Questions:
-    """The checks, in the order of this file; each method requests answers and notes facts."""
+    """The checks. Most methods send requests, and note facts about the answers."""
 
     def __init__(self, client: OpenInterestClient, witness: Witness) -> None:
         self.client, self.witness = client, witness
@@ -170,12 +170,12 @@ class Questions:
         self.say("the last 35 days of history have a hole", bool(past.holes), past.holes)
 
     def _costs(self, name: str, before: Answer, after: Answer, weight: int) -> None:
-        """Check a cost. None if another is seen: others may use weight, and the minute may end."""
+        """Note whether the cost was `weight`. If not, others or a rollover may have changed it."""
         if before.used is None or after.used is None or after.used < before.used:
             self.say(name, None, f"{before.used}, then {after.used}")
             return
         used = after.used - before.used
-        self.say(name, True if used == weight else None, f"{used} used, by everybody here")
+        self.say(name, True if used == weight else None, f"{used} used by all clients here")
 
 
 async def ask(base_url: str, budget: Budget | None = None) -> tuple[list[Fact], list[Answer]]:
