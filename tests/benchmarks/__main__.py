@@ -1,9 +1,9 @@
-"""Figures of speed and memory for `tests/benchmarks/README.md`: `nox -s benchmarks`.
+"""Measures speed and memory for `tests/benchmarks/README.md`: `nox -s benchmarks`.
 
     python -m tests.benchmarks [--rounds N] [NAME ...]
 
-The rule of this file: where there is something to compare with, a figure is a ratio of two things
-that are measured in turn in one run. Nothing here passes or fails, because machines are shared and
+The rule of this file: where there is something to compare with, a figure is a ratio of two things,
+and one run measures both in turn. Nothing here passes or fails, because machines are shared and
 noisy.
 """
 
@@ -83,14 +83,14 @@ def main() -> None:
 
 
 def cpu(rounds: int) -> None:
-    """CPU (user and system) of this process for one request, 50 at a time."""
+    """CPU time (user and system) of this process for one request, while 50 run at a time."""
     ratios = _table(_steady_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
     title = "CPU for one request, tuned aiohttp = 1"
     chart.write(Path(__file__).with_name("cpu.svg"), title, ratios)
 
 
 def first_minute(rounds: int) -> None:
-    """As `cpu`, in the first minute of a client, in which the client sends evenly."""
+    """As `cpu`, but in the first minute of a client, while the client sends evenly."""
     _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
 
 
@@ -205,7 +205,7 @@ async def _steady(urls: Mapping[str, tuple[contenders.Contender, str]], rounds: 
 
 
 def _avoid_the_rollover() -> None:
-    """Sleep until a measurement fits into a minute: near its end, two minutes may count it."""
+    """Sleep until a whole measurement fits into one minute."""
     second = time.time() % 60.0
     if not 1.0 <= second < LATEST:
         time.sleep(61.0 - second if second >= LATEST else 1.0 - second)
@@ -254,7 +254,7 @@ def snapshots(rounds: int) -> None:
 
 
 def limit(_: int) -> None:
-    """3,600 simultaneous calls in real time, 15 s before a rollover of the exchange."""
+    """Make 3,600 calls at once in real time, 15 s before a rollover of the exchange."""
     exchange = LocalExchange(clock_offset=45.0 - time.time() % 60.0)
     with exchange.in_thread():
         seconds = sorted(asyncio.run(_all_at_once(exchange.url, 3600)))
@@ -310,7 +310,7 @@ async def _cold_and_warm(
 
 
 def governor(rounds: int) -> None:
-    """The governor alone: first with no waiting call, then with many."""
+    """Measure the governor alone: first with no waiting call, then with many."""
     samples: Samples = {}
     with tempfile.TemporaryDirectory() as directory:
         budgets = {
@@ -455,7 +455,7 @@ def _table(
     base: str | None = None,
     pairs: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """Print the medians; print and return the median of the ratios of all rounds."""
+    """Print the median of each row, and the median of its ratios; return these ratios."""
     base = base or next(iter(samples))
     print(f"| | {unit} | ratio |\n|---|---|---|")
     ratios: dict[str, float] = {}

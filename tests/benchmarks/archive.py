@@ -1,9 +1,9 @@
-"""CPU of a row, and memory: days of the archive, and rows of a backfill.
+"""Measures the archive and backfills: the CPU time of a row, and memory.
 
-The rule of this file: the plain way reads the same files, or writes or selects the same rows,
-without a check. The plain way of a backfill is `client.history`, which stores nothing. The server
-of the archive is in this process, so a download would also count the server's CPU. Therefore both
-ways read files that are already on disk.
+The rule of this file: our way is compared with a plain way, which reads the same files, or writes
+or selects the same rows, without a check. For a backfill, the plain way is `client.history`, which
+stores nothing. The server of the archive is in this process, so a download would also count the
+server's CPU. Therefore both ways read files that are already on disk.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from .past import PAGES
 DAYS, SYMBOL, BEGIN = 120, "BTCUSDT", date(2026, 5, 1)
 ROWS = 1_000_000  # rows that a measurement stores, and that it reads back
 PER_WRITE = 4096  # rows of a transaction
-CALLS = 3  # symbols of `PAGES` requests: a new budget admits 990 requests for history at once
+CALLS = 3  # symbols; 3 x `PAGES` (17) = 51 requests, and a new budget admits 990 at once
 STEP = 300_000  # ms from row to row
 
 Cost = tuple[float, int]

@@ -1,4 +1,4 @@
-"""A bar chart of ratios as SVG, small enough to read as text; legible on white and on black."""
+"""Draws ratios as a bar chart: SVG that is legible as text, and on white and on black."""
 
 from html import escape
 from pathlib import Path
@@ -8,7 +8,7 @@ _UNIT = 300  # px for a ratio of 1
 
 
 def write(path: Path, title: str, ratios: dict[str, float]) -> None:
-    """One bar for each ratio, with a line at 1."""
+    """Draw one bar for each ratio, and a line at 1."""
     height = _ROW * (len(ratios) + 2)
     line = (
         f'<line x1="{_LEFT + _UNIT}" x2="{_LEFT + _UNIT}" y1="{_ROW}" y2="{height - _ROW // 2}"/>'

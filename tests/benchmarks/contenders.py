@@ -29,7 +29,7 @@ class Contender(Protocol):
         ...
 
 
-HUGE = 10**9  # weight a minute: below this limit, the budget decides as always and never refuses
+HUGE = 10**9  # weight a minute: a limit so high that the budget decides as usual, but always admits
 
 
 class _Answer(msgspec.Struct):

@@ -1,10 +1,10 @@
-"""How costs grow: CPU of each path of the code at three sizes, each ten times the one before.
+"""Measures how the CPU of each path of the code grows from one size to the next, ten times larger.
 
     python -m tests.benchmarks growth
 
 The rule of this file: a cost grows as a power of the size. Its exponent is computed from the two
 larger sizes, because fixed costs dominate at the smallest one. Linear costs have the exponent 1;
-`n log n` has 1.12 from 1,000 to 10,000.
+`n log n` has the exponent 1.12 between 1,000 and 10,000.
 """
 
 import asyncio
@@ -82,7 +82,7 @@ async def waiters(count: int) -> float:
 
 
 async def processes(count: int) -> float:
-    """This many pools on one file, each with a poller, charge in turn."""
+    """Let this many pools on one file charge in turn; each has the plan of a poller."""
     with TemporaryDirectory() as directory:
         budgets = [MachineBudget(limit=HUGE, directory=Path(directory)) for _ in range(count)]
         pools = [budget.pool("benchmark") for budget in budgets]
@@ -102,7 +102,7 @@ async def processes(count: int) -> float:
 
 
 def recorded(work: Callable[[Recording, Path], object]) -> Measure:
-    """Work on a recording with this many sweeps, with a gap between each two of them."""
+    """Measure `work` on a recording of this many sweeps, with a gap between any two of them."""
 
     async def measure(sweeps: int) -> float:
         with TemporaryDirectory() as directory:

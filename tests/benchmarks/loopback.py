@@ -3,10 +3,10 @@
     python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S [PACKED [CERTIFICATE]]]]
 
 It answers every request at once, or after LATENCY_S seconds. If there is a latency, a connection
-behaves as if it had opened HANDSHAKE_S seconds later, after a handshake. Answers have headers of
-real ones. If PACKED is 1, a page of history is compressed. exchangeInfo lists 789 symbols. The
-count in the header is the number of all requests so far. The server has no minutes and no limit,
-because a benchmark is not a test.
+behaves as if it had opened HANDSHAKE_S seconds later, after a handshake. Answers have the headers
+of real answers. If PACKED is 1, a page of history is compressed. With a CERTIFICATE (a file), the
+server uses TLS. exchangeInfo lists 789 symbols. The count in the header is the number of all
+requests so far: no rollover resets it, and there is no limit.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ HUGE = 10**7  # weight: a limit that no round reaches
 MEMBERS = 4
 BEGINNING = 1_795_434_000.0  # Unix s: the beginning of a minute
 LAST_S = 45.0  # s: the latest moment of a minute at which a round begins
-ROUNDS = 100  # rounds of a measurement, for each of `--rounds`
+ROUNDS = 100  # measured rounds for each one that `--rounds` asks for
 ANSWER_S = 0.02  # s from the requests of a round to their answers
 
 

@@ -1,4 +1,4 @@
-"""Measures `MachineBudget` of two trees in interleaved pairs: is it slower than before?
+"""Measures whether `MachineBudget` is slower in one tree of the source than in an older one.
 
     python -m tests.benchmarks.pairs OLDER [NEWER] [--pairs 31]     # directories with the source
 
@@ -63,7 +63,7 @@ def _of(tree: Path) -> list[float]:
 
 
 async def _measure() -> list[float]:
-    """The CPU to admit, settle and release one request, s: of 50 at a time, and of one."""
+    """The CPU to admit, settle and release a request, s: with 50 at a time, and with one."""
     with tempfile.TemporaryDirectory() as directory:
         budget = MachineBudget(limit=HUGE, directory=Path(directory) / "budget")
         governor = Governor(budget.pool("exchange"), pace=HUGE, max_in_flight=2 * TOGETHER)

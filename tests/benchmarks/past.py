@@ -1,7 +1,7 @@
-"""CPU for one page of history: ours against tuned aiohttp with msgspec.
+"""Measures the CPU for one page of history: our client against tuned aiohttp with msgspec.
 
-The rule of this file: both read the same pages from the same server over one connection each, in
-turn, symbol by symbol, into structs with the same exact decimals.
+The rule of this file: all clients read the same pages from the same server, each over one
+connection, into structs with the same exact decimals. They take turns, symbol by symbol.
 """
 
 import asyncio
@@ -109,7 +109,7 @@ async def _cpu(url: str, directory: Path) -> dict[str, float]:
             "ours, ProcessBudget": mine,
             "ours, MachineBudget": shared,
         }
-        for symbol in SYMBOLS[:CALLS]:  # the server makes each page at its first request
+        for symbol in SYMBOLS[:CALLS]:  # so that the server has made each page
             await theirs(symbol, last)
         for read in (mine, shared):
             await read(SYMBOLS[0], last)

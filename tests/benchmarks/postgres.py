@@ -1,8 +1,8 @@
-"""A recording in PostgreSQL against plain psycopg: `python -m tests.benchmarks postgres`.
+"""Measures PostgreSQL recordings against plain psycopg: `python -m tests.benchmarks postgres`.
 
 Rule of this file: a ratio is our CPU time divided by that of plain psycopg, for the same rows,
-measured in turn. CPU time is that of our process alone, without the server's. The server is a real
-one, on a Unix socket.
+measured in turn. CPU time is that of this process, without the server's. The server is a real one,
+on a Unix socket.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Figures of a recorder and its file: a file of ten million rows, written as a recorder writes it.
+"""Measures a recorder and its file: ten million rows, written as a recorder writes them.
 
     python -m tests.benchmarks recorder
 
@@ -37,7 +37,7 @@ PAUSE = 0.1  # s between two commits; a recorder commits every 20 s
 
 
 def sweep(number: int) -> Snapshot:
-    """A sweep of the whole market; no two of its values are equal, and all change each time."""
+    """A sweep of the whole market. All its values differ, also from those of the last sweep."""
     slot = BEGIN + number * EVERY
     ms = round(slot.timestamp() * 1000)
     values = {

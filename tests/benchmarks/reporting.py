@@ -1,4 +1,4 @@
-"""The cost of a report: 30 days of the whole market, and a recording with 100,000 gaps.
+"""Measures reports on 3 and on 30 days of the whole market, and on 100,000 gaps.
 
     python -m tests.benchmarks report
 

@@ -12,7 +12,7 @@ from types import FrameType
 
 EVERY_S = 0.001  # s of CPU time between two samples; the kernel's ticks make it longer
 TRANSPORT = "transport: guard, deadline, putting a request on a connection"
-PARTS = {  # text in a file's path, and the part for which the file counts; the first text decides
+PARTS = {  # text in a file's path, and the part for which the file counts; the first match decides
     "tests/benchmarks/": "the benchmark itself",
     "binance_oi/sending/plain_answers": "reading an answer's head",
     "binance_oi/sending/connections": TRANSPORT,

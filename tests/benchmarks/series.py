@@ -1,4 +1,4 @@
-"""The series of a recording: a file of ten million rows, 30 days of each of its symbols.
+"""Measures how long a recording of ten million rows, 30 days, takes to give its series.
 
     python -m tests.benchmarks series
 
@@ -31,7 +31,7 @@ BEGIN = 1_795_003_200_000  # Unix ms
 EVERY, STEP = 20_000, 300_000  # ms
 SWEEPS = 30 * 86_400_000 // EVERY
 MOVED = 60  # sweeps that a recorder moves at a time
-SPARSE, PAST = "SPARSEUSDT", "PASTUSDT"  # one has a sample every 5 minutes, the other only history
+SPARSE, PAST = "SPARSEUSDT", "PASTUSDT"  # a sample every 5 minutes; history alone
 PLAIN = (
     "SELECT symbol, time, open_interest, mark_price FROM settled"
     " WHERE symbol = ? AND time >= ? AND time < ? ORDER BY time"

@@ -1,4 +1,4 @@
-"""The market over TLS: how long a sweep takes, and how many connections are best at a latency.
+"""Measures sweeps over TLS: how long one takes, and how many connections are best at a latency.
 
     python -m tests.benchmarks market
     python -m tests.benchmarks connections
@@ -33,14 +33,14 @@ SYMBOLS = [f"S{number:03d}USDT" for number in range(840)]
 LATENCIES_MS = (20, 50, 150)
 CONNECTIONS = (25, 50, 100, 200)
 HANDSHAKE = 2  # round trips
-PAUSE = 1.0  # s between the two sweeps: the pacer's second is over
+PAUSE = 1.0  # s between the two sweeps; by then, the pacer has recovered
 
 Sweep = Callable[[], Awaitable[object]]
 Contender = Callable[[str, ssl.SSLContext], AbstractAsyncContextManager[Sweep]]
 
 
 class Cost(NamedTuple):
-    """Seconds, wall and CPU, of a first sweep, which opens connections, and of the next one."""
+    """Wall and CPU seconds of a sweep that opens connections (cold), and of the next (warm)."""
 
     cold: float
     cold_cpu: float
