@@ -27,7 +27,7 @@ def _roomy_reader(loop: asyncio.AbstractEventLoop) -> StreamReader:
 
 
 def patch_aioresponses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the two classes from which `aioresponses.core` builds its answers."""
+    """Replace the class and the function with which `aioresponses.core` builds its answers."""
     response = partial(ClientResponse, stream_writer=Mock(output_size=0))
     monkeypatch.setattr("aioresponses.core.ClientResponse", response)
     monkeypatch.setattr("aioresponses.core.stream_reader_factory", _roomy_reader)

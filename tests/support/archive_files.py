@@ -1,4 +1,4 @@
-"""Makes archive files for tests, and serves them.
+"""Makes files like those of Binance's archive for tests, and serves them.
 
 Rule of this file: it shares no code with the reader of the archive or with the local exchange.
 """
@@ -71,7 +71,7 @@ def published(symbol: str, day: date, lines: Iterable[str]) -> dict[str, bytes]:
 class ArchiveServer:
     """Serves files by path.
 
-    A `script` may answer instead. It gets the path, and counts a path's requests from 1.
+    A `script` may answer instead. It gets the path, and how many requests for it have arrived.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""A process that works on a recording until a test kills it: `-m support.caring_process WHAT ...`.
+"""A process that works on a recording and that a test may kill: `-m support.caring_process WHAT`.
 
 Rule of this file: it prints `ready` after its imports, and `done` if it reaches its end. While it
 works, `copy` prints the number of rows read so far and its peak memory in KiB, and `rotate` prints

@@ -37,7 +37,7 @@ def _value(number: int) -> Decimal:
 
 
 def sweep_of(slot: int, symbols: int = 3, *, without: int = 0) -> Snapshot:
-    """A sweep whose values are its slot, Unix s / 1000; its last `without` symbols failed."""
+    """A sweep: each value is its slot in Unix s / 1000; the last `without` symbols failed."""
     names = [f"S{number:03}USDT" for number in range(symbols)]
     read, failed = names[: symbols - without], names[symbols - without :]
     at: datetime = instant(slot)

@@ -1,4 +1,4 @@
-"""Simulated hosts that can vanish from the network without a farewell. This needs Linux and root.
+"""Simulated hosts that can vanish silently from their network. This needs Linux and root.
 
 Rule of this file: a host is a network namespace behind a router. A vanished host neither sends nor
 receives. Its processes continue, and other hosts get no error.

@@ -23,7 +23,7 @@ def reading(
     prices: Mapping[str, str] | None = None,
     times: Mapping[str, int] | None = None,
 ) -> Reading:
-    """The reading of slot `number`. The time of a value is its slot unless `times` has its name."""
+    """The reading of slot `number`. A value's time is its slot, unless `times` has its symbol."""
     slot, received = BEGIN + number * PERIOD, round(time.time() * 1000)
     seen = [
         Observation(

@@ -30,8 +30,8 @@ def open_interest(symbol: str = "BTCUSDT", *headers: str, used: int = 1) -> byte
 class RawExchange(RecordingServer[bytes]):
     """A server that answers the nth request, counted from 1, with `script(n)`.
 
-    An empty answer means silence. Connections stay open, except with `one_each`, which ends each
-    connection after its first answer.
+    An empty answer means silence. A connection stays open until the script answers `CLOSE`; with
+    `one_each`, only until its first answer.
     """
 
     def __init__(self, script: Callable[[int], bytes | None], *, one_each: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Finds places in test code whose result depends on how fast the machine is.
+"""Finds code in tests whose outcome depends on how fast the machine is.
 
 Rule of this file: it reads syntax trees, and never runs the code. It knows four ways to depend
 on seconds of a real clock, and reports each place that uses one of them.

@@ -66,4 +66,4 @@ def check_all(url: str, acknowledged: list[tuple[int, int]]) -> None:
         assert recording.samples().count() == len(new) * len(NAMES)
         found = check(recording)
     assert (found.damage, found.unaccounted) == ((), 0)
-    assert len({slot for slot, _ in acknowledged}) == len(acknowledged)  # none is there twice
+    assert len({slot for slot, _ in acknowledged}) == len(acknowledged)  # no slot twice

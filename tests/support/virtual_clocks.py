@@ -1,6 +1,6 @@
-"""Replaces all clocks of the package with that of the loop, in a test marked `virtual_time`.
+"""Replaces the default clocks of the package with the clock of the loop, for `virtual_time`.
 
-Rule of this file: it is for tests whose code uses default clocks.
+Rule of this file: it is for tests whose code passes no clock of its own.
 """
 
 import asyncio
