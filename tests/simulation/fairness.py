@@ -31,7 +31,7 @@ class Case:
     name: str
     draw: Draw
     first: int = 1  # the minute from which `used`, `poorest` and `waits` count
-    used: float = 0.0  # the least used share of the limit
+    used: float = 0.0  # at least this share of the limit must be used
     poorest: float = 0.0  # the least part that a copy may get, as a share of an even part
     waits: tuple[float, float, float] = (inf, inf, inf)  # s: bounds of median, 99 %, maximum
     calm: int = 0  # the minute from which `refused` bounds the weight over the limit

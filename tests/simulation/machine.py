@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--use", metavar="URL", help="be one of the processes")
     parser.add_argument("--kind", default="calls", help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=int, default=3)
-    parser.add_argument("--fair", action="store_true", help="only drills of fair shares")
+    parser.add_argument("--fair", action="store_true", help="run only the drills of fair shares")
     parser.add_argument("--strangers", type=int, default=8, help="minutes without a shared budget")
     options = parser.parse_args()
     if options.use:

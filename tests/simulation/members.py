@@ -59,7 +59,7 @@ class Run:
     late: int = 0
     """Requests sent during a ban, later than `OBEYED_S` after the first member learned of it."""
     beyond: int = 0
-    """Weight that cut-off members sent beyond even parts, in minutes that lie whole in a cut."""
+    """Weight that cut-off members sent beyond even parts, in minutes wholly within a cut."""
 
     @property
     def most(self) -> int:

@@ -168,7 +168,7 @@ def every(step: float, first: float, last: float) -> list[float]:
 
 Script = Callable[[Note], None]
 Scripts = dict[str, Script]
-"""All scripts, each by the name of its function, with spaces."""
+"""All scripts, each by the name of its function, with spaces for underscores."""
 
 
 def adding_to(scripts: Scripts) -> Callable[[Script], Script]:
@@ -186,7 +186,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """Let the client of a script send unevenly at once, as others may after a first minute."""
+    """Exempt the client of a script from sending evenly in its first minute."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -300,8 +300,8 @@ def heavy_requests_beside_light_ones(note: Note) -> None:
 def a_share_and_a_reserve_of_weight(note: Note) -> None:
     desk = Desk(note, at=2.0, share=0.4, reserve=600, others=steady(3.0))
     desk.go_on(130.0, every=0.5)
-    desk.ask(961)  # above our share
-    desk.ask(1_801)  # above the budget
+    desk.ask(961)  # above our share: 0.4 x 2,400 = 960
+    desk.ask(1_801)  # above the budget: 2,400 - 600 = 1,800
 
 
 @script

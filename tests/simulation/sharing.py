@@ -191,7 +191,7 @@ def another_process_has_locked_the_file(_note: Note, make: Desks) -> None:
 
 
 def _come_back(desks: _Desks, moments: list[float]) -> None:
-    """Let `one` charge at each moment. `other` has used all weight, so none is left to share."""
+    """Let `one` charge at each moment. `other` used all weight: `one` gets none once it shares."""
     for desks.now in moments:
         receipt = desks.ask(desks.one)
         if receipt is not None:

@@ -22,7 +22,7 @@ class Row:
 
     name: str
     draw: Draw
-    used: float  # the least used share of the limit
+    used: float  # at least this share of the limit must be used
     first: int = 1  # minute from which the used share counts
     fair: float = 0.0  # the least part of the poorest process, as a share of an even part
     longest_wait: float = 150.0  # s that a call may wait

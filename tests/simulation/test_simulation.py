@@ -12,7 +12,7 @@ from simulation.situations import ROWS, Row
 from simulation.world import Situation, run
 
 THOROUGH = pytest.mark.thorough
-# Three rows; `nox -s thorough` plays all of them.
+# Three rows that always run; `nox -s thorough` plays every row.
 ALWAYS = "2,300 already used", "3 processes, 5 killed a minute", "everything at once"
 
 

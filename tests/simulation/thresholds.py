@@ -145,7 +145,7 @@ def others_came_in_one_minute_and_never_again(note: Note) -> None:
 
 @script
 def a_client_starts_just_before_the_rollover(note: Note) -> None:
-    """AT_ONCE, PROBE_PAUSE: how much a client may use until it knows a count's minute."""
+    """AT_ONCE, PROBE_PAUSE: how much a client may use while the minute of its count is unknown."""
     desk = Desk(note, at=58.0)
     desk.send()
     desk.to(58.2)
@@ -266,7 +266,7 @@ def copies_of_us_share_the_address(note: Note) -> None:
 
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
-    """EARLY, USED_UP: others count as copies if all of us use up a minute; by when, and how far."""
+    """EARLY, USED_UP: others may be copies if their early use and our use fill a minute."""
     for ours in range(8_200, 8_720, 40):
         desk = _among_copies(note, 15_000, ours, until=20.87)
         for second in (122.0, 131.0):

@@ -189,7 +189,7 @@ class Polled(NamedTuple):
     whole: float
     """Seconds from the end of the ban to the end of the first sweep without an error."""
     missed: int
-    """Slots without a snapshot in the five minutes after a ban, without its first two periods."""
+    """Slots without a snapshot, from two periods after the ban to five minutes after it."""
     details: list[str]
     """The reasons of the gaps."""
 

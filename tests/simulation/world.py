@@ -51,7 +51,7 @@ class Situation:
     budgets: int = 1  # number of budgets without a shared store
     apart: float = 0.0  # s from the start of one budget to the start of the next one
     bots: int = 0  # number of budgets that only make one call a second; they are the last ones
-    processes: int = 1  # on each budget; with more than one, it is a `MachineBudget`
+    processes: int = 1  # on each budget; several share a `MachineBudget`
     leg: Leg = field(default_factory=Uneven)
     wall_error: float = 0.0  # s: our wall clock less the exchange's
     date_error: tuple[float, float] = (0.0, 0.0)  # s: edge clocks less the clock that counts
