@@ -1,4 +1,4 @@
-"""Draws ratios as a bar chart: SVG that is legible as text, and on white and on black."""
+"""Draws a bar chart of ratios as SVG: readable as text, and legible on white and on black."""
 
 from html import escape
 from pathlib import Path

@@ -102,7 +102,7 @@ async def processes(count: int) -> float:
 
 
 def recorded(work: Callable[[Recording, Path], object]) -> Measure:
-    """Measure `work` on a recording of this many sweeps, with a gap between any two of them."""
+    """Measure `work` on a recording of this many sweeps, with a gap before each but the first."""
 
     async def measure(sweeps: int) -> float:
         with TemporaryDirectory() as directory:

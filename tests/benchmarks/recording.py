@@ -171,8 +171,8 @@ def _export_here(path: Path, target: Path) -> None:
         seconds = _seconds(lambda: export(recording, target, on_rows=count))
     size = sum(f.stat().st_size for f in [target, *target.rglob("*")] if f.is_file()) / 2**20
     print(
-        f"export of {written:,} rows to {target.name}: {seconds:.0f} s, {size:.0f} MiB; memory at "
-        f"the most {early} MiB after a tenth, {_most_resident_mib()} MiB at the end"
+        f"export of {written:,} rows to {target.name}: {seconds:.0f} s, {size:.0f} MiB; peak "
+        f"memory {early} MiB after a tenth, {_most_resident_mib()} MiB at the end"
     )
 
 

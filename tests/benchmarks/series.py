@@ -1,4 +1,4 @@
-"""Measures how long a recording of ten million rows, 30 days, takes to give its series.
+"""Measures reads of series, from a recording of ten million rows in 30 days.
 
     python -m tests.benchmarks series
 

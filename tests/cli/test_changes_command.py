@@ -1,4 +1,4 @@
-"""The command `changes`, and the history that it and `watch` cache for the next run.
+"""Tests the command `changes`, and the history that `changes` and `watch` cache.
 
 Rule of this file: the exchange is a local one, and its own rows give the expected values.
 """

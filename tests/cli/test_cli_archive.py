@@ -1,4 +1,4 @@
-"""The commands that read the archive and fill a recording with history.
+"""Tests the commands `archive` and `backfill`.
 
 Rule of this file: the exchange and its archive are local.
 """

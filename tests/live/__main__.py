@@ -107,7 +107,7 @@ class Witness:
 
 
 class Questions:
-    """The checks. Most methods send requests, and note facts about the answers."""
+    """The checks: they send requests, and note facts about the answers."""
 
     def __init__(self, client: OpenInterestClient, witness: Witness) -> None:
         self.client, self.witness = client, witness
