@@ -621,7 +621,7 @@ def test_a_pipe_reader_that_closes_the_help_page_early_is_no_error(arguments: li
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 @pytest.mark.parametrize("closed", [">&- 2>&- <&-", *thorough(">&-", "2>&-", "2>/dev/full")])
 def test_closed_standard_streams_are_no_error(closed: str) -> None:
     script = f'"$@" {closed}'
@@ -682,7 +682,7 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
     assert (process.returncode, out, without_waits(err)) == (130, "", [])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize("ignored", [False, *thorough(True)])
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), *thorough((signal.SIGHUP, 129))])
 def test_sigterm_and_sighup_end_a_snapshot_as_ctrl_c_does(
@@ -700,7 +700,7 @@ def test_sigterm_and_sighup_end_a_snapshot_as_ctrl_c_does(
     assert (process.returncode, out, without_waits(err)) == (code, "", [])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.thorough
 def test_an_ignored_sighup_does_not_end_the_command() -> None:
     with LocalExchange(limit=50).in_thread() as exchange:

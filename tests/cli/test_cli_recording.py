@@ -84,7 +84,7 @@ def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> No
     "number, code",
     [(signal.SIGTERM, 0), *thorough((signal.SIGINT, 0), (signal.SIGHUP, 129))],
 )
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_signal_stops_a_recorder_after_a_complete_sweep(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_signal_stops_a_recorder_after_a_complete_sweep(
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_recorder_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     arguments = ("record", "BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
@@ -124,7 +124,7 @@ def test_a_recorder_under_nohup_continues_when_its_terminal_is_closed(tmp_path: 
 
 @pytest.mark.wallclock
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_record_and_watch_end_within_two_seconds_of_a_signal(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -145,7 +145,7 @@ def test_record_and_watch_end_within_two_seconds_of_a_signal(
 
 
 @pytest.mark.thorough  # the recorder retries for ten seconds; `nox -s recorder` runs this
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_recorder_that_lost_sweeps_ends_with_exit_code_7_and_prints_their_number(
     tmp_path: Path,
 ) -> None:
@@ -264,7 +264,7 @@ def test_impossible_arguments_are_an_error_in_one_line_and_change_no_file(
 
 
 def everything(directory: Path) -> dict[str, bytes | None]:
-    """The files in a directory, without those of the budget and those of SQLite's readers."""
+    """The files in a directory, except those of the budget and the side files `oi.db-*`."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")
@@ -461,7 +461,7 @@ class Terminal:
         os.close(self._ours)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 @pytest.mark.parametrize("more_signals", [3, *thorough(0)])
 def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
     tmp_path: Path, more_signals: int
@@ -478,7 +478,7 @@ def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
     assert sweeps_in(path) >= 2
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 @pytest.mark.parametrize(
     "arguments, shown",
     some(
@@ -498,7 +498,7 @@ def test_a_command_whose_terminal_is_closed_ends_with_129(arguments: str, shown:
     assert terminal.process.wait(timeout=HANGS) == 129
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 @pytest.mark.parametrize(
     "number, code",
     [(signal.SIGINT, 130), *thorough((signal.SIGTERM, 143), (signal.SIGHUP, 129))],
@@ -517,7 +517,7 @@ def test_watch_shows_a_table_and_restores_the_cursor(number: signal.Signals, cod
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_a_terminal_that_becomes_narrow_is_redrawn_at_once() -> None:
     terminal = Terminal("watch", "BTCUSDT", "--every", "1h", "--simulated")
     terminal.read_until(lambda shown: b"waiting for the first sweep" in shown)

@@ -43,7 +43,7 @@ SIX = (
     "everything at once",
 )
 MEASURED = (*SIX, *EVENTS)
-WORSE = 0.003  # share of the limit; a mechanism that gains so much in a row earns its lines
+WORSE = 0.003  # share of the limit; a mechanism that gains this in one table row earns its lines
 NOTHING = 50  # weight in all runs; chance alone may raise the unavoidable excess by this much
 
 

@@ -51,7 +51,7 @@ class Uneven:
 
 @dataclass(frozen=True, slots=True)
 class Stalling:
-    """Every `every` s, the link holds messages for `seconds` s, and then passes all on at once."""
+    """Every `every` s, the link holds messages for `seconds` s, then passes them all on at once."""
 
     seconds: float = 2.0
     every: float = 13.7

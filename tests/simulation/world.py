@@ -95,7 +95,7 @@ class Outcome:
     longest_wait: float = 0.0  # s from a call to its admission
     sweeps: list[float] = field(default_factory=list)  # duration of each sweep, s
     parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # weight by minute and process
-    refused: Counter[int] = field(default_factory=Counter)  # our requests by minute
+    refused: Counter[int] = field(default_factory=Counter)  # our refused requests, by minute
     waits: list[tuple[int, float]] = field(default_factory=list)
     """For each call of a caller with one call a second: its minute, and the seconds until its
     admission, which are infinite while it waits."""

@@ -1,10 +1,10 @@
 """Runs a command, kills it at random moments, and runs it again: `python killed_runs.py JSON`.
 
 Rule of this file: it imports the program once, and forks a child for each run. A child is a real
-process with real files and sockets. The first run is undisturbed. In each later trial, SIGKILL is
-sent to a child at a random moment within the duration of the first run. Then another child runs to
-the end in the same directory. For each trial, the program prints a line of JSON: whether SIGKILL
-ended the first child, the exit code of the last child, and a digest of the output.
+process with real files and sockets. The first run is undisturbed. In each later run, the program
+sends SIGKILL to a child at a random moment within the duration of the first run. Then another child
+works to the end in the same directory. For each run, the program prints a line of JSON: whether
+SIGKILL ended a child, the exit code of the last child, and a digest of the output.
 """
 
 import hashlib

@@ -42,7 +42,7 @@ def seen_on_a_terminal(
         env: Additional variables of the environment.
     """
     if sys.platform == "win32":
-        pytest.skip("terminals of POSIX")
+        pytest.skip("needs a POSIX terminal")
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     dropped = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
