@@ -1,7 +1,7 @@
 """Shows where the CPU time of a request goes: it samples which file runs, every few milliseconds.
 
-Rule of this file: C code has no frame of its own, so its time counts for the Python that called it:
-the parser's time is aiohttp's, and a system call's is asyncio's.
+Rule of this file: C code has no frame of its own, so its time counts for the Python code that calls
+it. The parser's time counts for aiohttp, and that of a system call for asyncio.
 """
 
 import signal

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks series
 
-Rule of this file: the time of a read is a ratio to that of a plain SQLite query for the same rows,
-measured in turn. The rows go to their table in the order in which a recorder moves them there,
-sixty sweeps at a time. So the pages of the file are in the same order as in a recording.
+Rule of this file: the time of a read is given as a ratio to that of a plain SQLite query for the
+same rows, and the two take turns. The rows go to their table in the order in which a recorder moves
+them there, sixty sweeps at a time. So the file's pages are in the same order as in a recording.
 """
 
 import os

@@ -51,7 +51,7 @@ def instants_since(began: float) -> int:
 
 
 def truth(exchange: LocalExchange, symbol: str, end: int, window: str) -> Change:
-    """The last change up to `end`, computed from the exchange's own rows of 8 days and an hour."""
+    """The last change up to `end`, computed from the exchange's own rows of 8 days + 1 h."""
     rows = exchange.history(symbol, "5m", end - 193 * 3_600_000, end)
     values = [
         HistoryRow(symbol, row.time, Decimal(row.open_interest), Decimal(row.value)) for row in rows

@@ -26,7 +26,7 @@ from binance_oi.simulator.local import LocalExchange
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 20  # calls at a time in each process
-LATELY = 180.0  # s: a process reports how many answers it got in this time before its end
+LATELY = 180.0  # s before its end; a process reports how many answers it got in that time
 MOMENTS = 20_000  # times of answers that a process keeps: more than it gets in `LATELY`
 
 
