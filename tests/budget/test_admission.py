@@ -1,4 +1,4 @@
-"""The rules of admission: which rule answers, and that a decision changes no state.
+"""These tests check which rule of admission decides, and that a decision changes no state.
 
 Rule of this file: each test makes the whole state that a rule may read. In states that are not
 random, the exchange's clock is known exactly: its minute 1,000 (`K`) began at 0 s of our clock.
@@ -29,7 +29,7 @@ LIMIT, RESERVE = 1_000, 10
 
 
 def known(minute: Minute | None = None, **fields: object) -> Known:
-    """A state without others, whose latest count is that of minute `K`, at second 19."""
+    """Make a state without others. The latest count came at second 19 of minute `K`."""
     minutes = {K - 1: Minute(reported=1), K: minute or Minute(booked=1, reported=1)}
     made = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), Ledger(minutes, K))
     made.counted_at, made.cautious_until = 19.0, UNKNOWN
@@ -49,7 +49,10 @@ def ask(weight: int = 1, *, now: float = 20.0, first: int = K, last: int = K) ->
 
 
 class Case(NamedTuple):
-    """A state, a question, the rule that answers it, and the answer."""
+    """A state and a question, with the rule that must decide and its verdict or reason to wait.
+
+    If `rule` is None, every rule must pass the question on.
+    """
 
     known: Callable[[], Known]
     ask: Ask
@@ -60,7 +63,7 @@ class Case(NamedTuple):
 FULL = LIMIT - RESERVE
 STEADY = Curve(LIMIT / 60, heights=[50, 100, 150, 200], since=1.0, until=20.0)
 
-CASES = {  # a name continues "a request ..."
+CASES = {  # each key completes the phrase "a request ..."
     "alone, with room": Case(known, ask(), None, Send()),
     "in a cooldown": Case(
         lambda: known(cooldown_until=60.0 * K + 30), ask(), admission.in_cooldown, Reason.COOLDOWN
@@ -95,7 +98,7 @@ CASES = {  # a name continues "a request ..."
         admission.every_minute_has_room,
         Reason.MINUTE_FULL,
     ),
-    "more than our share": Case(
+    "when our share is used up": Case(
         lambda: known(Minute(booked=500, reported=500)),
         ask()._replace(share=500),
         admission.every_minute_has_room,
@@ -109,13 +112,13 @@ CASES = {  # a name continues "a request ..."
         admission.every_minute_has_room,
         Reason.MINUTE_UNCERTAIN,
     ),
-    "first of all": Case(
+    "before any count has come": Case(
         lambda: Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0)),
         ask(),
         admission.probe_first,
         Probe(),
     ),
-    "first of a minute, beside others": Case(
+    "that is the first of a minute, beside others": Case(
         lambda: beside_others(Minute()), ask(), admission.probe_first, Probe()
     ),
     "where others need the rest": Case(
@@ -204,7 +207,7 @@ def test_the_fast_path_answers_as_the_rules_do(name: str) -> None:
     case = CASES[name]
     bucket = Bucket(case.known(), Parts(reserve=RESERVE))
     if case.ask.now - bucket.known.clock.at > 1.0:
-        bucket.known.clock.drift(case.ask.now)  # the fast path starts with this
+        bucket.known.clock.drift(case.ask.now)  # as `charge` does before its fast path
     asked = bucket.question(case.ask.now, case.ask.weight)
     verdict = decide(asked, copy.deepcopy(bucket.known))
     answer = bucket.charge(case.ask.now, case.ask.weight)
@@ -217,7 +220,7 @@ def test_the_fast_path_answers_as_the_rules_do(name: str) -> None:
 
 @st.composite
 def minutes(draw: st.DrawFn) -> Minute:
-    """Draw a minute with consistent books, which is often full."""
+    """Draw a minute that has consistent books and is often full."""
     weights = st.one_of(st.integers(0, 5), st.integers(0, LIMIT))
     undecided = [(second, draw(st.integers(1, 9))) for second in draw(st.sets(st.integers(0, 40)))]
     lost = sum(weight for _, weight in undecided)
@@ -240,7 +243,7 @@ WINDOWS = [[], [], [Window(10, 100, False, 0.0, {30: 95})]]
 
 @st.composite
 def states(draw: st.DrawFn) -> Known:
-    """Draw a state of minute `K`; usual states are frequent."""
+    """Draw a state in minute `K`; its fields often have their usual values."""
     off = draw(st.sampled_from([0.0, 0.0, 0.5, 2.0]))
     clock = ServerClock(60.0 * K - off, 60.0 * K + off, draw(st.sampled_from([0.0, 18.0, 20.0])))
     seen = draw(st.sets(st.sampled_from([K - 1, K, K + 1])))
@@ -345,7 +348,7 @@ def books_together(state: Known, now: float, count: int, share: float, bulk: boo
     """Charge for several requests at once, and check that a charge for each books the same.
 
     Returns:
-        Whether they were charged at once.
+        Whether the bucket charged for all of them at once.
     """
     made = (Bucket(copy.deepcopy(state), Parts(reserve=RESERVE, share=share)) for _ in range(2))
     together, one_by_one = made
@@ -420,7 +423,7 @@ def test_the_end_of_a_wait_is_when_a_single_retry_should_find_room(
 
 
 def refusals_before_sending(state: Known, now: float, until: float, most: int) -> int:
-    """Count the refusals of a caller that obeys each wait, until its request is sent."""
+    """Count how often a caller is refused before its request is sent, if it obeys each wait."""
     bucket = Bucket(state, Parts(reserve=RESERVE))
     for refused in range(most + 1):
         answer = bucket.charge(now, 1)
@@ -429,7 +432,7 @@ def refusals_before_sending(state: Known, now: float, until: float, most: int) -
             return refused
         assert answer.seconds is not None
         now += answer.seconds
-    pytest.fail(f"the caller asked more than {most} times until {now} s")
+    pytest.fail(f"the caller was refused more than {most} times, and asks again at {now} s")
 
 
 @pytest.mark.parametrize("silent", [0, BLIND_AFTER])
@@ -447,19 +450,19 @@ def test_a_caller_asks_again_soon_for_a_full_minute_of_weight_under_way() -> Non
     assert verdict[:2] == (POLL, Reason.MINUTE_FULL)
 
 
-# -- the part of single calls ---------------------------------------------------------------------
+# -- the part of a minute that bulk work leaves to single calls -----------------------------------
 
 
 def with_singles(
     used: int, singles: dict[int, int], now: float = 20.0, asked_for: int = 0
 ) -> tuple[Ask, Known]:
-    """Bulk work asks in minute `K`.
+    """Make a question of bulk work in minute `K`, and the state in which it asks.
 
     Args:
         used: Our use of minute `K`.
         singles: The weight of single calls, by minute.
         now: The second of the question and of the latest count.
-        asked_for: The largest part of single calls for which an earlier request asked.
+        asked_for: The largest `interactive` of an earlier request.
     """
     minutes = {k: Minute(reported=1, single=single) for k, single in singles.items()}
     current = Minute(used, 0, reported=used, single=singles.get(K, 0), interactive=asked_for)
@@ -476,7 +479,7 @@ def with_singles(
         ({K - 1: 20, K - 3: 8}, 40),  # twice the use of the busiest minute
         ({K - 1: 20, K: 15}, 25),  # less the weight that they have used already
         ({K: 3}, 7),
-        ({K: 20}, 20),  # as much as they have used
+        ({K: 20}, 20),  # twice 20, less the 20 that they have used already
         ({K - 1: 400}, 50),  # at most `interactive`
         ({K - 1: 400, K: 80}, 0),
         ({K - 5: 20}, 40),
@@ -518,7 +521,7 @@ def test_at_the_end_of_a_minute_bulk_work_may_use_the_part_of_single_calls(
     verdict = decide(*too_much)
     assert isinstance(verdict, Wait)
     assert verdict.reason is Reason.SINGLE_CALLS
-    assert verdict.seconds == pytest.approx(0.125)  # an eighth of a second for a weight of 1
+    assert verdict.seconds == pytest.approx(0.125)  # 40 in 5 s: a weight of 1 in 1/8 s
 
 
 def test_a_wait_for_the_part_of_single_calls_ends_when_bulk_work_may_use_it() -> None:
@@ -557,14 +560,14 @@ def test_a_refund_of_a_single_call_lowers_the_use_of_single_calls() -> None:
 def among_copies(
     theirs: list[int], ours: int, *, now: float = 20.0, booked: int = 1, reported: int = 0
 ) -> Known:
-    """Minute `K` has begun. In the minute before, others had used `theirs` after each 5 s.
+    """Make a state in minute `K`, of which others have used as much as of the whole minute before.
 
     Args:
-        theirs: Their use of the minute before, after each 5 s.
+        theirs: What others had used of the minute before, after each 5 s of it.
         ours: Our use of the minute before.
         now: The second of the latest count.
         booked: Our use of minute `K`.
-        reported: The largest count of the minute before.
+        reported: The largest count of the minute before; 0: the use of all.
     """
     before = Curve(LIMIT / 60, theirs, since=0.5, until=5.0 * len(theirs))
     minutes = {K - 1: Minute(ours, reported=reported or ours + theirs[-1])}
@@ -581,16 +584,16 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
 @pytest.mark.parametrize(
     "theirs, ours, reported, part",
     [
-        (EARLY_ON, 400, 0, 450),  # together we used up the minute early: our part grows by 5 %
+        (EARLY_ON, 400, 0, 450),  # 400 + 400 of 1,000 used it up early: our part grows by 5 %
         (EARLY_ON, 480, 0, 500),  # up to half of the limit
         (EARLY_ON, 600, 0, 500),
-        (EARLY_ON, 300, 0, 40),  # 700 of 1,000 do not fill a minute
-        ([501] * 12, 100, 0, 150),  # others use more than one copy's part
-        (ALL_ALONG, 540, 0, 40),  # by second 15, others had used 100
-        ([0] * 9 + [167, 334, 501], 100, 0, 150),  # more than one copy's part in the last 15 s
+        (EARLY_ON, 300, 0, 40),  # 400 + 300 is less than three quarters of the limit
+        ([501] * 12, 100, 0, 150),  # others use more than half of the limit in 15 s
+        (ALL_ALONG, 540, 0, 40),  # 100 in the first 15 s + 540: less than three quarters
+        ([0] * 9 + [167, 334, 501], 100, 0, 150),  # more than half in the last 15 s
         ([0] * 9 + [167, 334, 500], 100, 0, 40),
-        ([0] * 8 + [1, 167, 334, 501], 100, 0, 40),  # more than one copy's part, but in 20 s
-        (EARLY_ON, 400, 1_001, 40),  # copies never exceed the limit
+        ([0] * 8 + [1, 167, 334, 501], 100, 0, 40),  # more than half, but in 20 s
+        (EARLY_ON, 400, 1_001, 40),  # a count exceeded the limit, so the others are no copies
     ],
 )
 def test_while_a_copy_is_active_our_part_grows_up_to_half_of_the_limit(
@@ -620,18 +623,18 @@ def test_while_a_copy_is_active_a_refusal_does_not_reduce_our_part() -> None:
 @pytest.mark.parametrize(
     "theirs, now, most",
     [
-        ([501] * 12, 4.0, 150),  # a fortieth of the limit in each second, after 5 % at once
+        ([501] * 12, 4.0, 150),  # 50 at once, and 25 in each second (1/40 of the limit)
         ([501] * 12, 0.4, 60),
-        ([251] * 12, 4.0, 150),  # one copy that uses a little more than half of its part
+        ([251] * 12, 4.0, 150),  # a copy that uses just over a quarter of the limit in 15 s
         ([250] * 12, 4.0, None),
-        ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # not early
+        ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # evenly: a quarter takes 30 s
     ],
 )
 def test_while_a_copy_uses_much_of_the_minute_early_we_send_slowly(
     theirs: list[int], now: float, most: int | None
 ) -> None:
     state, asked = among_copies(theirs, 499, now=now), ask(now=now)
-    state.ledger.minutes[K - 1].booked = 749  # together, the minute was used up early
+    state.ledger.minutes[K - 1].booked = 749  # so we and others used up that minute early
     if most is None:
         assert admission.spread_beside_copies(asked._replace(weight=800), state) is None
         return
@@ -660,7 +663,7 @@ def test_a_minute_that_copies_filled_is_probed_within_the_reserve() -> None:
     state = among_copies(EARLY_ON, 400, now=20.0, booked=10)
     state.others.curves[K] = Curve(LIMIT / 60, full, since=1.7, until=1.7)
     state.ledger.minutes[K] = Minute(10, reported=FULL, others=980)
-    assert probing.is_affordable(ask(5, now=50.0), state, K)  # 990, 5 and half of the reserve
+    assert probing.is_affordable(ask(5, now=50.0), state, K)  # 990 + 5 + 5 (half of the reserve)
     assert not probing.is_affordable(ask(6, now=50.0), state, K)
     state.ledger.minutes[K].reported = LIMIT + 1
     assert not probing.is_affordable(ask(now=50.0), state, K)
@@ -670,7 +673,7 @@ CALM = Curve(LIMIT / 60, heights=[5 * n for n in range(11)], since=5.0, until=55
 
 
 def near_the_end(used: int) -> Known:
-    """Others use 1 weight/s, and our latest count is from second 55."""
+    """Make a state beside others that use 1 weight/s. The latest count came at second 55."""
     state = beside_others(Minute(used - 45, reported=used, others=45), curve=CALM)
     state.counted_at = 55.0
     return state
@@ -679,7 +682,7 @@ def near_the_end(used: int) -> Known:
 @pytest.mark.parametrize(
     "weight, used, is_probe",
     [
-        (40, 955, True),  # others used 3 unseen and will use 2 more, and the probe uses 40
+        (40, 955, True),  # 955 + 3 that others used unseen + 2 that they will use + 40 = 1,000
         (40, 956, False),
         (1, 990, True),
     ],
