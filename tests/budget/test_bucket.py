@@ -1,4 +1,4 @@
-"""The bucket: step tables for its decisions, and a state machine that tries to break its guarantee.
+"""Step tables check the bucket's decisions, and a state machine tries to break its guarantee.
 
 Rule of this file: time is a number. Minutes begin at multiples of 60 s, and the exchange's clock is
 known exactly unless a test says otherwise.
@@ -46,7 +46,7 @@ from binance_oi.exchange.limits import Limit
 from support.lanes import some
 
 NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
-HALFWAY = 28.5  # s from :02 to the middle between the count of :01 and the end of the minute
+HALFWAY = 28.5  # s from :02 to :30.5, which is halfway from a count at :01 to the minute's end
 
 
 def bucket(
@@ -57,7 +57,10 @@ def bucket(
     off: float = 0.0,
     known: bool = True,
 ) -> Bucket:
-    """A bucket whose exchange clock is `NOON` + now ± `off`. If `known`, it has had an answer."""
+    """Make a bucket that takes the exchange's clock to be `NOON` + now ± `off`.
+
+    If `known`, the bucket has had an answer in the minute before.
+    """
     state = Known(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
         state.counted_at = -60.0
@@ -89,12 +92,12 @@ def fill(bucket: Bucket, now: float, weight: int, used: int | None = None) -> No
 
 
 class Step(NamedTuple):
-    """At `at`, charge `weight`: the request is sent, or it waits for about `wait` s."""
+    """Charge `weight` at second `at`. The bucket grants it, or lets it wait for about `wait` s."""
 
     at: float
     weight: int
     wait: float | None = None
-    used: int | None = None  # the count in its answer; None: no answer comes
+    used: int | None = None  # the count in the answer; None: no answer comes
 
 
 # Each row makes its bucket in the test, because using a bucket changes its answers.
@@ -103,15 +106,15 @@ TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
         lambda: bucket(10),
         [Step(1, 4, used=4), Step(2, 6, used=10), Step(3, 1, 57), Step(60.1, 1)],
     ),
-    "a reserve of weight stays free": (
+    "a reserve given as weight stays free": (
         lambda: bucket(10, reserve=3),
         [Step(1, 7, used=7), Step(2, 1, HALFWAY), Step(61, 7)],
     ),
-    "a reserve of a share stays free": (
+    "a reserve given as a fraction of the limit stays free": (
         lambda: bucket(100, reserve=0.25),
         [Step(1, 75, used=75), Step(2, 1, HALFWAY)],
     ),
-    "a share is the most that we use": (
+    "we use at most our share": (
         lambda: bucket(100, share=0.5),
         [Step(1, 50, used=50), Step(2, 1, 58)],
     ),
@@ -119,11 +122,11 @@ TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
         lambda: bucket(100),
         [Step(1, 1, used=100), Step(2, 1, 58)],
     ),
-    "weight above the budget never goes": (
+    "weight above the budget is never sent": (
         lambda: bucket(100, reserve=10),
         [Step(1, 91, math.inf), Step(1, 90)],
     ),
-    "weight above our share never goes": (
+    "weight above our share is never sent": (
         lambda: bucket(100, share=0.5),
         [Step(1, 51, math.inf)],
     ),
@@ -131,7 +134,7 @@ TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
         lambda: bucket(10),
         [Step(5, 4, used=4), Step(55, 6, used=None), Step(61, 5, POLL), Step(61, 4)],
     ),
-    "the answer frees the minute that did not count": (
+    "the answer frees the minute that did not count the request": (
         lambda: bucket(10),
         [Step(5, 4, used=4), Step(55, 6, used=10), Step(61, 10)],
     ),
@@ -328,7 +331,7 @@ def test_the_last_probe_of_a_minute_is_sent_at_varying_seconds() -> None:
 
 
 def sent_at_once(made: Bucket, now: float, weight: int = 1) -> int:
-    """The weight that may be sent at once."""
+    """Charge until the bucket makes us wait; return the weight that it granted at once."""
     sent = 0
     while isinstance(made.charge(now, weight), Receipt):
         sent += weight
@@ -341,7 +344,7 @@ def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly
     assert sent_at_once(made, 2.0) == 1199
     assert refuse(made, 2.0) == pytest.approx(58 / 1176, abs=0.01)
     assert sent_at_once(made, 31.0) == 588  # half of the rest, after half of the time
-    assert sent_at_once(made, 59.999) == 587  # and the rest, except 1
+    assert sent_at_once(made, 59.999) == 587  # all of the rest except a weight of 1
     made.known.ledger.minutes.clear()
     fill(made, 62.5, 1, used=1)
     assert sent_at_once(made, 62.6) == 2375
@@ -360,7 +363,7 @@ def test_a_client_sends_evenly_until_it_has_seen_60_s() -> None:
     sent = [1 + sent_at_once(made, 61.0), sent_at_once(made, 82.5), sent_at_once(made, 105.5)]
     assert sent[0] == pytest.approx(1200 + 1176 / 45, abs=2)
     assert sum(sent[:2]) == pytest.approx(1788, abs=2)
-    assert 2376 <= sum(sent) <= 2377  # the last may be a probe, from the reserve
+    assert 2376 <= sum(sent) <= 2377  # the last request may be a probe, which uses the reserve
 
 
 def test_after_more_than_ten_minutes_without_an_answer_a_client_sends_as_after_a_start() -> None:
@@ -410,7 +413,8 @@ def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
     """Charge four times a second, while others use `rate` weight/s.
 
     Returns:
-        How often the limit was exceeded after the first minute, in which others are not yet known.
+        How many counts, and how many whole minutes, exceeded the limit. The first minute is left
+        out, because the bucket does not know the others yet.
     """
     ours: Counter[int] = Counter()
     over = 0
@@ -452,13 +456,13 @@ def test_while_only_the_forecast_prevents_requests_probes_check_it() -> None:
     fill(made, 1, 1)
     fill(made, 30, 1, used=602)
     fill(made, 61, int(OURS * 1000))
-    pause = 60 / (PROBES * 1000)  # a probe uses weight that we keep for others
+    pause = 60 / (PROBES * 1000)  # s between probes of weight 1 that use `PROBES` of the limit
     assert refuse(made, 61.2) == pytest.approx(pause - 0.2)
     assert refuse(made, 61.2, 2) == pytest.approx(2 * pause - 0.2)
     assert take(made, 61.001 + pause).probe
 
 
-OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # weight; probes may use `PROBES` besides
+OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # weight; probes may use `PROBES` in addition
 
 
 @pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), OURS_AND_NO_PROBE)])
@@ -618,7 +622,7 @@ def test_an_unconfirmed_clock_costs_one_probe_and_no_refusal() -> None:
     assert refuse(made, 40) > 1.0
     probe = take(made, 60 - CLOSING)  # the exchange's minute may be over
     assert probe.probe
-    made.settle(probe, 60.0, 1, None)  # the count fell, so it is over
+    made.settle(probe, 60.0, 1, None)  # the count fell, so that minute is over
     assert made.known.ledger.newest == int(NOON // 60) + 1
     assert isinstance(take(made, 60.1, 90), Receipt)
 
@@ -641,7 +645,7 @@ def test_a_probe_that_the_old_minute_counted_begins_no_new_minute() -> None:
 def test_near_a_rollover_an_ambiguous_answer_counts_in_both_minutes() -> None:
     made = bucket(100, off=2.0)
     receipt = take(made, 59.5, 5)
-    made.settle(receipt, 60.0, 5, None)  # the count of either minute
+    made.settle(receipt, 60.0, 5, None)  # a count that either minute may have
     assert (made.usage(63).used, made.usage(63).in_flight) == (5, 5)
 
 
@@ -659,7 +663,7 @@ WRONG = [-30 * 365 * 24 * HOUR, -24 * HOUR, -HOUR, -60.0, 60.0, HOUR, 24 * HOUR,
 
 
 def guessed(off: float = 0.0, limit: int = 100) -> Bucket:
-    """A bucket without an answer, whose wall clock is ahead by `off`."""
+    """Make a bucket that has had no answer. It guesses from a wall clock that is `off` s ahead."""
     offset = NOON + off
     clock = ServerClock(offset - 2.5, offset + 2.5, 0.0, dated=False)
     return Bucket(Known(limit, clock), Parts())
@@ -722,7 +726,7 @@ def test_a_single_wrong_date_is_not_trusted_after_a_cooldown() -> None:
 def test_sending_resumes_within_two_minutes_after_a_trusted_date_proved_wrong(off: float) -> None:
     made = guessed(limit=1000)
     flying = [made._book(made.question(1.0, 1), False) for _ in range(20)]
-    for n, receipt in enumerate(flying):  # the first is wrong, all others are right
+    for n, receipt in enumerate(flying):  # the first date is wrong, all others are right
         made.settle(receipt, 1.5, 100 + n, NOON + 1 + (0 if n else off))
     assert banned_for(made, 2.0) <= 120.0
     assert made.usage(2).resets_at.timestamp() <= NOON + 120
@@ -748,7 +752,7 @@ def test_a_charge_under_a_wrong_clock_leaves_no_wrong_minute_in_the_books(
     assert made.usage(2).used >= 8 * (ending == "lose")
 
 
-# In the years 1, 1970, 2019, 2100 and 9999.
+# Unix s in the years 1, 1970, 2019, 2100 and 9999.
 NO_DATES = [-62_135_596_800.0, 0.0, 1_577_836_799.0, 4_102_444_800.0, 253_402_300_799.0]
 
 
@@ -797,7 +801,7 @@ def test_a_request_is_not_sent_once_an_unbooked_minute_may_count_it() -> None:
     made = bucket(100)
     early = [take(made, 40, 10) for _ in range(9)]
     assert early[0].first == early[0].last
-    now = 65.0  # the loop was blocked, or the connection took long
+    now = 65.0  # the loop was blocked, or the connection took long to open
     fill(made, 61, 95)  # the new minute is nearly full
     for receipt in early:
         assert made.sending(receipt, now) is None
@@ -862,7 +866,7 @@ def test_a_late_ambiguous_answer_counts_in_each_minute_up_to_now() -> None:
 def test_a_late_answer_is_booked_to_the_minute_of_its_date() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
-    made.settle(receipt, 75, 7, NOON + 31)  # counted at once, answered late
+    made.settle(receipt, 75, 7, NOON + 31)  # the exchange counted it at once, and answered late
     assert (made.usage(75).used, made.known.ledger.minutes[int(NOON // 60)].used) == (0, 7)
 
 
@@ -962,7 +966,7 @@ def test_despite_clock_drift_a_caller_finds_room_when_it_is_expected(name: str) 
 def test_room_is_expected_when_answers_may_show_that_the_minute_before_counted_them() -> None:
     made = bucket(100, reserve=1)
     late = [take(made, 55) for _ in range(80)]  # booked to two minutes
-    # A request sent now belongs to the second of them, in which 80 and its own 50 do not fit.
+    # A request sent at 61.6 belongs to the second minute, in which 80 + 50 exceed the limit of 100.
     assert made.room_in(61.6, 50) == pytest.approx(1.0, abs=0.01)
     for receipt in late:
         made.settle(receipt, 61.7, 80, NOON + 57)
@@ -972,8 +976,8 @@ def test_room_is_expected_when_answers_may_show_that_the_minute_before_counted_t
 def test_room_is_expected_when_a_probe_can_decide_lost_weight() -> None:
     made = bucket(100, reserve=1)
     made.lose(take(made, 49, 99), 59)
-    assert made.room_in(59.5, 1) == 0.0  # a probe may be sent, which decides the lost weight
-    assert made.room_in(59.5, 100) is None  # it never fits
+    assert made.room_in(59.5, 1) == 0.0  # a probe may go now, and its count decides the lost weight
+    assert made.room_in(59.5, 100) is None  # 100 exceeds the budget of 99
 
 
 # -- other limits of the exchange ----------------------------------------------------------------
@@ -984,7 +988,7 @@ def test_a_request_is_sent_only_if_every_announced_limit_has_room() -> None:
     made.set_limits(0.0, 500, [Limit(10, 100, False), Limit(86_400, 150, False)])
     fill(made, 1, 90)
     assert made.usage(1.1).remaining == 10
-    assert refuse(made, 1.2, 11) == pytest.approx(10, abs=1.0)  # then 90 leave the window
+    assert refuse(made, 1.2, 11) == pytest.approx(10, abs=1.0)  # until the 90 leave the window
     fill(made, 1.3, 10)
     assert refuse(made, 1.4) > 9
     fill(made, 13, 50)
@@ -1078,7 +1082,7 @@ def test_a_limit_announced_later_begins_with_the_weight_used_before() -> None:
     made.set_limits(3.0, None, [Limit(10, 100, False)])
     assert made.usage(3).remaining == 30
     made.settle(flying, 3.1, 70, NOON + 3)
-    assert made.usage(3.2).remaining == 30  # the exchange may have counted it just now
+    assert made.usage(3.2).remaining == 30  # the exchange may have counted the 40 just now
     assert made.usage(25).remaining == 100
 
 
@@ -1131,7 +1135,7 @@ def test_a_refusal_cools_down_until_the_next_minute_or_longer(after: float, unti
 def test_the_surge_expected_after_a_refusal_fades() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
-    made.refused(5.1, 0.0)  # in the same cooldown: counted once
+    made.refused(5.1, 0.0)  # in the same cooldown, so the two refusals count as one
     assert made.known.others.expected_surge == 250
     for k in range(1, 12):
         made.known.probe_ends_at = -math.inf
@@ -1174,7 +1178,7 @@ def test_without_headers_a_refusal_does_not_make_every_request_a_probe() -> None
         if isinstance(receipt, Receipt):
             sent += not receipt.probe
             made.settle(receipt, 61 + n / 100, None, NOON + 61)
-    assert sent >= 75  # after some answers without a count, it sends no probes
+    assert sent >= 75  # after `BLIND_AFTER` answers without a count, the bucket sends no probes
 
 
 def test_a_second_refusal_doubles_the_expected_surge_up_to_half_the_limit() -> None:
@@ -1207,7 +1211,7 @@ def test_75_minutes_after_a_refusal_requests_above_its_count_are_sent_one_at_a_t
     assert take(made, late + 7, 100).probe
     made.known.probe_ends_at = -math.inf
     fill(made, late + 61, 1, used=1)
-    assert made.known.others.refused_count == 501  # no request above it was served
+    assert made.known.others.refused_count == 501  # no request above that count was served
     fill(made, late + 62, 503)
     fill(made, late + 121, 1, used=1)
     assert made.known.others.refused_count == 0
@@ -1285,11 +1289,11 @@ class Guarantee(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.counted: Counter[int] = Counter()  # by minute, as the exchange counts
+        self.counted: Counter[int] = Counter()  # the weight that the exchange counted, by minute
         self.log: list[tuple[float, int]] = []  # when a request was counted, and its weight
         self.limits: tuple[Limit, ...] = ()
         self.events: list[tuple[float, int, Receipt, float, float, str]] = []  # see `later`
-        self.order = count()  # decides between events at one instant
+        self.order = count()  # gives events at one instant an order
 
     @initialize(
         limit=st.integers(20, 400),
