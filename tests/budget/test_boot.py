@@ -14,7 +14,7 @@ ID = "5fca2a85-97f4-4f53-9a93-2a1ba5b3d8cd"
 
 
 def reader(**files: str) -> Callable[[str], str]:
-    """The `read` of a system that has only these files, by the last part of their paths."""
+    """Make the `read` of a system with only these files; each key is the last part of a path."""
 
     def read(path: str) -> str:
         name = path.rpartition("/")[2]
@@ -26,7 +26,7 @@ def reader(**files: str) -> Callable[[str], str]:
 
 
 def kernel(**values: bytes) -> Callable[[str], bytes]:
-    """The `sysctl` of a kernel that has only these values, by the last part of their names."""
+    """Make the `sysctl` of a kernel with only these values; each key is the last part of a name."""
 
     def sysctl(name: str) -> bytes:
         short = name.rpartition(".")[2]
@@ -86,7 +86,7 @@ def test_other_systems_identify_a_boot_by_its_time(
     values: Callable[[str], bytes],
 ) -> None:
     named = boot_identity(MOMENT, reader(), values)
-    again = boot_identity(MOMENT + 1.0, reader(), values)  # as if the clock was slewed
+    again = boot_identity(MOMENT + 1.0, reader(), values)  # as if the clock had been slewed
     after = boot_identity(MOMENT + 90.0, reader(), kernel(boottime=timeval(int(MOMENT) + 90)))
     assert is_same_boot(named, again)
     assert not is_same_boot(named, after)

@@ -1,4 +1,4 @@
-"""Budgets: who shares a bucket, and what happens when the shared file fails.
+"""Which pools share a bucket, and what they do when the shared file fails.
 
 Rule of this file: two budgets on one directory, or two pools of `make`, stand for two processes.
 """
@@ -61,7 +61,7 @@ def memory() -> Memory:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time) -> Make:
-    """Return a function that makes a pool as if in a process of its own, by default on a file."""
+    """Return a function that makes pools. Each stands for one process, by default on a file."""
     kind = getattr(request, "param", "file")
 
     def make(**more: float) -> SharedPool:
@@ -327,7 +327,7 @@ def test_all_processes_obey_a_limit_that_one_of_them_has_read(make: Make, clock:
     use(one, clock)
     one.set_limits(None, [Limit(10, 20, False)])
     use(one, clock, 12)
-    assert other.usage.remaining == 7  # a weight of 1 was used before
+    assert other.usage.remaining == 7  # of 20, after 12 and the 1 that was used first
     use(other, clock, 7)
     assert not isinstance(one.charge(1), Receipt)
     assert one.room_in(1) == pytest.approx(10.0, abs=1.0)
@@ -360,7 +360,7 @@ def test_a_request_charged_before_another_process_was_refused_is_not_sent(
     receipt = take(one)
     assert one.sending(receipt) is receipt
     other.hold(500, ban=True)
-    clock.now += 2 * LEASE_S  # with an older receipt, `sending` checks for a new cooldown
+    clock.now += 2 * LEASE_S  # if the receipt is that old, `sending` checks for a new cooldown
     assert one.sending(receipt) is None
     one.refund(receipt)
     assert other.usage.charged == 1
@@ -597,7 +597,7 @@ def test_no_call_waits_for_the_lock_and_no_weight_is_lost(
         pool.hold(100)
         assert pool.usage.held_until is not None  # the other processes do not know this yet
         assert other.usage.held_until is None
-    # The next call with the lock writes settlement and cooldown, even if it may not send.
+    # The next charge that gets the lock writes the settlement and the cooldown, even if it waits.
     assert pool.charge(1) != Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     assert other.usage.held_until is not None
     assert other.usage.in_flight == 0
@@ -745,15 +745,15 @@ def test_charges_stay_after_their_pool_is_closed(make: Make, clock: Time) -> Non
 
 def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
     def opened() -> int:
-        """How many descriptors of this file are open; other tests may have files too."""
+        """Count the open descriptors of this test's file; other tests may have files open too."""
         links = list[str]()
         for link in Path("/proc/self/fd").iterdir():
-            with suppress(FileNotFoundError):  # the descriptor of the listing itself is closed
+            with suppress(FileNotFoundError):  # `iterdir` has closed its own descriptor
                 links.append(os.readlink(link))
         return links.count(str(tmp_path / "budgets" / FILE_NAME))
 
     budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
-    pool = budget.pool("a")  # a reference, so that only `close` closes its file
+    pool = budget.pool("a")  # while we refer to the pool, only `close` closes its file
     use(pool, clock)
     assert opened() == 1
     budget.close()
@@ -845,7 +845,7 @@ def test_a_system_without_a_boot_time_clock_uses_the_monotonic_one(
 def test_the_first_date_replaces_a_wrong_wall_clock(
     wrong_s: float,
 ) -> None:
-    true = 1_795_434_230.0  # half a minute from any rollover
+    true = 1_795_434_230.0  # Unix s: 10 s before a rollover
     pool = ProcessBudget(clock=lambda: 0.0, wall=lambda: true + wrong_s).pool("a")
     receipt = pool.charge(1)
     assert isinstance(receipt, Receipt)

@@ -1,7 +1,7 @@
-"""The courier of a member talks to the server that the members share.
+"""Each member of a shared budget has a courier, which talks to the server for it.
 
-Rule of this file: the server is a `Keeper`, each member has a `Link` to it, and time is virtual.
-Each member has a governor, as in a client.
+Rule of this file: the server is a `Keeper` in memory, each member has a `Link` to it, and time is
+virtual. Each member has a governor, as in a client.
 """
 
 import asyncio
@@ -106,7 +106,7 @@ async def test_closing_during_a_request_keeps_its_charge_and_stops_all_tasks(
     await one.call()
     async with one.governor.reserve(7):
         await one.courier.aclose()
-    assert not one.courier._tasks  # the settlement after the end starts no task
+    assert not one.courier._tasks  # the request was settled after `aclose`, which starts no task
     await other.call()
     assert other.pool.usage.charged == 9
     await asyncio.sleep(5.0)

@@ -1,7 +1,7 @@
-"""A poller declares its demand to all processes, and the demand ends with its process.
+"""A poller declares how much weight per minute it needs; this demand ends with its process.
 
 The rule of this file: where time matters, it is a number. Several pools stand for several
-processes, unless a process must end: then it is a real one.
+processes. Only where a process must end is it a real one.
 """
 
 import math
