@@ -1,7 +1,7 @@
 """A pool calls its listeners when `charge` may give another answer.
 
-Rule of this file: tests count the calls of a listener. Each pool over a store in memory stands for
-one process.
+Rule of this file: tests count how often a pool calls a listener. Each pool over a store in memory
+stands for one process.
 """
 
 import logging
@@ -16,7 +16,7 @@ from binance_oi.exchange.limits import Limit
 from support.memory_store import Memory, MemoryBudget, Options
 
 NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
-NOW = 10.0  # monotonic s, at 10 s into the minute
+NOW = 10.0  # monotonic s; the minute is 10 s old
 OPTIONS = Options(limit=100, reserve=0, clock=lambda: NOW, wall=lambda: NOON + NOW)
 
 
@@ -33,7 +33,7 @@ def memory() -> Memory:
 
 @pytest.fixture(params=["process", "memory"])
 def pool(request: pytest.FixtureRequest, memory: Memory) -> Pool:
-    """A pool of each kind, which has used a weight of 1."""
+    """Return a pool that has used a weight of 1. Each test runs once with each kind of pool."""
     budget = ProcessBudget(**OPTIONS)
     if request.param == "memory":
         budget = MemoryBudget(memory, **OPTIONS)

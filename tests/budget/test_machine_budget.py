@@ -1,7 +1,7 @@
-"""One budget for several real processes, on a real clock and a real socket.
+"""Several real processes share one budget, on a real clock and real sockets.
 
-Rule of this file: a test with processes judges them by what the exchange counted. These tests are
-short; `nox -s machine` runs the long ones. Only tests marked `wallclock` depend on the speed of the
+Rule of this file: a test that starts processes checks what the exchange counted. The tests are
+short; `nox -s machine` runs longer ones. Only tests marked `wallclock` depend on the speed of the
 machine.
 """
 
@@ -25,7 +25,7 @@ LIMIT = 300
 
 
 def test_processes_together_use_one_limit_and_never_exceed_it(tmp_path: Path) -> None:
-    young = 5.0 - time.time() % 60.0  # at the start it is second 5 of the exchange's minute
+    young = 5.0 - time.time() % 60.0  # s: with it, the exchange starts at second 5 of its minute
     exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=young)
     with exchange.in_thread(), running(exchange.url, 3, tmp_path) as processes:
         until(lambda: exchange.used >= 0.97 * LIMIT)  # in the first minute, or in a later one
@@ -91,8 +91,8 @@ class Slowly:
 
 
 def cost(pool: Pool) -> tuple[float, float]:
-    """Count function calls and file locks for the charge and the settlement of one request."""
-    first = pool.charge(1)  # not counted, because a start takes a few more calls
+    """Return the mean numbers of function calls and of `flock` calls that one request costs."""
+    first = pool.charge(1)  # not counted, because the first request takes a few more calls
     assert isinstance(first, Receipt)
     pool.settle(first, 1, None)
     pool.flush()
@@ -111,5 +111,5 @@ def test_sharing_with_other_processes_costs_little(tmp_path: Path) -> None:
     alone, _ = cost(ProcessBudget(limit=limit, clock=Slowly(), wall=Slowly.wall).pool("a"))
     budget = MachineBudget(limit=limit, directory=directory, clock=Slowly(), wall=Slowly.wall)
     shared, locks = cost(budget.pool("a"))
-    assert 0 < locks <= 2 / MAX_LEASED_CALLS  # locked and unlocked once for a whole lease
-    assert 0 < shared <= alone + 3  # a lease costs one charge, whatever its size
+    assert 0 < locks <= 2 / MAX_LEASED_CALLS  # two calls of `flock`, to lock and unlock, a lease
+    assert 0 < shared <= alone + 3  # a lease of any size costs one charge in the file

@@ -1,6 +1,6 @@
-"""Each user id has one directory for the shared file, which no other user can change.
+"""Each user id has one directory for the shared file, and no other user can change that directory.
 
-Rule of this file: the directories belong to the test, except in tests that run real processes.
+Rule of this file: a test makes its own directories, unless it runs real processes.
 """
 
 import errno
@@ -24,7 +24,10 @@ NAME = f"binance-oi-{os.getuid()}"
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Three directories like `/tmp`: all users may write, but not replace files of other users."""
+    """Make three directories like `/tmp`: users may create files, but not replace those of others.
+
+    `budget_directory` then looks only at these directories.
+    """
     made = [tmp_path / name for name in ("memory", "disk", "temporary")]
     for each in made:
         each.mkdir()
@@ -49,7 +52,7 @@ def mount(tmp_path: Path, where: Path, kind: str) -> None:
 
 
 def shown(environment: dict[str, str], cwd: Path) -> str:
-    """The file that `binance-oi budget` names in an environment."""
+    """Return the path of the shared file that `binance-oi budget` shows in this environment."""
     done = subprocess.run(
         [sys.executable, "-m", "binance_oi", "budget"],
         env=environment | {"PYTHONPATH": str(ROOT)},
@@ -58,7 +61,7 @@ def shown(environment: dict[str, str], cwd: Path) -> str:
         text=True,
         check=True,
     )
-    (path,) = re.findall(r"\S+/budget-\d+", done.stderr)  # also if the file does not exist yet
+    (path,) = re.findall(r"\S+/budget-\d+", done.stderr)  # shown even before it exists
     return str(path)
 
 
@@ -227,7 +230,7 @@ TEMPORARY = ("EIO", "ESTALE", "ENOMEM", "EACCES", "EMFILE", "EINTR", "ETIMEDOUT"
 
 
 def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this call of the system fail for `where` and everything in it."""
+    """Make a call of the system fail with the error `name` for `where` and everything in it."""
     real, number = getattr(os, call), getattr(errno, name)
 
     def failed(path: str, *rest: object, **more: object) -> object:
@@ -266,7 +269,7 @@ def test_a_process_without_access_works_alone_and_warns_once_and_joins_later(
     other.hold(600, ban=True)
     with monkeypatch.context() as broken:
         failing(call, "EIO", places[0], broken)
-        if call == "statvfs":  # `access` does not give the reason
+        if call == "statvfs":  # `access` fails first but gives no reason, so `statvfs` is asked
             broken.setattr(os, "access", lambda path, mode: False)
         pool = budgets[1].pool("exchange")
         assert os.listdir(places[1]) == os.listdir(places[2]) == []

@@ -1,4 +1,4 @@
-"""The shared file returns a complete record of ours, or nothing.
+"""Reading the shared file returns a complete record that this package wrote, or nothing.
 
 Rule of this file: two `PoolFile` objects stand for two processes, because a lock belongs to an
 open file and not to a process.
@@ -59,7 +59,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def exchange(file: PoolFile, record: bytes | None = None, until: float = 0.0) -> bytes | None:
-    """Read under the lock, and write `record` if there is one."""
+    """Take the lock, read the record, and write `record` if it is given; return what was read."""
     assert file.lock()
     found = file.read()
     if record is not None:
@@ -207,7 +207,7 @@ def test_a_damaged_record_is_not_trusted(
 def test_damage_after_a_read_is_noticed_by_the_next_read(place: Path) -> None:
     file = PoolFile(place, "a")
     exchange(file, b"a record")
-    damage(place, 8, bytes(8))  # the sequence
+    damage(place, 8, bytes(8))  # the sequence number
     assert exchange(file, b"new") == b""
     assert exchange(PoolFile(place, "a")) == b"new"
 
@@ -228,7 +228,7 @@ def test_later_processes_find_a_record_written_after_a_truncation(place: Path, s
     one = PoolFile(place, "a")
     exchange(one, b"a longer record than twenty bytes")
     os.truncate(place / FILE_NAME, size)
-    assert exchange(one) == b""  # not None, so the writer writes again
+    assert exchange(one) == b""  # None would mean "unchanged"; now the pool writes its record again
     exchange(one, b"again")
     assert (place / FILE_NAME).read_bytes().startswith(MAGIC)
     assert exchange(PoolFile(place, "a")) == b"again"
@@ -271,7 +271,7 @@ def test_a_larger_foreign_file_shrinks_to_our_size(place: Path) -> None:
     assert (place / FILE_NAME).stat().st_size == PAGE_BYTES * (MAX_RECORDS + 1)
 
 
-@pytest.mark.parametrize("more", [0, 1], ids=["unchanged", "and a later write"])
+@pytest.mark.parametrize("more", [0, 1], ids=["only the copy", "the copy and a write"])
 def test_a_restored_older_copy_starts_a_new_lineage(place: Path, more: int) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     exchange(one, b"early")
@@ -292,7 +292,7 @@ def test_the_records_of_two_replaced_files_are_kept_until_the_pool_takes_them(pl
     second = PoolFile(place, "a")
     exchange(second, b"second")
     assert second.lock()
-    assert not one.lock()  # it has switched to the second file
+    assert not one.lock()  # but now `one` has switched to the second file
     second.unlock()
     (place / FILE_NAME).unlink()
     assert exchange(PoolFile(place, "a"), b"third") == b""
@@ -532,7 +532,7 @@ def test_a_page_that_is_being_written_is_read_again(
 # -- what the system refuses -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [PAGE_BYTES, PAGE_BYTES + 100], ids=["nothing", "a part"])
+@pytest.mark.parametrize("size", [PAGE_BYTES, PAGE_BYTES + 100], ids=["none of it", "a part of it"])
 def test_an_incomplete_write_raises(place: Path, size: int) -> None:
     file = PoolFile(place, "a")
     assert file.lock()

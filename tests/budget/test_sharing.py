@@ -1,4 +1,4 @@
-"""An error ends sharing, sharing begins again, and any thread may read the books.
+"""After an error of its store a process works alone, and later shares again; any thread may read.
 
 Rule of this file: two pools on one store stand for two processes, unless a test starts or forks
 real ones. Only the test advances the clock.
@@ -77,7 +77,7 @@ def memory() -> Memory:
 def make(
     request: pytest.FixtureRequest, budgets: Path, memory: Memory, clock: Time
 ) -> Callable[[], SharedPool]:
-    """Return a function that makes a pool as if in a process of its own, by default on a file."""
+    """Return a function that makes pools. Each stands for one process, by default on a file."""
     kind = getattr(request, "param", "file")
 
     options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
@@ -314,7 +314,7 @@ def test_the_settlements_of_an_idle_process_wait_for_its_next_charge(
     assert one.when_idle()
     assert one.usage.in_flight == 0
     assert (other.usage.charged, other.usage.in_flight) == (2, 1)
-    take(one, 5)  # at once: an idle process does not charge in quick succession
+    take(one, 5)  # takes no lease: after `when_idle`, a call does not count as in quick succession
     assert (other.usage.charged, other.usage.in_flight) == (7, 5)
     assert not one.when_idle()  # everything is written
 
@@ -532,7 +532,7 @@ def test_a_record_that_does_not_fit_ends_sharing_but_not_the_call(
 
 
 def another(where: Path, clock: Time) -> Path:
-    """The file of another budget, with a record of the same pool and one of another pool."""
+    """Make the file of another budget, with records of a pool of the same name and of another."""
     for name in ("exchange", "another"):
         pool = MachineBudget(directory=where, limit=LIMIT, clock=clock, wall=clock.wall).pool(name)
         take(pool, 3)
@@ -649,7 +649,7 @@ CUT_OFF = [
 ]
 
 
-@pytest.mark.parametrize("ends", [False, True], ids=["lives", "ends"])
+@pytest.mark.parametrize("ends", [False, True], ids=["its writer lives", "its writer ends"])
 @pytest.mark.parametrize("when", ["before the ban", "after the ban"])
 @pytest.mark.parametrize("how", some(CUT_OFF, always=2))
 def test_new_processes_obey_a_ban_that_a_process_wrote_after_damage(
@@ -693,7 +693,7 @@ def test_new_processes_obey_a_ban_written_during_damage(
 
 
 def behind_by_two_files(make: Make, clock: Time, budgets: Path) -> SharedPool:
-    """A pool whose file, with a ban of another process, was deleted, and then the next file too."""
+    """Return a pool whose file was deleted, and then the next file too. The first one has a ban."""
     one, banned = make(), make()
     use(one, clock, 10)
     use(banned, clock, 20)
@@ -1129,9 +1129,9 @@ def test_an_answer_to_a_forgotten_minute_still_raises_the_count(make: Make, cloc
 
 @contextmanager
 def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[BaseException]]:
-    """Run threads that call `looks` again and again; yield the list of their errors.
+    """Run threads that call `looks` again and again; yield the list of the threads' errors.
 
-    Python switches between them as often as possible.
+    Python switches between threads as often as possible.
     """
     errors: list[BaseException] = []
     stop = threading.Event()
@@ -1212,7 +1212,7 @@ def test_any_thread_may_read_the_books_and_they_stay_exact(
 
 
 def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
-    """Changes of many kinds, each in a state in which it changes many values of the books."""
+    """Yield changes of many kinds, in an order in which each changes many values of the books."""
     date, flying = NOON + 10, list[Receipt]()
 
     def charge(weight: int = 1) -> None:
@@ -1228,14 +1228,14 @@ def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
 
     yield charge
     yield lambda: settle(1)
-    for weight in (3, 1, 1, 1, 1, 1, 1):  # the last ones are leases
+    for weight in (3, 1, 1, 1, 1, 1, 1):  # the last charges use a lease
         yield partial(charge, weight)
     yield lambda: clock.move(3.0)
     yield ask_again
     yield lambda: pool.lose(flying.pop())
     yield lambda: pool.refund(flying.pop())
     yield lambda: settle(4)
-    yield lambda: settle(90)  # shows weight of others
+    yield lambda: settle(90)  # a count that shows weight of others
     yield lambda: pool.set_limit(5000)
     yield lambda: pool.set_limits(6000, [Limit(10, 400, False), Limit(86_400, 10**6, True)])
     yield partial(charge, 2)
@@ -1259,7 +1259,7 @@ def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
-    """Call `before` before every bytecode that this thread runs in these files."""
+    """Call `before` ahead of every bytecode instruction that this thread runs in these files."""
 
     def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.endswith(files):
@@ -1280,7 +1280,7 @@ def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
 
 
 class NotNowError(Exception):
-    """A reader would have to wait."""
+    """A reader would have to wait, and raises this instead."""
 
 
 @pytest.fixture
@@ -1366,7 +1366,7 @@ def test_a_view_waits_for_a_slow_change(clock: Time, monkeypatch: pytest.MonkeyP
     def count(seconds: float) -> None:
         nonlocal waited
         waited += seconds
-        if waited > 0.1:  # as long as a thread may wait for a core
+        if waited > 0.1:  # s; a change may last so long if its thread waits for a core
             go_on.set()
             changer.join(120)
 
@@ -1400,7 +1400,7 @@ def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(
 
     def interrupted(limit: int, bucket: Bucket) -> None:
         bucket.known.limit = limit
-        seen.append(pool.usage)  # as the handler of a signal may
+        seen.append(pool.usage)  # as a signal handler may do
 
     def sleep(_seconds: float) -> None:
         raise NotNowError
@@ -1417,7 +1417,7 @@ def test_a_view_changes_neither_the_file_nor_the_pool(
     one, other = make(), make()
     use(one, clock)
     one.settle(take(one, 3), 4, NOON + 10)  # not written yet
-    for _ in range(3):  # some of them are leases
+    for _ in range(3):  # some of these charges use a lease
         take(one)
     other.refused(10.0)
     content = (budgets / FILE_NAME).read_bytes()
