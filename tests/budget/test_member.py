@@ -1,7 +1,7 @@
-"""A member of a shared record: how it handles each answer of the server, and a missing one.
+"""How a member, a process that shares a record on a server, handles answers and missing answers.
 
 Rule of this file: the server is a `Keeper` in memory. A test makes each call to it, so the test
-decides which answer is lost, and what the server forgets. Time is a clock that only the test moves.
+decides which answer is lost, and what the server forgets. Only the test moves the clock.
 """
 
 import logging
@@ -46,7 +46,7 @@ POOL = "exchange"
 
 @dataclass
 class Machines:
-    """Machines, each with its own clocks, and their server."""
+    """Makes members on machines with clocks of their own, and has the server that they share."""
 
     time: Time = field(default_factory=Time)
     without_server: Any = "share"
@@ -144,7 +144,7 @@ def machines() -> Machines:
 
 
 def members_that_used(machines: Machines, *weights: int) -> list[MemberPool]:
-    """One member for each weight; each has used that weight."""
+    """Make one member for each weight, which has used that weight."""
     pools = [machines.member() for _ in weights]
     for pool, weight in zip(pools, weights, strict=True):
         machines.use(pool, weight)
@@ -152,7 +152,7 @@ def members_that_used(machines: Machines, *weights: int) -> list[MemberPool]:
 
 
 def errors_of_time(machines: Machines, *pools: MemberPool) -> set[float]:
-    """How much the times of members differ from the time of the tests, s."""
+    """Return by how many seconds the times of these members differ from the time of the test."""
     return {round(pool._now() - NOON - machines.time.now, 6) for pool in pools}
 
 
@@ -283,7 +283,7 @@ def test_a_change_is_applied_once_even_if_its_answer_was_lost(
     machines.tell(pool)
     state = machines.record().state
     minute = state.ledger.minute(int((NOON + machines.time.now) // 60))
-    # A charge without an answer is not sent, and is refunded.
+    # No call takes the charge of 5: it is a lease at first, and then refunded.
     out = 5 if pool._has_leases else 0
     assert (minute.booked, minute.unconfirmed) == (11 + out, out)
 
@@ -497,7 +497,7 @@ def test_after_the_servers_clock_was_set_an_older_record_does_not_change_a_membe
 ) -> None:
     one, other = members_that_used(machines, 30, 20)
     machines.keeper.ahead = jump
-    for _ in range(2):  # the first answer shows the jump; the record is from before the jump
+    for _ in range(2):  # the first answer shows the jump, but its record is from before the jump
         read(machines, one)
     machines.keeper.ahead += jump
     for _ in range(2):
@@ -558,7 +558,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
     receipt = one.charge(1)
     assert isinstance(receipt, Receipt)
     assert receipt.probe
-    assert isinstance(one.charge(1), Wait)  # the first request is a probe
+    assert isinstance(one.charge(1), Wait)  # until the probe is answered
     one.settle(receipt, 331, NOON + int(machines.time.now))
     total = 31
     for _ in range(400):
@@ -567,7 +567,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
             total += 1
             one.settle(answer, 300 + total, NOON + int(machines.time.now))
         machines.time.move(0.05)
-    # At most an even part of the limit; and at most its 30 and an even part of what was left.
+    # At most half of the limit, and at most its own 30, half of what was left, and the probe.
     assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
 
 
@@ -617,7 +617,7 @@ def test_without_the_server_a_part_counts_all_members_that_the_last_answer_showe
     machines: Machines, caplog: pytest.LogCaptureFixture
 ) -> None:
     pools = [machines.member() for _ in range(4)]
-    for pool in pools:  # later members were unknown when the first one wrote
+    for pool in pools:  # when the first member wrote, the later ones were unknown
         machines.use(pool)
     read(machines, pools[0])
     machines.lose(pools[0])
@@ -632,7 +632,7 @@ def test_after_a_long_outage_the_first_member_to_rejoin_waits_for_the_others(
     machines.use(other)
     for pool in (one, other):
         machines.lose(pool)
-    machines.time.now = 183.0  # three minutes later
+    machines.time.now = 183.0  # nearly three minutes later
     for pool in (one, other):
         receipt = pool.charge(1)
         assert isinstance(receipt, Receipt)
@@ -678,7 +678,7 @@ def test_weight_that_only_reserved_the_rest_of_a_minute_is_dropped_when_the_serv
     machines.use(other, 600)
     machines.use(one)
     machines.lose(one)
-    assert one._padding[int(NOON // 60)] > 0  # 370 were left, and it may use half
+    assert one._padding[int(NOON // 60)] > 0  # `one` may use only half of the 370 that were left
     machines.keeper.restart()
     machines.time.move(2.0)
     for pool in (one, other):
@@ -940,7 +940,7 @@ def minute(machines: Machines) -> Minute:
 
 
 def send(machines: Machines, pool: MemberPool, weight: int, counted: int) -> None:
-    """Send a request; its answer has this count."""
+    """Send a request; its answer has the count `counted`."""
     receipt = machines.take(pool, weight)
     pool.settle(receipt, counted, NOON + int(machines.time.now))
     machines.tell(pool)
@@ -952,7 +952,7 @@ def test_unsent_weight_of_a_killed_member_is_released_by_a_later_count(
     killed, one = machines.member(), machines.member()
     machines.use(killed)
     machines.use(one)
-    machines.take(killed, 100, waiting=40)  # no part of it is sent
+    machines.take(killed, 100, waiting=40)  # nothing of the 100 is sent
     machines.time.move(COUNTED_AFTER_S - 1.0)
     send(machines, one, 10, 12)
     assert minute(machines).used == 12 + 100
@@ -1006,7 +1006,7 @@ def test_a_member_that_returns_settles_the_weight_that_it_had_under_way(
 ) -> None:
     silent, receipt, one = after_a_silence(machines)
     machines.use(one, 10)
-    if is_counted:  # before the silent member returns
+    if is_counted:  # a later count decides the 100 before the silent member returns
         machines.use(one, 1)
     assert machines.record().lines[silent.member].released
     machines.talk(silent)
@@ -1060,13 +1060,13 @@ def test_a_request_whose_weight_other_members_may_have_released_is_not_sent(
     assert minute(machines).under_way == 1
 
 
-# -- the part of a member that may be apart --------------------------------------------------------
+# -- the part of the limit that members leave to a silent member -----------------------------------
 
-BEGUN = 63.0  # s of the tests' clock, 3 s into a minute, at which this minute has certainly begun
+BEGUN = 63.0  # s of the tests' clock: 3 s into a minute, which has certainly begun by then
 
 
 def both(machines: Machines) -> tuple[MemberPool, MemberPool]:
-    """Two members that have used weight, and have seen each other."""
+    """Make two members that have used weight, and that know each other from the record."""
     one, other = machines.member(), machines.member()
     for pool in (one, other, one):
         machines.use(pool)
@@ -1074,7 +1074,7 @@ def both(machines: Machines) -> tuple[MemberPool, MemberPool]:
 
 
 def one_beside_a_silent_member(machines: Machines) -> tuple[MemberPool, int]:
-    """A member that has used its own part of a new minute, and that part."""
+    """Return a member that has used up its part of a new minute, and the size of that part."""
     _, other = both(machines)
     machines.time.now = BEGUN
     part = LIMIT // 2
@@ -1178,7 +1178,7 @@ def test_a_member_without_the_server_begins_early_in_a_minute_or_not_at_all(
     receipt = one.charge(10)
     assert isinstance(receipt, Receipt)
     machines.time.now = 120.0 + CLAIM_BY_S + 2.0
-    assert isinstance(one.charge(1), Wait)  # no count has shown the first request yet
+    assert isinstance(one.charge(1), Wait)  # the first request has no answer yet
     one.settle(receipt, 10, NOON + int(machines.time.now))
     machines.time.now = 165.0
     assert isinstance(one.charge(LIMIT // 2 - 10), Receipt)
@@ -1263,7 +1263,7 @@ def test_members_without_the_server_leave_each_other_the_last_room_of_the_limit(
             pool.settle(receipt, counted, NOON + int(machines.time.now))
         answers = [pool.charge(1) for pool in pools]
     assert LIMIT - 1 <= counted <= LIMIT
-    for wait in answers:  # until the minute is certainly over
+    for wait in answers:  # each wait lasts until the minute is certainly over
         assert isinstance(wait, Wait)
         assert wait.seconds is not None
         assert 115.0 < machines.time.now + wait.seconds < 125.0
@@ -1284,10 +1284,10 @@ def test_a_request_from_the_reserve_leaves_room_for_one_of_each_silent_member() 
     assert set(waits.values()) == {0.0}
     assert shared.until_reserve_is_free(b"me", 20, now, LIMIT) > 0.0
     state.ledger.open_minute(k).booked = LIMIT - 45
-    assert not shared.until_reserve_is_free(b"me", 20, now, LIMIT - 20)  # it needs no reserve
+    assert not shared.until_reserve_is_free(b"me", 20, now, LIMIT - 20)  # fits without reserve
     shared.lines.clear()
     state.ledger.open_minute(k).booked = LIMIT - 1
-    assert not shared.until_reserve_is_free(b"me", 1, now, budget)  # nobody else needs it
+    assert not shared.until_reserve_is_free(b"me", 1, now, budget)  # no member is silent
 
 
 def test_members_share_what_the_part_of_a_lost_member_leaves(
@@ -1302,9 +1302,9 @@ def test_members_share_what_the_part_of_a_lost_member_leaves(
     lines = machines.record().lines
     assert [lines[pool.member].members for pool in others] == [3, 3]
     newcomer = machines.member()
-    machines.ask(newcomer)  # it reads the record, and has no line in it
+    machines.ask(newcomer)  # the newcomer reads the record, and has no line in it yet
     machines.lose(newcomer)
-    assert "1/5 of the limit" in caplog.text  # at most a third of two thirds, which is 2/9
+    assert "1/5 of the limit" in caplog.text  # the three that are left share 2/3: 2/9 each
 
 
 @given(
@@ -1352,7 +1352,7 @@ def test_without_the_server_a_member_keeps_little_weight_under_way(machines: Mac
     probe = one.charge(1)
     assert isinstance(probe, Receipt)
     one.settle(probe, 701, NOON + int(machines.time.now))  # others have used 700
-    receipt = one.charge(140)  # of a room of 299, of which the other member may have half
+    receipt = one.charge(140)  # the room is 299, and half of it is for the other member
     assert isinstance(receipt, Receipt)
     assert isinstance(one.charge(10), Wait)
     one.settle(receipt, 841, NOON + int(machines.time.now))
