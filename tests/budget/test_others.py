@@ -1,4 +1,4 @@
-"""Forecasts of other clients' weight in a minute, from hand-drawn earlier minutes."""
+"""Tests draw how much other clients used in earlier minutes, and check the forecast from that."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FASTEST = LIMIT / MINUTE  # weight/s
 
 
 def curve(*points: tuple[float, int]) -> Curve:
-    """A curve through these points, each a second and the weight that others had used by then."""
+    """Draw a curve. Each point is a second, and the weight that others had used by that second."""
     drawn = Curve(FASTEST)
     for into, height in points:
         drawn.draw(into, height)
@@ -106,7 +106,7 @@ def test_a_burst_is_expected_until_it_has_been_seen() -> None:
 
 
 def test_an_overdue_burst_is_expected_for_a_bounded_time() -> None:
-    past = [burst(at=30.0)]  # the curve rises in the slot that ends there
+    past = [burst(at=30.0)]  # the curve rises in the slot that ends at second 30
     overdue = 500 - CHANCE * math.sqrt(500)
     assert expected_rest(past, NOTHING, 29.0 + LATE / 2, 0) == pytest.approx(overdue)
     assert expected_rest(past, NOTHING, 31.0 + LATE, 0) == 0
@@ -152,7 +152,7 @@ def test_use_from_before_our_first_count_is_expected_at_any_second() -> None:
     past = [curve((40.0, 500), (50.0, 500), (60.0, 500))]
     for into in (0.0, 20.0, 39.9):  # the use may have been a burst at :40
         assert expected_rest(past, NOTHING, into, 0) == 500
-    assert expected_rest(past, NOTHING, 41.0, 0) > 400  # or the burst is late
+    assert expected_rest(past, NOTHING, 41.0, 0) > 400  # a burst at :40 may be late
     assert expected_rest(past, NOTHING, 40.0 + (MINUTE - 40.0) / 4 + 0.1, 0) == 0
 
 
@@ -171,7 +171,7 @@ def test_others_that_joined_in_a_partly_seen_minute_are_expected_to_continue() -
 
 def test_a_rate_keeps_its_value_while_our_weight_may_hide_others() -> None:
     drawn = curve((10.0, 200))
-    assert expected_rest([], drawn, 12.0, 200) == 20 * 50  # at this rate they have used 240 by now
+    assert expected_rest([], drawn, 12.0, 200) == 20 * 50  # 1,200 in the minute, less the 200 seen
 
 
 def test_others_are_never_expected_to_use_more_than_the_limit() -> None:
@@ -180,7 +180,7 @@ def test_others_are_never_expected_to_use_more_than_the_limit() -> None:
 
 
 def every(seconds: float, size: int, *, first: float, minutes: int = 3) -> list[Curve]:
-    """The curves of others that use `size` every `seconds` s, one for each minute."""
+    """Draw a curve of each minute: others use `size` every `seconds` s, from second `first` on."""
     made: list[Curve] = []
     for begin in range(0, 60 * minutes, 60):
         used = [size * max(0, math.floor((begin + n - first) / seconds) + 1) for n in range(61)]
@@ -206,7 +206,7 @@ def test_use_from_before_our_first_count_is_spread_evenly_up_to_the_usual_use(
 
 
 def noted(past: list[Curve], current: Curve, into: float, others: int = 0) -> Forecast:
-    """The forecast of others with these curves of minutes in a row."""
+    """Return the forecast of `current`, if others used the minutes before it as in `past`."""
     known = Others({**dict(enumerate(past)), len(past): current})
     known.forecast(len(past), Minute(others=others), LIMIT, into, latest := Forecast())
     return latest
@@ -224,7 +224,7 @@ def at_any_second(past: list[Curve], into: float, others: int = 0) -> Room:
 
 
 def replaces(past: list[Curve], into: float) -> bool:
-    """Whether the room for bursts replaces the forecast, before any use of a minute."""
+    """Whether the room for bursts replaces the forecast, if others have not used the minute yet."""
     return at_any_second(past, into).replaces
 
 
@@ -260,7 +260,7 @@ def test_a_short_gap_alone_may_be_chance() -> None:
 
 
 def erratic() -> list[Curve]:
-    """Twice: bursts of 150, six in a minute, none in the next one, and then two."""
+    """Draw three minutes twice: with six bursts of 150, with none, and with two."""
     return [*bursts_at(3.0, 12.0, 21.0, 33.0, 44.0, 58.0), *bursts_at(), *bursts_at(8.0, 52.0)] * 2
 
 
@@ -315,7 +315,7 @@ def test_use_of_about_a_minute_bounds_the_room_for_bursts() -> None:
     even = [
         curve(*((float(n), round(each.at(float(n))) + n) for n in range(1, 61))) for each in past
     ]
-    more = 55 + (55 - 65) - 60 * 1  # usual use of 55 s, its excess over 65 s, less that of 60 s
+    more = 55 + (55 - 65) - 60 * 1  # at 1 weight/s: 55 s, their excess over 65 s, less 60 s
     assert at_any_second(even, 0.0, others=1500).weight == pytest.approx(bound + more - 1500, abs=2)
 
 
@@ -341,7 +341,7 @@ def test_possible_copies_of_us_get_no_room_for_a_burst() -> None:
     assert room(past, NOTHING, 1.0) == 0
     assert room([], burst(at=2.0, size=1200, until=10), 10.0, 1200) == 0
     past[-1] = past[1] = burst(at=30.0, size=150)
-    assert room(past, NOTHING, 1.0) > 0  # not copies: these use much of every minute
+    assert room(past, NOTHING, 1.0) > 0  # copies would use much of every minute
 
 
 @pytest.mark.parametrize("at", [8.0, 20.0, 48.0])
@@ -373,7 +373,7 @@ def test_ten_seconds_of_a_sweep_show_no_usual_rate() -> None:
 
 
 def both(one: Curve, other: Curve) -> Curve:
-    """Two clients together."""
+    """Draw the curve of two clients together."""
     return curve(*((float(n), round(one.at(n) + other.at(n))) for n in range(1, 61)))
 
 
@@ -382,7 +382,7 @@ def test_longer_use_beside_bursts_leaves_the_earlier_minutes_their_say() -> None
     assert replaces(past, 10.0)
     assert not replaces([*past[:2], evenly(10, 35), *past[3:]], 10.0)
     kept = at_any_second([*erratic(), evenly(10, 35)], 0.0).weight
-    assert kept > 6 * 150  # more than in the busiest 55 s, as for the bursts alone
+    assert kept > 6 * 150  # more than the six bursts of the busiest 55 s
 
 
 def test_longer_use_beside_steady_use_gets_room_only_for_itself() -> None:
@@ -466,7 +466,7 @@ def test_others_that_were_never_seen_get_no_room() -> None:
 
 
 def hourly(minutes: int, *, without: tuple[int, ...] = (), at: float = 8.0) -> dict[int, Curve]:
-    """500 at the same second of each minute; our side was not active in some of the minutes."""
+    """Draw a burst of 500 at second `at` of each minute. We have no counts of minutes `without`."""
     return {k: burst(at) for k in range(minutes) if k not in without}
 
 
@@ -487,7 +487,7 @@ def test_a_minute_without_counts_does_not_look_like_one_without_bursts() -> None
     [
         curve((1.0, 0), (40.0, 0)),  # a burst may hide after our last count
         curve((40.0, 500), (59.0, 500)),  # the burst may have been at any second
-        curve((0.25, 0), (40.0, 500), (59.0, 500)),  # or between two counts
+        curve((0.25, 0), (40.0, 500), (59.0, 500)),  # the burst was at any second before :40
     ],
 )
 def test_no_gap_between_bursts_spans_a_time_without_counts(part: Curve) -> None:
@@ -609,12 +609,14 @@ def test_the_usual_use_keeps_its_room_after_the_last_burst_of_a_minute() -> None
 
 
 def others_of(moments: Sequence[tuple[float, int]], minute: int, into: float) -> tuple[float, int]:
-    """The room for others, counted every 2 s, and their use of the rest of a minute.
+    """Return the room that we keep for others, and what they then use of the rest of the minute.
+
+    We see a count of their use every 2 s.
 
     Args:
-        moments: Each use: seconds since the first minute began, and its weight.
-        minute: The minute, from 0.
-        into: Seconds since it began.
+        moments: When they use weight, in seconds since the first minute began, and how much.
+        minute: The number of the minute, from 0.
+        into: The second of that minute.
     """
 
     def used(k: int, until: float) -> int:
@@ -630,13 +632,13 @@ def others_of(moments: Sequence[tuple[float, int]], minute: int, into: float) ->
 
 
 def repeated(every: int, size: int, first: int, since: int = 0) -> list[tuple[float, int]]:
-    """`size` every `every` s in 12 minutes, from the first one at `since` or later."""
+    """List uses of `size` every `every` s from second `first` on, without those before `since`."""
     return [(float(at), size) for at in range(first, 720, every) if at >= since]
 
 
 def test_a_new_client_that_polls_every_10_s_keeps_its_room_beside_bursts_every_90_s() -> None:
     moments = repeated(90, 600, first=8) + repeated(10, 90, first=5, since=240)
-    for into in (0.5, 10.5, 20.5, 30.5):  # it used 540 in the minute before
+    for into in (0.5, 10.5, 20.5, 30.5):  # the new client used 540 in the minute before
         kept, rest = others_of(moments, 5, into)
         assert kept >= rest
 
