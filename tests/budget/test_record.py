@@ -1,4 +1,4 @@
-"""A record with a valid checksum may contain any values; impossible ones affect no decision.
+"""A record with a valid checksum may contain impossible values, which must affect no decision.
 
 Rule of this file: tests count steps, not seconds. A step is a call of a Python or a C function.
 """
@@ -44,7 +44,7 @@ def clock(lo: float = -2.0, hi: float = 2.0, at: float = NOW) -> ServerClock:
 
 
 def state(**fields: object) -> Known:
-    """The knowledge of a busy process. `fields` replace attributes of it or its parts."""
+    """Make what a busy process knows. `fields` replace attributes of it, its ledger or others."""
     minutes = {K - 1: Minute(booked=70, reported=70), K: Minute(30, 10, [], 0, 25, 5)}
     others = Others({K: Curve(40.0, [3, 5], 3, 2.0, 9.0)}, expected_until=K + 5)
     made = Known(100, clock(), Ledger(minutes, K), others, counted_at=NOW - 1.0)
@@ -207,15 +207,15 @@ IMPOSSIBLE = {
     "a curve that is too long": curve(40.0, [1] * 300, 0, 0.0, 60.0),
     "a curve of an hour": curve(40.0, [1] * 720, 0, 0.0, 3600.0),
     "a curve until nan": curve(40.0, [1], 0, 0.0, NAN),
-    "a curve of no time": curve(40.0, [1], 0, 0.0, 1e-300),
+    "a curve that ends where it begins": curve(40.0, [1], 0, 0.0, 1e-300),
     "a curve from nan": curve(40.0, [1], 0, NAN, 5.0),
     "a curve of 2**60": curve(40.0, [2**60], 0, 0.0, 5.0),
     "a negative curve": curve(40.0, [-5], 0, 0.0, 5.0),
     "a curve with a base of 2**60": curve(40.0, [5], 2**60, 0.0, 5.0),
-    "a curve of any speed": curve(math.inf, [5], 0, 0.0, 5.0),
+    "an endlessly fast curve": curve(math.inf, [5], 0, 0.0, 5.0),
     "a window of 2**60 s": windows(Window(2**60, 100, False, NOW)),
-    "a window of no time": windows(Window(0, 100, False, NOW)),
-    "a window without room": windows(Window(10, 0, False, NOW)),
+    "a window of 0 s": windows(Window(0, 100, False, NOW)),
+    "a window with a limit of 0": windows(Window(10, 0, False, NOW)),
     "a window that begins in a million years": windows(Window(10, 100, False, 1e14)),
     "a window that begins at nan": windows(Window(10, 100, False, NAN)),
     "a window of 200 slots": windows(Window(10, 100, False, NOW, dict.fromkeys(range(200), 1))),
@@ -494,7 +494,7 @@ def test_a_trusted_record_can_be_written_again(found: Known) -> None:
         assert msgspec.msgpack.encode(again.state) == msgspec.msgpack.encode(found)
 
 
-weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # the sum of a hundred is below MAX_WEIGHT
+weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # a hundred of these are below MAX_WEIGHT
 
 
 @st.composite
@@ -557,7 +557,7 @@ def test_a_copy_is_consistent_even_if_a_finalizer_runs_another_thread(
     def interrupted(known: Known) -> bytes:
         data = encode(known)
         if next(mixed, False):
-            known.ledger.minutes[K].reported += 5  # during the encoding
+            known.ledger.minutes[K].reported += 5  # changed while it is being encoded
             torn = record.copied(known)
             torn.ledger.minutes[K].booked -= 5
             return encode(torn)
@@ -587,7 +587,7 @@ def test_a_copy_of_ever_changing_books_is_made_after_some_tries(
 
 
 def parted() -> tuple[Known, Known, Known]:
-    """The arguments `shared`, `ours` and `base` of a merge, when all three are equal."""
+    """Make equal arguments `shared`, `ours` and `base` for a merge."""
     return record.copied(state()), record.copied(state()), record.copied(state())
 
 

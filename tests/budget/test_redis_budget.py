@@ -1,4 +1,4 @@
-"""`RedisBudget` with a real server, a local exchange and complete clients.
+"""Complete clients of a local exchange share a `RedisBudget` on a real server.
 
 Rule of this file: tests use servers that this file starts, or none. A test starts processes only if
 one process is not enough.
@@ -114,7 +114,7 @@ async def test_a_given_redis_client_is_used_and_stays_open(
 
 
 async def until_banned(client: OpenInterestClient) -> None:
-    """Wait until the ban stops history."""
+    """Wait until the client knows the ban of its requests for history."""
     for _ in iter(lambda: client.history_usage.banned_until is None, False):
         await asyncio.sleep(0.01)
 

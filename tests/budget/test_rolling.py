@@ -1,4 +1,4 @@
-"""The bucket of a limit without a header: requests for history.
+"""A `RollingBucket` keeps a limit that no header reports, such as that of history requests.
 
 Rule of this file: time is a number. Each constant of `rolling` has a test at its threshold.
 """
@@ -26,7 +26,7 @@ from binance_oi.exchange.limits import HISTORY, Limit
 from support.memory_store import Memory, MemoryBudget, Options
 
 NOON = 1_795_435_200.0  # the beginning of a minute, Unix s
-EVERY = 303.0 / 990.0  # s between two bulk requests: a budget of 990 in 300 s and `SPARE_S`
+EVERY = 303.0 / 990.0  # s between two bulk requests: 990 of them in 300 s + `SPARE_S`
 SLOT = 1.5  # s: the width of a slot of a window of 300 s
 
 
@@ -111,7 +111,7 @@ def test_a_request_counts_for_a_full_window_after_the_exchange_may_last_have_cou
     assert isinstance(lost.charge(309.9, 1), Wait)
     assert take(lost, 310.0 + SLOT)
     late = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
-    late.lose(take(late, 0.0), 50.0)  # until then its connection was open without an answer
+    late.lose(take(late, 0.0), 50.0)  # its connection was open until then, and brought no answer
     assert isinstance(late.charge(349.9, 1), Wait)
     assert take(late, 350.0 + SLOT)
 
@@ -270,7 +270,7 @@ def test_processes_share_the_window_and_the_even_spread() -> None:
 
 
 class Two:
-    """The pools of two processes, which share the window in memory."""
+    """The pools of two processes, which share one window through a store in memory."""
 
     def __init__(self) -> None:
         self.hand, self.memory = Hand(), Memory()
@@ -305,7 +305,7 @@ def test_bulk_work_leases_no_pages() -> None:
         _taken(two.one.charge(1, 8, bulk=True))
     assert two.other.usage.used == 4
     assert isinstance(two.one.charge(1, 8, bulk=True), Wait)
-    two.read(2)  # the second one takes a lease, which no bulk request uses
+    two.read(2)  # the second page takes a lease, which no bulk request uses
     two.hand.now += 1.0
     _taken(two.one.charge(1, 8, bulk=True))
     two.one.flush()

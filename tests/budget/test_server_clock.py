@@ -1,4 +1,7 @@
-"""The estimate of the exchange's clock, which is about 1,000,000 s ahead of ours in these tests."""
+"""Our estimate of the exchange's clock is an interval. A `Date` narrows it, and drift widens it.
+
+In these tests, the exchange's clock is about 1,000,000 s ahead of ours.
+"""
 
 import pytest
 
@@ -14,7 +17,7 @@ from binance_oi.budget.server_clock import (
 )
 from binance_oi.budget.tuning import DRIFT, EDGE
 
-AHEAD_S = 1_000_020.0  # s by which the exchange's clock is ahead of ours: whole minutes
+AHEAD_S = 1_000_020.0  # s by which the exchange's clock is ahead of ours: 16,667 minutes
 K = int(AHEAD_S // MINUTE)
 
 

@@ -1,4 +1,4 @@
-"""A limit with another span than a minute, kept by our own books.
+"""A `Window` keeps a limit of any span by our own books.
 
 Rule of this file: time is a number.
 """
@@ -107,7 +107,7 @@ def test_a_charge_from_before_the_window_counts_once() -> None:
         (0, 240, 2400, 1),  # a share of 10 %
         (2399, 1, 2400, 1),
         (1, 2, 3, 1),
-        (2400, 2400, 2400, 0),  # the reserve is the whole minute
+        (2400, 2400, 2400, 0),  # the reserve is the whole limit of the minute
         (100, 50, 50, -1),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_limit_of_one_admits_a_request_unless_the_reserve_is_the_whole_minute(
         (Limit(1, 10, False), Limit(10, 99, False), False),
         (Limit(10, 100, False), Limit(1, 100, False), True),
         (Limit(10, 100, False), Limit(1, 99, False), False),
-        (Limit(7, 10, False), Limit(10, 19, False), False),  # 10 s overlap two windows of 7 s
+        (Limit(7, 10, False), Limit(10, 19, False), False),  # two windows of 7 s: up to 20 in 10 s
         (Limit(7, 10, False), Limit(10, 20, False), True),
         (Limit(1, 10, False), Limit(1, 10, True), True),  # a request weighs at least 1
         (Limit(1, 10, True), Limit(1, 10, False), False),
