@@ -1,4 +1,4 @@
-"""Faults on the way to the exchange: names, ports, certificates.
+"""Makes names, ports and certificates fail on the way to the exchange.
 
 A door is a client's way to the exchange: a name, a port, and perhaps TLS.
 
@@ -23,7 +23,7 @@ HOST = "exchange.example"  # resolved by a fake, never on a network
 class Door:
     """The base class of all doors."""
 
-    shut = True  # whether no good call precedes the fault
+    shut = True  # True: the fault comes first; False: a good call precedes it
 
     def bad_tls(self) -> ssl.SSLContext | None:
         return None
@@ -138,7 +138,7 @@ def no_common_cipher() -> ssl.SSLContext:
 
 def wants_a_certificate() -> ssl.SSLContext:
     context = good()
-    context.maximum_version = ssl.TLSVersion.TLSv1_2  # 1.3 refuses after the handshake
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # TLS 1.3 refuses only after the handshake
     context.verify_mode = ssl.CERT_REQUIRED
     authority("theirs").configure_trust(context)
     return context
@@ -146,7 +146,7 @@ def wants_a_certificate() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Tls(Door):
-    """TLS, with the context `bad` while the exchange is broken; None: for faults `at_accept`."""
+    """TLS. While the exchange is broken, it uses the context that `bad` makes, if there is one."""
 
     bad: Callable[[], ssl.SSLContext] | None = None
     shut: bool = True

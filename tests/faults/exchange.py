@@ -1,7 +1,7 @@
 """An exchange that can fail at any byte for one symbol, and answers the other symbols correctly.
 
-Rule of this file: it uses no HTTP library, and listens in the caller's loop. So it works in
-virtual time.
+Rule of this file: the exchange uses no HTTP library, and listens in the caller's loop. So it works
+in virtual time.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ class Wait:
 
 @dataclass(frozen=True)
 class Repeat:
-    """The same bytes `times` times, with pauses of `every` seconds, until the peer is gone.
+    """Send `data` `times` times, `every` seconds apart, or until the peer is gone.
 
-    None: until about `FOR_EVER` bytes are sent.
+    If `times` is None, stop after about `FOR_EVER` bytes.
     """
 
     data: bytes
@@ -55,7 +55,7 @@ Step = bytes | Act | Wait | Repeat
 
 
 class FaultExchange(Server):
-    """Plays `script(n)` for the nth request for `BAD`; `broken` turns `at_accept` and `bad_tls` on.
+    """Plays `script(n)` for the nth request for `BAD`. A test sets `broken` for the other faults.
 
     Args:
         script: Steps for the nth request, from 1. Bytes may contain `{DATE}` and `{USED}`.
@@ -76,10 +76,10 @@ class FaultExchange(Server):
     ) -> None:
         super().__init__()
         self.broken = False
-        self.wire: list[str] = []  # requested symbols
+        self.wire: list[str] = []  # the symbol of each request
         self.minutes: Counter[int] = Counter()  # requests counted in each minute
-        self.sent = 0  # bytes
-        self.one_each = False  # end each connection after its first answer
+        self.sent = 0  # bytes sent
+        self.one_each = False  # whether each connection ends after its first answer
         self._script = script
         self._now = now
         self._at_accept = at_accept

@@ -1,7 +1,7 @@
-"""Runs one fault between two good calls; if the fault's door is shut, only the second is made.
+"""Runs a fault between two good calls. If its door is shut, there is no good call before the fault.
 
 Rule of this file: no rule names a fault, so all faults are checked alike. The duration of a call is
-checked only in virtual time, because it depends on the machine on a real loop.
+checked only in virtual time, because on a real loop it depends on the machine.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from support.virtual_clock import VirtualLoop
 from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
 
-TIMEOUT = 0.8  # s for a call; longer than the time for reading an error's text
-# Seconds of virtual time that a call may take: without a wait, and with the text of an error.
+TIMEOUT = 0.8  # s for a call; the client gives up reading an error's text sooner
+# Virtual seconds that a call may take if it waits for nothing, or waits for an error's text.
 AT_ONCE, TEXT = 0.3, 0.75
 HANGS = 600.0  # s of real time after which a call is stuck, not slow
 MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
@@ -76,7 +76,7 @@ class Fault:
 
 
 class Clock:
-    """The loop's time, with jumps."""
+    """The loop's time, plus all seconds that `skip` has added."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ def is_virtual() -> bool:
 
 
 def patience(fault: Fault) -> float:
-    """The timeout of a call; on a real loop it is short only for faults that reach the timeout."""
+    """The timeout of a call; on a real loop it is short only if the call may exceed `TEXT`."""
     return fault.timeout if is_virtual() or fault.seconds > TEXT else HANGS
 
 
@@ -160,7 +160,7 @@ WAYS = ("ours", "aiohttp's", "the caller's")
 
 @contextlib.asynccontextmanager
 async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
-    """The session that sends: ours, ours without the fast path, or a caller's."""
+    """Yield a caller's session, or None for ours, which sends with or without its fast path."""
     if way == "the caller's":
         async with aiohttp.ClientSession() as session:
             yield session
@@ -171,11 +171,11 @@ async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
 
 
 class SlowMachineError(Exception):
-    """On a real loop, a call reached its timeout although the answer comes sooner."""
+    """On a real loop, a call reached its timeout although the fault does not cause that."""
 
 
 async def check_fault(fault: Fault, way: str = "ours") -> None:
-    """Check every rule for one fault; on a real loop, again if the machine was too slow."""
+    """Check every rule for one fault. If the machine is too slow for a real loop, try 4 times."""
     for is_last in (False, False, False, True):
         clock = Clock()
         with mock.patch.object(governor, "datetime", clock.datetime()):

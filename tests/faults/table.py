@@ -1,7 +1,7 @@
-"""Every fault, and its required outcome, as data.
+"""This table lists the faults of an exchange, and the outcome that a call must have under each.
 
 Rule of this file: each row has its own cause; loops make rows that differ by a status, a text or a
-byte. `wire` counts requests, and every request on the wire is charged.
+byte. `wire` counts the requests that reach the exchange, and each of them is charged.
 """
 
 import gzip
@@ -37,9 +37,9 @@ BODY = b'{"symbol":"BADUSDT","openInterest":"1.5","time":1795435200000}'
 HEADERS = b"Content-Type: application/json\r\nX-MBX-USED-WEIGHT-1M: {USED}\r\nDate: {DATE}\r\n"
 OTHERS = BODY.replace(b"BAD", b"FOO")
 PATIENCE = 2.0  # s of silence after which the client abandons a pooled connection
-SLOW = TIMEOUT + 0.3  # s for a call that reaches its timeout
+SLOW = TIMEOUT + 0.3  # s that a call may take if it reaches its timeout
 CRLF = b"\r\n"
-BAN = (119.0, 125.0)  # bounds in s of the shortest ban, with the error of a clock
+BAN = (119.0, 125.0)  # bounds of the shortest ban, s; they allow for an error of the clock
 SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # statuses of the exchange
 
 
@@ -62,7 +62,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def doors_shut() -> Iterator[Fault]:
-    """No request reaches the exchange, so no weight is charged; the last rows have working TLS."""
+    """No request reaches the exchange, so none is charged. Only in the last 3 rows, TLS works."""
     refused = (doors.Refused(), TransportError)
     yield Fault("nobody listens", (), refused[1], 0, door=refused[0])
     yield Fault(
@@ -104,12 +104,12 @@ def doors_shut() -> Iterator[Fault]:
         "TLS: a body that breaks off": CLOSE,
         "TLS: a body, then reset": RESET,
     }.items():
-        cut = (GOOD[:-9], act)  # on each of three connections
+        cut = (GOOD[:-9], act)  # the client tries three connections, and each ends like this
         yield Fault(name, cut, TransportError, 3, seconds=0.5, door=doors.Tls(good))
 
 
 def connection_ends() -> Iterator[Fault]:
-    """The connection ends at each phase, in each way."""
+    """Connections end in each phase of an answer, in each way. An end after a body is harmless."""
     phases = {
         "before an answer": b"",
         "inside the status line": GOOD[:12],
@@ -140,15 +140,15 @@ def connection_ends() -> Iterator[Fault]:
     for act in (CLOSE, RESET):
         yield Fault(f"a good answer, then {act.value}", (GOOD, Wait(0.01), act), VALUE)
     yield Fault("a good answer, then half-close", (GOOD, HALF_CLOSE), VALUE)
-    yield Fault("no length, ended by the end", (head() + BODY, CLOSE), VALUE)
-    yield Fault("no length, half-close", (head() + BODY, HALF_CLOSE), VALUE)
+    yield Fault("a body without a length, then close", (head() + BODY, CLOSE), VALUE)
+    yield Fault("a body without a length, then half-close", (head() + BODY, HALF_CLOSE), VALUE)
     http10 = GOOD.replace(b"HTTP/1.1", b"HTTP/1.0")
     yield Fault("HTTP/1.0", (http10,), VALUE)
     yield Fault("HTTP/1.0, closed", (http10, CLOSE), VALUE)
 
 
 def waits() -> Iterator[Fault]:
-    """A call that waits too long ends in time, and stays charged; a short wait does no harm."""
+    """A call that waits too long ends at its timeout and stays charged. Short waits do no harm."""
     late = TIMEOUT + 0.2
     slowly: dict[str, tuple[Step, ...]] = {
         "silence": (STALL,),
@@ -186,7 +186,8 @@ def waits() -> Iterator[Fault]:
         "103 Early Hints first": (b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n" + GOOD,),
         "one byte at a time": tuple(GOOD[i : i + 1] for i in range(len(GOOD))),
     }
-    # One byte at a time splits the placeholders, so that answer has no valid count or `Date`.
+    # The exchange fills in `{USED}` and `{DATE}` only if a step has the whole placeholder. So the
+    # answer that is sent one byte at a time has no valid count or `Date`.
     for name, steps in soon.items():
         yield Fault(f"is not late: {name}", steps, VALUE, seconds=0.5)
 
@@ -218,7 +219,7 @@ def pooled() -> Iterator[Fault]:
 
 
 def framing() -> Iterator[Fault]:
-    """Wrong lengths, chunks, status lines and headers, endless bytes, and a few valid chunks."""
+    """Lengths, chunks, status lines or headers are wrong, or never end. A few chunks are valid."""
     n = len(BODY)
     lines: dict[str, tuple[bytes, type[BinanceOIError] | Decimal, int]] = {
         "Content-Length: -1": (b"Content-Length: -1", TransportError, 3),
@@ -290,8 +291,8 @@ def framing() -> Iterator[Fault]:
         "100 Continue": (b"", b"HTTP/1.1 100 C\r\n\r\n" * 3000),
         "blank lines": (b"", b"\r\n" * 30_000),
     }
-    # Our guard ends such answers. But aiohttp itself refuses so many trailers, and what the guard
-    # leaves of the gzip is a body without an end.
+    # The client ends such an answer itself. But aiohttp refuses so many trailers before that, and
+    # the gzip that the client has read by then is a body that breaks off.
     noticed = {"trailers": (TransportError, 3), "gzip of nothing": (DecodeError, 1)}
     for name, (start, more) in floods.items():
         for status in (b"200", b"418"):
@@ -359,7 +360,7 @@ def encodings() -> Iterator[Fault]:
 
 
 def packed_zeros(wbits: int) -> bytes:
-    """Compress 64 MiB of zeros. The result has no proper end, because no client reads so far."""
+    """Compress 64 MiB of zeros. The result has no proper end, because no client reads that far."""
     packer, zeros = zlib.compressobj(9, wbits=wbits), bytes(2**20)
     first = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
     next_one = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -536,7 +537,7 @@ def statuses() -> Iterator[Fault]:
         yield Fault(f"418 in one piece with {name}", (text, CLOSE), BannedError, seconds=TEXT)
     for status in (204, 205, 304):
         outcome = ResponseError if status == 304 else DecodeError
-        # aiohttp treats 205 like most others: it waits for the end of a body without a length.
+        # After 205, aiohttp waits for the end of a body without a length, as after most statuses.
         yield Fault(f"{status} without a body", (head(status=status),), outcome, seconds=TEXT)
     for status in (600, 799, 999):
         yield Fault(f"status {status}", (answer(error, status=status),), ServerError, 3)
@@ -567,8 +568,8 @@ def statuses() -> Iterator[Fault]:
 
 
 def refusals() -> Iterator[Fault]:
-    """429 and 418 with many forms of `Retry-After`, of the text of a ban, and of a limit."""
-    minute = (54.0, 61.0)  # bounds in s of the time to the rollover, with the error of a clock
+    """429 and 418 with many forms of `Retry-After`, and of texts that state a ban or a limit."""
+    minute = (54.0, 61.0)  # bounds of the time to the rollover, s; they allow for a clock's error
     forms: dict[str, tuple[bytes, tuple[float, float], tuple[float, float]]] = {
         "nothing": (b"X: y", minute, BAN),
         "0": (b"Retry-After: 0", minute, BAN),
@@ -626,7 +627,7 @@ def refusals() -> Iterator[Fault]:
 
 
 def refused_in_bad_form() -> Iterator[Fault]:
-    """The client obeys a 403, 418, 429 or 451 whatever else is wrong with the answer."""
+    """The client obeys a 403, 418, 429 or 451, whatever else is wrong with the answer."""
     broken: dict[str, bytes] = {
         "a header of 9,000 bytes": b"X: " + b"a" * 9000,
         "a Retry-After of 10,000 digits": b"Retry-After: " + b"9" * 10_000,
@@ -669,7 +670,7 @@ def cut(text: bytes, at: int) -> tuple[Step, ...]:
 
 
 def broken_later() -> Iterator[Fault]:
-    """A body that breaks after its headers came, on a connection that stays open."""
+    """A body turns out to be broken after its headers came, and the connection stays open."""
     for name, text in {
         "a size that is no number": b"zz\r\n",
         "no end of a chunk": b"3e\r\n" + BODY + b"XX",
@@ -687,7 +688,7 @@ def broken_later() -> Iterator[Fault]:
 
 
 def lies() -> Iterator[Fault]:
-    """False counts and dates in headers never allow more weight, and never lose a value."""
+    """False counts and dates never make the client send too much, and never cost it a value."""
     for count in (
         "", "-1", "0", "1", "nan", "inf", "1e3", "0x10", "1_0", "+5", " ", "abc", "1.0", "1,000",
         "٣", "３", "9" * 10, "9" * 5000, "5\r\nX-MBX-USED-WEIGHT-1M: 3",
@@ -729,7 +730,7 @@ def lies() -> Iterator[Fault]:
 
 
 def kept() -> Iterator[Fault]:
-    """A pooled connection that died while idle is replaced once, which costs only weight."""
+    """If a pooled connection died while idle, the client sends the request again on a new one."""
     once = (GOOD,)
     doors_of = {"": doors.Plain(), ", TLS": doors.Tls(good, shut=False)}
     for over, door in doors_of.items():
@@ -739,8 +740,8 @@ def kept() -> Iterator[Fault]:
             yield Fault(f"{name} every request", (act,), TransportError, 3, seconds=0.5, door=door)
         dead: dict[str, tuple[Step, ...]] = {
             "a black hole": (STALL,),
-            "an answer just after it was abandoned": (Wait(2.05), GOOD),
-            "an answer to somebody else after that": (Wait(2.05), answer(OTHERS)),
+            "an answer just after the client gave the connection up": (Wait(2.05), GOOD),
+            "an answer for another symbol, just as late": (Wait(2.05), answer(OTHERS)),
         }
         for name, steps in dead.items():
             yield Fault(
@@ -748,10 +749,10 @@ def kept() -> Iterator[Fault]:
                 timeout=5.0, idle=0.2, door=door,
             )  # fmt: skip
     late: dict[str, tuple[tuple[Step, ...], Outcome, int, float, bool]] = {
-        "both are silent": ((STALL,), TransportTimeoutError, 2, 4.0, False),
-        "both answer late": ((Wait(2.3), GOOD), VALUE, 2, PATIENCE + 2.3, False),
+        "both connections are silent": ((STALL,), TransportTimeoutError, 2, 4.0, False),
+        "both connections answer late": ((Wait(2.3), GOOD), VALUE, 2, PATIENCE + 2.3, False),
         "a byte in time": ((GOOD[:9], Wait(2.3), GOOD[9:]), VALUE, 1, 2.3, False),
-        "new, and late": ((Wait(2.3), GOOD), VALUE, 1, 2.3, True),
+        "a new connection answers late": ((Wait(2.3), GOOD), VALUE, 1, 2.3, True),
     }
     for name, (steps, outcome, wire, seconds, fresh) in late.items():
         timeout = seconds if outcome is TransportTimeoutError else 8.0

@@ -38,7 +38,7 @@ SYMBOLS = tuple(f"S{number}USDT" for number in range(5))
 
 
 class SteppingLoop(VirtualLoop):
-    """Cancels `task` before the loop's nth step from now; n is `left`."""
+    """Counts `left` down before each step of the loop, and cancels `task` when `left` is 0."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Under every fault, a call for history ends with the right rows or with one of our exceptions.
 
 Rule of this file: the faults are data at the top, and one set of rules checks all of them. Each
-request on the wire is charged to the limit of history, and none to the minute.
+request on the wire is charged to the limit of history, and not to the minute.
 """
 
 import asyncio
@@ -150,9 +150,9 @@ def bodies() -> Iterator[Fault]:
         "half of a list": b"[" + json.dumps(ROW).encode(),
         "deep lists": b"[" * 5000,
         "bytes": b"\xff\xfe\x00",
-        "rows that are none": b'[1,null,"x",[]]',
+        "items that are no rows": b'[1,null,"x",[]]',
         "an error without a code": b'{"msg":"x"}',
-        "a body of other bytes in gzip": b"\x1f\x8b",
+        "the first two bytes of a gzip": b"\x1f\x8b",
     }.items():
         yield Fault(f"200 with {name}", (answer(body),), DecodeError)
     huge = answer(b"", length=2**31).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
@@ -160,9 +160,9 @@ def bodies() -> Iterator[Fault]:
     yield Fault("no rows", (page(),), ())
     yield Fault("a row", (GOOD,), VALUE)
     yield Fault("a row twice", (page(ROW, ROW),), VALUE)
-    yield Fault("rows outside", (page(ROW, ROW | {"timestamp": 5}),), VALUE)
-    yield Fault("only rows outside", (page(ROW | {"timestamp": 5}),), (), 2)
-    yield Fault("numbers as numbers", (page(ROW | {"sumOpenInterest": 1.5}),), VALUE)
+    yield Fault("a row, and an older one", (page(ROW, ROW | {"timestamp": 5}),), VALUE)
+    yield Fault("only a row that is too old", (page(ROW | {"timestamp": 5}),), (), 2)
+    yield Fault("a value as a number", (page(ROW | {"sumOpenInterest": 1.5}),), VALUE)
     yield Fault("a time as a text", (page(ROW | {"timestamp": str(TIME)}),), VALUE)
     yield Fault("a new field", (page(ROW | {"new": [{}]}),), VALUE)
     yield Fault("no circulating supply", (page(ROW | {"CMCCirculatingSupply": None}),), VALUE)
