@@ -1,7 +1,7 @@
 """On every server, a signal ends the service despite open streams, without a message on stderr.
 
-The processes are real, and run under `-X dev -W error`. So a leaked task, socket or generator, or
-an error of a visitor's disconnection, is a line on stderr.
+The processes are real, and run under `-X dev -W error`. So they write a line on stderr if they leak
+a task, a socket or a generator, or fail when a visitor disconnects.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ COMMANDS = {
 GET = "GET {path}{route} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
+    pytest.mark.skipif(sys.platform == "win32", reason="this needs POSIX signals"),
     pytest.mark.skipif(find_spec("fastapi") is None, reason="FastAPI is missing"),
 ]
 
@@ -96,7 +96,7 @@ async def running(kind: str) -> AsyncIterator[Running]:
 
 
 def codes(kind: str, number: signal.Signals) -> Sequence[int]:
-    """The possible exit codes of a server; uvicorn sends itself the signal again."""
+    """The possible exit codes. uvicorn sends itself the signal again, which may kill it."""
     return (0,) if kind in ("serve", "aiohttp") else (-number, 0)
 
 
@@ -144,7 +144,7 @@ async def test_visitors_who_disconnect_at_any_moment_cause_no_traceback(kind: st
         for route in ("events", "snapshot", "open-interest/BTCUSDT", "history/BTCUSDT", "changes"):
             for _ in range(4):
                 connection = await service.ask(route)
-                # A reset, so that the answer is written to a closed connection.
+                # Reset the connection, so that the service writes its answer to a closed one.
                 linger = b"\1\0\0\0\0\0\0\0"
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 connection.close()

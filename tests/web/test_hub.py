@@ -1,4 +1,4 @@
-"""The hub: one poller, and any number of listeners, each at its position in the events."""
+"""A hub polls once for any number of listeners, each of which has its own place in the events."""
 
 import asyncio
 import os
@@ -68,7 +68,7 @@ async def test_a_listener_first_gets_the_state_and_then_the_changes() -> None:
     assert state.data["values"][0] == {"symbol": "BTCUSDT", "open_interest": "10.5", "time": BEGIN}
     assert (state.data["slot"], state.data["next_slot"]) == (BEGIN, BEGIN + PERIOD)
     assert (state.data["asked"], state.data["read"]) == (3, 3)
-    assert (delta.kind, names(delta)) == ("sweep", list(FIRST))  # every time has moved
+    assert (delta.kind, names(delta)) == ("sweep", list(FIRST))  # the time of each value is new
     assert delta.data["values"][0]["open_interest"] == "11.5"
 
 
@@ -309,7 +309,7 @@ async def test_a_listener_that_does_not_read_neither_delays_others_nor_holds_eve
             (delta,) = await taken(reads)
             assert delta.data["slot"] == outcome.slot
         for each in stopped:
-            (state,) = await taken(each)  # its first event, so none is lost
+            (state,) = await taken(each)  # the listener's first event, so it has lost none
             assert state.data["values"][0]["open_interest"] == "20"
 
 

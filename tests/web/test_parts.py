@@ -1,4 +1,4 @@
-"""Parts of the service, each tested without a server."""
+"""These tests need no server: each checks one part of the service."""
 
 import gzip
 import json
@@ -292,7 +292,7 @@ def test_a_unit_starts_the_same_command_with_quoted_arguments() -> None:
     assert "WorkingDirectory=/srv/oi" in text
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it needs Unix sockets")
+@pytest.mark.skipif(sys.platform == "win32", reason="this needs Unix sockets")
 def test_a_notification_reaches_systemd_and_does_nothing_without_systemd(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:

@@ -1,4 +1,4 @@
-"""History and changes, from a recording and from the exchange, at a bounded cost."""
+"""Visitors read history and changes from a recording or the exchange, at a bounded cost."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The routes of the service; most tests run on every server, and so with both adapters.
+"""Tests of each route of the service; most run on every server, and so with both our adapters.
 
 Time is virtual, so a sweep begins as soon as the loop is idle.
 """
@@ -147,7 +147,7 @@ async def test_the_retry_time_of_a_snapshot_too_heavy_to_renew_is_after_the_next
         await visitor.get("/snapshot")
         await asyncio.sleep(30.0)
         weight = reads.usage.charged
-        got = await visitor.get("/snapshot?max_age=5")  # three symbols
+        got = await visitor.get("/snapshot?max_age=5")  # three symbols weigh more than 2
         assert reads.usage.charged == weight
         left = visitor.service.hub.seconds_to_next()
     assert (got.status, got.json["type"]) == (503, "urn:binance-oi:too-old")
@@ -314,7 +314,7 @@ async def test_changes_come_from_the_poll_and_cost_no_request(server: str) -> No
     async with visiting(server) as (visitor, reads):
         reads.exchange.set_open_interest("BTCUSDT", "100")
         reads.exchange.set_open_interest("ETHUSDT", "100")
-        await visitor.get("/changes")  # the first request of changes begins to follow the poll
+        await visitor.get("/changes")  # from this request on, the service notes what the poll reads
         await asyncio.sleep(1200.0)
         reads.exchange.set_open_interest("BTCUSDT", "150")
         reads.exchange.set_open_interest("ETHUSDT", "25")
@@ -324,7 +324,7 @@ async def test_changes_come_from_the_poll_and_cost_no_request(server: str) -> No
         one = await visitor.get("/changes?window=15m&symbols=BTCUSDT&decimal=number")
         long = await visitor.get("/changes?window=24h&trend=true")
         wrong = [await visitor.get(f"/changes?{q}") for q in ("window=2h", "top=0", "sort=name")]
-        slots = visitor.service.hub.number - slots  # uvicorn moves virtual time by itself
+        slots = visitor.service.hub.number - slots  # with uvicorn, virtual time passes meanwhile
         # A sweep costs weight 3, the list of symbols before it 1, and one slot may be under way.
         assert sum(reads.exchange.weights.values()) <= weight + 4 * (slots + 1)
     assert [each["symbol"] for each in found.json["changes"]] == ["ETHUSDT", "BTCUSDT"]
@@ -332,7 +332,7 @@ async def test_changes_come_from_the_poll_and_cost_no_request(server: str) -> No
     assert one.json["changes"][0]["open_interest"] == 150
     assert (long.json["changes"], long.json["filling"]) == ([], False)
     trend = long.json["trend"]["values"]["BTCUSDT"]
-    assert len(trend) == 25  # each full hour of a day
+    assert len(trend) == 25  # the full hours of one day, with both ends
     assert set(trend) <= {None, 100.0, 150.0}
     assert "trend" not in found.json
     assert {each.status for each in wrong} == {400}
@@ -405,7 +405,7 @@ async def test_an_invalid_request_is_a_problem_and_costs_no_weight(
 ) -> None:
     async with visiting(server) as (visitor, reads):
         got = await visitor.get(path)
-        assert reads.exchange.used <= 1  # the list of symbols
+        assert reads.exchange.used <= 1  # only the list of symbols was requested
     assert got.status == status, got.body
     assert got.headers["Content-Type"] == "application/problem+json"
     assert got.json["type"] == f"urn:binance-oi:{kind}"

@@ -82,7 +82,7 @@ VALUES = ("", "-1", "1e9", "NaN", "null", "%00", "%ff", "A,B", ",", "1" * 400, "
 
 
 def fuzzed(rng: random.Random) -> bytes:
-    """A random request that no route answers."""
+    """Make a random request that no route serves."""
     kind = rng.randrange(8)
     if kind == 0:
         return bytes(rng.randrange(256) for _ in range(rng.randrange(1, 400))) + b"\r\n\r\n"

@@ -186,7 +186,7 @@ async def test_an_asgi_application_refuses_other_protocols_than_http() -> None:
 
 
 class AsgiVisitor:
-    """A visitor that stays connected, and reads only while `reads` is set, as it is at first."""
+    """A visitor that stays connected. It reads while `reads` is set, which it is at first."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The service gives each curl command of the page about serving the right kind of answer."""
+"""Each curl command in `.docs/serving.md` gets the right kind of answer from the service."""
 
 import json
 import re

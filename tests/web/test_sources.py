@@ -1,4 +1,4 @@
-"""The sources of a hub: a client that polls, or a recording that another process writes."""
+"""A hub reads from a client that polls, or from a recording that another process writes."""
 
 import asyncio
 import shutil
@@ -33,7 +33,7 @@ def slots(found: list[Reading | Gap]) -> list[int]:
 
 
 async def test_a_recording_is_followed_from_its_latest_sweep(tmp_path: Path) -> None:
-    path = write_recording(tmp_path / "oi.db")  # minutes 0, 1 and 4
+    path = write_recording(tmp_path / "oi.db")  # it has the sweeps of minutes 0, 1 and 4
     source, found = RecordingSource(path), list[Reading | Gap]()
     async with aclosing(source.outcomes()) as outcomes:
         found.append(await anext(outcomes))
