@@ -51,7 +51,7 @@ def ask(weight: int = 1, *, now: float = 20.0, first: int = K, last: int = K) ->
 class Case(NamedTuple):
     """A state and a question, with the rule that must decide and its verdict or reason to wait.
 
-    If `rule` is None, every rule must pass the question on.
+    If `rule` is None, no rule may decide, so the request is sent.
     """
 
     known: Callable[[], Known]
@@ -207,7 +207,7 @@ def test_the_fast_path_answers_as_the_rules_do(name: str) -> None:
     case = CASES[name]
     bucket = Bucket(case.known(), Parts(reserve=RESERVE))
     if case.ask.now - bucket.known.clock.at > 1.0:
-        bucket.known.clock.drift(case.ask.now)  # as `charge` does before its fast path
+        bucket.known.clock.drift(case.ask.now)  # as the fast path does first
     asked = bucket.question(case.ask.now, case.ask.weight)
     verdict = decide(asked, copy.deepcopy(bucket.known))
     answer = bucket.charge(case.ask.now, case.ask.weight)
@@ -477,11 +477,11 @@ def with_singles(
         ({K - 1: 1}, 10),  # at least 1 % of the limit
         ({K - 1: 20}, 40),  # twice their use
         ({K - 1: 20, K - 3: 8}, 40),  # twice the use of the busiest minute
-        ({K - 1: 20, K: 15}, 25),  # less the weight that they have used already
-        ({K: 3}, 7),
-        ({K: 20}, 20),  # twice 20, less the 20 that they have used already
+        ({K - 1: 20, K: 15}, 25),  # 2 * 20, less the 15 that they have used already
+        ({K: 3}, 7),  # 10, less the 3 that they have used already
+        ({K: 20}, 20),  # 2 * 20, less the 20 that they have used already
         ({K - 1: 400}, 50),  # at most `interactive`
-        ({K - 1: 400, K: 80}, 0),
+        ({K - 1: 400, K: 80}, 0),  # they have used more than `interactive` already
         ({K - 5: 20}, 40),
         ({K - 6: 20}, 0),  # more than five minutes ago
     ],
@@ -560,14 +560,14 @@ def test_a_refund_of_a_single_call_lowers_the_use_of_single_calls() -> None:
 def among_copies(
     theirs: list[int], ours: int, *, now: float = 20.0, booked: int = 1, reported: int = 0
 ) -> Known:
-    """Make a state in minute `K`, of which others have used as much as of the whole minute before.
+    """Make a state in minute `K`. Others have used as much of it as of the whole minute before.
 
     Args:
         theirs: What others had used of the minute before, after each 5 s of it.
         ours: Our use of the minute before.
         now: The second of the latest count.
         booked: Our use of minute `K`.
-        reported: The largest count of the minute before; 0: the use of all.
+        reported: The largest count of the minute before; 0 means our use and theirs together.
     """
     before = Curve(LIMIT / 60, theirs, since=0.5, until=5.0 * len(theirs))
     minutes = {K - 1: Minute(ours, reported=reported or ours + theirs[-1])}
@@ -584,7 +584,7 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
 @pytest.mark.parametrize(
     "theirs, ours, reported, part",
     [
-        (EARLY_ON, 400, 0, 450),  # 400 + 400 of 1,000 used it up early: our part grows by 5 %
+        (EARLY_ON, 400, 0, 450),  # 400 + 400 is over three quarters: our part grows by 5 %
         (EARLY_ON, 480, 0, 500),  # up to half of the limit
         (EARLY_ON, 600, 0, 500),
         (EARLY_ON, 300, 0, 40),  # 400 + 300 is less than three quarters of the limit

@@ -471,7 +471,7 @@ def test_however_much_others_use_we_keep_a_part_of_our_use_of_the_last_minute(
 ) -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, had)
-    fill(made, 50, 1, used=1000)  # others need the whole limit
+    fill(made, 50, 1, used=1000)  # others have used all the rest of the limit
     for k in range(1, MEMORY + 1):
         fill(made, 60 * k + 1, 1)
         assert 1 + sent_at_once(made, 60 * k + 1.2) == part
@@ -1270,7 +1270,7 @@ def test_others_that_were_steady_before_a_cooldown_are_expected_to_stay_steady()
     made.hold(31, 20)
     fill(made, 61, 1, used=2)
     assert isinstance(made.charge(62, 100), Receipt)
-    assert refuse(made, 62, 300) > 1  # others are expected to use about 600
+    assert refuse(made, 62, 300) > 1  # at 10 weight/s, others use about 600
 
 
 def test_a_changed_limit_applies_at_once() -> None:

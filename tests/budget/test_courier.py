@@ -1,4 +1,4 @@
-"""Each member of a shared budget has a courier, which talks to the server for it.
+"""A process that shares a budget on a server is a member, and its courier talks to the server.
 
 Rule of this file: the server is a `Keeper` in memory, each member has a `Link` to it, and time is
 virtual. Each member has a governor, as in a client.
@@ -106,7 +106,7 @@ async def test_closing_during_a_request_keeps_its_charge_and_stops_all_tasks(
     await one.call()
     async with one.governor.reserve(7):
         await one.courier.aclose()
-    assert not one.courier._tasks  # the request was settled after `aclose`, which starts no task
+    assert not one.courier._tasks  # settling the request after `aclose` starts no task
     await other.call()
     assert other.pool.usage.charged == 9
     await asyncio.sleep(5.0)

@@ -1,7 +1,7 @@
 """A poller declares how much weight per minute it needs; this demand ends with its process.
 
 The rule of this file: where time matters, it is a number. Several pools stand for several
-processes. Only where a process must end is it a real one.
+processes. If a process must end, it is a real one.
 """
 
 import math

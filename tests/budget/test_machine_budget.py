@@ -25,7 +25,7 @@ LIMIT = 300
 
 
 def test_processes_together_use_one_limit_and_never_exceed_it(tmp_path: Path) -> None:
-    young = 5.0 - time.time() % 60.0  # s: with it, the exchange starts at second 5 of its minute
+    young = 5.0 - time.time() % 60.0  # s; the exchange starts at second 5 of its minute
     exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=young)
     with exchange.in_thread(), running(exchange.url, 3, tmp_path) as processes:
         until(lambda: exchange.used >= 0.97 * LIMIT)  # in the first minute, or in a later one
@@ -111,5 +111,5 @@ def test_sharing_with_other_processes_costs_little(tmp_path: Path) -> None:
     alone, _ = cost(ProcessBudget(limit=limit, clock=Slowly(), wall=Slowly.wall).pool("a"))
     budget = MachineBudget(limit=limit, directory=directory, clock=Slowly(), wall=Slowly.wall)
     shared, locks = cost(budget.pool("a"))
-    assert 0 < locks <= 2 / MAX_LEASED_CALLS  # two calls of `flock`, to lock and unlock, a lease
+    assert 0 < locks <= 2 / MAX_LEASED_CALLS  # a lease calls `flock` twice: lock and unlock
     assert 0 < shared <= alone + 3  # a lease of any size costs one charge in the file

@@ -1304,7 +1304,7 @@ def test_members_share_what_the_part_of_a_lost_member_leaves(
     newcomer = machines.member()
     machines.ask(newcomer)  # the newcomer reads the record, and has no line in it yet
     machines.lose(newcomer)
-    assert "1/5 of the limit" in caplog.text  # the three that are left share 2/3: 2/9 each
+    assert "1/5 of the limit" in caplog.text  # three share 2/3: 2/9 each, so at most 1/5
 
 
 @given(

@@ -230,7 +230,7 @@ def replaces(past: list[Curve], into: float) -> bool:
 
 def test_bursts_every_45_s_get_room_when_the_next_one_is_due() -> None:
     past = every(45.0, 300, first=28.0, minutes=2)  # at :28, :13 and :58
-    assert room(past, burst(at=43.0, size=300, until=50), 50.0, 300) == 0  # due in 38 s
+    assert room(past, burst(at=43.0, size=300, until=50), 50.0, 300) == 0  # due in 38 s, at :28
     assert room(past, NOTHING, 20.0) == 300
     assert room(past[:1], burst(at=13.0, size=300, until=57), 57.0, 300) == 300  # due at :58
     assert expected_rest(past[:1], burst(at=13.0, size=300, until=57), 57.0, 300) < 300
@@ -361,7 +361,7 @@ def evenly(begin: int, end: int, rate: int = 10) -> Curve:
 
 
 def test_use_that_goes_on_for_longer_gets_the_room_of_an_equally_long_span() -> None:
-    assert at_any_second([evenly(10, 30)], 0.0).weight > 200  # four slots are a burst
+    assert at_any_second([evenly(10, 30)], 0.0).weight > 200  # use for 20 s is a burst
     for into, kept in ((0.0, 250), (37.0, 250), (41.0, 200), (54.0, 100), (59.0, 50)):
         assert at_any_second([evenly(10, 35)], into) == (kept, False)
         assert at_any_second([evenly(10, 35)], into, others=100) == (min(kept, 150), False)
@@ -574,7 +574,7 @@ def test_erratic_others_get_room_for_what_came_in_each_minute() -> None:
         latest = noted(both, curve((into, 0)), into)
         assert replaces(both, into)
         assert latest.need == rest_in_each(both, into, 0) >= 600
-    assert rest_in_each([curve((30.0, 500))], 0.0, 0) == 0.0  # not a whole minute
+    assert rest_in_each([curve((30.0, 500))], 0.0, 0) == 0.0  # we saw only half a minute
 
 
 @pytest.mark.parametrize("joined", ["in this minute", "in the minute before"])

@@ -187,7 +187,7 @@ def test_late_bulk_requests_catch_up_by_at_most_a_second() -> None:
     sent = 0
     while isinstance(made.charge(100.0, 1, bulk=True), Receipt):
         sent += 1
-    assert sent == 4  # the credit of 1 s, and one request that is due
+    assert sent == 4  # 1 that is due, and 3 to catch up by 1 s (`CREDIT_S`)
 
 
 def test_after_a_single_request_a_tenth_stays_free_for_one_window() -> None:

@@ -34,7 +34,7 @@ from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
 
 TIMEOUT = 0.8  # s for a call; the client gives up reading an error's text sooner
-# Virtual seconds that a call may take if it waits for nothing, or waits for an error's text.
+# Virtual seconds that a call may take if it waits for nothing, and if it waits for an error's text.
 AT_ONCE, TEXT = 0.3, 0.75
 HANGS = 600.0  # s of real time after which a call is stuck, not slow
 MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes

@@ -62,7 +62,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def doors_shut() -> Iterator[Fault]:
-    """No request reaches the exchange, so none is charged. Only in the last 3 rows, TLS works."""
+    """Except in the last 3 rows, whose TLS works, no request reaches the exchange or is charged."""
     refused = (doors.Refused(), TransportError)
     yield Fault("nobody listens", (), refused[1], 0, door=refused[0])
     yield Fault(
@@ -446,14 +446,14 @@ def bodies() -> Iterator[Fault]:
         '"' + "9" * 31 + '"', '"' + "9" * 5000 + '"', '"0.' + "0" * 31 + '"',
     ):  # fmt: skip
         body = BODY.replace(b'"1.5"', text.encode())
-        name = f"200: open interest {text[:30]!r} of {len(text)}"
+        name = f"200: open interest {text[:30]!r} of {len(text)} characters"
         yield Fault(name, (answer(body),), DecodeError)
     for text in (
         '"1795435200000"', "1795435200000.5", "1e400", "-1", "0", "null", "true", "[]", "{}",
         "NaN", "Infinity", "01", "0x10", "253402300800000", "9" * 25, "9" * 5000, "1_000",
     ):  # fmt: skip
         body = BODY.replace(b"1795435200000", text.encode())
-        name = f"200: time {text[:30]} of {len(text)}"
+        name = f"200: time {text[:30]} of {len(text)} characters"
         yield Fault(name, (answer(body),), DecodeError)
     for text in ("null", "5", "[]", "{}", "true"):
         body = BODY.replace(b'"BADUSDT"', text.encode())
@@ -530,7 +530,7 @@ def statuses() -> Iterator[Fault]:
     broken: dict[str, bytes] = {
         "a length that is too short": head(status=418, length=9) + html,
         "a chunk size that is none": CHUNKED.replace(b" 200 ", b" 418 ") + b"zz\r\n",
-        "garbage after it": answer(error, status=418) + b"\x00garbage",
+        "garbage after its body": answer(error, status=418) + b"\x00garbage",
         "an unknown encoding": answer(error, b"Content-Encoding: x", status=418),
     }
     for name, text in broken.items():
@@ -612,14 +612,14 @@ def refusals() -> Iterator[Fault]:
     ):
         text = f'{{"code":-1003,"msg":"Way too many requests; IP(1.2.3.4) banned until {end}."}}'
         steps = (answer(text.encode(), status=418),)
-        yield Fault(f"418, banned until {name}", steps, BannedError, retry_in=(low, high))
+        yield Fault(f"418, a ban that ends {name}", steps, BannedError, retry_in=(low, high))
     for text in ("banned until ١٧٩٥٤٣٤٥٠٠٠٠٠", "banned until " + "9" * 5000, "banned until NaN"):
         body = json.dumps({"code": -1003, "msg": text}).encode()
         name = f"418, {text[:20]}"
         yield Fault(name, (answer(body, status=418),), BannedError, retry_in=BAN)
     text = f"Way too many requests; IP(2001:db8::1) banned until {at + 300_000}. Please"
     steps = (answer(json.dumps({"code": -1003, "msg": text}).encode(), status=429),)
-    yield Fault("429, banned until in 5 minutes", steps, RateLimitedError, retry_in=(297, 305))
+    yield Fault("429, a ban that ends in 5 minutes", steps, RateLimitedError, retry_in=(297, 305))
     for limit in ("1200", "0", "99999999", "-5", "١٢"):
         text = f"Too many requests; current limit of IP(1.2.3.4) is {limit} requests per minute."
         body = json.dumps({"code": -1003, "msg": text}).encode()
@@ -695,7 +695,7 @@ def lies() -> Iterator[Fault]:
     ):  # fmt: skip
         text = GOOD.replace(b"{USED}", count.encode())
         yield Fault(
-            f"used weight {count[:24]!r} of {len(count)}",
+            f"used weight {count[:24]!r} of {len(count)} characters",
             (text,),
             VALUE,
             lies=count.startswith("5"),

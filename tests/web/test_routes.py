@@ -324,8 +324,8 @@ async def test_changes_come_from_the_poll_and_cost_no_request(server: str) -> No
         one = await visitor.get("/changes?window=15m&symbols=BTCUSDT&decimal=number")
         long = await visitor.get("/changes?window=24h&trend=true")
         wrong = [await visitor.get(f"/changes?{q}") for q in ("window=2h", "top=0", "sort=name")]
-        slots = visitor.service.hub.number - slots  # with uvicorn, virtual time passes meanwhile
-        # A sweep costs weight 3, the list of symbols before it 1, and one slot may be under way.
+        slots = visitor.service.hub.number - slots  # under uvicorn, sweeps may come meanwhile
+        # Each sweep costs 3, and the list of symbols before it 1. One more may be under way.
         assert sum(reads.exchange.weights.values()) <= weight + 4 * (slots + 1)
     assert [each["symbol"] for each in found.json["changes"]] == ["ETHUSDT", "BTCUSDT"]
     assert [each["percent"] for each in found.json["changes"]] == [-75.0, 50.0]
