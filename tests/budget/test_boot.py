@@ -80,7 +80,7 @@ def test_macos_identifies_a_boot_by_its_session_uuid() -> None:
         kernel(boottime=b""),
         kernel(),
     ],
-    ids=["FreeBSD", "an empty name", "no moment", "nothing", "OpenBSD"],
+    ids=["FreeBSD", "an empty uuid", "a boot time of 0", "an empty boot time", "OpenBSD"],
 )
 def test_other_systems_identify_a_boot_by_its_time(
     values: Callable[[str], bytes],

@@ -182,7 +182,7 @@ IMPOSSIBLE = {
     "a probe that never ends": state(probe_ends_at=math.inf),
     "a count from the future": state(counted_at=NOW + 1e9),
     "a count at nan": state(counted_at=NAN),
-    "no limit": state(limit=0),
+    "a limit of 0": state(limit=0),
     "a negative limit": state(limit=-5),
     "a limit of 2**60": state(limit=2**60),
     "a limit of 10**12": state(limit=10**12),
@@ -266,7 +266,7 @@ def test_a_second_impossible_record_logs_no_other_warning(
 
 
 @pytest.mark.parametrize(
-    "name", ["a clock whose interval is endless on one side", "a weight of 2**60", "no limit"]
+    "name", ["a clock whose interval is endless on one side", "a weight of 2**60", "a limit of 0"]
 )
 def test_a_ban_in_an_impossible_record_is_obeyed(name: str, pool_with: Pools) -> None:
     absurd = IMPOSSIBLE[name]

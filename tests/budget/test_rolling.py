@@ -459,7 +459,7 @@ def test_a_refusal_of_history_does_not_stop_current_requests() -> None:
     assert not budget.pool("x").held_for()
 
 
-@pytest.mark.parametrize("how", ["settled", "refused", "until", "hold", "the minute's"])
+@pytest.mark.parametrize("how", ["settled", "refused", "until", "hold", "hold of the minute"])
 def test_a_ban_stops_current_requests_and_history(how: str) -> None:
     past, budget = beside()
     minute, receipt = budget.pool("x"), _taken(beside()[0].charge(1))

@@ -55,7 +55,7 @@ Step = bytes | Act | Wait | Repeat
 
 
 class FaultExchange(Server):
-    """Plays `script(n)` for the nth request for `BAD`. A test sets `broken` for the other faults.
+    """Plays `script(n)` for the nth request for `BAD`. `at_accept` and `bad_tls` need `broken`.
 
     Args:
         script: Steps for the nth request, from 1. Bytes may contain `{DATE}` and `{USED}`.

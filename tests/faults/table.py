@@ -424,9 +424,9 @@ def bodies() -> Iterator[Fault]:
         "bytes that are not UTF-8": b"\xff\xfe\x00" + BODY,
         "a lone surrogate": BODY.replace(b"BAD", b"\\ud800"),
         "NUL after the object": BODY + b"\x00",
-        "depth 100,000": b'{"a":' + b"[" * 30_000,
-        "depth that closes": b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"," + BODY[1:],
-        "64 KiB and more": BODY + b" " * 70_000,
+        "30,000 open brackets": b'{"a":' + b"[" * 30_000,
+        "20,000 nested lists": b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"," + BODY[1:],
+        "a body of more than 64 KiB": BODY + b" " * 70_000,
         "data in a field": b'{"data":' + BODY + b"}",
         "the field twice": BODY[:-1] + b',"openInterest":"9"}',
         "the symbol twice": b'{"symbol":"FOO",' + BODY[1:],
@@ -464,7 +464,7 @@ def bodies() -> Iterator[Fault]:
         "more fields": BODY[:-1] + b',"new":{"a":[1,null]},"b":"c:d"}',
         "escapes": BODY.replace(b"BAD", b"\\u0042\\u0041\\u0044"),
         "escaped names": BODY.replace(b"symbol", b"\\u0073ymbol"),
-        "63 KiB": BODY + b" " * 63_000,
+        "a body of less than 64 KiB": BODY + b" " * 63_000,
     }.items():
         yield Fault(f"200 is good: {name}", (answer(body),), VALUE)
     for text, value in {"0": "0", "0.000": "0.000", "9" * 30: "9" * 30, "007": "007"}.items():
@@ -529,7 +529,7 @@ def statuses() -> Iterator[Fault]:
             yield Fault(f"{status}, for ever", endless, outcome, wire, seconds=TEXT)
     broken: dict[str, bytes] = {
         "a length that is too short": head(status=418, length=9) + html,
-        "a chunk size that is none": CHUNKED.replace(b" 200 ", b" 418 ") + b"zz\r\n",
+        "a chunk size that is no number": CHUNKED.replace(b" 200 ", b" 418 ") + b"zz\r\n",
         "garbage after its body": answer(error, status=418) + b"\x00garbage",
         "an unknown encoding": answer(error, b"Content-Encoding: x", status=418),
     }
@@ -544,8 +544,8 @@ def statuses() -> Iterator[Fault]:
     texts: dict[str, tuple[int, str, type[BinanceOIError], int]] = {
         "invalid symbol": (400, '{"code":-1121,"msg":"Invalid symbol."}', UnknownSymbolError, 1),
         "delivering": (400, '{"code":-4108,"msg":"Symbol is closed"}', SymbolNotTradingError, 1),
-        "missing": (400, '{"code":-1102,"msg":"Mandatory"}', ResponseError, 1),
-        "too many": (400, '{"code":-1003,"msg":"Too many requests"}', RateLimitedError, 1),
+        "a missing parameter": (400, '{"code":-1102,"msg":"Mandatory"}', ResponseError, 1),
+        "too many requests": (400, '{"code":-1003,"msg":"Too many requests"}', RateLimitedError, 1),
         "backend timed out": (400, '{"code":-1007,"msg":"Timeout"}', ServerError, 3),
         "throttled": (503, '{"code":-1008,"msg":"throttled"}', ServerError, 3),
         "region": (451, '{"code":0,"msg":"restricted location"}', ForbiddenError, 1),
@@ -684,7 +684,7 @@ def broken_later() -> Iterator[Fault]:
     yield Fault("gzip that is plain, later", packed, TransportError, 3, seconds=0.5)
     upgrade = head(b"Connection: upgrade", b"Upgrade: h2c", status=101)
     yield Fault("101, then silence", (upgrade, STALL), ResponseError)
-    yield Fault("101, then what nobody asked for", (upgrade, Repeat(b"x" * 65536)), ResponseError)
+    yield Fault("101, then endless bytes", (upgrade, Repeat(b"x" * 65536)), ResponseError)
 
 
 def lies() -> Iterator[Fault]:
@@ -726,7 +726,7 @@ def lies() -> Iterator[Fault]:
         yield Fault(f"a header in {name}", (answer(BODY, line),), VALUE)
     # The client takes the first count and the first `Date`, which are valid.
     both = answer(BODY, b"X-MBX-USED-WEIGHT-1M: abc", b"Date: abc")
-    yield Fault("second headers that are worse", (both,), VALUE)
+    yield Fault("a second count and a second date, both invalid", (both,), VALUE)
 
 
 def kept() -> Iterator[Fault]:
