@@ -28,11 +28,11 @@ deferred.py      a pool whose changes reach its record later
 stored.py        how a pool uses the shared record, goes on without it, and joins it again
 shared.py        the pool that processes share: leases, late settlements
 machine.py       `MachineBudget`: one file for all processes of a user
-journal.py       what a member, one process, has booked in a record on a server
-record_time.py   the clock of that record; it does not jump when the server's does
+journal.py       what one process (a member) has booked in a record on a server
+record_time.py   the clock of a record on a server; it does not jump when the server's does
 record_server.py the interface of that server: one step that swaps the record
 member_record.py the content of that record: the shared knowledge, and a line for each member
-record_pool.py   a pool with such a record; books changes again if the server lost them
+record_pool.py   a pool whose record is on a server; books lost changes again
 turns.py         chooses the calls to the server, and handles its answers
 apart.py         how a member continues while the server is lost
 member.py        the pool of one member

@@ -86,10 +86,10 @@ def probe_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
     """Probe to see whether the count falls within a minute, which shows a rolling window.
 
     The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
-    suspect a window of 60 s if the count did not fall at the rollover. Our books then take the
-    weight of the minute before for use of this minute by others. Copies of us that use up a minute
-    within seconds look the same, and each of them sends such probes. So these probes leave half of
-    the reserve: otherwise those of all copies could exceed the limit together.
+    suspect a window of 60 s if the count did not fall at the rollover. In our books, the weight of
+    the minute before then looks like use of this minute by others. Copies of us that use up a
+    minute within seconds look the same, and each of them sends such probes. So these probes leave
+    half of the reserve: otherwise those of all copies could exceed the limit together.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     is_expected = ask.likeliest <= known.others.expected_until
@@ -149,9 +149,9 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until full minute `k` may have room: until its end, or less if answers make room.
 
     An answer makes room in two cases. It shows that another minute counted the request, or that the
-    reported count already contained the request's weight. The second does not help if our booked
-    weight and that of others fill this minute. The first is possible while requests near the
-    rollover are under way: they are booked to two minutes.
+    reported count already contained the request's weight. The second case does not help if our
+    booked weight and that of others fill this minute. The first case is possible while requests
+    near the rollover are under way: they are booked to two minutes.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight

@@ -68,7 +68,7 @@ class PoolBeside:
         self._own.refund(receipt)
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Pool.hold`. Both pools stop: a firewall or a ban applies to the whole address."""
+        """See `Pool.hold`. Both pools stop: a firewall or a ban refuses the whole address."""
         self._minute.hold(seconds, ban=ban)
         self._own.hold(seconds, ban=ban)
 

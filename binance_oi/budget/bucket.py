@@ -34,7 +34,8 @@ class Bucket:
     none came but the exchange may have counted the request, and to `refund` when it was never sent.
 
     Args:
-        known: Our knowledge so far. A pool shared by processes replaces it as they change it.
+        known: Our knowledge so far. A pool that processes share replaces it whenever another
+            process has changed it.
         parts: The parts of the limit, as the user set them.
     """
 

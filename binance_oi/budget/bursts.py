@@ -1,11 +1,11 @@
 """Estimates how much room other clients need that come in bursts, at any second.
 
-Pure. The rule of this file: it knows only what others used in each slot of the last minutes. From
-the number of their bursts we know how often they come, and keep room for as many as chance exceeds
-only rarely in the rest of the minute. If the gaps between the bursts are about equal, we expect the
+Pure. The rule of this file: it knows only what others used in each slot of the last minutes. The
+number of their bursts shows how often bursts come. We keep room for so many that more are very
+unlikely in the rest of the minute. If the gaps between the bursts are about equal, we expect the
 next one no earlier than after the smallest gap. In both cases we expect no more than they lately
-used in about 60 s. If they also use much for longer than a burst, we keep at least the room that
-they used in any span of the last minutes as long as the rest of this minute.
+used in about 60 s. If they also use much for longer than a burst lasts, we keep room for at least
+the most that they used in any span that is as long as the rest of this minute.
 
 Example: others came in bursts of 150, four a minute in the mean, and 15 s of this minute are left.
 One burst is likely in that time, and more than four come with a probability of 0.4 %. So we keep
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     """The first slot of a minute since which we saw every minute."""
     holes: list[int]
     """Slots before which a burst may hide: there was no count for `LATE` / 2 seconds or more before
-    or after a rollover, or our first count showed use by others."""
+    or after a rollover, or the first count of a minute showed use by others."""
     begin: int
     """The slot with which the current minute begins."""
 
@@ -44,11 +44,11 @@ class Room(NamedTuple):
     """The room that others need for bursts in the rest of a minute."""
 
     weight: float
-    """In addition to their usual use."""
+    """Weight, in addition to their usual use."""
     replaces: bool
-    """Whether earlier minutes do not show when the bursts come. Either the next burst is not due in
-    this minute. Or others are erratic: the gaps differ, and their use of about 60 s varies by more
-    than two bursts."""
+    """Whether this room replaces the forecast from earlier minutes, which do not show when the
+    bursts come. It does so if the next burst is not due in this minute, or if others are erratic:
+    the gaps differ, and their use of about 60 s varies by more than two bursts."""
 
 
 EMPTY, NONE = Row(0.0, [], 0, [], 0), Room(0.0, False)
@@ -121,8 +121,7 @@ def even_rate(row: Row, most: float) -> float:
     """Their mean rate without bursts, weight/s: the higher one of this minute and the one before.
 
     It is a mean, because the median rate of a client that comes every 10 s is 0. We leave out the
-    slots in which they used more than `most`. If fewer than 20 s (`LATE`) remain, the mean is that
-    of 20 s.
+    slots in which they used more than `most`. The mean is that of at least 20 s (`LATE`).
     """
     minutes = row.uses[max(0, row.begin - SLOTS) : row.begin], row.uses[row.begin :]
     calm = [[use for use in uses if use <= most] for uses in minutes]
@@ -149,7 +148,7 @@ def _bursts(row: Row, least: float) -> tuple[list[tuple[int, float]], list[int]]
 
 
 def _stretches(row: Row, least: float) -> Iterator[tuple[int, int, float]]:
-    """Slots in a row whose use exceeds the usual one by more than `least`.
+    """Find slots in a row whose use exceeds the usual one by more than `least`.
 
     Yields:
         The first slot, the slot after the last one, and the sum of what exceeds the usual use.
@@ -177,7 +176,7 @@ def _gap(begins: Sequence[int], holes: Sequence[int]) -> tuple[int, bool]:
         holes: Slots before which a burst may hide.
 
     Returns:
-        Slots, or 0 if the gaps differ or are unknown; and whether we know two gaps.
+        Slots, or 0 if the gaps differ or are unknown; and whether we know at least two gaps.
     """
     ends = [*pairwise(begins)]
     known = [b - a for a, b in ends if not any(a < hole <= b for hole in holes)]
@@ -195,7 +194,7 @@ def _fitting(gap: int, last: int, now: float, end: int) -> int:
 
     The last one began in slot `last`, and the minute ends before slot `end`. One slot of tolerance
     covers the time until a count shows a burst, and the edge of a slot. Others whose gaps are about
-    a minute come only once in each.
+    a minute come only once in each minute.
     """
     due = last + gap - 1
     if gap >= SLOTS - 1:
@@ -204,7 +203,10 @@ def _fitting(gap: int, last: int, now: float, end: int) -> int:
 
 
 def _poisson_quantile(mean: float) -> int:
-    """The number of bursts that is exceeded with probability `BURST_RISK`, if `mean` are usual."""
+    """The number of bursts to keep room for: more come with probability `BURST_RISK` at most.
+
+    Bursts come at random, and `mean` of them are likely.
+    """
     number, chance = 0, math.exp(-mean)
     below = chance
     while below < 1.0 - BURST_RISK:

@@ -41,7 +41,7 @@ class DeferredPool(ProcessPool, ABC):
         ...
 
     def _is_of_parent(self, receipt: Receipt) -> bool:
-        """Whether our parent charged the receipt before a fork. Then only the parent sends."""
+        """Whether our parent charged the receipt before a fork. Then only the parent may use it."""
         if self._process is not fork.current:
             self._notice_fork()
         return receipt.sent <= self._inherited_until

@@ -56,10 +56,10 @@ class Known:
     """When we sent the newest request whose answer had a count. `UNKNOWN` if no count came since
     the start, since the last cooldown began, or since we replaced our estimate of the clock."""
     probe_ends_at: float = UNKNOWN
-    """Monotonic s until which all requests wait for the answer to a probe. They wait longer if its
-    count is the first after a start or a cooldown, shows others, and may belong to either of two
-    minutes: until the older minute is certainly over. Then another probe shows the count of the
-    newer minute."""
+    """Monotonic s until which all requests wait for the answer to a probe. If the count of the
+    probe is the first after a start or a cooldown, shows others, and may belong to either of two
+    minutes, they wait until the older minute is certainly over. Then another probe shows the count
+    of the newer minute."""
     silent: int = 0
     """How many answers in a row had no usable count; at most `BLIND_AFTER`."""
     windows: list[Window] = field(default_factory=list[Window])
@@ -211,11 +211,12 @@ class Known:
     def weight_of_copies(self, k: int) -> float:
         """Weight that copies of us may have used in the busiest `EARLY` seconds of minute `k`.
 
-        Copies are other clients that run this library; 0 means that others look like none. Others
-        may be copies in two cases. First, they used more than `FAIR` of the limit in some `EARLY`
-        seconds of the minute. Second, their use in its first `EARLY` seconds and all our use of the
-        minute add up to `USED_UP` of the limit. In both cases they are no copies if a count of
-        minute `k`, or of the `MEMORY` minutes before it, exceeds the limit: copies never exceed it.
+        Copies are other clients that run this library; 0 means that the others do not look like
+        copies. Others may be copies in two cases. First, they used more than `FAIR` of the limit
+        within `EARLY` seconds of the minute. Second, their use in its first `EARLY` seconds and all
+        our use of the minute add up to `USED_UP` of the limit. In both cases they are no copies if
+        a count of minute `k`, or of the `MEMORY` minutes before it, exceeds the limit: copies never
+        exceed it.
         """
         curve = self.others.curve(k, self.limit)
         early = curve.at(EARLY, 0.0)

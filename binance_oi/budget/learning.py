@@ -114,10 +114,10 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 def _begin(known: Known, k: int, before: Minute | None) -> None:
     """Begin minute `k`.
 
-    Halve the expected surge if the minute before had no refusal and no cooldown. If its count was
-    above the refused count, forget that one. When the time for a lower limit is over, obey the
-    announced one, and expect others while we remember a refused count. When the time for a rolling
-    window is over, use minutes again.
+    If the minute before had no refusal and no cooldown, halve the expected surge, and forget the
+    refused count if the count of that minute was higher. When the time for a lower limit is over,
+    obey the announced one, and expect others while we remember a refused count. When the time for a
+    rolling window is over, use minutes again.
     """
     others = known.others
     # The minute before had no cooldown, so it had no refusal either: a refusal begins a cooldown.
@@ -176,8 +176,8 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
     """Learn from a count that may belong to either of two minutes.
 
     We assume that it belongs to the old minute, which is the fuller one. That is safe, because in
-    the new minute the request stays unconfirmed. If it is the first count after a start or a
-    cooldown, and shows others, we wait until another count shows which minute they used.
+    the new minute the request stays unconfirmed. But if it is the first count after a start or a
+    cooldown, and shows others, we wait until another count shows which minute these others used.
 
     Args:
         known: What we know; this call adds to it.
@@ -201,7 +201,7 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
 def _expect_others_at_first_count(known: Known, receipt: Receipt, used: int) -> None:
     """Expect others after our first count, which shows their use in one of two minutes.
 
-    All requests wait until another probe can show which minute it was, at least `PROBE_PAUSE`. If
+    All requests wait, at least `PROBE_PAUSE`, until another probe can show which minute it was. If
     the count has reached the limit, that probe might exceed the limit of the new minute. Then we
     assume that the new minute is full too, and send no probe.
     """
@@ -303,7 +303,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
 
 
 def _book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
-    """Book the request of a late answer to each later minute, not over yet, that may count it."""
+    """Book a late answer's request to each later minute that may count it and is not over."""
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)

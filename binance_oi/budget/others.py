@@ -102,7 +102,7 @@ class Curve:
 
     @property
     def whole(self) -> bool:
-        """Whether our counts cover the minute but for at most 10 s (`LATE` / 2) at either end."""
+        """Whether our counts cover the minute, except less than 10 s (`LATE` / 2) at either end."""
         return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:
@@ -186,7 +186,7 @@ def expected_rest(past: Collection[Curve], current: Curve, into: float, others: 
     """The most that others are expected to use in the rest of a minute.
 
     Args:
-        past: Their curves of the minutes before it, oldest first.
+        past: Their curves of the minutes before this one, oldest first.
         current: Their curve of this minute.
         into: Seconds since the minute began.
         others: Their use of it so far.
@@ -208,9 +208,9 @@ def expected_rest(past: Collection[Curve], current: Curve, into: float, others: 
 
 
 def rest_in_each(past: Collection[Curve], into: float, others: int) -> float:
-    """What others used in the rest of each earlier minute that we saw whole.
+    """The least that others will still use if they repeat an earlier minute that we saw whole.
 
-    The arguments are those of `expected_rest`.
+    For the arguments, see `expected_rest`.
     """
     rests = [rest_if_repeated(each, into, others, each.calm) for each in past if each.whole]
     return min(rests, default=0.0)
@@ -263,7 +263,7 @@ class Forecast:
     most_of_bursts: float = 0.0
     """`bursts`, with a margin because their usual use varies by chance."""
     past: tuple[object, ...] = ()
-    """What `row` depends on: the current minute, and where the curves of the earlier ones end."""
+    """What `row` depends on: the current minute, and where each earlier curve ends."""
     row: Row = EMPTY
     """Their use of each slot of the earlier minutes."""
 

@@ -76,10 +76,10 @@ def until_full_minute(ask: Ask, known: Known, k: int) -> float:
 def until_reserved_minute(ask: Ask, known: Known, lack: float) -> float:
     """Seconds until the next probe of this minute, if it is reserved; 0 or less if it is due.
 
-    All probes of a minute may use `PROBES` of the limit. They use a quarter of that if we know no
-    earlier minute of others and the reserve is smaller than `lack`. If there is room for the
-    forecast, and only its margin does not fit, a probe comes earlier: after a quarter of the time
-    that was left at the last count.
+    All probes of a minute together may use `PROBES` of the limit; only a quarter of that if we know
+    no earlier minute of others, and `lack` exceeds the reserve. If there is room for the forecast,
+    and only its margin does not fit, a probe comes earlier: after a quarter of the time that was
+    left at the last count.
 
     Args:
         ask: The request.

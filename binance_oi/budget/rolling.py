@@ -7,9 +7,9 @@ which the exchange may have counted it. So no window of the exchange contains mo
 than the budget, whenever that window begins.
 
 Bulk requests go at an even pace. A request then leaves the window about as often as one enters it,
-so no request waits long for room. A single request is one that is not bulk. It ignores the pace,
-and may use all the room in the window. After it, bulk requests leave a tenth of the budget free for
-other single requests, for the length of the window.
+so no request waits long for room. A single request is one that is not bulk. A single request
+ignores the pace, and may use all the room in the window. After a single request, bulk requests
+leave a tenth of the budget free for other single requests, for the length of the window.
 """
 
 import math

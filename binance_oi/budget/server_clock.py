@@ -77,7 +77,7 @@ class ServerClock:
                 self.lo, self.hi = lo, hi
 
     def narrow(self, lo: float, hi: float) -> bool:
-        """Narrow the interval to its overlap with another one; without one, count a contradiction.
+        """Narrow the interval to its overlap with another; count a contradiction if there is none.
 
         Returns:
             Whether the two overlap. If not, this interval stays as it is.
@@ -107,7 +107,8 @@ class ServerClock:
     def convert(self, until: float, now: float, after: "ServerClock") -> float:
         """Convert an instant of this clock to another estimate, `after`; 0.0 if it is over.
 
-        At least as much time is left by the new estimate, even after later answers narrow it.
+        By the new estimate, at least as much time is left as by this one, even after later answers
+        narrow the new one.
         """
         return 0.0 if self.is_over(until, now) else until - self.lo + after.hi
 

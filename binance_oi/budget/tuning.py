@@ -18,8 +18,8 @@ CLOSING = 0.25  # s before a minute's end at which its last probe goes, at the l
 PROBE_PAUSE = 1.0  # s from a count to the next probe of its minute, at least
 UNSEEN_AT_ONCE = 24  # weight under way before the first count after a full minute, at most
 PROBES = 0.01  # share that all probes of a reserved minute may use
-SPARING = 4  # divides `PROBES` if we saw no earlier minute and lack more than the reserve
-OF_THE_REST = 0.25  # part of the time left at a count; if only a margin lacks room, we probe then
+SPARING = 4  # `PROBES` / 4 applies if we saw no earlier minute and lack more than the reserve
+OF_THE_REST = 0.25  # part of the time left at a count; then we probe if only the margin lacks room
 FROM_RESERVE = 0.5  # part of the reserve for probes of a full minute; the last may use more
 
 # Time between two tries to admit a request.
@@ -29,7 +29,7 @@ LEAST_WAIT = 0.001  # s: the shortest wait; with a wait of 0 the queue would spi
 
 # What we remember, and for how long.
 SIGMA = 4.0  # standard deviations kept free above a forecast, so few of many decisions fail
-UNDECIDED = 8  # amounts of undecided weight that a minute lists singly, at most; we join the others
+UNDECIDED = 8  # entries of undecided weight in a minute, at most; the last takes further weight
 MEMORY = 5  # minutes for which we remember what others used
 CONTRADICTIONS = 3  # `Date`s in a row that contradict our clock; then we trust the last of them
 IDLE = 10  # minutes without an answer; after them we begin as after a start: others may have come
@@ -60,12 +60,12 @@ CROWD = 1 / 32  # the same beside several copies of us, whose weight under way h
 LOWEST = 0.1  # share; a refusal at a smaller count does not show a lower limit
 DISTRUST = 75  # minutes for which we obey a lower limit or a rolling window
 SURGE_LEAST = 0.25  # least share that we expect others to use at any moment after a refusal
-SURGE_MOST = 0.5  # the same after several refusals, at most
+SURGE_MOST = 0.5  # most share that we expect them to use, after several refusals
 SURGE_GROWS = 2  # each further refusal multiplies that share by this
 SURGE_FADES = 0.5  # part of the surge that remains after a whole minute without a refusal
 
 # The exchange's clock.
-EDGE = 1.5  # s by which a `Date`, by an edge server's clock, may differ from the counter's clock
+EDGE = 1.5  # s by which the clock that writes the `Date` may differ from the clock of the counter
 DRIFT = 1e-4  # s per s by which two clocks may drift apart
 DRIFT_EVERY = 1.0  # s between two updates of our clock's error, at least
 
@@ -73,9 +73,10 @@ DRIFT_EVERY = 1.0  # s between two updates of our clock's error, at least
 SLOT = 5.0  # s: the step of a curve of their use
 CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
-UNSEEN = 0.25  # part of the time after a first count in which use before that count may be late
-# With a `BURST` of 0.1, bursts at random lose 4.0 % instead of 2.5 %; with a `BURST_RISK` of 0.05
-# they lose 6.6 %. With `BURST_SLOTS` of 12, 93.9 % are used beside bursts every 45 s, not 97.4 %.
+UNSEEN = 0.25  # until this part of the time after a minute's first count, earlier use may be late
+# Others with bursts at random lose 2.5 % of their weight to refusals. They would lose 4.0 % with a
+# `BURST` of 0.1, and 6.6 % with a `BURST_RISK` of 0.05. Beside bursts every 45 s, 97.4 % of the
+# limit is used. It would be 93.9 % with `BURST_SLOTS` of 12.
 BURST = 0.04  # share; a burst is so much more use within `BURST_SLOTS` than their usual rate
 BURST_SLOTS = 4  # slots, 20 s: use that goes on for longer is no burst
 BURST_RISK = 0.005  # chance that bursts without a rhythm need more than the room we keep for them

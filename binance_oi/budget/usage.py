@@ -22,7 +22,7 @@ class _Wait(NamedTuple):
     """Why the request may not be sent now."""
     end: float | None = None
     """Seconds after which there should be room. A caller that asks only once more waits that long.
-    None: after `seconds`."""
+    If None, there should be room after `seconds`."""
 
 
 class Wait(_Wait, Encodable):
@@ -35,8 +35,8 @@ class _Receipt(NamedTuple):
     weight: int
     """The weight of the request."""
     sent: float
-    """When the request was charged, monotonic s. If the request was written to the wire more than
-    `PATIENCE` seconds later, the time of that write."""
+    """Monotonic s: when the request was charged, or when it was written to the wire, if that was
+    more than `PATIENCE` seconds after the charge."""
     first: int
     """The earliest minute in which the exchange may count the request."""
     last: int
@@ -98,5 +98,5 @@ class Usage(Encodable):
     or a day. A budget always sets a finite value, because JSON knows no infinity."""
     waiting_for: Mapping[Reason, int] = field(default_factory=dict[Reason, int], hash=False)
     """How many calls of this client wait to be sent, by reason; empty if none waits. All of them
-    have the reason of the call that goes next. A budget serves many clients and does not know their
-    calls, so the mapping is empty in the usage that a budget returns."""
+    count under the reason of the call that goes next. A budget serves many clients and does not
+    know their calls, so the mapping is empty in the usage that a budget returns."""

@@ -1,9 +1,9 @@
-"""Our use of limits that no header reports: an amount of weight, or of requests, in some seconds.
+"""Counts our use of limits that no header reports, such as 100 requests in 10 s.
 
 Pure. The rule of this file: we rely only on our own books. No header shows the exchange's count for
 such a limit, or when its window begins. So a `Window` rolls: it contains all that the exchange may
 have counted in the last `seconds`. A client that stays within a limit in every rolling window also
-does so in windows that a clock aligns. We cannot see how much others use of such a limit.
+stays within it in windows that a clock aligns. We cannot see how much others use of such a limit.
 
 There is one exception. If the exchange seems to count the last 60 s instead of minutes, its counts
 show the use of that window, and `learning` sets `most` by them.
@@ -36,7 +36,7 @@ class Window:
     """Whether each request counts as 1, whatever its weight."""
     since: float
     """Monotonic s. A request with an earlier `latest` (see `charge`) is in one of the two sums with
-    which the window began. So `settle` and `refund` cannot change it alone; see `begin`."""
+    which the window began (see `begin`). `settle` and `refund` leave these sums unchanged."""
     slots: dict[int, int] = field(default_factory=dict[int, int])
     """Our use, by slot. A slot is a short span of time. A request is in the last slot in which the
     exchange may have counted it."""
@@ -92,9 +92,8 @@ class Window:
     def cap(self, reserve: int, share: int, limit: int) -> int:
         """Return the most that we put into the window.
 
-        The reserve and the share are the same fractions of this limit as they are of the minute's.
-        The result is at least 1, so that we can send something, unless the reserve is the whole
-        minute.
+        The reserve and the share are the same fractions of this limit as of the minute's limit. The
+        result is at least 1, so that we can send something, unless the reserve is the whole minute.
 
         Args:
             reserve: The weight of a minute that we leave unused.
@@ -130,7 +129,7 @@ class Window:
         self._add(latest, self.cost(weight))
 
     def settle(self, latest: float, now: float, weight: int) -> None:
-        """Note that the exchange has counted a request by `now`; it was booked with `latest`."""
+        """Note that the exchange has counted, by `now`, a request that was booked with `latest`."""
         if latest >= self.since:
             self.refund(latest, weight)
             self._add(now, self.cost(weight))
