@@ -57,7 +57,7 @@ class Courier:
         """Wake the task because a call may be due; start the task if it does not run.
 
         Raises:
-            ClientClosedError: Another event loop uses this budget, and runs.
+            ClientClosedError: The budget belongs to another event loop, which is running.
         """
         self._is_woken = True
         if self._wakeup is not None and not self._wakeup.done() and self._is_on_its_loop():

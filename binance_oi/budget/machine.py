@@ -37,7 +37,7 @@ class MachineBudget(ProcessBudget):
 
     Each user id has one place for the file: `/dev/shm/binance-oi-UID`, or the same directory in
     `/var/tmp` or `/tmp` if `/dev/shm` cannot be used. Of the environment, only
-    `BINANCE_OI_BUDGET_DIR` changes it, for containers that share a directory.
+    `BINANCE_OI_BUDGET_DIR` changes this place, for containers that share a directory.
 
     If the file cannot be used, the process logs one warning and continues alone, like
     `ProcessBudget`. When it charges, it tries the file again: at first after a second, then after
@@ -50,7 +50,8 @@ class MachineBudget(ProcessBudget):
         options: The arguments of `ProcessBudget`, with the same defaults. Processes may differ in
             them. Each process leaves its own `reserve` unused in the common count. `share` bounds
             all processes together. The largest `interactive` of the processes that sent a request
-            in the last five minutes applies to all. `clock` must be the same in every process.
+            in this minute or the last five applies to all. `clock` must be the same in every
+            process.
 
     Raises:
         TypeError: `directory` is not a path, or an option is not a number.

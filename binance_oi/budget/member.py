@@ -1,4 +1,4 @@
-"""The pool of one member: a process that shares a budget with other machines through a server.
+"""The pool of one member, a process that shares a budget with other machines through a server.
 
 The rule of this file: no call blocks. A charge takes a lease: weight that the pool has charged in
 advance. Without a lease, the charge returns a wait and wakes the courier, which talks to the
@@ -116,7 +116,7 @@ class MemberPool(ApartPool):
         self._warn_of_doubts()
 
     def _warn_of_a_group(self) -> None:
-        """Warn if others used `GROUP_MINUTES` in a row as a second group of members would."""
+        """Warn if others use the limit as another group would, for `GROUP_MINUTES` in a row."""
         known = self._bucket.known
         is_like_one = known.weight_of_copies(known.ledger.newest - 1) > 0.0
         self._like_a_group = self._like_a_group + 1 if is_like_one else 0

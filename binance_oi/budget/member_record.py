@@ -97,8 +97,8 @@ class Shared(msgspec.Struct, array_like=True):
 
         That part is an even part of what the parts of silent members leave. So all parts together
         stay within the limit, unless they are more than `MOST_PARTS`. Without silent members, the
-        result is the number of members in `seen`, with `member`, from `LEAST_MEMBERS` to
-        `MOST_PARTS`.
+        result is the number of members that `seen` counts, plus `member` if it is not among them,
+        but from `LEAST_MEMBERS` to `MOST_PARTS`.
 
         Args:
             member: The id of the member.
@@ -163,8 +163,9 @@ class Shared(msgspec.Struct, array_like=True):
         """Weight of minute `k` that `member` leaves to silent members; usually 0.
 
         A silent member may have lost the server. Then it begins to use its part early in the
-        minute, or not at all. So a later count shows whether it uses the part. If not, the others
-        use it. Weight of others in the count is subtracted, because it may be the silent member's.
+        minute, or not at all. So a later count shows whether it uses the part. If it does not, the
+        others use the part. Weight of others in the count is subtracted, because it may be the
+        silent member's.
 
         A silent member may also have requests under way. The others keep `PROBE_ROOM` for one more
         request. The count in its answer shows how much of the weight under way arrived.
@@ -183,7 +184,7 @@ class Shared(msgspec.Struct, array_like=True):
         return max(PROBE_ROOM if is_any else 0, parts - others)
 
     def until_reserve_is_free(self, member: bytes, weight: int, now: float, budget: int) -> float:
-        """Seconds until a request of `member` may use the reserve; 0.0 if it may, or need not.
+        """Seconds until a request of `member` may use the reserve; 0.0 if it may now, or need not.
 
         A silent member may have lost the server, and use the reserve too. Neither of us sees the
         other's latest request. So a request that uses the reserve leaves room below the limit for

@@ -1,4 +1,4 @@
-"""Pools share a bucket between clients; with `ProcessBudget`, between those of one process.
+"""Pools share a bucket between clients; `ProcessBudget` shares one within its process.
 
 The rule of this file: other code reads and changes a bucket only through a `Pool`, and the pool
 passes the time to the bucket.
@@ -39,8 +39,8 @@ steady_clock: Clock = (
     if hasattr(time, "CLOCK_BOOTTIME")
     else time.monotonic
 )
-"""Returns monotonic seconds, the same in every process of this boot. With `CLOCK_BOOTTIME`, as on
-Linux, they also count while the machine sleeps."""
+"""Returns monotonic seconds, the same in every process of this boot. Where the system has
+`CLOCK_BOOTTIME`, such as Linux, this clock also runs while the machine sleeps."""
 
 
 class Budget(Protocol):
@@ -65,7 +65,8 @@ class Pool(Protocol):
 
     No call waits for room, for an answer or for a lock. Only one thread at a time may make changes.
     `usage`, `held_for` and `repr` change no books, so any thread may call them. While another
-    thread changes the books, they wait a moment, so that they show no change that is half done.
+    thread changes the books, these three wait a moment, so that they show no change that is half
+    done.
     """
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
@@ -73,8 +74,8 @@ class Pool(Protocol):
 
         Args:
             weight: The weight of the request.
-            waiting: How many calls behind this one could be sent too if they were charged. A pool
-                that several processes share may charge for them in advance, as a lease.
+            waiting: How many calls behind this one only need a charge to be sent too. A pool that
+                several processes share may charge for them in advance, as a lease.
             bulk: Whether the request is bulk work, which leaves single calls their part of the
                 minute.
         """
@@ -88,10 +89,10 @@ class Pool(Protocol):
         when this pool finds that another process has written the shared record. Passing time is no
         such event. An event does not promise room, so call `charge` again.
 
-        The pool calls in the thread that called `listen`, after the change is complete. Changes in
-        other threads cause no call, so a waiting request must also ask again after `Wait.seconds`.
-        The callback must not change the pool. If it raises, the pool logs the exception. The other
-        listeners and the client that made the change do not notice it.
+        The pool calls `callback` in the thread that called `listen`, after the change is complete.
+        Changes in other threads cause no call, so a waiting request must also ask again after
+        `Wait.seconds`. The callback must not change the pool. If it raises, the pool logs the
+        exception. The other listeners and the client that made the change do not notice it.
 
         Returns:
             A function that stops the calls. Until then the pool keeps `callback` alive.
@@ -168,9 +169,9 @@ class Pool(Protocol):
     def demand(self, key: object) -> float:
         """Weight per minute that all pollers before `key` have declared together.
 
-        These are pollers of every client and process that shares this pool. The pollers of another
-        process count all or not at all, because its demand is one sum with the start of its newest
-        poller. If `key` has declared nothing, all pollers count.
+        These include the pollers of every client and process that shares this pool. Of another
+        process, either all pollers count or none, because its demand is one sum with the start of
+        its newest poller. If `key` has declared nothing, all pollers count.
         """
         ...
 
@@ -178,8 +179,8 @@ class Pool(Protocol):
         """Note that no request is under way, and return leases to other processes.
 
         Returns:
-            Whether other processes lack settlements. A charge in this step of the loop publishes
-            them; in the next step, call `flush`.
+            Whether other processes still lack settlements of ours. The next charge publishes them.
+            If none comes in this step of the event loop, call `flush` in the next step.
         """
         ...
 
@@ -221,8 +222,9 @@ def changing(
     """Decorate a method that changes the pool, so that readers notice the change.
 
     The decorator counts the changes that have begun and the changes that have ended. While the two
-    differ, readers in other threads wait, though not for ever. Changes may be nested. After the
-    outermost one, the decorator calls the listeners if the answer of `charge` may have changed.
+    counts differ, readers in other threads wait, for at most `MAX_VIEWS` tries. Changes may be
+    nested. After the outermost one, the decorator calls the listeners if the answer of `charge` may
+    have changed.
     """
 
     @wraps(method)
@@ -447,7 +449,7 @@ class ProcessPool:
         return record.copied(self._bucket.known), []
 
     def _shown(self) -> tuple[Known, list[Change]]:
-        """Return a copy of the knowledge for `usage`, and the changes that it lacks."""
+        """Return a copy of the knowledge for `usage`, and the changes that the copy lacks."""
         return self._own()
 
     def _between_changes(self, read: Callable[[], tuple[Known, list[Change]]]) -> Bucket:
@@ -529,13 +531,14 @@ class ProcessBudget:
         share: The largest share of the limit that we use ourselves, above 0 and at most 1.
         interactive: The largest share of the limit that bulk work (`snapshot`, `poll`, a recorder)
             leaves for single calls, 0 to 1. Bulk work leaves them twice the weight that they used
-            in the busiest of the last five minutes, at least 1 %, less what they have used of this
-            minute. If no single call came in these minutes, it leaves them nothing. In the last
-            five seconds of a minute, the weight that it leaves shrinks to nothing.
+            in the busiest minute (of this one and the last five), at least 1 % of the limit, less
+            what they have used of this minute. If no single call came in these minutes, it leaves
+            them nothing. In the last five seconds of a minute, the weight that it leaves shrinks to
+            nothing.
         limit: Weight per minute, 1 to 1,000,000,000, until the exchange announces its own limit.
         clock: Returns monotonic seconds.
         wall: Returns Unix seconds. The budget reads it once for each pool. Until the first answer,
-            it allows for an error of 2.5 s.
+            the budget allows for an error of 2.5 s in it.
 
     Raises:
         TypeError: `reserve`, `share`, `interactive` or `limit` is not a number.
@@ -599,7 +602,7 @@ class ProcessBudget:
         if self._rolling is None:
             return Bucket(state, self._parts)
         # Turn a reserve in weight into a share of the minute's limit. The pool leaves the same
-        # share of its own limit.
+        # share of its own limit unused.
         reserve = self._parts.reserve
         reserve = reserve / self._limit if isinstance(reserve, int) else reserve
         return rolling.RollingBucket(state, self._parts._replace(reserve=reserve))

@@ -2,9 +2,9 @@
 
 The rule of this file: it returns a complete record that this library wrote, or nothing. A record is
 one page with a checksum, and one call writes it, under an exclusive lock. So a process that is
-killed at any moment leaves the old record or the new one, and the kernel releases its lock. No
-process waits for the lock. A process that has it needs it for microseconds, and the others try
-again later. So a process that is suspended while it has the lock blocks no event loop either.
+killed at any moment leaves the old record or the new one, and the kernel releases its lock. A
+process has the lock for microseconds. The others do not wait for it, but try again later. So a
+process that is suspended while it has the lock blocks no event loop.
 """
 
 import errno
@@ -35,14 +35,14 @@ if sys.platform != "win32":
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT = 9  # changes with the content of a record, so that no version reads another one's file
+FORMAT = 9  # changes with the content of a record, so that no version reads another version's file
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
 PAGE_BYTES = 4096  # bytes: a reader without the lock rarely sees half of a write to one page
 MAX_RECORDS = 64  # records in the file; each pool has one
 # Follow no link, give the file to no child process, and do not block if it is a pipe.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
-UNUSED_S = 86_400.0 + MAX_SPAN  # s from the last write, or the end of the cooldown, to the expiry
+UNUSED_S = 86_400.0 + MAX_SPAN  # s to the expiry, from the last write or the end of the cooldown
 # s from the last write to the expiry of a record of a local exchange, whatever its cooldown: tests
 # start many local exchanges, and each has a record of its own. If the file is full, a new record
 # replaces the one that expires first, which is usually a local one if there is any.
@@ -204,7 +204,7 @@ class PoolFile:
         self._follow()
 
     def read(self) -> bytes | None:
-        """Return the record; None if we know it already, and empty without a complete one.
+        """Return the record; None if we know it already, empty if there is no complete one.
 
         We compare the whole record with the one that we last read or wrote. So we notice if another
         program has truncated or overwritten the file.
@@ -231,8 +231,8 @@ class PoolFile:
             return b""
         found = _earlier_record(header[2], record)
         # If this file is a copy, it contains a record that we know. An equal sequence does not
-        # prove that: two processes may have continued one record in two files. So we compare the
-        # content too.
+        # prove that we know it: two processes may have continued one record in two files. So we
+        # compare the content too.
         is_ours = found.sequence == self._sequence and found in self._earlier
         self._continue(found)
         self._seen = page[: _HEADER.size + len(record)]
@@ -240,7 +240,7 @@ class PoolFile:
         return None if is_ours else record
 
     def _continue(self, found: EarlierRecord) -> None:
-        """Continue the record `found`, or begin a new lineage if it is older than ours.
+        """Continue the record `found`, or begin a new lineage if `found` is older than ours.
 
         It is older if a user has restored an old copy of the file. Every process that used the
         record sees the new lineage, and adds its own knowledge.
@@ -373,7 +373,7 @@ def _reading(path: Path) -> BinaryIO:
 
 
 def _whole_page(fd: int, offset: int) -> bytes:
-    """Read a page, and again if another process is writing it. The result may be damaged."""
+    """Read a page, and again while another process writes it. The result may be damaged."""
     page = b""
     for _ in range(LOCK_TRIES):
         page = os.pread(fd, PAGE_BYTES, offset)
@@ -416,7 +416,7 @@ def _open_file(path: Path) -> int:
 
 
 def _check_format(fd: int, path: Path) -> None:
-    """Check the owner and the format of a file; write our first line into one of another format.
+    """Check the owner and the format of a file; if the format is another, write our first line.
 
     We do not replace the file, because others may have it open. Complete records stay. If only the
     first line is wrong, another program has overwritten it, and a record may still contain a ban.

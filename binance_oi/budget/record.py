@@ -1,4 +1,4 @@
-"""A record of the shared file: the knowledge of all processes of a user about one pool.
+"""Encodes, checks and merges a record: what all processes of a user know about one pool.
 
 Pure. The rule of this file: a checksum proves that a record is complete, not that its numbers are
 right. A wrong number could make a loop over minutes endless, or a wait last for years. So we
@@ -288,8 +288,8 @@ def _is_curve_possible(curve: Curve) -> bool:
 def keep_cooldowns(ours: Known, found: Known, now: float) -> None:
     """Obey the cooldown and the ban in `found`, even if we do not trust the rest of it.
 
-    But ignore an end that no exchange can have named, because it is too far away. Both are Unix s,
-    so they have a meaning even after a reboot.
+    But ignore an end that no exchange can have named, because it is too far away. Both ends are
+    Unix s, so they have a meaning even after a reboot.
     """
     first, last = now + ours.clock.lo, now + ours.clock.hi + MAX_COOLDOWN_S
     if found.cooldown_until > 0.0 and first < found.cooldown_until <= last:
@@ -309,7 +309,7 @@ def keep_windows(ours: Known, found: Known, now: float) -> None:
     known = {(window.seconds, window.counts_requests): window for window in ours.windows}
     for window in found.windows:
         mine = known.get((window.seconds, window.counts_requests))
-        if mine is not None:  # ours may come from this record: a sum could count twice
+        if mine is not None:  # our window may come from this record: a sum could count twice
             for slot, used in window.slots.items():
                 mine.slots[slot] = max(used, mine.slots.get(slot, 0))
         elif window.used(now) > 0:
@@ -324,9 +324,9 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     """Add to `shared` what `ours` has learned since both were equal to `base`.
 
     No weight is lost: the charges of either side stay charged, in every minute that may be the
-    current one. If the clocks contradict each other, we drop the clock of one side. We no longer
-    know to which minutes the weight of that side belongs, so we book its fullest live minute to
-    each minute that may be the current one. Without a `base`, or if the clocks contradict each
+    current one. If the clocks contradict each other, we drop the clock of one side. Then we no
+    longer know to which minutes the weight of that side belongs, so we book its fullest live minute
+    to each minute that may be the current one. Without a `base`, or if the clocks contradict each
     other, we add all of `ours`. Then weight that both sides know counts twice until its minute is
     over.
 
@@ -449,7 +449,7 @@ def _bound_windows(state: Known) -> None:
 
 
 def _gathered(undecided: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sort undecided weight by time, and merge the latest entries down to `UNDECIDED`."""
+    """Sort undecided weight by time; merge the latest entries until `UNDECIDED` are left."""
     undecided.sort()
     while len(undecided) > UNDECIDED:
         (_, weight), (second, more) = undecided[-2:]

@@ -115,7 +115,7 @@ class RecordPool(DeferredPool):
         self._found: bytes | None = None  # the server's record; empty: it has none; None: unknown
         self._last = b""  # the record of our latest write
         self._line: Line | None = None  # our line in that record
-        self._is_leaving = False  # the next write gives up our part without the server
+        self._is_leaving = False  # the next write gives up our part of the limit
         self._serial = 0  # the serial number of our latest write, successful or not
         self._journal = Journal()
         self._late: list[Change] = []  # changes that the record does not hold yet, oldest first

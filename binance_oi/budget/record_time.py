@@ -18,7 +18,7 @@ CORRECTABLE_S = 60.0  # s after our first answer; until then, the record may cor
 
 
 class RecordTime:
-    """Our steady clock, the server's clock, and the time of the record.
+    """Compares the time of the record with our steady clock and with the server's clock.
 
     Args:
         ahead: The time of the record minus our steady clock, in s; a guess until the first answer.

@@ -32,18 +32,19 @@ class RedisBudget(ProcessBudget):
     may stay charged until the minute ends, and a request for the past until its window ends.
 
     The budget needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or
-    later, Valkey, or a cluster. Anybody who may write the keys on that server can stop all members.
+    later, Valkey, or a cluster. Anybody who may write the keys on that server can stop all these
+    processes.
 
     When a process loses the server, it logs one warning. With `"share"` it then uses a part of the
-    limit: the limit divided by the number of members that it saw, or by two if it saw only itself.
-    If others were killed or lost the server in the last five minutes, the part is what their parts
-    leave, divided in the same way. It sends again in the next minute; if enough weight is left in
-    the present minute, it does so as soon as the exchange has counted all that the others sent
-    before. With `"wait"` it sends nothing. Either way it obeys the last ban that it knows. When the
-    server is back, each process books the weight that it used meanwhile.
+    limit: the limit divided by the number of processes that it saw in the budget, or by two if it
+    saw only itself. If others were killed or lost the server in the last five minutes, it divides
+    only what their parts leave. It sends again in the next minute. If enough weight is left in the
+    present minute, it sends as soon as the exchange has counted all that the others sent before.
+    With `"wait"` it sends nothing. Either way it obeys the last ban that it knows. When the server
+    is back, each process books the weight that it used meanwhile.
 
     The budget belongs to one event loop at a time, and to the process that made it. A forked child
-    takes part as another member. Close the budget with `await budget.aclose()`. Otherwise weight
+    takes part as another process. Close the budget with `await budget.aclose()`. Otherwise weight
     that it charged in advance may stay charged until its minute ends.
 
     Args:

@@ -135,7 +135,7 @@ class RedisServer:
         self._subscriber: Any = None  # for a cluster: a client of one of its nodes
         self._prefix = f"{{binance-oi:{egress}}}"
         self._errors: Errors = _errors()
-        # These errors, and those that an unexpected reply causes.
+        # The errors above, and those that an unexpected reply causes.
         self._odd: Errors = (*self._errors, AttributeError, IndexError, TypeError)
         self._is_checked = False
 

@@ -29,9 +29,10 @@ LEASE_PART = 32  # such a lease takes at most 1/32 of the room
 LARGEST_LEASE = 32  # calls in such a lease, at most
 LEASE_S = 0.02  # s for which a lease may be used; `tuning.FLIGHT` would allow far more
 QUICK_SUCCESSION_S = 0.005  # s between two charges; if they are closer, take a lease
-# The next three numbers are for a rolling window. Its leases may be larger and older: its use never
-# falls to 0 at once, as that of a minute does, and no other process waits for our counts. The pages
-# of one history follow each other, one round trip apart; 30 days of 5m have 18 pages.
+# The next three numbers are for a rolling window. Its leases may be larger and older: the use of a
+# window never falls to 0 at once, as that of a minute does, and no other process waits for our
+# counts. The pages of one history follow each other, one round trip apart; 30 days of 5m have 18
+# pages.
 WINDOW_LEASED_CALLS = 16  # calls in a lease, at most
 WINDOW_LEASE_S = 1.0  # s for which a lease may be used
 WINDOW_SUCCESSION_S = 0.25  # s between two charges; if they are closer, take a lease
@@ -265,7 +266,7 @@ class SharedPool(StoredPool):
 
     @changing
     def _change(self, change: Change) -> None:
-        """Apply a change now; if another process has the lock, together with the next change."""
+        """Apply a change now, or together with the next one if another process has the lock."""
         self._notice_fork()
         # Refund the leases first, because this change may be a cooldown.
         leased, self._leased = self._leased, []

@@ -24,7 +24,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 RETRY_S = 1.0  # s until a process that is alone tries to share again; each failure doubles it
 MAX_RETRY_S = 30.0  # s; the pause grows no further
 CHECK_S = 60.0  # s between two checks whether our store is still the right one
-NO_LINEAGE = -1  # stands for a record that we have read from an earlier store
+NO_LINEAGE = -1  # the lineage of a record that came from an earlier store
 
 BOOT = boot_identity(time.time() - steady_clock())
 
@@ -172,8 +172,8 @@ class StoredPool(DeferredPool):
         make_bucket: Makes a bucket with our reserve and our share.
         state: Our knowledge before we read the store.
         clock: Returns monotonic seconds, the same in every process.
-        open_store: Returns the right store at this moment. Its argument is the store that we have,
-            or None, and it may return the same one. It raises `OSError` if there is no store.
+        open_store: Returns the store to use now. Its argument is the store that we have, or None.
+            It may return that store again. It raises `OSError` if there is no store.
         advice: Tells the user how to get a store; part of the warning if there is none.
     """
 
@@ -199,7 +199,7 @@ class StoredPool(DeferredPool):
         self._process = fork.current
         self._inherited_until = -math.inf  # monotonic s; our parent charged all earlier receipts
         self._changed = False  # whether `_enter` has changed the bucket
-        # The encoded record that we last shared. What our books have beyond it, we charged alone.
+        # The encoded record that we last shared. If our books contain more, we charged it alone.
         self._base = record.encode(record.Record("", BOOT, state))
         self._lineage: int | None = None  # the lineage of the record that we share
         self._has_unwritten = False  # whether our books contain more than the store
@@ -355,7 +355,7 @@ class StoredPool(DeferredPool):
         """In a forked child, begin with a store and receipts of our own.
 
         The parent writes its pending changes itself, so the child drops them. The child keeps only
-        the cooldowns among them, because to write a cooldown twice does no harm.
+        the cooldowns among them, because a cooldown that is written twice does no harm.
         """
         if self._process is fork.current:
             return

@@ -25,7 +25,7 @@ SMALL_LEASE_WEIGHT = 4  # weight of a lease, at most, while others are expected 
 LEASE_S = 1.0  # s in which a request may use weight charged in advance
 READ_PAUSE_S = 0.1  # s between two reads while room may appear at any time
 CROWD_MEMBERS = 10  # members; if there are more, each one that waits for room reads less often
-CROWD_UPDATE_S = 1.5  # s between two such reads; with `CALL_TIMEOUT_S`, at most `RESTORE_S`
+CROWD_UPDATE_S = 1.5  # s between two such reads; this plus `CALL_TIMEOUT_S` is at most `RESTORE_S`
 CALL_TIMEOUT_S = 0.5  # s; the timeout of one call to the server
 LOST_AFTER_CALLS = 3  # calls that fail in a row, at least, before we treat the server as lost
 LOST_AFTER_S = 2.5  # s from the start of the first of these calls, at least
@@ -35,7 +35,8 @@ WANT_LIFE_S = 2.0  # s since the last attempt to charge; then we assume that no 
 TURN_S = 0.1  # s in which only the member at the head of the server's queue may write a charge
 RECORD_LIFE_S = 900.0  # s from a write, or its cooldown's end; then the server drops the record
 
-# The kinds of messages. NEWS: the record has changed. COOLDOWN: a cooldown. NEXT: whose turn it is.
+# The kinds of messages. NEWS: the record has changed. COOLDOWN: a cooldown has begun. NEXT: whose
+# turn it is.
 NEWS, COOLDOWN, NEXT = b"n", b"h", b"t"
 
 
@@ -158,7 +159,7 @@ class TurnPool(RecordPool):
         return is_calling or any(self._journal.booked(j) > 0 for j in (k - 1, k))
 
     def _members_beside(self, shared: Shared, k: int) -> int:
-        """The limit divided by this is our part without the server; 0 if we leave: no part."""
+        """Our part without the server is the limit divided by this; 0: we leave, and have none."""
         if self._is_leaving and self._want is None:
             return 0
         return shared.sharers(self.member, k, self._read_at)  # our copy may be outdated now
@@ -202,8 +203,9 @@ class TurnPool(RecordPool):
     def _free(self, bucket: Bucket, shared: Shared, usage: Usage, weight: int, now: float) -> int:
         """The weight that we may use, less the weight that we leave to silent members.
 
-        Near a rollover, every minute that may count the request must have room for both. This
-        function ignores a minute without room for the request: there the bucket itself decides.
+        Near a rollover, every minute that may count the request must have room for the request and
+        for that weight. This function ignores a minute without room for the request: there the
+        bucket itself decides.
         """
         known = bucket.known
         first, likeliest, last = known.span(now)
@@ -306,7 +308,7 @@ class TurnPool(RecordPool):
 
     @changing
     def failed(self, turn: Turn, why: str, sent: float) -> None:
-        """Process the failure of a call; the server may have done it nevertheless.
+        """Process the failure of a call; the server may have done the write nevertheless.
 
         Args:
             turn: The call.
