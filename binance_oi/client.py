@@ -1,4 +1,4 @@
-"""The client: the public calls.
+"""The client, with all its public calls.
 
 The rule of this file: a call checks its arguments before it sends anything, and has only a few
 lines. `Sender` sends the requests, and `Sweeps` reads many symbols.
@@ -34,8 +34,8 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-# Part of `timeout`, at least 2 s: the longest silence of a kept connection, however slow answers
-# are. So a second request on a new connection has time left.
+# A kept connection may be silent for at most this part of `timeout`, or for 2 s if that is longer,
+# however slow answers are. After that, a second request on a new connection still has time.
 PATIENCE_PART = 1 / 3
 # Calls recognise these two defaults by identity, so they never mistake a caller's number for one.
 DEFAULT: Final = float("-1.0")  # as `max_wait`: use the client's
@@ -55,11 +55,12 @@ class OpenInterestClient:
             process of this user on this machine shares.
         session: An `aiohttp.ClientSession` for all requests, with its own headers, cookies,
             certificates and limits. The client never closes it. None opens a session of our own.
-            If a kept connection is dead, the client replaces it. With a session of yours, that
-            needs aiohttp 3.14, and also closes the session's other idle connections to the host.
+            If a kept connection is dead, the client replaces it. In a session of yours, it can do
+            so only with aiohttp 3.14, and then also closes the session's other idle connections to
+            the host.
         max_connections: The most requests on the wire at the same time; history may use up to 8
             more.
-        pace: Requests per second, on average. Up to a second's requests may go at once.
+        pace: Requests per second, on average. The requests of one second may go at once.
         timeout: Seconds for one call from its admission, over all its attempts. Time in the queue
             does not count. If a kept connection is silent for 2 s (longer while answers are slow),
             the client repeats the request on a new connection, which costs its weight again. If
@@ -343,16 +344,16 @@ class OpenInterestClient:
         `first` is the first slot that occurs again.
 
         If the schedule no longer fits into the budget, the poll continues with the next slower
-        schedule that fits, until there is room again. The slots between are missed for the reason
-        `budget`.
+        schedule that fits, until there is room again. The slots that the slower schedule leaves out
+        are missed for the reason `budget`.
 
         Args:
             symbols: The symbols. None follows the exchange's list: new symbols join, delisted ones
                 leave. If you name a symbol that is not listed or does not trade, each snapshot has
                 an error for it; the poll reads the symbol as soon as it trades.
-            every: Seconds from slot to slot; slots are multiples of it since 1970. None chooses the
-                shortest of 5, 10, 15, 20, 30, 60 s, 2, 5 and 10 min that fits into the budget with
-                room for a tenth more symbols.
+            every: Seconds from slot to slot. Each slot is a multiple of `every` after the beginning
+                of 1970. None chooses the shortest of 5, 10, 15, 20, 30, 60 s, 2, 5 and 10 min that
+                fits into the budget with room for a tenth more symbols.
             notional: See `snapshot`.
 
         Raises:

@@ -83,7 +83,7 @@ class Encodable:
 
 
 class EncodableByKey(Encodable):
-    """An `Encodable` that is not a container, so ``dict(value)`` can return its fields.
+    """An `Encodable` that is no container, so that ``dict(value)`` returns its fields.
 
     FastAPI calls ``dict(value)`` when a handler returns a value and declares no type.
     """

@@ -260,8 +260,8 @@ class WrongSymbolError(DecodeError):
 class BudgetExhaustedError(BinanceOIError):
     """The client did not admit the request within `max_wait`, or before the call's deadline.
 
-    The request was not sent; an earlier attempt of the same call, or an identical request of
-    another caller, may have been. Wait until `retry_at`, or allow a longer `max_wait`.
+    The request was not sent. But an earlier attempt of the same call may have been sent, or an
+    identical request of another caller. Wait until `retry_at`, or allow a longer `max_wait`.
     """
 
     def __init__(

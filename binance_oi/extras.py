@@ -1,4 +1,4 @@
-"""Libraries that come with an extra.
+"""Imports libraries that come with an extra.
 
 The rule of this file: such a library is imported on first use. Its objects have no types, so they
 stay in the module that imports them.

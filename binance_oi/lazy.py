@@ -1,4 +1,4 @@
-"""Public names that are imported when they are used first.
+"""Imports each public name on its first use.
 
 The rule of this file: importing a package imports none of its parts. `binance-oi --version` does
 not import aiohttp, and a program that reads a recording does not import the client.

@@ -1,7 +1,7 @@
-"""Instants as Unix ms, and as text.
+"""Converts instants between `datetime`, Unix ms and text.
 
-The rule of this file: an instant is aware UTC or Unix ms. Programs read it as ISO 8601 with a Z,
-people as date and time.
+The rule of this file: an instant is aware UTC or Unix ms. Text for programs is ISO 8601 with a Z,
+and text for people is a date and a time.
 """
 
 from datetime import UTC, datetime
