@@ -186,7 +186,8 @@ class OpenInterestClient:
 
         The exchange does not report its count, so `used` contains only the requests of clients that
         share this budget. At `resets_at`, the last of these requests is 5 minutes old. This budget
-        is independent of `usage`, except that a ban stops both. The property sends nothing.
+        counts separately from that of `usage`. But a ban stops both, and every cooldown of that
+        budget stops this one too. The property sends nothing.
         """
         governor = self._sender.governors.of(HISTORY)
         return replace(governor.pool.usage, waiting_for=governor.waiting_for)
