@@ -136,8 +136,8 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
 def _until_decided(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until a count can decide undecided weight of full minute `k`; at most `end`.
 
-    Undecided weight gets no answer of its own. The count of a later request decides it, but only if
-    there is still room for `ask` as a probe.
+    No further answer comes for undecided weight. The count of a later request decides it, if there
+    is still room for `ask` as a probe.
     """
     minute = known.ledger.minute(k)
     if minute.undecided and probing.is_affordable(ask, known, k):
@@ -148,7 +148,7 @@ def _until_decided(ask: Ask, known: Known, k: int, end: float) -> float:
 def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until full minute `k` may have room: until its end, or less if answers make room.
 
-    An answer makes room in two cases. It shows that another minute counted the request, or that the
+    An answer makes room in two cases: it shows that another minute counted the request, or that the
     reported count already contained the request's weight. The second case does not help if our
     booked weight and that of others fill this minute. The first case is possible while requests
     near the rollover are under way: they are booked to two minutes.

@@ -26,7 +26,7 @@ def _sysctl(name: str) -> bytes:
 
     try:
         ask = ctypes.CDLL(None).sysctlbyname
-    except (AttributeError, TypeError) as error:  # on Linux and OpenBSD; on Windows
+    except (AttributeError, TypeError) as error:  # on Linux and OpenBSD, or on Windows
         raise OSError(f"no such call: {error}") from None
     value, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
     if ask(name.encode(), value, ctypes.byref(size), None, 0):

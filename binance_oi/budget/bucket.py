@@ -77,7 +77,7 @@ class Bucket:
 
         The request may clearly be sent if all of this is true:
 
-        - There is no cooldown, no probe under way and no other limit.
+        - There is no cooldown, no probe under way and no limit of another span.
         - Only one minute may count it. That minute has room and a count, and we expect no other
           clients in it. A count came since the start, the last cooldown and the last new clock.
         - Answers show counts, and no refusal showed a lower limit.
@@ -322,7 +322,7 @@ class Bucket:
         """Return the state of the budget at `now`, monotonic s."""
         known, ask = self.known, self.question(now, 1)
         minute = known.ledger.minute(ask.likeliest)
-        # What we may use in a span, what is used of it, and the span in seconds.
+        # Each bound has what we may use in a span, what is used of that, and the span in seconds.
         bounds = [(ask.budget, minute.used, MINUTE), (ask.share, minute.booked, MINUTE)]
         for window in known.windows:
             cap = window.cap(ask.reserve, ask.share, known.limit)

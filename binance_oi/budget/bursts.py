@@ -3,9 +3,10 @@
 Pure. The rule of this file: it knows only what others used in each slot of the last minutes. The
 number of their bursts shows how often bursts come. We keep room for so many that more are very
 unlikely in the rest of the minute. If the gaps between the bursts are about equal, we expect the
-next one no earlier than after the smallest gap. In both cases we expect no more than they lately
-used in about 60 s. If they also use much for longer than a burst lasts, we keep room for at least
-the most that they used in any span that is as long as the rest of this minute.
+next one no earlier than after the smallest gap. Once we have seen three minutes, we also expect no
+more than they lately used in about 60 s. If they also use much for longer than a burst lasts, we
+keep room for at least the most that they used in any span that is as long as the rest of this
+minute.
 
 Example: others came in bursts of 150, four a minute in the mean, and 15 s of this minute are left.
 One burst is likely in that time, and more than four come with a probability of 0.4 %. So we keep
@@ -21,7 +22,7 @@ from typing import NamedTuple
 from binance_oi.budget.tuning import BURST, BURST_RISK, BURST_SLOTS, LATE, SLOT
 from binance_oi.exchange.limits import WEIGHT
 
-SLOTS = round(WEIGHT.seconds / SLOT)  # in a minute
+SLOTS = round(WEIGHT.seconds / SLOT)  # slots in a minute
 
 
 class Row(NamedTuple):
@@ -32,7 +33,7 @@ class Row(NamedTuple):
     uses: list[float]
     """Their use of each slot, up to our last count."""
     since: int
-    """The first slot of a minute since which we saw every minute."""
+    """The first slot of the newest minutes that we saw without a gap between them."""
     holes: list[int]
     """Slots before which a burst may hide: there was no count for `LATE` / 2 seconds or more before
     or after a rollover, or the first count of a minute showed use by others."""
@@ -105,9 +106,9 @@ def _room_for_short(
 def _room_for_long(row: Row, into: float, others: int) -> float:
     """The room for use that goes on for longer than a burst, in addition to their usual use.
 
-    It is the most that they used in any span as long as the rest of the minute. With it, they use
-    no more of this minute than in the busiest 55 s. So use that comes once a minute gets no room
-    for a second time.
+    It is the most that they used in any span as long as the rest of the minute. With this room,
+    they use no more of this minute than in the busiest 55 s. So use that comes once a minute gets
+    no room for a second time.
     """
     used, left = [*accumulate(row.uses, initial=0.0)], WEIGHT.seconds - into
     rest, minute = (
@@ -131,8 +132,8 @@ def even_rate(row: Row, most: float) -> float:
 def _bursts(row: Row, least: float) -> tuple[list[tuple[int, float]], list[int]]:
     """Find bursts: more than `least` weight above the usual use, within at most `BURST_SLOTS`.
 
-    Use that goes on for longer is no burst. But a burst may hide in it, or come between two counts
-    far apart, between which a curve rises evenly.
+    Use that goes on for longer is no burst. But a burst may hide in such use. Or it may come
+    between two counts that are far apart: there the curve rises evenly.
 
     Returns:
         The slot in which each burst begins, with its weight; and the slots with which longer use

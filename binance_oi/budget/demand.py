@@ -1,14 +1,15 @@
-"""The weight that pollers plan to use, as they declare it themselves.
+"""Keeps what pollers declare: how much weight they plan to use.
 
 The rule of this file: a demand is only information for pollers. `charge` ignores it. So a demand
 that is missing, too high or outdated may change the schedule of a poller, but never whether a
-request is sent. Each pool object writes one demand into the shared record. It is the sum for all
-pollers of that object, which renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
+request is sent. Each pool object writes one demand into the shared record. That demand is the sum
+for all pollers of the object, and the object renews it. A demand ends `DEMAND_LIFE_S` after its
+last renewal.
 
 A poller subtracts the demands of the pollers that began before it, and plans with the rest. So if
 two pollers do not fit together, the older one polls as before. A demand names only the start of its
-newest poller. So all pollers of the pool object whose demand has the newest start subtract the
-demands of all other pool objects.
+newest poller. So if the demand of a pool object has the newest start, all pollers of that object
+subtract the demands of all other pool objects.
 """
 
 import math

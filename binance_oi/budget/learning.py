@@ -80,8 +80,8 @@ def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) ->
 def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:
     """Whether the count of a refusal early in minute `k` is still that of the minute before.
 
-    It is not if a count of minute `k` has shown that the minute began from 0. Then others used the
-    rest of the limit.
+    The result is False if a count of minute `k` has shown that this minute began from 0. Then
+    others used the rest of the limit.
 
     Args:
         known: What we know.
@@ -116,8 +116,8 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
 
     If the minute before had no refusal and no cooldown, halve the expected surge, and forget the
     refused count if the count of that minute was higher. When the time for a lower limit is over,
-    obey the announced one, and expect others while we remember a refused count. When the time for a
-    rolling window is over, use minutes again.
+    obey the announced limit again, and expect others while we remember a refused count. When the
+    time for a rolling window is over, use minutes again.
     """
     others = known.others
     # The minute before had no cooldown, so it had no refusal either: a refusal begins a cooldown.

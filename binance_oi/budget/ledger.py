@@ -1,4 +1,4 @@
-"""The books: for every live minute, the most that the exchange may have counted.
+"""Keeps the books: the most that the exchange may have counted in each live minute.
 
 Pure. The rule of this file: the exchange cannot have counted more than `Minute.used`, apart from
 what other clients used since the last count (`others` forecasts that use). Before we send a

@@ -1,4 +1,4 @@
-"""One file for all processes of a user on this machine: `MachineBudget`, the default.
+"""`MachineBudget`, the default, keeps one file for all processes of a user on this machine.
 
 The rule of this file: all processes of a user find the same file. Of their environment, only
 `BINANCE_OI_BUDGET_DIR` changes that.
@@ -54,7 +54,7 @@ class MachineBudget(ProcessBudget):
             process.
 
     Raises:
-        TypeError: `directory` is not a path, or an option is not a number.
+        TypeError: `directory` is not a path, or an option has a wrong type.
         ValueError: `directory` is empty, or cannot be a path on any system; or an option is out of
             range.
     """

@@ -1,4 +1,4 @@
-"""The record that members share: the books of one limit, and a line for each member.
+"""Defines the record that members share: the books of one limit, and a line for each member.
 
 A member is a process on one of several machines, and a server keeps the record. A member that has
 written nothing for some seconds is silent: it may have been killed, or may have lost the server.
@@ -209,7 +209,7 @@ class Shared(msgspec.Struct, array_like=True):
         )
 
     def expect_members(self, member: bytes, now: float) -> None:
-        """Do not take weight that silent members may have used for weight of other clients.
+        """Silent members may have used some weight: do not mistake it for weight of other clients.
 
         `kept` leaves enough room for the silent members.
         """

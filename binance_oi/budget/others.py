@@ -79,8 +79,8 @@ class Curve:
 
         Args:
             usual: Their usual use of a slot.
-            keep_all: Whether any remainder belongs to the slot of that count. Otherwise we leave it
-                out.
+            keep_all: Whether the remainder belongs to the slot of our first count. Otherwise we
+                leave the remainder out.
         """
         rises: list[float] = [b - a for a, b in pairwise([0, *self.heights])]
         slots = min(math.ceil(self.since / SLOT), len(rises))
@@ -319,9 +319,9 @@ class Others:
             varies by chance.
         """
         past, curve = self.past(k), self.curve(k, limit)
-        # `minute.others` assumes that the count contains our weight under way. If it does not yet,
-        # others have used that much more. Without an earlier minute, the forecast depends on their
-        # rate alone, which would be too low, so we add that weight.
+        # `minute.others` assumes that the count contains our weight under way. If the count does
+        # not contain it yet, others have used that much more. Without an earlier minute, the
+        # forecast depends on their rate alone, which would be too low, so we add that weight.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
@@ -344,7 +344,7 @@ class Others:
     def _room_for_bursts(
         self, k: int, limit: int, into: float, others: int, latest: Forecast
     ) -> tuple[Room, float]:
-        """Return the room for bursts, and with it their use at their usual rate; 0 without bursts.
+        """Return the room for bursts, and the use of others at their usual rate; 0 without bursts.
 
         That rate is the highest of this minute, the minute before and the median minute. So a
         client that has just begun gets room, too.

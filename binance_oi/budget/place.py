@@ -1,4 +1,4 @@
-"""Where the shared file is: one directory for all processes of a user.
+"""Finds the directory of the shared file, the same for all processes of a user.
 
 The rule of this file: the place depends on the user id alone. A login shell, cron, a service and
 `su` have different values of `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and the working directory. So the
@@ -96,7 +96,7 @@ def _check_place(place: str, directory: str) -> None:
         raise _UnfitError(f"{place}: other users can replace the files in it")
     if _is_place_on_network(place, found.st_dev):
         raise _UnfitError(f"{place} is on a network file system")
-    _check_access(place, os.X_OK)  # so an EACCES of the next check is a temporary error
+    _check_access(place, os.X_OK)  # after this, an EACCES of `check_private` is temporary
     try:
         check_private(directory)
     except FileNotFoundError:

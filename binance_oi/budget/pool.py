@@ -541,7 +541,8 @@ class ProcessBudget:
             the budget allows for an error of 2.5 s in it.
 
     Raises:
-        TypeError: `reserve`, `share`, `interactive` or `limit` is not a number.
+        TypeError: `reserve`, `share` or `interactive` is not a number, or `limit` is not an
+            integer.
         ValueError: One of them is out of range.
     """
 

@@ -1,4 +1,4 @@
-"""One small locked file for all processes of a user, with one record for each pool.
+"""Keeps one small locked file for all processes of a user, with one record for each pool.
 
 The rule of this file: it returns a complete record that this library wrote, or nothing. A record is
 one page with a checksum, and one call writes it, under an exclusive lock. So a process that is
@@ -63,7 +63,7 @@ _MAX_SEQUENCE = 2**64 - 1  # the largest sequence that fits a header; only damag
 
 
 class PoolFile:
-    """The record of one pool in the shared file: a `stored.Store`.
+    """The record of one pool in the shared file, as a `stored.Store`.
 
     Args:
         directory: The directory of the file. If it is missing, we create it for this user alone.

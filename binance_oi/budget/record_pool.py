@@ -63,7 +63,7 @@ class Turn:
     bucket: Bucket | None = None  # the books after the write; None: the call only reads
     sent: int = 0  # how many `_late` changes the write contains, from the oldest on
     receipts: list[Receipt] = field(default_factory=list[Receipt])  # charged by the write
-    change: Booked = field(default_factory=Booked)  # for the journal
+    change: Booked = field(default_factory=Booked)  # what the write books; for the journal
     rebooked: tuple[int, int] | None = None  # `after` and `end` of `Journal.renumber`
     cooldowns: int = 0  # `_cooldowns` when the pool made this turn
     is_bulk: bool = False  # whether `receipts` are for bulk work
@@ -181,7 +181,8 @@ class RecordPool(DeferredPool):
 
         Until we have joined for a while, our time may be wrong. After a failed call or on a new
         connection, the record may be an older copy. Then the lines of all members are old until
-        they have restored what the server lost. To release their weight would book it twice.
+        they have restored what the server lost. If we released their weight, the books would
+        contain it twice.
         """
         is_trusted = self._steady() - self._doubted_at > RESTORE_S
         return self._is_settled() and now >= shared.quiet_until and is_trusted

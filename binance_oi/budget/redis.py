@@ -1,4 +1,4 @@
-"""One budget for processes on several machines, through Redis or Valkey: `RedisBudget`.
+"""`RedisBudget` shares one budget between several machines, through Redis or Valkey.
 
 The rule of this file: machines share a budget if the exchange sees them under one IP address. A
 machine cannot find out its public address, so the caller names that address in `egress`.

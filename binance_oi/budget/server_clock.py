@@ -1,7 +1,7 @@
-"""Our estimate of the exchange's clock: an interval, relative to our own clock.
+"""Estimates the exchange's clock, as an interval relative to our own clock.
 
 Pure. The rule of this file: callers pass monotonic seconds, and this file reads no clock. The
-`Date` header of each answer narrows the interval. Between two answers the interval grows, because
+`Date` header of an answer may narrow the interval. Between two answers the interval grows, because
 the two clocks drift apart. A `Date` has a resolution of one second, and the clock of the edge
 server that wrote it may be wrong by `EDGE`. So `Date`s alone leave an interval of about 3 s. Near a
 rollover, two minutes are then possible, and often only a count shows which of them counted a
@@ -15,7 +15,7 @@ from binance_oi.exchange.limits import WEIGHT
 
 MINUTE = WEIGHT.seconds
 # A shared record with values beyond these bounds is damaged; see `ServerClock.is_possible`.
-MAX_WIDTH_S = 120.0  # s: an answer proves at most 60 s, and drift adds 17 s a day without answers
+MAX_WIDTH_S = 120.0  # s: the interval of an answer has at most 60 s, and drift adds 17 s a day
 CORES_APART_S = 1.0  # s by which two processor cores may read the monotonic clock differently
 MAX_CONTRADICTIONS = 10**9  # far more than can occur
 MAX_UNIX_S = 1e11  # Unix s, in the year 5138: `datetime` can show every earlier time
@@ -23,13 +23,13 @@ MAX_UNIX_S = 1e11  # Unix s, in the year 5138: `datetime` can show every earlier
 
 @dataclass(slots=True)
 class ServerClock:
-    """The exchange's Unix seconds less our monotonic seconds: between `lo` and `hi`."""
+    """The exchange's Unix time is our monotonic time plus `lo` to `hi` seconds."""
 
     lo: float
     hi: float
     at: float  # monotonic s up to which the interval includes the drift
     dated: bool = True  # False while the interval is a guess from our wall clock
-    contradictions: int = 0  # intervals in a row, from answers, that contradicted this one
+    contradictions: int = 0  # how many intervals of answers in a row contradicted this one
 
     @property
     def middle(self) -> float:

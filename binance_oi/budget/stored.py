@@ -57,7 +57,8 @@ class EarlierRecord(NamedTuple):
     """The encoded record."""
 
     def contains(self, other: "EarlierRecord") -> bool:
-        """Whether this record contains `other`: it is the same, or a later write of its lineage."""
+        """Whether this record contains `other`: it is the same, or a later write of the same
+        lineage."""
         if self.lineage != other.lineage:
             return False
         return other.sequence < self.sequence or other == self

@@ -36,7 +36,7 @@ IDLE = 10  # minutes without an answer; after them we begin as after a start: ot
 
 # Room for others, for copies of us, and for single calls.
 AT_ONCE = 0.5  # share that a client without knowledge may send at once: two may start together
-OURS = 0.05  # share that others cannot take from us, probes included
+OURS = 0.05  # share for us and our probes that others cannot take
 GROWS = 0.05  # share by which our part grows each minute beside a possible copy of us
 FAIR = 0.5  # share up to which our part grows: two copies get a half each
 PACE = 1 / 40  # share that we send per second beside copies that used over `FAIR` / 2 in `EARLY` s

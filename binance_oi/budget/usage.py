@@ -43,7 +43,8 @@ class _Receipt(NamedTuple):
     """The latest minute in which the exchange may count the request."""
     reported: int
     """The largest count of minute `first` that we knew when the request was sent. If that minute
-    counts the request, its answer reports more, unless it comes from a node that lags behind."""
+    counts the request, the answer reports a higher count, unless the answer comes from a node that
+    lags behind."""
     probe: bool
     """Whether the request is a probe: all others wait up to `PROBE_PATIENCE` s for its answer."""
     bulk: bool = True
