@@ -401,8 +401,10 @@ class OpenInterestClient:
 
         Raises:
             TypeError: `since`, `until` or `max_wait` has another type; the client sent nothing.
-            ValueError: The exchange has no such period, or the range ends before it begins; the
-                client sent nothing.
+            ValueError: The exchange has no such period, `since` or `until` is not a possible time,
+                the range ends before it begins, or `max_wait` is negative or not finite; the client
+                sent nothing.
+            InvalidSymbolError: `symbol` cannot be a symbol; the client sent nothing.
             BinanceOIError: A page could not be read; see `get_open_interest`.
 
         Cost: one request for each 500 rows, so 18 for 30 days of 5m; no weight. The requests draw
@@ -445,8 +447,9 @@ class OpenInterestClient:
 
         Raises:
             TypeError: The call itself raises it: `since` or `until` has another type.
-            ValueError: The call itself raises it if the exchange has no such period. The first
-                iteration raises it if the range ends before it begins.
+            ValueError: The call itself raises it if the exchange has no such period, or if `since`
+                or `until` is not a possible time. The first iteration raises it if the range ends
+                before it begins.
             InvalidSymbolError: The call itself raises it: one of `symbols` cannot be a symbol.
             BinanceOIError: The list of symbols could not be read.
             ClientClosedError: The client was closed during the run.

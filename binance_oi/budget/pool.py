@@ -167,7 +167,7 @@ class Pool(Protocol):
         ...
 
     def demand(self, key: object) -> float:
-        """Weight per minute that all pollers before `key` have declared together.
+        """Weight per minute that all pollers older than `key` have declared together.
 
         These include the pollers of every client and process that shares this pool. Of another
         process, either all pollers count or none, because its demand is one sum with the start of
