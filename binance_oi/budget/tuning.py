@@ -73,7 +73,7 @@ DRIFT_EVERY = 1.0  # s between two updates of our clock's error, at least
 SLOT = 5.0  # s: the step of a curve of their use
 CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
-UNSEEN = 0.25  # until this part of the time after a minute's first count, earlier use may be late
+UNSEEN = 0.25  # part of the time after a first count; until then, use before it may be late
 # Others with bursts at random lose 2.5 % of their weight to refusals. They would lose 4.0 % with a
 # `BURST` of 0.1, and 6.6 % with a `BURST_RISK` of 0.05. Beside bursts every 45 s, 97.4 % of the
 # limit is used. It would be 93.9 % with `BURST_SLOTS` of 12.
