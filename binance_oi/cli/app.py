@@ -1,6 +1,6 @@
 """The program and its help.
 
-The rule of this file: the help of a command does not import its implementation.
+The rule of this file: to print help, the program does not import the modules that do the work.
 """
 
 import inspect
@@ -36,14 +36,14 @@ _P = ParamSpec("_P")
 
 
 def command(function: Callable[_P, int]) -> Callable[_P, int]:
-    """Register a function as a command: its docstring is the help, its arguments the options."""
+    """Register a function as a command: its docstring becomes the help."""
     app.command(function, help=paragraphs(function.__doc__ or ""))
     function.__doc__ = with_long_lines(function.__doc__ or "")
     return function
 
 
 def with_long_lines(docstring: str) -> str:
-    """Return a docstring with the text about each argument on one line, as in `paragraphs`."""
+    """Return a docstring in which the text about each argument is one line, however long."""
     return re.sub(r"\n {8,}", " ", inspect.cleandoc(docstring))
 
 

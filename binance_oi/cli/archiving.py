@@ -215,7 +215,7 @@ def _resumable() -> Generator[None]:
 
 @contextmanager
 def _progress(unit: str) -> Generator[Draw]:
-    """Show a bar on stderr if that is a terminal; yield the function that draws it."""
+    """Show a bar on stderr if stderr can redraw it; yield the function that draws it."""
     if not redraws(sys.stderr):
         yield lambda _what, _done, _of, _rows: None
         return

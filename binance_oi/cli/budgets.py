@@ -23,7 +23,7 @@ MAX_NAMED = 4  # budgets that an error names
 
 
 def budgets(output: Output) -> int:
-    """Show the budgets and the path of their file; leave out ended local exchanges."""
+    """Show the budgets, but not those of ended local exchanges, and the path of their file."""
     path = budget_directory() / FILE_NAME
     known = machine_pools()
     pools = {name: usage for name, usage in known.items() if not _is_leftover(name, usage)}
@@ -40,7 +40,7 @@ def budgets(output: Output) -> int:
 
 def shared(server: str, egress: str, output: Output) -> int:
     """Show the budgets of one public address on a server, and how many processes share each."""
-    import asyncio  # here, because it would double the time of `budgets`, which does not need it
+    import asyncio  # here: `budgets` does not need it, and the import would double its time
 
     from binance_oi.budget.record_server import ServerError
     from binance_oi.budget.redis import redis_pools
@@ -100,7 +100,7 @@ def _loss(usage: Usage) -> str:
 
 
 def _is_leftover(name: str, usage: Usage) -> bool:
-    """Whether a budget belongs to a local exchange that has ended, and has no cooldown.
+    """Whether a budget has no cooldown and belongs to a local exchange that has ended.
 
     With a cooldown it stays in the list: a port of this machine may be a tunnel to the exchange.
     """
@@ -111,7 +111,7 @@ def _is_leftover(name: str, usage: Usage) -> bool:
 def _is_free(place: tuple[str, int]) -> bool:
     """Whether no program listens on a local port; False if the system forbids the check.
 
-    The check binds the port for a moment. A connection instead would disturb a listening program.
+    The check binds the port for a moment. To connect instead would disturb a listening program.
     """
     family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     try:

@@ -19,7 +19,7 @@ from binance_oi.recorder.check import check as found_in
 from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
-MAX_FAILED = 10  # lines about symbols that sweeps failed to read, at most
+MAX_FAILED = 10  # the most lines about symbols that sweeps failed to read
 
 
 def copy(source: str | Path, target: str | Path) -> int:
@@ -46,7 +46,7 @@ def prune(place: str | Path, keep_days: int) -> int:
 
 
 def compact(place: str | Path) -> int:
-    """Return free space, and print the size before and after."""
+    """Return free space to the system, and print the size before and after."""
     with as_usage_errors():
         before, after = care.compact(place)
     write_note(f"{_name(place)}: {before:,} bytes, now {after:,}")
@@ -87,7 +87,7 @@ def lines(found: Check) -> list[str]:
     if len(said) > 1:
         return said
     whole = "whole: every slot has its sweep"
-    return [*said, whole if found.sweeps else "no slots: there is no sweep to miss"]
+    return [*said, whole if found.sweeps else "no slots: no sweep was due"]
 
 
 def _name(place: str | Path) -> str:

@@ -1,8 +1,9 @@
 """The command `changes`: which symbols have changed most over a window.
 
-The rule of this file: the command shows only recent changes. If the last row of a symbol is old, so
-is its change, and the command shows only the number of such symbols. It caches each symbol's
-history as soon as it has read it, so after an interruption it does not request that history again.
+The rule of this file: the command shows only recent changes. If the last row of a symbol is old,
+its change is old too; the command counts such symbols, and does not show their changes. It caches
+the history of each symbol as soon as it has read it. So if it is interrupted, the next run does not
+request that history again.
 """
 
 import asyncio
@@ -31,9 +32,9 @@ from binance_oi.times import instant, plain
 DAY_MS = 86_400_000
 # For up to this many symbols, we read 8 days of history each; more if the window is above 24 h.
 FULL_HISTORY_SYMBOLS = 50
-PAGE_ROWS = 499  # steps of a span; it has at most 500 instants, and one request returns so many
+PAGE_ROWS = 499  # steps from the first to the last of the 500 rows that one request returns
 AHEAD_MS = 3_600_000  # ms by which our clock may be behind a recorder's or the exchange's
-FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
+FRESH_ROWS = 2  # a change is recent if it ends at most this many steps before the newest one
 
 
 class Arguments(NamedTuple):
@@ -48,13 +49,13 @@ class Arguments(NamedTuple):
 def history_span(symbols: int, window: str) -> timedelta:
     """Return how far back to read the history of this many symbols.
 
-    For up to `FULL_HISTORY_SYMBOLS`, it is as far as the statistics of this window and of 24 hours
-    need. So the cache also suffices for a later command with another usual window. For more
-    symbols, it is one page, or the least that the statistics of this window need if that is more.
-    It is never more than the exchange keeps.
+    For up to `FULL_HISTORY_SYMBOLS`, the span is as long as the statistics of this window and of 24
+    hours need. So the cache also suffices for a later command with another window of up to 24
+    hours. For more symbols, the span is one page, or longer if the statistics of this window need
+    more. It is never longer than the time for which the exchange keeps rows.
 
     Raises:
-        ValueError: `window` is not a length, or the exchange keeps fewer rows than it needs.
+        ValueError: `window` is not a length, or is too long for the rows that the exchange keeps.
     """
     ms = length_ms("window", window)
     if ms + 2 * ROW_MS > KEPT_MS:
@@ -101,7 +102,7 @@ def changes_recorded(arguments: Arguments, path: str | Path, output: Output) -> 
     """Show the changes up to the end of a recording."""
     tracker = ChangeTracker([arguments.window])
     with as_usage_errors(), Recording(path) as recording:
-        # Beside an odd sample of the year 2050, all other samples would look old, so omit it.
+        # A wrong sample of the year 2050 would make all others look old, so omit such samples.
         ends = round(time.time() * 1000) + AHEAD_MS
         series = recording.series(arguments.symbols, until=instant(ends))
         newest = series.newest()

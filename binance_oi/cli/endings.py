@@ -60,7 +60,7 @@ EXIT_CODE_MEANINGS: Final = {
 
 
 class UsageError(Exception):
-    """An error in one line that the user can correct. The command has changed nothing."""
+    """An error that the user can correct, in one line. The command has changed nothing."""
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def as_usage_errors(*, storage: bool = False) -> Generator[None]:
     """Turn errors that the user can correct into `UsageError`.
 
     Args:
-        storage: Turn a `StorageError` too. Set it for a block that has not written anything yet.
+        storage: Turn a `StorageError` too. Set this only if the block has not written anything yet.
 
     Raises:
         UsageError: The block raised such an error.
@@ -103,7 +103,7 @@ def exit_code(error: BinanceOIError) -> int:
 
 
 def snapshot_code(snapshot: "Snapshot") -> int:
-    """Return the exit code of a snapshot. If all symbols failed with the same code, it is that."""
+    """Return the exit code of a snapshot. If all symbols failed with one code, it is that code."""
     codes = {exit_code(error) for error in snapshot.errors.values()}
     if not codes:
         return OK if snapshot.notional_error is None else SOME_FAILED

@@ -1,8 +1,8 @@
 """The command `history`.
 
 The rule of this file: without a file, the command reads all rows, and then shows them. With a file,
-it stores each symbol as soon as it has read it. So after an interruption, the same command
-continues.
+it stores the rows of each symbol as soon as it has read all of them. So after an interruption, the
+same command continues.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Arguments(NamedTuple):
 
     @property
     def words(self) -> dict[str, object]:
-        """The request as text. A later run compares it with its own request."""
+        """The request as text. A later run continues this one only if it has the same request."""
         return {
             "symbols": None if self.symbols is None else sorted(self.symbols),
             "period": self.period,
@@ -55,7 +55,7 @@ class Arguments(NamedTuple):
     def read(
         self, client: OpenInterestClient, on_progress: OnProgress | None
     ) -> AsyncGenerator[History]:
-        """Yield each symbol as soon as it is read."""
+        """Yield the history of each symbol as soon as it is complete."""
         return client.histories(
             self.symbols,
             period=self.period,
@@ -95,7 +95,7 @@ async def _show(
         found = {each.symbol: each async for each in arguments.read(client, on_progress)}
     good = [found[name] for name in arguments.symbols or () if found[name].error is None]
     if good:
-        failed = len(found) - len(good)  # each has a line below
+        failed = len(found) - len(good)  # each failed symbol gets a line below the table
         output.show(
             history_sheet(row for each in good for row in each), is_cut=is_cut, below=failed
         )
@@ -103,7 +103,7 @@ async def _show(
 
 
 async def _keep(client: OpenInterestClient, arguments: Arguments, file: PastFile) -> int:
-    """Read what the file lacks, symbol by symbol, then finish it."""
+    """Read what the file lacks, symbol by symbol, then finish the file."""
     if file.since is not None:
         arguments = arguments._replace(since=file.since, until=file.until)
         write_note(f"continuing after {counted(len(file.symbols), 'symbol')}")

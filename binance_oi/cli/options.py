@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 VARIABLE_PREFIX = "BINANCE_OI_"  # the names of our environment variables begin with it
 Level = Literal["debug", "info", "warning", "error"]
 AUTO = "auto"  # a value of `--every`
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}  # s; without a unit, seconds
+# Seconds in each unit. A number without a unit is in seconds.
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)", re.ASCII)
 _AGE = re.compile(r"[0-9]+(?:\.[0-9]+)?[smhd]", re.ASCII)
@@ -109,7 +110,7 @@ def _names(_: object, tokens: Sequence[Token]) -> list[str]:
 def _share(_: object, tokens: Sequence[Token]) -> float:
     match = _SHARE.fullmatch(tokens[0].value)
     if match is None:
-        raise ValueError("a share is a number up to 1, or in percent, such as 25%")
+        raise ValueError("a share is a number up to 1, or a percentage such as 25%")
     return float(match[1]) / (100.0 if match[2] else 1.0)
 
 
@@ -247,13 +248,13 @@ class Source:
     local_address: Annotated[
         str | None, Parameter(group=_connection, metavar="IP"), variable("LOCAL_ADDRESS")
     ] = None
-    """The IP address of this machine to use. Any but the default one has a budget of its own."""
+    """Send from this IP address of the machine. Each but the default one has its own budget."""
     reserve: Annotated[
         int | float | None,
         Parameter(group=_limits, converter=_weight_or_share, metavar="WEIGHT|SHARE"),
         variable("RESERVE"),
     ] = None
-    """The part of each minute to leave unused: a weight such as 600, or a share. Default: 1%."""
+    """How much of the limit to leave unused: a weight such as 600, or a share. Default: 1%."""
     share: Annotated[
         float | None,
         Parameter(group=_limits, converter=_share, metavar="SHARE"),

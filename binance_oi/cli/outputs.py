@@ -20,7 +20,7 @@ from binance_oi.cli.streams import write_note
 from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
-MAX_NAMED = 3  # symbols that a line names; if there are more, it has only their number
+MAX_NAMED = 3  # symbols that a line names; of more symbols, it gives only the number
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
     new: bool,
     csv_safe: bool,
 ) -> int:
-    """Export a recording to a file, and print how many rows this wrote."""
+    """Export a recording to a file, and print how many rows were written."""
     from binance_oi.output import export as write
 
     since, until = span.since, span.until
@@ -139,7 +139,7 @@ def report(
 
 
 def _covered(recording: Recording, symbols: Sequence[str] | None, span: Span) -> str:
-    """Return the symbols that an output shows, and the times of its first and last sample."""
+    """Describe what an output shows: the recording or some symbols, and the first and last time."""
     from binance_oi.output.selection import DATES
 
     chosen = recording.samples(symbols, since=span.since, until=span.until).between(*DATES)
@@ -148,7 +148,7 @@ def _covered(recording: Recording, symbols: Sequence[str] | None, span: Span) ->
         names = chosen.symbols
         what = ", ".join(names) if len(names) <= MAX_NAMED else counted(len(names), "symbol")
     found = chosen.span()
-    if found is None:  # only gaps
+    if found is None:  # it has no sample, only gaps
         return what
     first, last = (plain(instant(time)) for time in found)
     return f"{what} from {first} to {last} UTC"

@@ -92,7 +92,7 @@ def budget_line(usage: Usage, now: datetime) -> str:
 
 
 async def _write_lines(client: OpenInterestClient, seen: Count, *, is_seen: bool) -> None:
-    """Print a line for each long wait, and on a terminal another one every 10 s."""
+    """Print a line for each long wait, and on a terminal also the progress every 10 s."""
     notices, readings = Notices(), 0
     while True:
         if is_seen and not readings % READINGS_PER_LINE:

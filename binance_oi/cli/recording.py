@@ -1,8 +1,8 @@
 """The command `record`.
 
-The rule of this file: a stop signal ends the recorder, and is no error, except SIGHUP (exit code
-129). The command checks everything that it can before it touches a file, and reports an error in
-one line.
+The rule of this file: a stop signal ends the recorder, and is not an error. Only SIGHUP changes the
+exit code, to 129. The command checks everything that it can before it touches a file, and reports
+an error in one line.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ CODES = {
 MAX_REASON_LENGTH = 200  # characters of a reason in a status line
 REDRAW_S = 0.5  # s between two updates of the status line
 LINE_S = 60.0  # s between two lines where the status cannot change in place
-CHECK_S = 1.0  # s between two readings of the clock, for the end of a recording
+CHECK_S = 1.0  # s between two checks whether the recording has to end
 
 
 class RecorderArguments(NamedTuple):
@@ -100,7 +100,7 @@ def record(
 
 
 async def _stop_at(recorder: Recorder, end: End) -> None:
-    """Stop the recorder at `end`, which may be never."""
+    """Stop the recorder at `end`, or never if `end` has no time."""
     loop = asyncio.get_running_loop()
     stops_at = math.inf if end.seconds is None else loop.time() + end.seconds
     until = math.inf if end.until is None else end.until.timestamp()
@@ -113,7 +113,7 @@ async def _stop_at(recorder: Recorder, end: End) -> None:
 
 
 def trouble_code(trouble: str) -> int:
-    """Return the exit code of a recorder without any sweep, by the reason of its latest gap."""
+    """Return the exit code for a recorder that made no sweep, from the reason of its latest gap."""
     return CODES.get(trouble.partition(":")[0], NETWORK)
 
 

@@ -1,8 +1,8 @@
 """Converts values to tables, JSON lines and CSV.
 
-The rule of this file: pure functions. A number keeps every digit that the exchange wrote, except in
-the table of changes for a terminal. A time is ISO 8601 in UTC. The text of a server cannot act as
-markup or move the cursor.
+The rule of this file: its functions do no I/O. A number keeps every digit that the exchange wrote,
+except in the table of changes for a terminal. A time is ISO 8601 in UTC. The text of a server
+cannot act as markup or move the cursor.
 """
 
 import csv
@@ -241,7 +241,7 @@ def _lines(sheet: Sheet) -> Table:
         texts = [_text(row[i]) for row in sheet.rows]
         columns.append(align(texts) if number else texts)
     for row in zip(*columns, strict=True):
-        drawn.add_row(*map(Text, row))  # rich takes no markup from a Text
+        drawn.add_row(*map(Text, row))  # rich does not interpret a `Text` as markup
     return drawn
 
 

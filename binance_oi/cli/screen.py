@@ -1,7 +1,7 @@
 """Rich's view of a stream, with the settings of the command line.
 
-The rule of this file: only a terminal gets colours, or also a pipe with ``FORCE_COLOR``.
-``NO_COLOR`` turns them off. The help page imports this file, so it imports only rich.
+The rule of this file: a terminal gets colours; a pipe gets them only with ``FORCE_COLOR``.
+``NO_COLOR`` turns them off. Even ``--help`` imports this file, so the file imports only rich.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 The rule of this file: as soon as the service answers, the command prints its URL as the first line.
 A stop signal ends open streams, lets current answers finish, and closes the recording. It is not an
-error, except SIGHUP, after which the exit code is 129.
+error. Only SIGHUP changes the exit code, to 129.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def serve(arguments: Arguments, source: Source) -> int:
 
 
 def raise_open_files() -> int:
-    """Raise the limit of open files of this process as far as the system allows; return it."""
+    """Raise this process's limit of open files as far as the system allows; return the limit."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows

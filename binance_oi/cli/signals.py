@@ -1,7 +1,7 @@
 """Lets signals stop a long-running command.
 
-The rule of this file: a stop signal only requests the end and (except on Windows) interrupts no
-code, so the command can end cleanly.
+The rule of this file: a stop signal only asks the command to end, so the command can end cleanly.
+The signal interrupts no code, except on Windows.
 """
 
 import asyncio
@@ -45,5 +45,5 @@ def stopped_by_signals(stop: Callable[[], object] = lambda: None) -> Generator[S
         for number in numbers:
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-        if SIGHUP is not None and SIGHUP in state.received:  # the shell sends a second
+        if SIGHUP is not None and SIGHUP in state.received:  # the shell may send another
             signal.signal(SIGHUP, signal.SIG_IGN)

@@ -2,7 +2,7 @@
 
 The rule of this file: `Board` keeps the values, `draw` makes a picture that fits the terminal, and
 only the command itself writes to the terminal. Numbers keep the exchange's digits, except that
-changes in percent, z-scores and sparklines are approximate.
+percentages, z-scores and sparklines are approximate.
 """
 
 import asyncio
@@ -175,7 +175,7 @@ def heading(snapshot: Snapshot | None, now: datetime, first: datetime | None = N
 
 
 def beginning(first: datetime | None, now: datetime) -> str:
-    """Return the line before the first sweep, which may be late, or fail in an outage.
+    """Return the line to show until the first sweep is read. That sweep may be late or fail.
 
     Args:
         first: When the first sweep is due; None if that is not known yet.
@@ -216,7 +216,7 @@ def _text(line: str, style: str = "") -> Text:
 def _table(
     board: Board, lines: Sequence[tuple[str, Line]], now: datetime, view: View, screen: Console
 ) -> Table:
-    """Draw as many columns as fit. A narrow screen loses optional columns before digits."""
+    """Draw as many columns as fit. A narrow screen gets fewer columns, not fewer digits."""
     numbers = align([f"{line.latest.open_interest:f}" for _, line in lines])
     rows = [
         _cells(*line, text, now) | _compared(board.changes.get(line[0]))
@@ -329,9 +329,9 @@ async def _watch(
 async def _polled(
     client: OpenInterestClient, plan: Plan, board: Board, say: Callable[[str], object]
 ) -> AsyncGenerator[Snapshot]:
-    """Poll as `OpenInterestClient.poll` does; before the first sweep, note and say when it is due.
+    """Poll as `OpenInterestClient.poll` does, but first note and say when the first sweep is due.
 
-    With an automatic schedule, we know that only once we have read the list of symbols.
+    With an automatic schedule, we know this time only once we have read the list of symbols.
     """
     try:
         await plan.begin()
@@ -351,7 +351,7 @@ def _write_line(line: str) -> None:
 
 
 def _ignore(_: str) -> None:
-    """Say nothing: the screen shows the board, which has the line in its heading."""
+    """Print nothing: on the screen, the heading already shows this line."""
 
 
 class Past:
@@ -384,7 +384,7 @@ class Past:
         kept = await asyncio.to_thread(load_recent, self._cache, symbols)
         for symbol, known in kept.items():
             board.fill(symbol, known.rows)
-            await asyncio.sleep(0)  # a fill takes some ms
+            await asyncio.sleep(0)  # a fill takes some ms, so let other tasks run
         span = history_span(len(symbols), self._window)
         with suppress(BinanceOIError):
             async for recent in read_recent(self._client, self._cache, symbols, span):
@@ -406,7 +406,7 @@ async def _on_paper(
 async def _on_screen(
     board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
 ) -> None:
-    """Draw on the whole terminal; then restore it, and print the last picture or the warnings."""
+    """Draw on the whole terminal; then restore it, and print the last picture, or else warnings."""
     screen = console(sys.stdout)
 
     def picture() -> Group:
@@ -431,7 +431,7 @@ async def _on_screen(
 
 @contextmanager
 def _redrawn(live: Live) -> Generator[None]:
-    """Redraw once a second, and when the window changes its size."""
+    """Redraw once a second, and when the terminal changes its size."""
     loop = asyncio.get_running_loop()
 
     async def tick() -> None:

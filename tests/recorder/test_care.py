@@ -514,7 +514,7 @@ def test_a_recording_without_slots_is_not_said_to_have_every_sweep(
         if has_past:
             sink.save_past([("S000USDT", START, 1, "1.10", "7.0", None)])
     assert caring.check(place, as_json=False) == 0
-    assert capsys.readouterr().out == "sweeps 0, rows 0\nno slots: there is no sweep to miss\n"
+    assert capsys.readouterr().out == "sweeps 0, rows 0\nno slots: no sweep was due\n"
 
 
 def test_samples_without_any_sweep_or_gap_are_damage(

@@ -29,7 +29,7 @@ def budget(
         forget: The name of a budget to delete. The command first shows the budget and asks.
         yes: Delete the budget without asking.
         budget: Show the budgets on this Redis or Valkey server instead, redis://host.
-        egress: The name of the public address whose budgets to show.
+        egress: With --budget: the name of the public address whose budgets to show.
     """
     from binance_oi.cli import budgets
 
@@ -58,7 +58,7 @@ def simulate(
     Args:
         port: The port on 127.0.0.1; 0 for any free port.
         limit: The weight that the exchange allows in a minute.
-        used: The weight that other clients have already used in the minute of the start.
+        used: The weight that other clients have already used in the first minute.
         others: The weight that other clients use each second.
         latency: The seconds from a request to its answer.
         seed: The seed of all random numbers.

@@ -93,10 +93,10 @@ def watch(
         symbols: Only these symbols; by default, every symbol that is trading.
         every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest time from 5s to
             10m that fits into the budget.
-        sort: Sort by the change since the last sweep, since the start (total) or over the window,
-            by the z-score of the window (z), or by symbol.
-        window: The window of the change: 5m or a multiple of it, such as 1h. For the time before
-            its start, the command reads the exchange's history, as `changes` does.
+        sort: Sort by change (since the last sweep), total (the change since the start), window (the
+            change over the window), z (the z-score of that change), or symbol.
+        window: The window of the change: 5m or a multiple of it, such as 1h. For values from before
+            it started, the command reads the exchange's history, as `changes` does.
         top: How many lines to show.
         json: Print JSON Lines, even on a terminal.
     """
@@ -194,11 +194,11 @@ def archive(
 ) -> int:
     """Read open interest from 2020 to yesterday from the exchange's public archive.
 
-    In the directory, the command writes SYMBOL.csv (or .jsonl) with one row per 5 minutes. It also
-    writes SYMBOL.holes.csv with each stretch of time without rows, and the reason. It replaces
-    existing files of these names. The subdirectory files/ caches the archive's own files. Run the
-    same command again to continue after an interruption: it downloads a file again only if its
-    checksum has changed.
+    The command writes two files for each symbol into the directory. SYMBOL.csv (or .jsonl) has one
+    row per 5 minutes. SYMBOL.holes.csv has each stretch of time without rows, and the reason. The
+    command replaces existing files of these names. The subdirectory files/ caches the archive's own
+    files. Run the same command again to continue after an interruption: it downloads a file again
+    only if the file's checksum has changed.
 
     Args:
         symbols: Symbols such as BTCUSDT, or BTCUSDT,ETHUSDT.

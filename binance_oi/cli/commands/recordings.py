@@ -59,8 +59,8 @@ def record(
             10m that fits into the budget. Sweeps begin at multiples of this time since 1970: with
             20s, at :00, :20 and :40.
         notional: Record mark prices too.
-        backfill: Read the 5-minute instants of gaps from the exchange's history, gaps of earlier
-            runs included. Backfilling delays no sweep.
+        backfill: Fill gaps, also those of earlier runs, from the exchange's history, which has a
+            row for every 5 minutes. Backfilling delays no sweep.
         standby: Wait while another recorder records there, and take over when it ends.
         keep: Remove days older than this, such as 90d. A summary of each day stays.
         rotate: Record into one file for each day or month: oi.db becomes oi.2026-11-26.db.
@@ -124,7 +124,7 @@ def export(
     """Add the samples of a recording to a Parquet, CSV or JSON Lines file; existing rows stay.
 
     With --series the file gets one row for each symbol and instant: the last sample, or the row of
-    the history or the archive. Such a file can only be replaced.
+    the history or the archive. No rows can be added to such a file later; --replace replaces it.
 
     Args:
         recording: The recording: a file, or the URL of a database.
@@ -194,8 +194,8 @@ def check(recording: Store, /, *, json: Flag = False) -> int:
     """Check a whole recording for damage and missing sweeps, and show the reasons.
 
     Every slot from the first to the last should have a sweep of all symbols, except on pruned days.
-    If a sweep or a symbol in it is missing, the recording is damaged, or a copy into it has not
-    ended, the exit code is 6.
+    The exit code is 6 if a sweep is missing, if a sweep lacks a symbol, if the recording is
+    damaged, or if a copy into it has not ended.
 
     Args:
         recording: The recording: a file, or the URL of a database.

@@ -31,7 +31,7 @@ def serve(
 ) -> int:
     """Serve open interest to other programs until a signal stops it; the first line is the URL.
 
-    The service has no login. Let it listen on loopback only, or put a proxy with a login before it.
+    The service has no login. Let it listen on loopback only, or put a proxy with a login in front.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
