@@ -27,7 +27,7 @@ from binance_oi.times import unix_ms
 
 SUFFIXES = (".svg", ".png")
 SIZE = (11.0, 4.5)  # inches of one chart
-# Columns of a chart. If a line has more than two points for each, we draw the extremes of each.
+# Columns of a chart. With over two points per column, we draw only the extremes of each column.
 COLUMNS = 1100
 CHINESE = (  # fonts of common systems, for symbols such as 币安人生USDT
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
@@ -134,7 +134,7 @@ def _shade(axes: Any, gaps: Sequence[Mark]) -> None:
 
 @contextmanager
 def _style(dark: bool) -> Generator[None]:
-    # An SVG contains its text as text, so the viewer's fonts draw 币安人生USDT. Ours may lack it.
+    # Labels of an SVG stay text, so the viewer's fonts draw them. Ours may lack 币安人生USDT.
     style = {"svg.fonttype": "none", "font.family": _families(), **(DARK if dark else {})}
     with _library("matplotlib").rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")

@@ -46,7 +46,7 @@ class Mark(NamedTuple):
     last: int
     """The end of the last slot, Unix ms."""
     reason: str
-    """The reason of the gap; of joined gaps, that of the longest one."""
+    """The reason of the gap; for joined gaps, the reason of the longest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
     slots: list[int] = []
     ends: list[int] = []
     sweeps, samples, period = 0, 0, 1000
-    # Omit slots with an impossible date, as for samples: a picture cannot reach to the year 9999.
+    # Omit slots with an impossible date, as for samples: no picture should reach the year 9999.
     span = max(part.span[0], DATES[0]), min(part.span[1], DATES[1])
     for sweep in recording.sweeps(span):
         sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
@@ -134,7 +134,7 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
 
 
 def as_gaps(marks: Iterable[Mark]) -> list[Gap]:
-    """Convert marks to gaps, to draw with a period of 0: `Mark.last` is already a slot's end."""
+    """Convert marks to gaps. Their period is 0, because `Mark.last` is already a slot's end."""
     return [Gap(mark.first, mark.last, mark.reason, "") for mark in marks]
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from binance_oi.recorder import Samples
 
-BREAK = 3  # times the median distance of neighbours; the line breaks at longer distances
+BREAK = 3  # a line breaks where a distance is over 3 times the median distance of neighbours
 NAN = float("nan")
 
 

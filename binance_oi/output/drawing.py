@@ -1,4 +1,4 @@
-"""The charts of a report, as SVG text.
+"""Draws the charts of a report as SVG text.
 
 The rule of this file: the pictures need no script and no font. They contain classes instead of
 colours, and the style sheet of the page assigns a colour to each class. Every gap is visible. A

@@ -1,9 +1,10 @@
 """Exports recordings to Parquet, CSV and JSON Lines.
 
 The rule of this file: a text file gets each number with the digits that the exchange wrote, and a
-Parquet file a decimal of the same value. Existing rows of the target stay. A file gets its name
-only when it is complete, so an interrupted export leaves the old file. The export omits rows
-with an impossible date or too long a number, and a warning names the first of them.
+Parquet file gets a decimal of the same value. Existing rows of the target stay. A file gets its
+name only when it is complete, so an interrupted export leaves the old file. The export omits rows
+with an impossible date, and in Parquet also rows with too long a number. A warning names the first
+of them.
 
 An export adds rows to the target. It reads the file and the recording in parallel, both sorted by
 symbol and time, and merges them. Its memory does not grow with their size. Symbol and time identify
@@ -91,13 +92,13 @@ def export(
         recording: The source of the samples.
         target: A file whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``; or a directory,
             which gets one Parquet file a day: ``date=2026-11-23/open_interest.parquet``. A missing
-            target whose name has no suffix becomes a directory; any other suffix is an error. The
-            parent directory of a file must exist.
+            target whose name has no suffix becomes a directory. A suffix that is not one of these
+            three is an error. The parent directory of a file must exist.
         symbols: The symbols to export; None for all.
         since: The earliest transaction time, included (aware).
         until: The end of the span, excluded (aware).
         replace: Write only the selected samples; the file loses its other rows. In a directory,
-            this applies to the days with selected samples.
+            this applies only to the days with selected samples; files of other days stay.
         new: Together with `replace`, do not write files that have every selected sample already.
             Write only missing files, and files that lack a selected sample.
         csv_safe: In CSV, put an apostrophe before a cell that begins like a formula (``=``, ``+``,
@@ -110,11 +111,14 @@ def export(
         is 0, nothing was written.
 
     Raises:
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
         RecordingError: The recording has no sample of one of the symbols. Or the target cannot be
-            written, or belongs to the recording. Or a file of the target has unreadable or unsorted
-            rows, which would be lost; that file is not changed.
+            written, belongs to the recording, or has another suffix. Or a file of the target has
+            unreadable or unsorted rows, which would be lost; that file is not changed.
         ModuleNotFoundError: A Parquet file needs pyarrow, which the extra `parquet` installs.
-        ValueError: A time has no time zone, or `since` is later than `until`; nothing was written.
+        TypeError: `target` is not a path, or `symbols` is not iterable.
+        ValueError: `target` is empty, a time has no time zone, or `since` is later than `until`;
+            nothing was written.
     """
     path, progress = check_path("target", target), on_rows or _ignore
     recording.check_target(path)
@@ -397,7 +401,7 @@ def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
 
 
 def _checked(row: Callable[[str], Row], line: Line, text: str) -> Row:
-    """The row of a line, if an export would write the same line, to the last digit."""
+    """Return the row of a line; raise ValueError unless its export gives the same line."""
     with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         found = row(text)
         numbers = (found[2], "0" if found[4] is None else found[4])

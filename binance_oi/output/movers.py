@@ -1,10 +1,10 @@
 """Finds the totals and the largest changes of the market in a recording.
 
 The rule of this file: it looks up a few instants of each symbol, and for z-scores its last week, so
-the cost does not grow with the length of the recording. It interpolates nothing: without a value
-near both ends of a window, a symbol has no change over that window. An amount in USD is open
-interest times mark price. A symbol has such an amount only if its quote asset is a dollar, such as
-USDT.
+the cost does not grow with the length of the recording. It interpolates nothing: a symbol
+has a change over a window only if it has a value near each end of the window. An amount in USD is
+open interest times mark price. A symbol has such an amount only if its quote asset is a dollar,
+such as USDT.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,8 @@ NEAR_MS = 300_000  # ms by which a value may be older than the start or end of i
 STEP_MS = 300_000  # ms: a z-score compares the last change with earlier changes, one in each step
 UNUSUAL_MS = WINDOWS["1h"]  # ms: a z-score judges the change over this window
 DOLLARS = ("USDT", "USDC", "USD", "FDUSD", "BUSD", "USD1")
-REFERENCES = ("BTCUSDT", "ETHUSDT")  # a report also gives its total in BTC and ETH, at these prices
+# A report also gives its total in BTC and ETH, at the mark prices of these symbols.
+REFERENCES = ("BTCUSDT", "ETHUSDT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ class Market:
     def totals(self) -> tuple[Decimal, Decimal] | None:
         """The sums in USD of all first samples and of all last samples.
 
-        They leave out symbols without an amount in USD in both; None if no symbol has both.
+        They leave out a symbol unless both of its samples have an amount in USD. None if no symbol
+        is left.
         """
         pairs = [(usd_of(line.first), usd_of(line.last)) for line in self.lines]
         known = [(b, a) for b, a in pairs if b is not None and a is not None]
@@ -136,7 +138,7 @@ def market_of(
     Args:
         recording: The recording to read.
         symbols: The symbols to look up; None looks up all.
-        span: The transaction times of the samples, Unix ms, without the end. The values at the
+        span: The transaction times of the samples, Unix ms, end excluded. The values at the
             starts of the windows may be earlier.
 
     Returns:

@@ -1,9 +1,9 @@
-"""The history of many symbols as one file, which may take several runs.
+"""Writes the history of many symbols into one file, which may take several runs.
 
-The rule of this file: it stores each symbol as soon as that symbol is complete, in a file beside
-the target that ends in ``.part``: a line with the request, then one line for each symbol.
-`PastFile.finish` writes the target. A killed process leaves complete lines and at most one
-incomplete line, which the next run removes.
+The rule of this file: as soon as a symbol is complete, it is stored in the part file. The part file
+is beside the target, and has the target's name with ``.part`` at the end. It has one line with the
+request, and then one line for each symbol. `PastFile.finish` writes the target. A killed process
+leaves complete lines and at most one incomplete line, which the next run removes.
 """
 
 import json

@@ -36,12 +36,13 @@ from binance_oi.times import instant, plain
 
 SUFFIXES = (".html", ".htm")
 MOVERS = 10  # rows of a table; each symbol in it gets a curve
-CHOSEN = 20  # symbols of the caller that get a curve, at most
+CHOSEN = 20  # the most symbols of the caller that get a curve
 FIRST_ROWS = 100  # symbols that the page shows without its script
 MOST_ROWS = 2_000  # symbols that the page shows with its script
-POINTS = 700  # columns of a curve; if there are over two points for each, we keep the extremes
+# Columns of a curve. With over two points per column, we keep only the extremes of each column.
+POINTS = 700
 MOST_MOVERS = 50
-MOST_READ = 300_000  # sweeps; for a longer recording, a curve has only some instants
+MOST_READ = 300_000  # sweeps; if there are more, a curve has only evenly spaced instants
 DIGITS = 7  # digits of each value in a curve
 
 
@@ -204,7 +205,7 @@ class _Report:
         return thinned(curve(self.recording.selection([symbol], self.times)), POINTS)
 
     def _sparse(self, symbol: str) -> Curve:
-        """Return a curve of evenly spaced instants; to read all samples would take too long."""
+        """Return a curve of evenly spaced instants, because reading all samples takes too long."""
         line = self.market.line(symbol)
         assert line is not None
         first = min(round(self.found.span.first * 1000), line.first.time - 1)
@@ -323,7 +324,7 @@ def _row(line: Line) -> Mapping[str, object]:
 
 
 def _coded(line: Curve) -> Mapping[str, object]:
-    """Return a curve as differences of integers, a third as long as the numbers themselves."""
+    """Return a curve as integer differences, which take a third of the text of the numbers."""
     prices = None if all(map(math.isnan, line.prices)) else _steps(line.prices)
     times = _steps([time * 1000 for time in line.times], scale=1.0)
     return {"times": times, "values": _steps(line.values), "prices": prices}

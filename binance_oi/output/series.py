@@ -1,7 +1,7 @@
 """Writes a series as Parquet, CSV or JSON Lines.
 
 The rule of this file: it always writes a whole file, and never adds rows, because a series can be
-computed from its recording again. Numbers keep all their digits. A file gets its name when it is
+computed again from its recording. Numbers keep all their digits. A file gets its name when it is
 complete.
 """
 

@@ -311,7 +311,7 @@ def test_exports_of_parts_together_equal_one_export_of_everything(
 
 
 def other_recording(path: Path) -> Path:
-    """Another recorder's sweep of minute 0, received later, with AUSDT instead of BTCUSDT."""
+    """Write another recording: its sweep of minute 0 is later, and has AUSDT instead of BTCUSDT."""
     seen = sweep(0)
     values = {s: v for s, v in seen.items() if s != "BTCUSDT"}
     values["AUSDT"] = OpenInterest("AUSDT", Decimal("0.5"), values["1000SHIBUSDT"].time)
@@ -358,9 +358,10 @@ def test_the_options_new_and_replace_together_rewrite_only_files_that_lack_sampl
     first, second = files(tmp_path / "out")
     kept, lost = state(first), state(second)
     assert kept[0][0].parent.name == "date=2026-11-23"
-    export(recording, second, until=MIDNIGHT, replace=True)  # without later samples
+    # Now the second file lacks the samples of its own day.
+    export(recording, second, until=MIDNIGHT, replace=True)
     assert export(recording, tmp_path / "out", replace=True, new=True) == 3
-    assert state(first) == kept  # with the row of the other recording
+    assert state(first) == kept  # it keeps the row of the other recording
     assert len(rows(second)) == 3
     assert state(second) != lost
 
@@ -468,7 +469,7 @@ def test_a_text_file_of_another_program_is_refused_and_unchanged(
 
 @pytest.mark.parametrize("name", ["oi.csv", "oi.jsonl"])
 def test_an_empty_text_file_is_replaced(recording: Recording, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()  # like `mktemp`
+    (tmp_path / name).touch()  # as `mktemp` does
     assert export(recording, tmp_path / name) == 8
 
 
@@ -883,7 +884,7 @@ def record_names(path: Path, number: int, *names: str) -> None:
 
 
 def cells(path: Path) -> list[str]:
-    """Each cell of a CSV file except its header."""
+    """The cells of a CSV file, without those of its header."""
     with path.open(encoding="utf-8", newline="") as file:
         return [cell for row in list(csv.reader(file))[1:] for cell in row]
 

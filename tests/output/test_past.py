@@ -1,4 +1,4 @@
-"""A file of history has only complete symbols, also if several runs wrote it.
+"""A file of history has only complete symbols, even if several runs wrote it.
 
 Rule of this file: a killed run leaves a file beside the target. The tests write such a file, which
 may end at any byte.
@@ -87,7 +87,7 @@ ENDS: dict[str, Callable[[bytes], bytes]] = {
     "in the middle of a line": lambda data: data[:-5],
     "just before its end": lambda data: data[:-1],
     "in the first line": lambda data: data[:20],
-    "with bytes of nobody": lambda data: data + b"\xff\xfe{\n[1]\n",
+    "with bytes that no run wrote": lambda data: data + b"\xff\xfe{\n[1]\n",
     "with nothing": lambda data: b"",
 }
 

@@ -92,7 +92,7 @@ def test_the_page_shows_the_market_first_and_then_the_completeness(recording: Re
         "2026-11-23 23:58:00 to 2026-11-24 00:02:00 UTC, every 60 s. Source: unknown. Made 20",
         "Slots with a sweep60.000 %Sweeps3Samples8",
         "60.000 % of the slots have a sweep: 3 have one, and 2 have none.",
-        "banned120:02:00",  # one gap of two slots
+        "banned120:02:00",  # 1 gap, 2 slots, the longest 0:02:00
         "Single reads that failedSymbolSweeps without itReasonBTCUSDT1outage",
         "2026-11-24 00:00:00",
         "until 00:02",
@@ -101,7 +101,7 @@ def test_the_page_shows_the_market_first_and_then_the_completeness(recording: Re
         "币安人生USDT",
     ):
         assert expected in page.shown, expected
-    assert 'title="96,052.544"' in report(recording)  # every digit, under the pointer
+    assert 'title="96,052.544"' in report(recording)  # the tooltip has every digit
     assert page.shown.index("Largest changes") < page.shown.index("Completeness")
 
 
@@ -147,7 +147,7 @@ def test_every_chart_is_valid_xml_and_the_first_one_has_a_line(recording: Record
         for part in text.split("<svg")[1:]
     ]
     lines = [p.get("d", "") for svg in charts for p in svg.iter("path") if is_line(p)]
-    assert len(lines) == 1  # of the first symbol; the script draws the others
+    assert len(lines) == 1  # that of the first symbol; the script draws the others
     assert all(line.startswith("M") and "nan" not in line for line in lines)
 
 
@@ -434,7 +434,7 @@ def test_movers_are_compared_at_the_last_price_and_only_in_dollars(tmp_path: Pat
         "BUSDC": None,
         "OLDUSDT": None,
     }
-    assert market.totals == (Decimal(200), Decimal(337))  # only symbols with an amount at both ends
+    assert market.totals == (Decimal(200), Decimal(337))  # AUSDT 200 to 330, BUSDC 0 to 7
 
 
 @pytest.mark.parametrize("suffix, begins", [("svg", b"<?xml"), *thorough(("png", b"\x89PNG"))])
@@ -482,14 +482,14 @@ def test_a_gap_with_reason_clock_and_no_slots_is_shown_and_counts_no_slot(tmp_pa
     with Recording(tmp_path / "oi.db") as recording:
         shown = Page(report(recording)).shown
     assert "and 2 have none" in shown
-    assert "clock10" in shown  # one gap, no slot
+    assert "clock10" in shown  # 1 gap, 0 slots
     assert "2026-11-23 23:58:002026-11-23 23:58:000clockthe clock was set back" in shown
 
 
 @pytest.mark.parametrize("period", [1_000, 20_000, 240_000])
 def test_a_gap_counts_its_slots_at_its_own_period(tmp_path: Path, period: int) -> None:
     minute, first = 60_000, round(BEGIN.timestamp() * 1000)
-    file = write_recording(tmp_path / "oi.db")  # with a gap of 2 minutes
+    file = write_recording(tmp_path / "oi.db")  # it has a gap of 2 slots
     with closing(Store(file)) as store:
         store.save(None, [Gap(first + 5 * minute, first + 7 * minute, "outage")], minute)
         at = first + 8 * minute
@@ -542,7 +542,7 @@ def test_a_gap_without_a_period_is_shown_and_has_no_slot(tmp_path: Path, period:
 
 def test_a_slot_of_two_gaps_counts_once_in_the_page(tmp_path: Path) -> None:
     first, minute = round(BEGIN.timestamp() * 1000), 60_000
-    file = write_recording(tmp_path / "oi.db")  # its gap is of the minutes 2 and 3
+    file = write_recording(tmp_path / "oi.db")  # its gap covers the minutes 2 and 3
     with closing(sqlite3.connect(file)) as connection, connection:
         row = (first + 3 * minute, first + 5 * minute, minute)  # minute 4 has a sweep
         connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'outage', '')", row)

@@ -24,18 +24,18 @@ _LINKED = re.compile(r'<link rel="stylesheet"[^>]*>\n|<script src=[^>]*></script
 
 @cache
 def part(name: str) -> str:
-    """The text of one of the page's files."""
+    """Return the text of one of the page's files."""
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 def still(title: str, data: object, parts: Mapping[str, str]) -> str:
-    """One HTML file that shows the page at one moment.
+    """Return one HTML file that shows the page at one moment.
 
     Args:
         title: The title, as plain text.
         data: The state of the page, in the form that page.js reads.
-        parts: Markup by name: for ``status``, and for places of the template; a place without
-            markup stays empty.
+        parts: Markup by name. ``status`` is required. The other names are places in the template,
+            which stay empty if `parts` does not have them.
     """
     style = part("page.css")
     script = "\n".join(part(name) for name in SCRIPTS)
@@ -57,13 +57,13 @@ def still(title: str, data: object, parts: Mapping[str, str]) -> str:
 
 
 def _in_script(data: object) -> str:
-    """JSON that cannot end the element around it."""
+    """Return JSON that cannot end the script element around it."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def _hash(text: str) -> str:
-    """The source expression that allows exactly this text.
+    """Return the source expression of a policy that allows exactly this text.
 
     Source: CSP Level 3, 2.3.1.
     """
