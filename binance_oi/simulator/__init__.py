@@ -1,7 +1,7 @@
-"""A local exchange: answers and counts weight as Binance USDⓈ-M Futures does.
+"""A local exchange that answers and counts weight as Binance USDⓈ-M Futures does.
 
-It serves our tests and yours. It shares no code with the client and imports nothing of
-`binance_oi`: otherwise an error that both sides share would pass every test.
+It serves our tests and yours. It shares no code with the client and imports no other
+part of `binance_oi`: otherwise an error that both sides share would pass every test.
 """
 
 from binance_oi.simulator.app import Change

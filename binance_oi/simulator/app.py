@@ -4,7 +4,8 @@ The rule of this file: every request takes the same path: up leg, count, answer,
 the way of a request or an answer through the network. The exchange counts the request when it
 arrives, even if the sender has gone by then. The answer shows the state at that moment. A request
 that arrives costs its weight, even if the exchange refuses it, unless `count_refused` is False.
-Files of the archive cost nothing. Commands of a test cost nothing either, and take no time.
+A request for history counts only under a limit of its own. Files of the archive
+cost nothing. Commands of a test cost nothing either, and take no time.
 """
 
 import asyncio
@@ -67,7 +68,7 @@ _FAILURES = (
     (400, -1000, "An unknown error occurred while processing the request."),
 )
 
-# Java writes "no lower case" as &&[^a-z]. \w without re.ASCII, because some names are Chinese.
+# Java writes "no lower case" as &&[^a-z]. Without re.ASCII, \w also matches Chinese names.
 _LEGAL_SYMBOL = re.compile(r"(?:(?![a-z])[\w\-.]){1,50}")
 _NAMES_A_SYMBOL = re.compile(r"[?&]symbol=[^&]")
 _LEGAL_RANGE = r"^[\w\-._&&[^a-z]]{1,50}$"  # as quoted by the spot API, seen 2025-12
@@ -156,7 +157,7 @@ class Exchange:
         """Protects everything that a command may change; readers and commands hold it."""
         self.place: str = _PLACE + secrets.token_hex(6)
         """The path of the exchange's URL. The exchange also answers requests without it, or with
-        that of another local exchange."""
+        the path of another local exchange."""
         self._script = Script()
         self._info: bytes | None = None
         self._pages = pages or Pages()
@@ -196,7 +197,7 @@ class Exchange:
         """Change the status of a symbol, or list a new one, from now on.
 
         Raises:
-            ValueError: a new name that does not end in a quote asset.
+            ValueError: a new name does not end in a quote asset.
         """
         with self.lock:
             self.universe.set_status(name, status, self._now())
@@ -206,7 +207,7 @@ class Exchange:
         """Carry out one of `Commands`, from any thread.
 
         Raises:
-            ValueError: there is no such command, or it cannot use its symbol or day.
+            ValueError: there is no such command, or its symbol or day is not valid.
             TypeError: the command takes other arguments.
         """
         with self.lock:
@@ -445,7 +446,7 @@ def _text_of(answer: Answer) -> web.Response:
 
 
 def _weight(target: str) -> int:
-    # A premiumIndex with any symbol, even an invalid one, is not a request for all of them.
+    # A premiumIndex that names a symbol, even an invalid one, is not a request for all symbols.
     if not target.startswith(PREMIUM_INDEX):
         return 1
     return 1 if _NAMES_A_SYMBOL.search(target) else ALL_SYMBOLS_WEIGHT

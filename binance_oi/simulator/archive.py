@@ -1,8 +1,9 @@
-"""The public archive of a local exchange: one file a day, with the faults that real ones have.
+"""Makes the public archive of a local exchange: files with the faults that real files have.
 
-The rule of this file: a file depends only on the symbol's history, the seed, the day and the
-edition, which grows by 1 when the day is published again. Unless a fault replaces it, each value is
-that of the history at its instant. So the archive, the history and the live values agree.
+The rule of this file: a file depends only on the symbol's history, the seed, the shares of faults,
+the day and the edition. The edition grows by 1 each time the day is published again. Each value is
+that of the history at its instant, unless a fault replaces the value. So the archive, the history
+and the live values agree.
 """
 
 import hashlib

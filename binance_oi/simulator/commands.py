@@ -1,4 +1,4 @@
-"""Commands of a test to a local exchange: values, failures, delays, bans, listings.
+"""Defines what a test can command a local exchange: values, failures, delays, bans, listings.
 
 The rule of this file: it defines every command once, with its types. A `LocalExchange` runs it at
 once, and `Admin` sends it to an exchange of another process.
@@ -23,12 +23,13 @@ Number = Decimal | str | int
 class Commands:
     """The commands that a test may give to an exchange, from any thread.
 
-    A command affects requests from the next one on. If two calls of `fail`, `drop`, `delay` or
-    `hide_headers` affect the same answers, the second begins when the first is used up.
+    A command affects requests from the next one on. If two calls of `fail` affect the same answers,
+    the second begins when the first is used up. The same holds for `drop`, `delay` and
+    `hide_headers`. A dropped answer uses up no failure.
 
     Raises:
-        ValueError: An argument is out of range, or a symbol that must be listed is not.
-        TypeError: From every command: an argument has a wrong type.
+        ValueError: An argument is out of range, or a symbol is not listed, but has to be.
+        TypeError: An argument has a wrong type.
     """
 
     def set_open_interest(self, symbol: str, value: Number) -> None:
@@ -47,7 +48,7 @@ class Commands:
     def jump(self, symbol: str, share: float) -> None:
         """Change open interest by a share of itself, as one observation.
 
-        Afterwards it moves on from the new value.
+        Afterwards the value moves on from there, or stays if `set_open_interest` has fixed it.
 
         Args:
             symbol: A listed symbol.
@@ -56,14 +57,16 @@ class Commands:
         self._do("jump", symbol=symbol, share=_number("share", share, above=-1.0))
 
     def fail(self, times: int = 1, *, status: int = 503, symbol: str | None = None) -> None:
-        """Answer the next requests with an error, unless they are refused. They cost their weight.
+        """Answer the next requests with an error. They still cost their weight.
+
+        A request that the exchange refuses anyway is not one of them.
 
         By default the client retries after a 5xx, so a caller sees only the third failure in a row.
 
         Args:
             times: The number of requests.
             status: An HTTP status from 400 to 599. For 418 see `ban`.
-            symbol: Only requests for this symbol; None means all of them.
+            symbol: Fail only requests for this symbol; None for all requests.
         """
         if not 400 <= _count("status", status) <= 599 or status == 418:
             raise ValueError(f"status must be from 400 to 599, and not 418 (see ban): {status!r}")
@@ -83,14 +86,14 @@ class Commands:
         """Ban this IP address now (418).
 
         Args:
-            seconds: How long; None for as long as `Bans` makes the next ban.
+            seconds: How long; None for the length that `Bans` gives the next ban.
         """
         if seconds is not None:
             seconds = _number("seconds", seconds, above=0.0)
         self._do("ban", seconds=seconds)
 
     def end_ban(self) -> None:
-        """End the ban. A client that saw the ban still waits until the end stated then."""
+        """End the ban. A client that saw the ban still waits until the end that it was given."""
         self._do("end_ban")
 
     def hide_headers(self, times: int | None = None) -> None:
@@ -113,7 +116,7 @@ class Commands:
         """Change the status of a symbol, or list a new one, from now on.
 
         Raises:
-            ValueError: A new name that does not end in a quote asset.
+            ValueError: A new name does not end in a quote asset.
         """
         self._do("set_status", name=name, status=status)
 
@@ -122,7 +125,7 @@ class Commands:
 
         Args:
             symbol: A listed symbol.
-            day: Such as ``2026-11-25``. A day of `Files.missing` has a file from then on.
+            day: Such as ``2026-11-25``. If the day had no file, it has one from then on.
         """
         self._do("republish", symbol=symbol, day=_day("day", day))
 
@@ -137,8 +140,8 @@ class Commands:
 class Admin(Commands):
     """The same commands for an exchange of another process or thread, through its URL.
 
-    Commands cost no weight. A call blocks until the exchange has run the command, so never make one
-    in the event loop of the exchange.
+    Commands cost no weight. A call blocks until the exchange has run the command, so never call
+    one in the event loop of the exchange.
 
         with spawn() as url:
             Admin(url).fail(2)
@@ -156,7 +159,7 @@ class Admin(Commands):
     def _do(self, command: str, **arguments: Any) -> None:
         body = json.dumps({"command": command, "arguments": arguments})
         host, port = self._parts.hostname or "", self._parts.port
-        connection = HTTPConnection(host, port, timeout=PATIENCE_S)  # no proxy: it is this machine
+        connection = HTTPConnection(host, port, timeout=PATIENCE_S)  # no proxy, because it is local
         try:
             connection.request("POST", self._parts.path + ADMIN, body)
             response = connection.getresponse()

@@ -22,7 +22,7 @@ class Others(Protocol):
     """Weight that other clients on this IP address use."""
 
     def weight(self, since: float, until: float) -> int:
-        """Weight used from `since` to `until` (Unix s). Parts of a span must sum to the whole."""
+        """Weight used from `since` to `until` (Unix s). The parts of a span sum to the whole."""
         ...
 
 
@@ -33,7 +33,7 @@ class Steady:
     rate: float
 
     def weight(self, since: float, until: float) -> int:
-        # The difference of two floors, not the floor of the difference: parts must sum up.
+        # Floor each bound, not the difference: then the parts of a span sum to the whole.
         return floor(self.rate * until) - floor(self.rate * since)
 
 
@@ -77,8 +77,8 @@ class Verdict(NamedTuple):
     status: int
     """200, 429 or 418."""
     used: int
-    """Weight counted in this minute, including this request if it counts. For a limit on requests:
-    the requests in its window."""
+    """Weight counted in this minute, including this request if it counts. For a limit on requests,
+    it is the number of requests in the window."""
     until: float
     """Unix s at which the refusal ends; 0 if there is none."""
 
@@ -128,7 +128,8 @@ class WeightCounter:
     def weights(self, now: float) -> dict[int, int]:
         """The weight counted up to `now`, by minute (Unix s // 60).
 
-        It has the last 1500 minutes in which a request counted, or in which counting began.
+        It has the last 1500 minutes in which a request counted. The minute in which counting began
+        counts as one of these.
         """
         return {minute: own + self._others_in(minute, now) for minute, own in self._own.items()}
 
@@ -142,9 +143,9 @@ class WeightCounter:
         return self._refuse(used, now) if refused else Verdict(OK, used, 0.0)
 
     def refuse(self, used: int, now: float, room_at: float) -> Verdict:
-        """Refuse a request over another limit of this address, which has room again at `room_at`.
+        """Refuse a request over another limit of this address; that limit has room at `room_at`.
 
-        Refusals of every limit count towards a ban, and a ban applies to all limits.
+        Refusals under every limit count towards a ban, and a ban applies to all limits.
         """
         verdict = self._refuse(used, now)
         return verdict._replace(until=room_at) if verdict.status == LIMITED else verdict

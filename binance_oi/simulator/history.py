@@ -1,8 +1,9 @@
-"""Open interest of the past: which rows exist, and which of them a page contains.
+"""Makes open interest of the past: which rows exist, and which of them a page contains.
 
-The rule of this file: a row depends only on seed, symbol, time and the commands of a test. It
-agrees with the live values: it has the latest value observed by its instant, which a live answer
-shows some seconds later. Time is an argument, in Unix ms by the exchange's clock.
+The rule of this file: a row depends only on seed, symbol, time and the commands of a test. A
+row has the latest value observed by its instant. So it agrees with the live values: a live answer
+shows this value some seconds after the instant. Time is an argument, in Unix ms by the exchange's
+clock.
 """
 
 import re
@@ -165,7 +166,7 @@ class History:
         ]
 
     def page(self, asked: Question, now: int) -> bytes:
-        """The rows of an answer: the newest up to the end; with only a start, the first ones."""
+        """The body of an answer: the newest rows up to the end, or with only a start, the first."""
         start = 0 if asked.start is None else asked.start
         end = now if asked.end is None else asked.end
         rows = self.rows(asked.period, start, end, now)

@@ -51,14 +51,14 @@ class LocalExchange(Commands):
         limit: weight allowed in a minute; `exchangeInfo` announces it.
         seed: the seed of everything random.
         latency: seconds from request to answer; the request is counted after half of them.
-        jitter: the largest additional delay of an answer, s; up to half of it before the count.
+        jitter: the largest additional delay of an answer, s; up to half of it precedes the count.
         clock_offset: seconds by which the exchange's clock is ahead of the caller's.
         used: weight already used in the minute in which the exchange is made.
         others: weight used by other clients on this IP address, such as `Steady` or `Bursts`.
         clock: the caller's clock, Unix s.
         port: the port; 0 chooses a free one.
         bans: when 429 becomes 418, and for how long.
-        count_refused: whether a refused request counts (unknown of the real exchange).
+        count_refused: whether a refused request counts (unknown for the real exchange).
         headers: how reliable the headers are, and what `Retry-After` says.
         changes: `(unix_s, symbol, status)` of future listings and delistings.
         history_limit: requests of `/futures/data` that are allowed in any 5 minutes.
@@ -145,7 +145,7 @@ class LocalExchange(Commands):
             return self._exchange.history(symbol).rows(period, first, last, now)
 
     def archived(self, symbol: str, day: date) -> list[Row] | None:
-        """The rows with open interest in the archive's file for a day; None if it has no file.
+        """The rows with open interest in the archive's file for a day; None without a file.
 
         Raises:
             KeyError: the symbol is not listed.
@@ -181,7 +181,7 @@ class LocalExchange(Commands):
         """Bind the port and set `url` without an event loop; connections wait for `start`."""
         if self._socket is None:
             self._socket = socket.create_server((HOST, self._port), backlog=BACKLOG)
-            self._port = self.port  # the same port if it is closed and started again
+            self._port = self.port  # reuse it if the exchange starts again
             self.url = f"http://{HOST}:{self._port}{self._exchange.place}"
 
     def release(self) -> None:

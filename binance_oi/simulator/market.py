@@ -1,4 +1,4 @@
-"""Open interest and mark prices that move, as functions of seed, symbol and time.
+"""Computes open interest and mark prices that move over time.
 
 The rule of this file: the same seed, symbol and moment always give the same answer, so runs can be
 repeated and two processes agree. A test can change later answers: it can fix a value, or make the
@@ -20,7 +20,7 @@ _GRAIN = 0.0004  # share of the mean by which one observation may differ from th
 
 
 class _Step(NamedTuple):
-    """A change of open interest by a test, from an instant on."""
+    """A change that a test makes to open interest, from an instant on."""
 
     since_ms: int
     factor: float = 1.0
@@ -69,8 +69,8 @@ class Market:
         """Open interest in the base asset, and the Unix ms of its observation.
 
         The time is 2 to 6 s before `now` (Unix s) and differs between symbols. It stays the same
-        for 1 to 3 s (Source: observed 2026-09); after `fix`, until the next change. The same time
-        means the same value.
+        for 1 to 3 s (Source: observed 2026-09). After `fix`, it stays that of `fix` until the next
+        change. The same time means the same value.
         """
         return self._value(int((now - self._age_s) / self._every_s), self._steps[-1])
 

@@ -1,4 +1,4 @@
-"""The pending effects on answers, in the order in which a test's `Commands` have caused them.
+"""Keeps the effects that a test's `Commands` will have on the next answers.
 
 The rule of this file: no I/O and no clock. `Script.take` removes an effect that is used up.
 """

@@ -1,7 +1,7 @@
 """Keeps the listed symbols and their statuses, and makes `exchangeInfo`.
 
-The rule of this file: facts about single symbols are in `universe.txt`, except which of them are
-commodities or indices. What the exchange says about every symbol alike (filters, order types,
+The rule of this file: facts about single symbols are in `universe.txt`; only the commodities and
+indices are listed here. What the exchange says about every symbol alike (filters, order types,
 margins) is here, once.
 """
 
@@ -60,8 +60,8 @@ class Symbol:
 
     @property
     def delivery_ms(self) -> int:
-        """Unix ms of delivery. A perpetual has `NEVER_MS`; a ``SETTLING`` one, by our assumption, a
-        year after its listing."""
+        """Unix ms of delivery; `NEVER_MS` for a perpetual. For a ``SETTLING`` perpetual, we assume
+        a year after its listing."""
         if self.is_delivery:
             return _unix_ms(self.name.rpartition("_")[2], "%y%m%d") + DELIVERY_MS
         return self.onboard_ms + 365 * DAY_MS if self.status == "SETTLING" else NEVER_MS
@@ -87,7 +87,11 @@ class Universe:
         return tuple(name for name, s in self._symbols.items() if s.status == TRADING)
 
     def set_status(self, name: str, status: str, now: float) -> Symbol:
-        """Change a status; a name not listed yet is listed at `now` (Unix s)."""
+        """Change a status; a name not listed yet is listed at `now` (Unix s).
+
+        Raises:
+            ValueError: A new name does not end in a quote asset.
+        """
         known = self._symbols.get(name)
         symbol = replace(known, status=status) if known else _new_symbol(name, status, now)
         self._symbols[name] = symbol

@@ -163,7 +163,7 @@ def test_the_limit_of_history_rolls_and_counts_refused_requests() -> None:
     refused = counter.count(NOW + 3)
     assert (refused.status, refused.used, refused.until) == (429, 4, NOW + 300)
     assert counter.count(NOW + 299).status == 429
-    assert counter.count(NOW + 302.5).status == 200  # without the requests of 0, 1 and 2
+    assert counter.count(NOW + 302.5).status == 200  # those of 0, 1 and 2 are over 300 s old
     assert counter.most == 5
 
 
@@ -193,7 +193,7 @@ async def test_commands_affect_history_under_any_path_prefix() -> None:
         assert "/local-" in made.url
         made.fail(1, status=503)
         made.fail(1, status=429, symbol="BTCUSDT")
-        made.drop(2)  # aiohttp repeats a request once
+        made.drop(2)  # two, because aiohttp repeats the request once
         with pytest.raises(aiohttp.ClientError):
             await ask(**ask_for)
         assert [(await ask(**ask_for))[0] for _ in range(3)] == [503, 429, 200]

@@ -1,4 +1,4 @@
-"""The local exchange: step tables test its counter, and requests over real sockets its answers.
+"""Step tables test the counter of the local exchange; requests over real sockets test its answers.
 
 Rule of this file: the test or a virtual loop advances the time, so no test sleeps in real time. If
 recorded answers of the real exchange are available, tests compare them with ours.
@@ -47,7 +47,7 @@ MINUTE = int(START) // 60
 
 @dataclass
 class Clock:
-    """A clock that the test advances, and that follows its loop too if it has one."""
+    """A clock that the test advances. If it has a loop, it follows that loop too."""
 
     now: float = START
     loop: asyncio.AbstractEventLoop | None = None
