@@ -1,7 +1,7 @@
-"""A client with a local exchange and a budget of its own.
+"""Opens a client with a local exchange and a budget of its own.
 
-The rule of this file: it leaves neither a budget nor an open port behind. On a virtual loop, the
-budget and the exchange that it makes use the clock of that loop.
+The rule of this file: it leaves neither a budget nor an open port behind. On a virtual loop, it
+gives the loop's clock to each budget and each exchange that it creates.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class SimulatedClient(OpenInterestClient):
 async def simulated_client(
     exchange: LocalExchange | None = None, **options: Any
 ) -> AsyncGenerator[SimulatedClient, None]:
-    """Open a client of a local exchange, with a budget that no other client shares.
+    """Open a client of a local exchange. By default, no other client shares its budget.
 
         async with simulated_client() as client:
             client.exchange.jump("BTCUSDT", 0.05)

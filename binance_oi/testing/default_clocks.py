@@ -1,4 +1,4 @@
-"""Replaces the default clocks for code that passes none, such as an example in the README.
+"""Replaces the default clocks for code that passes no clock, such as an example in the README.
 
 The rule of this file: it changes the default values of parameters, and nothing else.
 """

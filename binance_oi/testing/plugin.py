@@ -1,8 +1,8 @@
 """Fixtures for pytest: `local_exchange` and `virtual_time`.
 
-The rule of this file: pytest imports it at each start, even for tests that do not use this package.
-So this file imports only pytest until a test requests a fixture. The fixtures need no asyncio
-plugin, and work with any.
+The rule of this file: pytest imports this file at each start, even for tests that do not use our
+package. So the file imports no package but pytest until a test requests a fixture. The fixtures
+need no asyncio plugin, and work with every one.
 """
 
 from collections.abc import Generator, Iterator
@@ -30,7 +30,7 @@ def local_exchange(
 ) -> Iterator["LocalExchange"]:
     """A local exchange that runs for the length of a test; its URL is its attribute `url`.
 
-    The default budget is in a directory of the test, so a ban in one test does not affect another.
+    The default budget is in a directory of the test, so a ban affects no other test.
     With `virtual_time`, the exchange runs in the loop of the test, and otherwise in a thread.
     """
     from binance_oi.simulator import LocalExchange

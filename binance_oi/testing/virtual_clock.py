@@ -1,8 +1,8 @@
-"""An event loop with real sockets in which waiting takes no time.
+"""An event loop in which waiting takes no time, although its sockets are real.
 
 The rule of this file: virtual time moves only when nothing else can happen. Before the loop jumps
-to the next timer, it checks that no socket has data to read or to write and that no thread works
-for it.
+to the next timer, it checks that no socket is ready to read or to write, and that no thread
+works for it.
 
 Both ends of every connection must be in the same loop: the loop cannot know what another thread or
 process is about to send. Use `127.0.0.1`: the lookup of a name would take a thread.
@@ -27,7 +27,8 @@ _Events = list[tuple[selectors.SelectorKey, int]]
 
 START_S = 1_000.0  # s: not 0, because some code uses 0 for "never"
 EPOCH_S = 1_795_434_200.0  # Unix s at a loop time of 0: 2026-11-23T12:00:00Z less START_S
-_RESOLUTION_S = 1e-7  # s: below `STEP_S`, and for 17 years above the gap between two floats
+# s: less than `STEP_S`. For the first 17 years, neighbouring floats are closer together than this.
+_RESOLUTION_S = 1e-7
 STEP_S = 1e-6  # s: the smallest step; otherwise a timer re-armed for "now" would spin forever
 
 # Linux delivers over the loopback before `send` returns (no miss in 13,000 sends and connects, with
@@ -115,7 +116,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     @property
     def steps(self) -> int:
-        """Iterations of the loop: a measure of cost that does not depend on the machine."""
+        """The number of iterations so far: a cost that does not depend on the machine."""
         return self._jumping.steps
 
     def stall(self, seconds: float) -> None:
@@ -142,7 +143,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumping.threads -= 1
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait for the threads without a timeout: Python's 300 s would pass at once."""
+        """Wait for the threads without Python's timeout of 300 s, which would pass at once."""
         self._jumping.threads += 1
         try:
             await super().shutdown_default_executor()

@@ -1,4 +1,4 @@
-"""Virtual time for the length of one test, with any asyncio plugin.
+"""Gives a test virtual time for its length, with any asyncio plugin.
 
 The rule of this file: while a test has virtual time, every event loop that its thread makes without
 a loop factory is virtual, and every default clock of this package is the loop's. The local exchange
@@ -21,9 +21,9 @@ from binance_oi.testing.virtual_clock import EPOCH_S, START_S, VirtualDatetime, 
 if TYPE_CHECKING:
     import pytest
 
-# Modules with default clocks, and the two whose `datetime` we replace. They are imported before
-# the patch.
+# These import every module with default clocks. We import them before we replace the clocks.
 _CLOCKED = ("client", "recorder", "simulator")
+# The modules whose `datetime` we replace.
 _DATETIMES = ("sending.governor", "market.sweep")
 
 
@@ -80,8 +80,8 @@ class VirtualTime:
         for name in _CLOCKED:
             import_module(f"binance_oi.{name}")
         replace_default_clocks(patch, steady=self.monotonic, wall=self.time)
-        # The schedule measures a suspend as the difference of two steady clocks. Virtual time has
-        # no suspend, so this makes the difference 0.
+        # The schedule compares two steady clocks to see how long the machine was suspended. Virtual
+        # time has no suspend, so make both clocks the same.
         patch.setattr("binance_oi.market.schedule.steady_clock", time.monotonic)
         for name in _DATETIMES:
             patch.setattr(f"binance_oi.{name}.datetime", VirtualDatetime)

@@ -1,7 +1,7 @@
 """Puts a rollover soon after the beginning of each test: `BINANCE_OI_ROLLOVER=20 pytest`, in ms.
 
-Rule of this file: it moves only Unix time, in this process and in those that it starts. So a test
-that a rollover at this moment breaks fails every time.
+Rule of this file: it moves only Unix time, in this process and in those that it starts. So if a
+rollover at this moment breaks a test, the test fails every time.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Unix time, moved by the seconds that the environment names, also in a child process.
+"""Moves Unix time by the seconds that the environment names, also in child processes.
 
 Rule of this file: it must be imported before modules that use the clock, so it imports very little.
 """
@@ -26,5 +26,5 @@ def moved_time_ns() -> int:
 
 
 def install() -> None:
-    """Replace the functions of `time` before another module uses them as a default."""
+    """Replace the functions of `time`; call this before another module stores them as a default."""
     time.time, time.time_ns = moved_time, moved_time_ns

@@ -1,4 +1,4 @@
-"""The rollover comes where `BINANCE_OI_ROLLOVER` says, for a test and for its processes."""
+"""The rollover comes when `BINANCE_OI_ROLLOVER` says, for a test and for its processes."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_without_the_variable_no_clock_is_moved() -> None:
 
 @pytest.mark.thorough
 def test_pytest_starts_with_moved_clocks() -> None:
-    """It imports our plugin first, which must not use a clock."""
+    """pytest imports our plugin first, so the plugin must not use a clock."""
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", str(HERE)]
     env = {**os.environ, "BINANCE_OI_ROLLOVER": "20"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=HERE)

@@ -1,7 +1,7 @@
 """`python -m tests.service [fanout|snapshot|visitors|market] ...`; without arguments, all of them.
 
-BINANCE_OI_LISTENERS (5000) is the number of listeners of ten symbols; a tenth as many listen to the
-whole market. BINANCE_OI_SWEEPS (15) is the number of sweeps of `market`.
+BINANCE_OI_LISTENERS (5000) is the number of listeners that follow ten symbols each. A tenth of that
+number follow the whole market. BINANCE_OI_SWEEPS (15) is the number of sweeps of `market`.
 """
 
 import argparse

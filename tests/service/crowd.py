@@ -21,7 +21,8 @@ class Listener(asyncio.Protocol):
 
     def __init__(self, crowd: "Crowd", query: str, *, last_event_id: str = "") -> None:
         self.query = query
-        self.last, self.epoch = 0, ""  # the number of the latest event, and the epoch of its hub
+        # An id has two parts: the number of the event, and the epoch of the server that sent it.
+        self.last, self.epoch = 0, ""
         self.missing = 0  # events neither received nor reported as lost
         self.lost = 0
         self.is_open = False
@@ -45,7 +46,7 @@ class Listener(asyncio.Protocol):
         for found in ID.finditer(data):
             number = int(found[2])
             if self.last:
-                # A state after a loss replaces the last of the lost events.
+                # After a loss, the server sends a state, which replaces the last lost event.
                 self.missing += max(0, number - self.last - 1)
                 self.missing += number > self.last and self._was_lost(data, found.start())
             self.last, self.epoch = number, found[1].decode()
@@ -88,7 +89,8 @@ class Crowd:
         return self._last[number] - self._first[number]
 
     async def join(self, queries: Iterable[str], *, reads: bool = True) -> Sequence[Listener]:
-        """Connect listeners. Those that do not read get a small buffer, and are only returned."""
+        """Connect listeners, and return them. Only listeners that read join `listeners`; the others
+        get a small buffer."""
         gate, made = asyncio.Semaphore(AT_ONCE), list[Listener]()
 
         async def connect(query: str) -> None:
@@ -131,7 +133,7 @@ class Crowd:
 
 
 def queries(symbols: Sequence[str], of_symbols: int, of_market: int) -> list[str]:
-    """Queries for ten symbols each, and for the whole market."""
+    """Return queries for ten symbols each, and then queries for the whole market."""
     names = [
         ",".join(symbols[(number * 7 + place * 31) % len(symbols)] for place in range(10))
         for number in range(of_symbols)

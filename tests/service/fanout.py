@@ -17,7 +17,7 @@ from .served import SYMBOLS
 
 EVENTS = 14
 MOST_CPU = MOST_MEMORY = 1.5  # times the bare handler
-MOST_SPREAD = 1.5  # times the spread, and the CPU, of a server whose listeners all read
+MOST_SPREAD = 1.5  # times the CPU, and the spread of deliveries, without stalled listeners
 STALLED = 10
 
 
@@ -61,7 +61,7 @@ async def measure(of_symbols: int, of_market: int) -> bool:
             await server.ask("prepare 0")
             await server.ask("publish 0")
             await crowds[name].join(wanted)
-        # The bare handler sends no state, so memory is measured after one event for all.
+        # The bare handler sends no state, so we measure memory after one event from each server.
         cpu = [await _publish(servers, crowds, 1)]
         for name, server in servers.items():
             memory[name] += (await server.figures())["rss"]

@@ -1,4 +1,4 @@
-"""`binance-oi serve`, started as a user does, with thousands of listeners for many sweeps.
+"""Runs `binance-oi serve` as a user does, with thousands of listeners for many sweeps.
 
 Rule of this file: the exchange, the service and the crowd are three processes.
 """
@@ -18,7 +18,7 @@ from binance_oi.simulator import spawn
 from .crowd import Crowd, queries
 
 STALLED = 10
-MOST_GROWTH = 1.05  # resident bytes at the end / after a third of the sweeps
+MOST_GROWTH = 1.05  # resident bytes at the end, divided by those after a third of the sweeps
 SETTLED = 1 / 3
 
 
@@ -29,7 +29,7 @@ async def measure(of_symbols: int, of_market: int, sweeps: int) -> bool:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-m", "binance_oi", *command),
             stdout=asyncio.subprocess.PIPE,
-            stderr=errors,  # not a pipe, which would block the service without a reader
+            stderr=errors,  # a pipe that nobody reads would block the service
         )
         assert process.stdout is not None
         url = (await process.stdout.readline()).decode().strip()

@@ -1,9 +1,9 @@
-"""A server with commands from stdin: ours, or a bare aiohttp handler that writes the same bytes.
+"""Runs our server or a bare aiohttp handler that writes the same bytes; obeys commands on stdin.
 
     python -m tests.service.served ours|bare
 
 Rule of this file: the bare handler is the simplest code for the task. Both servers print their
-port. Each line on stdin is a command, whose answer is one line:
+port. Each line on stdin is a command, and the server answers with one line:
 
     prepare N   make the bytes of event N, for the bare handler
     publish N   send event N to every listener
@@ -32,7 +32,7 @@ LARGE = 2**24  # bytes
 
 
 def values(number: int) -> dict[str, str]:
-    """The market of event `number`: every value is new."""
+    """The values of the market in event `number`; each differs from that in every other event."""
     return {name: f"{10_000 + place * 7 + number}.{place:03}" for place, name in enumerate(SYMBOLS)}
 
 
@@ -49,14 +49,14 @@ class Ours:
     async def publish(self, number: int) -> None:
         hub = self.app[SERVICE].hub
         self._source.feed(reading(number, values(number)))
-        while hub.number < number + 1:  # noqa: ASYNC110 - nobody sets an event
+        while hub.number < number + 1:  # noqa: ASYNC110 - the hub sets no event
             await asyncio.sleep(0)
 
 
 class Bare:
     def __init__(self) -> None:
         self._source: Source = FedSource()
-        self._hub = Hub(self._source, limits=LIMITS)  # makes the bytes outside of the measurement
+        self._hub = Hub(self._source, limits=LIMITS)  # makes the bytes before the measurement
         self._bytes: dict[str, bytes] = {}
         self._views: dict[str, View] = {}
         self._news: asyncio.Future[None] | None = None
@@ -102,8 +102,8 @@ def figures() -> dict[str, Any]:
 
 
 async def main(kind: str) -> None:
-    # Until a large block was freed once, glibc may return the memory of an answer to the kernel
-    # after each request. In some runs, that costs one server a third more, and the other nothing.
+    # Until a process has freed a large block, glibc may return the memory of an answer to the
+    # kernel after each request. In some runs, that makes one of the two servers a third slower.
     bytearray(LARGE)
     server = Ours() if kind == "ours" else Bare()
     runner = web.AppRunner(server.app, access_log=None)

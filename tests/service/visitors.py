@@ -1,4 +1,4 @@
-"""Counts the requests to the exchange from 300 visitors of one value in a minute.
+"""Counts the requests to the exchange while 300 visitors read one value for a minute.
 
 Rule of this file: time and connections are real, and only requests are counted.
 """
@@ -12,7 +12,7 @@ from binance_oi.simulator import LocalExchange
 from support.service_servers import on_aiohttp
 
 VISITORS, SECONDS, MAX_AGE = 300, 60.0, 2
-MOST = 31  # requests: one in each max_age, and the first
+MOST = 31  # requests: the first, and 60 s / 2 s = 30 more
 
 
 async def measure() -> bool:

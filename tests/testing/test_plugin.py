@@ -17,7 +17,7 @@ from support.lanes import thorough
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A user's tests. For each asyncio plugin, MARK becomes its mark, and FIXTURE its decorator.
+# A user's tests. Each run replaces MARK, FIXTURE and PREAMBLE by the text for its asyncio plugin.
 SUITE = """
 import asyncio
 import pytest
@@ -190,7 +190,7 @@ def test_no_heavy_module_is_imported():
 
 
 def test_the_plugin_imports_nothing_until_a_test_asks_for_it(site: Path, tmp_path: Path) -> None:
-    # Other plugins import asyncio and more. Without them and its cache, pytest does not.
+    # Other plugins import asyncio and more. Without them and its cache, pytest itself does not.
     without = ("asyncio", "anyio", "xdist", "xdist.looponfail", "pytest_cov", "hypothesispytest")
     options = [part for name in without for part in ("-p", f"no:{name}")]
     done = run_pytest(site, tmp_path, LISTING, *options)
