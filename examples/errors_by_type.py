@@ -1,4 +1,4 @@
-"""Errors: the type says what to do next."""
+"""The type of an error says what to do next."""
 
 import asyncio
 

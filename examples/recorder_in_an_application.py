@@ -1,4 +1,4 @@
-"""A recorder in an application that also uses the client for other calls."""
+"""Run a recorder in an application that also uses the client for other calls."""
 
 import asyncio
 import tempfile
@@ -11,7 +11,7 @@ from binance_oi.simulator import LocalExchange
 
 async def record(client: OpenInterestClient, path: Path) -> None:
     def count(_: Snapshot) -> None:
-        if recorder.status.sweeps == 3:  # a real application stops it when it ends
+        if recorder.status.sweeps == 3:  # a real application calls this when it shuts down
             recorder.stop()
 
     symbols = ["BTCUSDT", "ETHUSDT"]

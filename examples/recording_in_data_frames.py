@@ -1,4 +1,4 @@
-"""A recording in polars, pandas and DuckDB, if installed; needs the extra `parquet`."""
+"""Read a recording with polars, pandas and DuckDB, if installed; needs the extra `parquet`."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""One budget for several clients, and a part of the limit that stays free for orders."""
+"""Share one budget between clients, and keep a part of the limit free for orders."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Our routes inside an aiohttp application: one poll serves two visitors who follow the market."""
+"""Serve our routes in an aiohttp application: one poll serves two visitors of the live events."""
 
 import asyncio
 

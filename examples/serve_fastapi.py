@@ -1,4 +1,4 @@
-"""Our routes inside a FastAPI application, on uvicorn."""
+"""Serve our routes in a FastAPI application, on uvicorn."""
 
 import asyncio
 import socket

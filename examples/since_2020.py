@@ -1,4 +1,4 @@
-"""Days of the public archive: a month of changes, and the instants without a row."""
+"""Read a month of the public archive: the change of each day, and the instants without a row."""
 
 import asyncio
 from datetime import timedelta

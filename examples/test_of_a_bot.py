@@ -1,4 +1,4 @@
-"""A test of a bot: `pytest examples/test_of_a_bot.py`, or run this file. Its hour takes no time."""
+"""Test a bot: `pytest examples/test_of_a_bot.py`, or run this file. An hour in it takes no time."""
 
 import asyncio
 import subprocess

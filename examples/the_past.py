@@ -1,4 +1,4 @@
-"""The past of some symbols: their change in a day, and the instants without a row."""
+"""Read the past of some symbols: their change in a day, and the instants without a row."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Changes of an hour that are unusual for their symbol, from the first sweep on."""
+"""Find changes over an hour that are unusual for their symbol, already in the first sweep."""
 
 import asyncio
 from datetime import timedelta

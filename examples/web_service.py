@@ -1,4 +1,4 @@
-"""Inside a web service: one client for the application's life, values up to a second old."""
+"""Use one client for the whole life of a web service; its values are up to a second old."""
 
 import asyncio
 from collections.abc import AsyncIterator
