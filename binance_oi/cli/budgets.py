@@ -30,7 +30,7 @@ def budgets(output: Output) -> int:
     if pools or not output.is_table:  # an empty table would be an empty line
         output.show(pools_sheet(pools))
     if gone := len(known) - len(pools):
-        write_note(f"left out: {counted(gone, 'budget')} of local ports without a program")
+        write_note(f"left out: {counted(gone, 'budget')} of local ports where nothing listens")
     if known:
         write_note(f"the budgets are in {path}")
     else:
@@ -76,7 +76,7 @@ def forget(name: str, output: Output, *, is_agreed: bool) -> int:
             write_note("budget kept")
             return OK
     forget_pool(name)
-    write_note("budget forgotten; a running process that has used it writes it again")
+    write_note("budget forgotten; a process that still uses it will write it again")
     return OK
 
 

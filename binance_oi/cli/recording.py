@@ -73,7 +73,7 @@ def record(
 ) -> int:
     """Record until a signal stops the recorder, or until `end`."""
     if end.until is not None and end.until <= datetime.now(UTC):
-        raise UsageError(f"--until {iso(end.until)} is over")
+        raise UsageError(f"--until {iso(end.until)} is in the past")
 
     async def run(client: OpenInterestClient) -> int:
         async with client:

@@ -57,7 +57,7 @@ def test_budgets_of_local_ports_without_a_listener_are_omitted_and_counted(
     assert main(["budget"]) == 0
     pools, err = shown(capsys)
     assert sorted(pools) == sorted([NAME, pool_key(exchange.url)])
-    assert err.startswith("binance-oi: left out: 1 budget of local ports without a program\n")
+    assert err.startswith("binance-oi: left out: 1 budget of local ports where nothing listens\n")
     assert not exchange.answers
     assert gone in machine_pools()  # the port may belong to a tunnel that reopens later
 

@@ -383,7 +383,7 @@ async def test_a_recorder_stops_at_the_given_wall_clock_time_even_if_the_clock_i
 @pytest.mark.parametrize(
     "options, said",
     [
-        ("--until 2020-01-01", "--until 2020-01-01T00:00:00Z is over"),
+        ("--until 2020-01-01", "--until 2020-01-01T00:00:00Z is in the past"),
         ("--for 1h --until 2099-01-01", "--for and --until exclude each other"),
         ("--for 0s", "Must be > 0"),
     ],

@@ -59,8 +59,8 @@ def record(
             10m that fits into the budget. Sweeps begin at multiples of this time since 1970: with
             20s, at :00, :20 and :40.
         notional: Record mark prices too.
-        backfill: Fill gaps, also those of earlier runs, from the exchange's history, which has a
-            row for every 5 minutes. Backfilling delays no sweep.
+        backfill: Read rows for gaps, also for those of earlier runs, from the exchange's history:
+            a row for every 5 minutes. Backfilling delays no sweep.
         standby: Wait while another recorder records there, and take over when it ends.
         keep: Remove days older than this, such as 90d. A summary of each day stays.
         rotate: Record into one file for each day or month: oi.db becomes oi.2026-11-26.db.
