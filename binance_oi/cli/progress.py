@@ -1,7 +1,7 @@
 """Shows the progress of a command that reads: a bar on a terminal, a few lines elsewhere.
 
-The rule of this file: everything goes to stderr, and the bar disappears at the end. When a command
-waits for the next minute, it prints the reason.
+The rule of this file: everything goes to stderr, and the bar disappears at the end. If calls
+wait for the next minute or the end of a cooldown, it shows the reason.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from binance_oi.client import OpenInterestClient
 from binance_oi.errors import Reason
 
 REDRAW_S = 0.1  # s between two updates of the bar
-READ_S = 0.5  # s between two readings of the budget without a bar
-READINGS_PER_LINE = 20  # readings between two lines on a terminal without a bar
+READ_S = 0.5  # s between two readings of the budget, if there is no bar
+READINGS_PER_LINE = 20  # readings between two lines, on a terminal that cannot show a bar
 # A wait for one of these reasons lasts much less than a minute.
 BRIEF_REASONS = frozenset((Reason.PACE, Reason.CONNECTIONS, Reason.STORE_BUSY))
 # A wait for one of these reasons ends with the minute or the cooldown; most others may end earlier.

@@ -1,4 +1,4 @@
-"""Rich's view of a stream, with the settings of the command line.
+"""Makes rich's view of a stream, with the settings of the command line.
 
 The rule of this file: a terminal gets colours; a pipe gets them only with ``FORCE_COLOR``.
 ``NO_COLOR`` turns them off. Even ``--help`` imports this file, so the file imports only rich.

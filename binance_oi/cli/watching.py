@@ -163,7 +163,7 @@ def gauge(usage: Usage) -> str:
 
 
 def heading(snapshot: Snapshot | None, now: datetime, first: datetime | None = None) -> str:
-    """Return the line above the table: about the latest sweep, and when the next one is due."""
+    """Return the line above the table: what the latest sweep read, and when the next is due."""
     if snapshot is None or snapshot.slot is None or snapshot.next_slot is None:
         return beginning(first, now)
     took = (snapshot.finished - snapshot.started).total_seconds()
