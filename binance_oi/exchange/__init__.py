@@ -1,13 +1,13 @@
-"""Describes the exchange: facts and shapes, without I/O and without a clock.
+"""Describes the exchange: its facts and its answers, without I/O and without a clock.
 
 symbols.py    which text can be a symbol
 limits.py     an amount allowed in a span of seconds
 models.py     the exchange's answers, as frozen structs
-hosts.py      base URLs, and the budget and the source behind each
-headers.py    numbers out of headers
+hosts.py      base URLs, and the pool and the source that each stands for
+headers.py    reads numbers from headers
 refusals.py   the exchange's refusals
-decoding.py   bytes to models
-routes.py     paths, weights, and the limit that each draws on
+decoding.py   turns bytes into models
+routes.py     requests: path, weight, and the limit on which each draws
 archive.py    the public archive: paths of its files, and their decoding
 """
 

@@ -1,8 +1,9 @@
 """The exchange's public archive of past open interest: paths of its files, and their decoding.
 
-The rule of this file: it does no I/O, and it does not trust the bytes of a file. One odd row never
-spoils the others. A number keeps the digits that the archive has. Marks: [D] documented by the
-exchange, [O] observed live, with the month.
+The rule of this file: it does no I/O, and it does not trust the bytes of a file. A row is *odd* if
+it has an error, or contradicts an earlier row. An odd row never spoils the others. A number keeps
+the digits that the archive has. Marks: [D] documented by the exchange, [O] observed live, with the
+month.
 
 A file has the rows of one symbol and one day, one row for every 5 minutes [O 2026-11]. Files have
 these irregularities [O 2026-11]:
@@ -61,16 +62,16 @@ class MetricsFile:
     )
     """Open interest and notional by instant (Unix ms), in the order of time.
 
-    Both keep the digits of the file. The notional is None if the row has none above 0. The last
+    Both keep the digits of the file. The notional is None unless the row has one above 0. The last
     instant may be the next midnight."""
     blank: set[int] = field(default_factory=set[int])
     """Instants (Unix ms) whose only rows have no open interest above 0."""
     repeated: int = 0
-    """The number of rows left out because another row has the same instant and values."""
+    """The number of rows left out because the previous row of their instant has the same values."""
     odd_rows: list[str] = field(default_factory=list[str])
-    """The first `MAX_NAMED` rows with an error or a contradiction, each with its reason."""
+    """The first `MAX_NAMED` odd rows, each with the reason why it is odd."""
     odd: int = 0
-    """The number of all rows with an error or a contradiction."""
+    """The number of all odd rows."""
 
 
 def metrics_path(symbol: str, day: date) -> str:
@@ -112,8 +113,8 @@ def unzip(data: bytes, name: str) -> bytes:
             we unpack the text of the same name with ``.csv`` in place of ``.zip``.
 
     Raises:
-        DecodeError: `data` cannot be unpacked, or has no text, or has several, of which not exactly
-            one has that name; or the text exceeds `MAX_TEXT` bytes.
+        DecodeError: `data` cannot be unpacked, or has no CSV text, or has several texts and not
+            exactly one of them has that name. Or the text exceeds `MAX_TEXT` bytes.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
@@ -141,15 +142,15 @@ def unzip(data: bytes, name: str) -> bytes:
 def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
     """Decode the text of one day.
 
-    The text may have its rows in any order, and more than once. If several rows with open interest
-    have the same instant, the result has the last of them. Each of these rows that differs from the
-    previous one counts as odd.
+    The rows may be in any order, and may repeat. If several rows with open interest above 0 have
+    the same instant, the result has the last of them. A row counts as odd if its values differ from
+    those of the previous row of its instant.
 
     Args:
         body: CSV, with or without a header. It may have more columns than `COLUMNS`.
         symbol: The symbol of the file. A row of another symbol is odd.
-        day: The day of the file. A row of another day is odd, except one of the next midnight. So
-            is a row whose time is not a multiple of 5 minutes.
+        day: The day of the file. The time of a row must be a multiple of 5 minutes on this day, or
+            the next midnight; any other row is odd.
 
     Raises:
         DecodeError: The text has a header that lacks the column for time or for open interest.

@@ -1,11 +1,12 @@
 """Decodes the exchange's bytes into models.
 
-The rule of this file: no I/O, and no trust in the bytes. For any bytes, a decoder returns exactly
-the values that the exchange sent, or raises an exception of this library. A row is *odd* if we
-cannot decode one of its fields. A decoder of many rows names the odd ones. It omits an odd row only
-if the field is required; any other field gets its default. A number must be plain ASCII digits with
-at most one point, because `Decimal` itself accepts ``NaN``, ``1_000``, ``1E+999999999`` and digits
-of any script. A decoder ignores unknown fields, because the exchange may add fields at any time.
+The rule of this file: no I/O, and no trust in the bytes. Whatever the bytes are, a decoder never
+guesses a value: it decodes them, or raises an exception of this library. A row is *odd* if we
+cannot decode one of its fields. A decoder of many rows names the odd ones. If that field is
+required, the decoder omits the row; otherwise the field gets its default. A number must be plain
+ASCII digits with at most one point, because `Decimal` itself accepts ``NaN``, ``1_000``,
+``1E+999999999`` and digits of any script. A decoder ignores unknown fields, because the exchange
+may add fields at any time.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
@@ -44,7 +45,7 @@ from binance_oi.exchange.symbols import is_name
 
 T = TypeVar("T")
 
-MAX_RUNS = 4  # runs of equal rows in a page; a page with more is split into single rows
+MAX_RUNS = 4  # runs of rows with the same lengths of numbers; see `_kinds_of_row`
 MAX_NAMED = 8  # odd rows of one answer that a decoder names; it only counts the others
 
 _Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")]
@@ -95,8 +96,8 @@ class _WireHistoryRow(msgspec.Struct):
 
 
 class _WireExchangeInfo(msgspec.Struct, rename="camel"):
-    symbols: list[msgspec.Raw]  # we decode each one separately
-    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each one separately too
+    symbols: list[msgspec.Raw]  # we decode each symbol separately
+    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # we decode each limit separately too
 
 
 class _WireLimitType(msgspec.Struct, rename="camel"):
@@ -142,8 +143,8 @@ def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
         wire = _open_interest.decode(body)
     except MALFORMED:
         wire = _decode(_open_interest, body)  # raises
-    # Three colons mean three fields, so none is repeated. More colons mean a new or a repeated
-    # field, so we parse the body again. That takes five times as long.
+    # Three colons mean three fields, so no field is repeated. More colons mean a new or a repeated
+    # field, so we parse the body a second time, which takes several times as long as the first.
     if body.count(b":") != 3:
         _check_repeated(body)
     if wire.symbol != symbol:
@@ -158,8 +159,9 @@ def _wrong_symbol(asked: str, got: str) -> WrongSymbolError:
 def decode_mark_prices(body: bytes) -> MarkPrices:
     """Decode the mark prices of all symbols, or of one.
 
-    The result omits and names a row without a symbol or a price. If the time of a row is odd, it
-    becomes 0. An answer of one price without a list has no rows: an odd field in it is an error.
+    The result names odd rows, and omits those without a valid symbol and price. A time that we
+    cannot decode becomes 0. If the answer is a single price instead of a list, an odd field is an
+    error.
 
     Raises:
         DecodeError: The answer does not have the documented form, or the result would omit all
@@ -177,8 +179,8 @@ def decode_history(body: bytes, symbol: str) -> HistoryPage:
     """Decode a page of the history of `symbol`, with any number of rows in any order.
 
     A number may be a JSON number or a text [D, O]. The result omits and names odd rows: those that
-    lack a time or an amount, have a field twice, or are for another symbol. If only the circulating
-    supply is odd, the row stays, with None.
+    lack a required field, have a field twice, or are for another symbol. If we cannot decode only
+    the circulating supply, the row stays, and its supply is None.
 
     Raises:
         WrongSymbolError: Some rows are for another symbol, and the result would omit all rows.
@@ -208,9 +210,9 @@ def _row_by_row(body: bytes, symbol: str) -> HistoryPage:
 def _usual_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
     """Decode a page in one step, if it has exactly the usual form of the exchange.
 
-    To check the form, replace all digits with 0 and compare the bytes. In a page of that form, each
-    number is plain digits with at most one point, and no field is repeated. So the page needs no
-    check row by row, which saves seven eighths of the time for 500 rows.
+    To check the form, we replace all digits with 0 and match the bytes with a pattern. In a page of
+    that form, each number is plain digits with at most one point, and no field is repeated. So the
+    page needs no check row by row, which saves seven eighths of the time for 500 rows.
 
     Returns:
         The rows; None if the page has another form, or an odd row.
@@ -230,11 +232,12 @@ def _usual_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
 
 
 def _kinds_of_row(page: bytes) -> Iterable[bytes]:
-    """Return the kinds of rows in `page`, whose digits are all 0, without their braces.
+    """Return each kind of row in `page`, without its braces. Each digit of `page` is 0 already.
 
-    A kind may occur more than once in the result.
-    From row to row, the numbers change by little. So nearly always all rows have the same number of
-    digits, and are equal here. If a number gets one more digit, there is a second kind of row.
+    The numbers change little from row to row. So nearly always all rows have the same number of
+    digits, and are equal here. If a number gets one more digit, there is a second kind of row. A
+    kind may occur more than once in the result. Beyond `MAX_RUNS` runs of equal rows, we split the
+    page into single rows.
     """
     kinds, at = list[bytes](), 2
     while len(kinds) < MAX_RUNS:
@@ -281,7 +284,7 @@ def _read_history_row(raw: msgspec.Raw) -> tuple[HistoryRow | None, str]:
 
 
 def _plain(pattern: re.Pattern[str], raw: msgspec.Raw) -> str | None:
-    """Return the digits of a value, a text or a JSON number; None if it has other characters."""
+    """Return the digits of a JSON number or text; None if the value does not match `pattern`."""
     match = pattern.fullmatch(bytes(raw).decode("utf-8", "replace"))
     return match[2] if match else None
 
@@ -291,14 +294,15 @@ def _price(row: _WireMarkPrice) -> MarkPrice:
 
 
 def decode_exchange_info(body: bytes) -> ExchangeInfo:
-    """Decode the list of symbols and limits. It accepts new fields, statuses and contract types.
+    """Decode the list of symbols and limits. New fields, statuses and contract types are no error.
 
-    The result omits a row without a name or a status. If another field is odd, it gets its default.
-    `ExchangeInfo.odd_rows` names the rows in both cases. `ExchangeInfo.ignored_limits` has limits
-    that the budget ignores, for example because we cannot decode them.
+    The result omits a row without a valid name and status. Any other field that we cannot decode
+    gets its default. In both cases, `ExchangeInfo.odd_rows` names the row.
+    `ExchangeInfo.ignored_limits` has limits that the budget ignores, for example because we cannot
+    decode them.
 
-    A name is odd if `is_name` refuses it. `is_name` accepts more names than `check_symbol`, so that
-    the result contains symbols with new kinds of names.
+    A name is valid if `is_name` accepts it. `is_name` accepts more names than `check_symbol`, so
+    that the result contains symbols with new kinds of names.
 
     Raises:
         DecodeError: The answer does not have the documented form, or the result would omit all

@@ -1,8 +1,8 @@
 """Reads numbers from response headers.
 
 The rule of this file: if the value of a header does not have the expected form in plain ASCII, we
-treat the header as missing. `int` and `float` accept `nan`, full-width digits and five thousand
-digits, and servers, proxies and attackers send such values.
+treat the header as missing. `int` and `float` accept more: full-width digits, `nan`, or a thousand
+digits. Servers, proxies and attackers send such values.
 
 Marks: [D] documented by the exchange, [O] observed live, [?] unknown.
 """
@@ -17,8 +17,8 @@ from binance_oi.exchange.limits import WEIGHT
 MAX_DIGITS = 9  # digits of a number that `number` accepts
 _USED_WEIGHT = WEIGHT.header
 # The futures exchange opened in 2019. A date in 1970, in the year 1 or in 9999 comes from a clock
-# that was never set, or is a default. It does not show the exchange's minute. Near the ends of the
-# calendar, `datetime` raises.
+# that was never set, or is a default. So it does not show the exchange's minute. And near the years
+# 1 and 9999, `datetime` may raise.
 EARLIEST_DATE_S = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
 END_OF_DATES_S = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -32,10 +32,11 @@ _DATE = re.compile(  # the only form that RFC 9110 allows a server to send
 def used_weight(headers: Mapping[str, str]) -> int | None:
     """Return the weight that the whole IP address has used in the minute of this answer.
 
-    It includes the request itself. None if the header is missing, or is not one to nine plain
-    digits. So `-1` also gives None; the exchange sends it on routes that have no count.
+    The weight includes that of the request itself. The result is None if the header is missing, or
+    is not one to nine plain digits. So it is None for `-1`, which some routes send instead of a
+    count.
 
-    Source: [D, O] every fapi answer has it; `/futures/data` has not, and some routes send -1.
+    Source: [D, O] every fapi answer has the header; an answer of `/futures/data` does not.
     """
     return number(headers.get(_USED_WEIGHT))
 
@@ -55,11 +56,11 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float:
 
     Args:
         headers: The headers of the answer.
-        now: The answer's `Date`, Unix s, to convert an HTTP date in `Retry-After` to seconds. That
-            date may be in any year, so the caller must bound the result.
+        now: The answer's `Date`, Unix s, to convert an HTTP date in `Retry-After` to seconds. The
+            HTTP date may be in any year, so the caller must bound the result.
 
-    Source: [?] it is unknown whether the futures API sends it, and in which form. Other APIs of the
-    exchange sent seconds, and 0.
+    Source: [?] it is unknown whether the futures API sends the header, and in which form. Other
+    APIs of the exchange sent seconds, sometimes 0.
     """
     text = headers.get("Retry-After")
     if text is None:

@@ -1,9 +1,9 @@
 """Checks base URLs of the exchange, and finds the names of their pools and their sources.
 
-The rule of this file: it refuses a wrong URL, and never corrects it. No message repeats the URL,
-because it may contain a password. A *pool* is the budget of one limit and one IP address, on which
-all requests under that limit draw. A *source* is the name of an exchange in a recording. Marks: [D]
-documented by the exchange, [O] observed live, with the month.
+The rule of this file: it refuses a wrong URL instead of correcting it. No message repeats the URL,
+because it may contain a password. A *pool* is the budget of one limit for one IP address: all
+requests from that address that count towards the limit draw on it. A *source* is the name of an
+exchange in a recording. Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
 
 import re
@@ -29,7 +29,7 @@ _LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each local exchange has a
 LIMIT_MARK = ", "
 """Separates name and limit of a pool, as in ``binance-futures, 1000 in 300 s``.
 
-A pool of the minute's limit has neither mark nor limit in its name. No URL contains the mark.
+The name of a pool for the weight per minute has neither mark nor limit. No URL contains the mark.
 """
 
 # Strict, because URL parsers disagree on tabs, an empty query or a backslash.
@@ -81,8 +81,8 @@ def check_proxy(proxy: object) -> str | None:
     Raises:
         TypeError: `proxy` is neither text nor a URL; for example, the number 8080.
         ValueError: `proxy` is not ``http://[user:password@]host[:port]`` or the same with
-            ``https``; or it is a URL, but not a `str`, such as a `yarl.URL`. The text says what to
-            do for other proxies, and does not repeat the URL.
+            ``https``; or it is not a `str`, but `bytes` or a URL object such as a `yarl.URL`. The
+            message says what to do for other proxies, and does not repeat the URL.
     """
     if proxy is None:
         return None
@@ -170,7 +170,7 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
 
 def local_place(pool: str) -> tuple[str, int] | None:
     """Return host and port of a pool for an exchange on this machine; None for any other pool."""
-    # Names such as "binance-futures", or with a proxy, are not URLs. A URL must have a local host.
+    # "binance-futures" is no URL, and neither is "... via ...", the name of a pool with a proxy.
     match = _BASE_URL.fullmatch(_without_limit(pool))
     if match is None:
         return None
@@ -181,7 +181,6 @@ def local_place(pool: str) -> tuple[str, int] | None:
 def is_local_exchange(pool: str) -> bool:
     """Whether a pool belongs to a local exchange, whose random name never occurs again."""
     url = _without_limit(pool)
-    # Names such as "binance-futures", or with a proxy, are not URLs. A URL must have a random path.
     match = _BASE_URL.fullmatch(url)
     return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(url).path) is not None
 
@@ -223,7 +222,8 @@ def _host_and_place(url: str) -> tuple[str, str]:
 
 
 def _one_spelling(host: str) -> str:
-    """Return the shortest form of an IPv6 address, or the IPv4 address in it; else `host`."""
+    """Return an IPv6 address in its shortest form, or the IPv4 address in it; any other `host` as
+    it is."""
     try:
         address = ip_address(host)
     except ValueError:

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from binance_oi.encoding import Encodable
 
-# The header that reports the use of a limit, by the span of the limit, and whether the limit counts
-# requests. Every fapi answer has the header of the minute's weight, though some routes send -1.
-# `/futures/data` does not have it [D, O] 2026-11.
+# A key is the span of a limit in s, and whether the limit counts requests. The value is the header
+# that reports the use of that limit. Every fapi answer has the header of the weight per minute,
+# though some routes send -1. An answer of `/futures/data` does not have it [D, O] 2026-11.
 _HEADERS = {(60, False): "X-MBX-USED-WEIGHT-1M"}
 
 
 class _Limit(NamedTuple):
     seconds: int
-    """The span."""
+    """The span in s."""
     most: int
     """The amount allowed in the span: weight, or requests if `counts_requests`."""
     counts_requests: bool
@@ -37,9 +37,9 @@ class Limit(_Limit, Encodable):
     def is_aligned(self) -> bool:
         """Whether we know that its windows are the minutes of the exchange's clock.
 
-        Only a header shows that. We treat the windows of any other limit as rolling. If a client
-        keeps the limit in every rolling window, it keeps the limit wherever the exchange's windows
-        start.
+        We know it only of a limit that a header reports. We treat the windows of any other limit as
+        rolling. If a client keeps the limit in every rolling window, it keeps the limit wherever
+        the exchange's windows start.
         """
         return bool(self.header)
 

@@ -1,7 +1,7 @@
 """The exchange's answers, as frozen structs.
 
-The rule of this file: it defines values, which users see. Making a value decodes and checks
-nothing.
+The rule of this file: it defines values, which users see. Their constructors decode nothing and
+check nothing.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
@@ -19,8 +19,8 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits that we keep beside the weight per minute; two are known [D] 2026-11
-# The most limits from which we choose `MAX_OTHERS`, the tightest ones first. We compare each pair
-# of them, so a server that sent many more could make the choice slow.
+# We choose `MAX_OTHERS` limits from at most this many, the tightest ones. We compare each pair of
+# these, so without this bound a server that sends thousands could make the choice slow.
 MAX_COMPARED = 64
 MAX_TIME = 253_402_300_799_999  # Unix ms: the end of the year 9999, the last year of `datetime`
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
@@ -71,8 +71,8 @@ class HistoryRow(
     notional: Decimal
     """In units of the quote asset, exactly as the exchange wrote it."""
     circulating_supply: Decimal | None = None
-    """The circulating supply of the base asset, by a source that the exchange quotes; None if the
-    exchange omits it, or if we cannot decode it."""
+    """The circulating supply of the base asset, which the exchange quotes from another source. None
+    if the exchange omits it, or if we cannot decode it."""
 
     @property
     def datetime(self) -> datetime:
@@ -96,7 +96,7 @@ class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def is_ours(self) -> bool:
-        """Whether it limits our requests; other types limit orders."""
+        """Whether it limits requests; other types limit orders."""
         return self.rate_limit_type in OURS
 
     @property
@@ -109,7 +109,7 @@ class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 class SymbolInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     """A listed symbol.
 
-    Select symbols by `status`. The exchange often adds new values of `contract_type`.
+    Select symbols by `status`, not by `contract_type`: the exchange often adds new contract types.
     """
 
     symbol: _Text
@@ -140,14 +140,14 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     ignored_limits: tuple[str, ...] = ()
     """Limits on requests that the budget ignores, as the exchange wrote them.
 
-    Such a limit cannot be decoded, or is impossible, or is too loose for `other_limits`, which has
-    only eight. We name the first eight such limits.
+    We cannot decode such a limit, or it is impossible, or it is too loose to be one of the eight
+    `other_limits`. This tuple has the first eight ignored limits.
     """
     odd_rows: tuple[str, ...] = ()
-    """The symbols with a field that we cannot decode, each with the names of these fields.
+    """The symbols with fields that we cannot decode, each with the names of these fields.
 
-    After eight symbols, the last text is ``and N more``. If the field is the name or the status,
-    `symbols` does not contain the row.
+    If there are more than eight such symbols, a last text says ``and N more``. If one of the fields
+    is the name or the status, `symbols` does not contain the row.
     """
     left_out: int = 0
     """The number of rows that `symbols` does not contain. If you miss a symbol in `symbols`, it may
@@ -162,19 +162,19 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     def weight_limit(self) -> int | None:
         """Weight allowed per minute and IP; None if the exchange announces no possible limit.
 
-        Of several limits it is the lowest. A span of 60 seconds counts as a minute too.
+        If there are several such limits, it is the lowest. 60 seconds count as a minute too.
         """
         minute = (x.limit for x in self.rate_limits if x.is_sane and span_of(x) == _MINUTE)
         return min(minute, default=None)
 
     @property
     def other_limits(self) -> tuple[Limit, ...]:
-        """The limits other than the weight per minute: the lowest for each span; tightest first.
+        """The limits on requests other than the weight per minute, the tightest first.
 
-        For one span, there may be a limit of weight and one of requests. The result has at most
-        eight limits. If there are more, it first omits those that another one implies: a limit of
-        10 per second implies 600 per minute. `ignored_limits` has limits that it omits without this
-        reason.
+        For each span, there are at most two: the lowest limit of weight, and the lowest limit of
+        requests. In all there are at most eight. If the exchange announces more, the result first
+        omits limits that another limit implies: 10 per second implies 600 per minute. If it must
+        omit any other limit, `ignored_limits` has that limit.
         """
         return tuple(_kept(_least(self.rate_limits)))
 
@@ -185,7 +185,7 @@ def span_of(limit: RateLimit) -> tuple[int, bool]:
 
 
 def _least(limits: Iterable[RateLimit]) -> list[Limit]:
-    """Return the lowest sane limit of each span, but not the weight per minute; tightest first."""
+    """Return the lowest sane limits of each span, the tightest first; no weight per minute."""
     least: dict[tuple[int, bool], int] = {}
     for limit in limits:
         if limit.is_ours and limit.is_sane and (span := span_of(limit)) != _MINUTE:

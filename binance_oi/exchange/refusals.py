@@ -1,8 +1,8 @@
-"""The exchange's refusals: parses each into a `Refusal`, and makes its exception.
+"""Parses each refusal of the exchange into a `Refusal`, and makes its exception.
 
-The rule of this file: an answer is parsed once. The governor acts on the `Refusal`, and `error`
-makes the exception from it. No I/O, no clock, and no trust in the bytes: any bytes at all become a
-refusal.
+The rule of this file: an answer is parsed once. The governor acts on the `Refusal`, and
+`Refusal.error` makes the exception from it. No I/O, no clock, and no trust in the bytes: any bytes
+at all become a refusal.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
@@ -52,8 +52,8 @@ _LIMIT = re.compile(  # limits of weight only; texts about limits of orders are 
     r" request(?:s| weight) per (?:1 )?minute",
     re.IGNORECASE,
 )
-# All exceptions of msgspec for bad bytes. Invalid UTF-8 always raises a ValueError.
-# Before 0.22, MsgspecError is not a ValueError, so we name both.
+# All exceptions of msgspec for bad bytes. Invalid UTF-8 raises a ValueError in every version; for
+# other bytes, MsgspecError is not a ValueError before msgspec 0.22. So we name both.
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _Code = Annotated[int, msgspec.Meta(gt=-1_000_000, lt=1_000_000)]
@@ -108,10 +108,10 @@ class Refusal:
     kind: Kind
     """What the refusal means for the sender."""
     cooldown: float = 0.0
-    """The length of the cooldown in seconds, which begins when the answer arrives. It follows from
-    status and headers, and is bounded."""
+    """For how many seconds after the arrival of the answer we send nothing. We compute it from
+    status and headers, and bound it."""
     code: int | None = None
-    """The exchange's own code. None if the text did not come, or is not the exchange's usual
+    """The exchange's own code. None if no text came, or if the text is not the exchange's usual
     error."""
     message: str = NO_TEXT
     """The exchange's text on one line, escaped and bounded."""
@@ -141,7 +141,7 @@ class Refusal:
         return cls(status, kind, cooldown)
 
     def with_text(self, body: bytes) -> "Refusal":
-        """Return the refusal with the content of its text. It never raises.
+        """Return the refusal with the content of its text. This never raises.
 
         If the text states the end of a ban, the refusal is a ban, unless the status is 429, 451 or
         5xx. Bans were seen with the status 403 too [O].
@@ -163,7 +163,7 @@ class Refusal:
 
     @property
     def is_temporary(self) -> bool:
-        """Whether it ends by itself: its exception has a `retry_at`."""
+        """Whether we know when it ends. If so, its exception has a `retry_at`."""
         return self.kind in (Kind.LIMITED, Kind.BANNED)
 
     def error(self, retry_at: datetime | None = None) -> ResponseError:
@@ -178,7 +178,7 @@ class Refusal:
 
 
 class RefusedError(Exception):
-    """An answer with the status 200 that is a refusal. The send loop makes another error of it."""
+    """An answer with the status 200 is a refusal. The send loop turns this into another error."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)
@@ -203,13 +203,13 @@ def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
 
 
 def ban_end_ms(text: str) -> int | None:
-    """Return the end of a ban that `text` states, Unix ms [O]; None if it has no valid one."""
+    """Return the end of a ban in `text`, Unix ms [O]; None if `text` has no valid one."""
     match = _BANNED.search(text)
     return int(match[1]) if match else None
 
 
 def stated_limit(text: str) -> int | None:
-    """Return the limit in `text`, weight per minute [O]; None if it has no possible one."""
+    """Return the limit in `text`, weight per minute [O]; None if `text` has no possible limit."""
     match = _LIMIT.search(text)
     return limit if match and MIN_STATED <= (limit := int(match[1])) <= MAX_LIMIT else None
 
@@ -245,8 +245,8 @@ def _shown(line: str) -> str:
 def _message(line: str) -> str:
     """Return `line` in a form to show.
 
-    If `line` is so long that the message would lose the end of a ban, the message begins with the
-    words "banned until".
+    If `line` is so long that we would cut off the end time of a ban, the message begins with the
+    words "banned until" instead of the start of `line`.
     """
     message, ban = _shown(line), _BANNED.search(line)
     return message if ban is None or _BANNED.search(message) else _shown(line[ban.start() :])

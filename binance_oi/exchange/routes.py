@@ -36,7 +36,7 @@ class Route(Generic[T]):
     path: str
     """The path, without the base URL."""
     weight: int
-    """Weight of one request, in units of `limit`."""
+    """What one request costs, in the unit of `limit`: weight, or requests."""
     decode: Callable[..., T]
     """Decodes a body. It is called with the body and the items of `Request.subject`."""
     max_bytes: int = MAX_ANSWER
@@ -55,7 +55,7 @@ class Request(Generic[T]):
     """The symbol that the answer must have, if any. On a reused connection, a late answer to
     another caller's request may come instead."""
     is_kept: bool = True
-    """Whether to keep its URL in memory, because callers send the request again and again."""
+    """Whether to keep its URL in memory: callers send such a request again and again."""
 
 
 OPEN_INTEREST = Route(  # [D] 2026-11, measured 1 [O 2026-10]
@@ -85,7 +85,7 @@ PERIODS: Mapping[str, int] = MappingProxyType(  # ms [D] 2026-11
     }
 )
 MAX_ROWS = 500  # rows of a page, at most [D] 2026-11
-KEPT_MS = 30 * 86_400_000  # an older startTime gets status 400, code -1130 [O 2026-07 to 09]
+KEPT_MS = 30 * 86_400_000  # ms; an older startTime gets status 400, code -1130 [O 2026-07 to 09]
 
 LISTING: Request[ExchangeInfo] = Request(EXCHANGE_INFO)
 MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)
@@ -98,10 +98,10 @@ def open_interest(symbol: str) -> Request[OpenInterest]:
 
 
 def history_page(symbol: str, period: str, first: int, last: int) -> Request[HistoryPage]:
-    """Return the request for the rows of one symbol from `first` to `last`, Unix ms, included.
+    """Return the request for the rows of one symbol from `first` to `last`, both included, Unix ms.
 
     The caller chooses bounds between which at most `MAX_ROWS` rows fit. So the exchange never has
-    to cut an answer, at either end.
+    to omit rows of that span from its answer.
     """
     params = {
         "symbol": symbol,
