@@ -1,11 +1,12 @@
 """Recording for weeks, and reading what was recorded.
 
-A sweep reads all symbols once. It is due at a slot; slots without a sweep are a gap. A row of the
-past is a value that the exchange published later, in its history or its archive.
+A sweep reads all symbols once. A slot is a time at which a sweep is due, and a gap is one or more
+slots without a sweep. A row of the past is a value that the exchange published later, in its
+history or its archive.
 
 schema.py      the tables, their versions, and the migration
 sides.py       the names of the files that SQLite and a recorder keep beside a recording
-connection.py  a connection to SQLite; `?1` is its first value in every version of Python
+connection.py  a connection to SQLite, whose statements work alike in every version of Python
 opening.py     opening a recording to read it
 statements.py  SQL that every store runs
 tables.py      the interface through which readers use a recording
@@ -17,11 +18,11 @@ series.py      samples and rows of the past as one series
 recording.py   reading a recording: samples, series, sweeps, gaps, the past
 past.py        writing and reading rows of the past
 lock.py        the lock that allows one recorder for each recording
-slots.py       writing sweeps and gaps, also after a clock was set back
+slots.py       writing sweeps and gaps, even if someone sets the clock back
 store.py       writing a file: one transaction for each sweep
 place.py       finding an open recording, and the files of SQLite beside it, after a move
 readers.py     whether a connection still reads an earlier state
-log.py         whether the log of SQLite beside a file is the file's own
+log.py         whether the SQLite log beside a file belongs to that file
 atomic.py      writing files that appear only when they are complete
 backup.py      copying a recording while a recorder may write it
 pending.py     sweeps and gaps that are not written yet

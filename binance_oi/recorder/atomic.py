@@ -25,15 +25,16 @@ except ImportError:  # without POSIX locks, unfinished files of killed processes
 
 from binance_oi.errors import RecordingError
 
-# One pattern for every target, so that any command removes the stale files of any other. The
-# leading dot hides the file from readers of a Parquet directory. The name does not contain that of
-# the target, because it could then be too long.
+# One pattern for every target, so that each command can remove stale files of every other command.
+# The leading dot hides the file from readers of a Parquet directory. The name does not contain the
+# target's name, because together they could be too long.
 PREFIX, SUFFIX = ".binance-oi-", ".unfinished"
 _OURS = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII)
 JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # the index of the log is shared memory
 SIDES = JOURNAL, LOG, INDEX  # endings of the files that SQLite may put beside a database
-# Tries to lock the directory for one rename, and seconds between two tries. Another program may
-# hold that lock for long, as `flock DIR binance-oi ...` does; then we rename without it.
+# How often we try to lock the directory for one rename, and seconds between two tries. Another
+# program may hold that lock for long, as `flock DIR binance-oi ...` does. Then we rename without
+# the lock.
 LOCK_TRIES, LOCK_PAUSE_S = 20, 0.005
 
 Version = tuple[int, ...]
@@ -96,9 +97,9 @@ def replace_atomically(
 
     Args:
         path: The final path. Its directory must exist.
-        is_current: Called just before the rename. If it returns False, there is no rename. From
-            this call until the rename, a lock keeps other processes of this library from renaming a
-            file in the directory, unless another program holds that lock.
+        is_current: Called just before the rename. If it returns False, there is no rename. Before
+            we call it, we lock the directory, if the system can and no other program holds that
+            lock. Until the rename, other processes of this library then rename no file there.
 
     Raises:
         OvertakenError: `is_current` returned False.
@@ -170,7 +171,7 @@ def _unfinished(directory: Path) -> BinaryIO:
             file.close()
             _remove(path)
             raise
-        file.close()  # before we locked it, another process took the file for stale
+        file.close()  # another process took the file for stale before we locked it
 
 
 def _opener(name: str, flags: int) -> int:

@@ -5,8 +5,9 @@ that `atomic` gives to unfinished files, so no program mistakes it for a recordi
 is killed, the next output into that directory removes the unfinished file and its journal.
 
 `replace_atomically` keeps its own descriptor of the unfinished file. When a process closes any
-descriptor of a file, the system releases all of SQLite's locks on that file. So SQLite closes its
-descriptor first. The lock of `replace_atomically` (``flock``) does not interfere with SQLite's.
+descriptor of a file, the system releases all of SQLite's locks on that file. So SQLite must close
+the file before `replace_atomically` does. The lock of `replace_atomically` (``flock``) and those of
+SQLite do not interfere.
 """
 
 import errno
@@ -27,7 +28,7 @@ from binance_oi.recorder.schema import translate_read_errors
 from binance_oi.recorder.sides import check_sides
 
 PAGES_PER_STEP = 16_384  # 16 MiB; Python handles signals, such as Ctrl-C, between two steps
-# While SQLite checks a copy, Python handles signals once in this many of SQLite's instructions.
+# While SQLite checks a copy, Python handles signals after each of these many SQLite instructions.
 INSTRUCTIONS_PER_SIGNAL_CHECK = 100_000
 
 Pages = Callable[[int, int], object]
@@ -137,13 +138,14 @@ def _is_of_source(error: sqlite3.Error) -> bool:
 def _check_whole(copied: sqlite3.Connection, source: Path) -> None:
     """Check that the copied pages are a valid database. SQLite does not check pages that it copies.
 
-    Without this check, a damaged recording could replace a good copy from before the damage.
+    Without this check, the copy of a damaged recording could replace an older, good copy.
 
     Raises:
         RecordingError: The source is damaged.
+        KeyboardInterrupt: The user interrupted the check.
     """
-    # If a signal raises an exception in the handler, such as `KeyboardInterrupt`, SQLite drops the
-    # exception, stops, and reports an interrupt.
+    # If Ctrl-C raises `KeyboardInterrupt` in the progress handler, SQLite drops that exception,
+    # stops, and reports an interrupt.
     copied.set_progress_handler(lambda: 0, INSTRUCTIONS_PER_SIGNAL_CHECK)
     try:
         ((found,),) = copied.execute("PRAGMA quick_check(1)").fetchall()
@@ -162,11 +164,12 @@ def _check_room(target: Path) -> None:
     """Check that no log of another file is beside the target.
 
     SQLite would apply such a log to the copy. The log may hold the last sweeps of a recording that
-    the user has moved away, so we do not remove it. A pipe of that name would block SQLite.
+    the user has moved away, so we do not remove it. A pipe with the name of a log would block
+    SQLite.
 
     Raises:
-        RecordingError: Beside the target is the log of another file, or something that is not a
-            regular file.
+        RecordingError: There is a log of another file beside the target, or something other than a
+            regular file has the name of such a log.
     """
     check_sides(target)
     if not _is_database(target):
@@ -199,8 +202,8 @@ def _make_room(target: Path) -> None:
     """Remove every file beside the target that SQLite would use together with the copy."""
     if os.path.isfile(target):
         set_aside_foreign_log(target)
-        # Move the target's log into the target, so that the old target is complete if the rename
-        # fails. SQLite reports an error for a target that is not a database.
+        # The old target stays if the rename fails. So move its log into it, which completes it.
+        # SQLite reports an error for a target that is not a database.
         with suppress(sqlite3.Error):
             settle(target)
     for ending in SIDES:

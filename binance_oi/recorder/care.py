@@ -35,8 +35,8 @@ PAUSE_S = 0.02  # s between two steps
 # it gets the lock in this pause.
 TURN_S = 0.12
 TURN_AFTER_S = 0.2  # s of work after which `rest` makes the longer pause
-LAST_WAIT_MS = 200  # ms of the longest wait for readers at the end
-BUSY_FOR_MS = 600_000  # ms of the longest wait for other programs that write
+LAST_WAIT_MS = 200  # ms that we wait for readers at the end, at most
+BUSY_FOR_MS = 600_000  # ms that we wait for other programs that write, at most
 
 # A file has its samples in two tables: `recent`, sorted by time, and `settled`, sorted by symbol. A
 # copy reads samples by symbol, so it writes them straight to `settled`.
@@ -66,8 +66,8 @@ class _Cared(Protocol):
 def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.time) -> int:
     """Remove whole days that are too old, and give their space to the system.
 
-    A summary of each day stays, and so do the rows of the past that a backfill wrote. A recorder
-    may record there at the same time.
+    A summary of each removed day stays, and so do the rows of the past that a backfill wrote. A
+    recorder may write the recording meanwhile.
 
     Args:
         place: The recording: a file, or the URL of a database.
@@ -78,7 +78,8 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
         The number of removed days.
 
     Raises:
-        ValueError: `keep_days` is not positive, or `place` is a URL of another kind.
+        ValueError: `keep_days` is not positive, or `place` is empty, or `place` is a URL that names
+            no PostgreSQL database.
         RecordingError: There is no recording.
         StorageError: The recording cannot be written now. Days removed before the error stay
             removed.
@@ -99,15 +100,15 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
 def compact(place: StrPath) -> tuple[int, int]:
     """Give free space to the system in short steps, even while others record and read.
 
-    If an earlier version of this library made the file, the first call rewrites the whole file. A
-    recorder keeps its sweeps in memory during that time.
+    If an earlier version of this library made the file, the first call rewrites the whole file.
+    While it does so, a recorder keeps its sweeps in memory.
 
     Args:
         place: The recording: a file, or the URL of a database.
 
     Returns:
-        The size before and after, in bytes. While a recorder writes, a file may become shorter
-        only later, within a minute.
+        The size before and after, in bytes. If a recorder writes a file, the file may shrink only
+        after this call, within a minute.
 
     Raises:
         RecordingError: There is no recording.
@@ -126,11 +127,11 @@ def compact(place: StrPath) -> tuple[int, int]:
 def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
     """Add all rows of one recording to another one, which is created if missing.
 
-    Two samples are the same if they have the same symbol and time; two sweeps, if they have the
-    same slot. Existing samples and sweeps of the target stay; rows of the past get the values of
-    the source. A gap remains only where neither recording has a sweep, and the summary of a pruned
-    day only if neither recording has the slots of that day. After an interruption, the same call
-    continues.
+    Two samples are the same if they have the same symbol and time. Two sweeps are the same if they
+    have the same slot. Existing samples and sweeps of the target stay; rows of the past get the
+    values of the source. A gap remains only where neither recording has a sweep. The summary of a
+    pruned day remains only if neither recording has the slots of that day. After an interruption,
+    the same call continues.
 
     Args:
         source: A file, or the URL of a database. A recorder may write it.
@@ -251,8 +252,8 @@ class _CaredFile:
         if worked < TURN_AFTER_S:
             time.sleep(PAUSE_S)
             return
-        # A recorder gets a turn for a transaction only in a pause. On a busy machine, a step takes
-        # longer, and with pauses of constant length a recorder would get too few turns to keep up.
+        # A recorder can write only in a pause. On a busy machine, a step takes longer. With pauses
+        # of constant length, a recorder would then get too little time to keep up.
         time.sleep(max(TURN_S, worked))
         self._since = time.monotonic()
 
@@ -260,8 +261,8 @@ class _CaredFile:
         return os.stat(self._path).st_size
 
     def close(self) -> None:
-        # The last checkpoint waits for readers, and a recorder waits for that checkpoint. So the
-        # wait must be short.
+        # The last checkpoint waits for readers, and a recorder waits for the last checkpoint. So
+        # we wait only briefly.
         self._store.connection.execute(f"PRAGMA busy_timeout = {LAST_WAIT_MS}")
         self._store.close()
 

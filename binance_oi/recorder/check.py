@@ -2,11 +2,11 @@
 
 A slot is a time at which a sweep of all symbols was due; a gap names slots without a sweep.
 
-The rule of this file: each slot from the first to the last has a sweep or a gap, or belongs to a
-pruned day, which has only a summary. If days were removed, the first slot is the one after them.
-Any other slot is unaccounted for. A slot with both a sweep and a gap is damaged. The check also
-reports an unfinished copy into the recording, because the rows to come may belong to slots that
-nothing names yet. Its memory does not grow with the recording.
+The rule of this file: each slot from the first to the last must have a sweep or a gap, or belong to
+a pruned day, which has only a summary. If a recorder has removed days, the first slot is the one
+after them. Any other slot is unaccounted for. A slot with both a sweep and a gap is damaged. The
+check also reports an unfinished copy into the recording, because it may lack slots that the copy
+will bring. The memory that a check needs does not grow with the recording.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from binance_oi.errors import RecordingError
 from binance_oi.recorder.recording import Recording
 from binance_oi.recorder.retention import DAY_MS
 
-MAX_NAMED = 20  # the most stretches of slots that a check names; it counts the slots of all
+MAX_NAMED = 20  # the most stretches of slots that a check names; it counts the slots of all of them
 
 Known = tuple[int, int, int, bool]
 """A sweep or a gap: its first and last slot and its period, in ms, and whether it is a sweep."""
@@ -44,7 +44,7 @@ class _Check(NamedTuple):
     pruned: int
     """The number of days that have only a summary."""
     copying: str | None
-    """The source of a copy into this recording that has not ended; None without one."""
+    """The source of an unfinished copy into this recording; None if there is none."""
 
 
 class Check(_Check, Encodable):
@@ -79,8 +79,8 @@ def check(recording: Recording) -> Check:
     pruned = sorted({each.day for each in recording.pruned()})
     schedule = _Schedule(pruned, recording.pruned_until)
     schedule.read(merge(_sweeps(recording), _gaps(recording)))
-    # There may be more samples than the sweeps count, because a second sweep of a slot, or a copy,
-    # added some. After a copy of a second recording, there may also be fewer.
+    # There may be more samples than the sweeps count: a second sweep of a slot adds only samples,
+    # and so may a copy. After a copy of a second recording, there may also be fewer.
     if rows < schedule.new and not damage and not recording.is_merged:
         damage.append(f"samples that sweeps count but that are missing: {schedule.new - rows:,}")
     if schedule.twice:
@@ -120,7 +120,8 @@ class _Schedule:
 
     Args:
         pruned: The beginnings of the pruned days.
-        begins: The end of the removed days; None if the schedule begins with the first slot.
+        begins: The end of the removed days, Unix ms, at which the schedule begins. None if no day
+            was removed; then the schedule begins with the first slot.
     """
 
     def __init__(self, pruned: Sequence[int], begins: int | None) -> None:
@@ -149,7 +150,7 @@ class _Schedule:
     def _expect(self, first: int, period: int) -> None:
         """Count the slots between the last one so far and `first` as unaccounted for.
 
-        It omits slots of pruned days.
+        Slots of pruned days do not count.
         """
         end = self._end
         if end is None and self._begins is not None:
@@ -159,7 +160,7 @@ class _Schedule:
         due = (end // period + 1) * period
         if first <= due:
             return
-        for day in self._pruned:  # only days of a copied recording lie between two slots
+        for day in self._pruned:  # a pruned day lies between two slots only after a copy
             if due < day + DAY_MS and day < first:
                 self._leave_out(due, day, period)
                 due = -(-(day + DAY_MS) // period) * period

@@ -34,6 +34,6 @@ def connect(uri: str, timeout: float = 5.0) -> Connection:
 
     Args:
         uri: Its URI.
-        timeout: Seconds to wait until another connection unlocks it.
+        timeout: Seconds to wait until another connection unlocks the database.
     """
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout, factory=Connection)

@@ -1,11 +1,12 @@
 """Copies one recording into another, which may have rows already.
 
-The rule of this file: existing samples and sweeps of the target stay; a row of the source with the
-same key is not copied. Only a row of the table `past` replaces the numbers of the target's. A gap
-of whole sweeps remains only where neither recording has a sweep. The summary of a pruned day
-remains only if neither recording has the slots of that day, so no slot counts twice. Samples are
-copied first, then the past, sweeps and gaps. So a killed copy leaves no sweep without its samples.
-A transaction with samples also writes how far the copy is, and the next run continues there.
+The rule of this file: existing samples and sweeps of the target stay; a sample or sweep of the
+source with the same key is not copied. Only in the table `past`, a row of the source replaces the
+numbers of the target. A gap of whole sweeps remains only where neither recording has a sweep. The
+summary of a pruned day remains only if neither recording has the slots of that day, so no slot
+counts twice. Samples are copied first, then the past, sweeps and gaps. So a killed copy leaves no
+sweep without its samples. Each transaction with samples also stores how far the copy is. After a
+kill, the next run continues there.
 """
 
 import json
@@ -38,7 +39,7 @@ _SWEEP = f"""
 INSERT INTO sweeps ({", ".join(coverage.SWEEP)}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 ON CONFLICT DO NOTHING
 """
-# Finds the slots of sweeps that lie within a gap. The copy then removes these slots from the gap.
+# Finds the slots that have a sweep, but lie within a gap. The copy removes them from the gap.
 _TWICE = """
 SELECT slot FROM sweeps JOIN gaps ON gaps.symbol = '' AND slot BETWEEN first AND last
 WHERE slot BETWEEN ?1 AND ?2
@@ -83,7 +84,8 @@ def copy_into(target: Target, source: Recording, *, on_rows: Callable[[int], obj
 
     Args:
         target: A recording of the same exchange.
-        source: The recording to copy. A recorder may write it; the copy may omit its new rows.
+        source: The recording to copy. A recorder may write it meanwhile; the copy may omit what the
+            recorder adds.
         on_rows: Called with the number of samples read since the last call.
 
     Returns:
@@ -125,9 +127,10 @@ class _Copy:
         return added
 
     def _last_sweep(self) -> list[int] | None:
-        """Return when the last sweep of the source was due, and when it ended, Unix ms; or None.
+        """Return when the last sweep of the source was due, and when it ended, Unix ms.
 
-        If there was one, the copy omits later sweeps, because it may lack their samples.
+        None if the source has no sweep. The copy omits sweeps that a recorder adds after this call,
+        because it may lack their samples.
         """
         span = self._source.span()
         if span is None:
@@ -138,7 +141,7 @@ class _Copy:
         return None if found is None else [found.slot, found.finished]
 
     def _continues(self, state: dict[str, Any]) -> bool:
-        """Whether an unfinished copy in the target was of this recording."""
+        """Whether the target has an unfinished copy of this recording."""
         if state.get("from") != str(self._source):
             return False
         if state["last"] is None:
@@ -156,7 +159,8 @@ class _Copy:
     def _bridge(self, run: Statements) -> None:
         """If the source has a sweep, write a gap for the time between the two recordings.
 
-        A recording begins with its pruned days, of which only the summaries are left.
+        A recording begins with its pruned days, if it has any, although only their summaries are
+        left.
         """
         span, found = self._source.span(), run.execute(coverage.SPAN).fetchone()
         sweep = next(self._source.sweeps(), None)
@@ -229,8 +233,8 @@ def _remember(run: Statements, state: dict[str, Any]) -> None:
 def _with_pruned(begin: int, pruned: Sequence[Pruned], period: int) -> int:
     """Return the first slot of a recording, pruned days included; without such days, `begin`.
 
-    The summaries of a day have its last slot, and count its slots. So the result is exact if the
-    first of these days has one period, and each of its slots has a sweep or a gap.
+    The summaries of a day contain its last slot and the number of its slots. So the result is exact
+    if the first of these days has only one period, and each of its slots has a sweep or a gap.
     """
     if not pruned:
         return begin

@@ -1,7 +1,7 @@
 """SQL about sweeps, gaps and failed symbols. A slot is a time at which a sweep was due.
 
 The rule of this file: the same statements run in SQLite and in PostgreSQL, so both count slots in
-the same way. ``?1`` (included) and ``?2`` (excluded) are a span of slots, Unix ms; but in `GAPS`,
+the same way. ``?1`` (included) and ``?2`` (excluded) bound a span of slots, Unix ms. But in `GAPS`,
 ``?1`` is the symbol.
 """
 
@@ -31,10 +31,11 @@ PRUNED_UNTIL: str = "SELECT CAST(value AS BIGINT) FROM about WHERE name = 'prune
 PRUNED: str = "SELECT day, reason, slots, last, rows FROM pruned ORDER BY day, reason"
 
 _AFTER_START = larger("0", "(?1 - first + period - 1) / period")
-# Each gap with its period and the number of its slots without a sweep. If gaps overlap, a slot
+# Finds each gap, its period, and the number of its slots without a sweep. If gaps overlap, a slot
 # counts once: a gap counts only slots after the end of all gaps that begin before it. Each gap has
-# its own period, because a recording may change its period. A gap with an impossible period has no
-# slots. A gap that ends before it begins is empty; it belongs to the span if `first` does.
+# its own period, because a recorder may continue a recording with another period. A gap with an
+# impossible period counts no slots. A gap that ends before it begins is empty; it belongs to the
+# span if its `first` does.
 COUNTED: str = f"""
 WITH gap AS (
     SELECT first, last, reason, detail, CASE WHEN period > 0 THEN period END AS period, coalesce(
@@ -59,7 +60,7 @@ SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due
 ELSE 0 END AS slots FROM part ORDER BY first
 """
 MISSED: str = f"SELECT CAST(coalesce(sum(slots), 0) AS BIGINT) FROM ({COUNTED}) AS counted"
-# For each symbol and reason, the number of sweeps that could not read the symbol.
+# Counts, for each symbol and reason, the sweeps that could not read the symbol.
 FAILED: str = f"""
 WITH part AS (
     SELECT symbol, reason, period, {smaller("last", "?2 - 1")} AS ends,
