@@ -1,13 +1,13 @@
 """Stores past open interest in a recording, from the exchange's history and its archive.
 
-Both have one row for each symbol and instant, a multiple of 5 minutes.
+An *instant* is a multiple of 5 minutes. History and archive have one row for each symbol and
+instant. An instant for which they have no row is a *hole*.
 
 The rule of this file: a run requests only stretches of the history in which the recording lacks
 rows, and downloads only files of the archive that the archive's cache lacks. It stores rows soon
 after it has received them. So a run may end at any moment, even by a kill. The next run stores the
-rest, and the recording then has the same rows as after a single run. An instant for which the
-exchange has no row is a hole. Each run requests the holes of the history again, because a row may
-have appeared.
+rest, and the recording then has the same rows as after a single run. Each run requests the holes of
+the history again, because a row may have appeared.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ STEP_MS = PERIODS["5m"]
 PAGE_MS = MAX_ROWS * STEP_MS  # the span of one request
 MONTH = timedelta(days=30)  # the exchange keeps rows of history for this long
 WORKERS = 8  # symbols at once, as in `histories`
-ROWS_PER_WRITE = 4096  # rows of the archive, two weeks of a symbol, to collect before a write
+ROWS_PER_WRITE = 4096  # archive rows to collect before a write; two weeks of one symbol
 
 
 @runtime_checkable
@@ -104,20 +104,20 @@ class Backfilled(Encodable):
     rows: int = 0
     """The number of received rows."""
     new: int = 0
-    """How many of these the recording lacked, or had with other numbers."""
+    """How many of these rows the recording lacked, or had with other numbers."""
     holes: int = 0
-    """The number of stretches for which the history, or the archive, has no rows."""
+    """The number of stretches of time for which the history, or the archive, has no rows."""
     failed: dict[str, BinanceOIError] = field(default_factory=dict[str, BinanceOIError])
-    """The error of each symbol that could not be read. For the archive, the keys are ``SYMBOL
-    DAY``. The next run reads these again."""
+    """The error of each symbol that could not be read. For an error of the archive, the key is
+    ``SYMBOL DAY``. The next run tries again."""
 
 
 def spans_of(times: Iterable[int]) -> Iterator[Span]:
     """Yield spans that cover these 5-minute instants with few requests.
 
     Args:
-        times: The instants, Unix ms, sorted. A span may also cover instants between them, if these
-            need no further request.
+        times: The instants, Unix ms, sorted. A span may also cover other instants that lie between
+            two of these, if that costs no further request.
     """
     first = last = -1
     for at in times:
@@ -148,10 +148,10 @@ class Filler:
         self.holes: int = 0
 
     async def fill(self, symbol: str, span: Span, wanted: Container[int] | None = None) -> None:
-        """Store the instants of `span` that the sink lacks and the exchange has.
+        """Store the row of each instant of `span`, if the sink lacks it and the exchange has it.
 
-        The call omits the instants of the last minute, whose rows may not have appeared yet, and
-        those that are too old for the exchange's history.
+        The call omits the last minute, whose rows may not have appeared yet, and instants that are
+        too old for the exchange's history.
 
         Args:
             symbol: The symbol to read.
@@ -271,20 +271,20 @@ async def backfill(
 ) -> Backfilled:
     """Store past open interest in a recording, beside its samples: a row for every 5 minutes.
 
-    The exchange's history has the last 30 days. The archive has nearly all days since the first one
-    of the symbol there, 2020-09-01 or later. The recording keeps the rows of both, so that a reader
-    can compare them. A backfill waits for the end of a ban. If an outage lasts longer than about
-    90 s, the symbol fails; a day of the archive fails after about 30 s. After an interruption, the
-    same call continues the backfill. It requests only stretches of the history in which the
-    recording lacks rows. From the archive, it requests the checksum of each day again, and the day
-    itself only if the archive's cache lacks it.
+    The exchange's history has the last 30 days. The archive begins on 2020-09-01 for BTCUSDT, and
+    later for other symbols; few days are missing. The recording keeps the rows of both, so that a
+    reader can compare them. A backfill waits for the end of a ban. If an outage lasts longer than
+    about 90 s, a symbol of the history fails; a day of the archive fails after about 30 s. After an
+    interruption, the same call continues the backfill. It requests only stretches of the history in
+    which the recording lacks rows. From the archive, it requests the checksum of each day again,
+    and the file of the day only if the archive's cache lacks it.
 
     Args:
         reader: The client.
-        to: The recording: a file, or the URL of a database, created if missing; or a `Sink` that
+        to: The recording: a file, created if missing, or the URL of a database. Or a `Sink` that
             stores elsewhere.
-        symbols: The symbols to read. None, or an empty list, for those of the recording; if it has
-            none, or `to` is a `Sink`, for every trading symbol.
+        symbols: The symbols to read. None or an empty list reads the symbols of the recording. If
+            the recording has no symbols, or `to` is a `Sink`, it reads every trading symbol.
         since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
         until: The last instant, given in the same way; None for now.
         archive: An archive to read too; None to read only the history. The caller closes it.
@@ -300,14 +300,14 @@ async def backfill(
         TypeError: `since` or `until` has another type, `to` is neither a path nor a sink, or
             `symbols` is not iterable; the call sent nothing.
         ValueError: `since` or `until` is not a possible time, or the range ends before it begins.
-            Or `to` is empty, or a URL of another kind.
+            Or `to` is empty, or a URL that names no PostgreSQL database.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
         RecordingError: Another process writes the recording (use `Recorder(backfill=True)` then).
-            Or it has another source, or cannot be written. Rows stored earlier stay.
+            Or the recording has another source, or cannot be written. Rows stored earlier stay.
         BinanceOIError: The list of symbols could not be read, or the archive does not answer.
 
-    Cost: one request for each 500 missing instants of a symbol, and one more for each distant
-    stretch of them; the limit is 1000 requests in 5 minutes.
+    Cost: at least one request for each 500 missing instants of a symbol, and more if they lie in
+    distant stretches. The limit of the history is 1000 requests in 5 minutes.
     """
     check_moment("since", since)
     check_moment("until", until)
@@ -351,7 +351,7 @@ def _sink_of(to: StrPath | Sink, source: str, clock: Callable[[], float]) -> Sin
 
     Raises:
         TypeError: `to` is neither a path, nor a URL, nor a sink.
-        ValueError: `to` is empty, or a URL of another kind.
+        ValueError: `to` is empty, or a URL that names no PostgreSQL database.
     """
     if isinstance(to, str | os.PathLike):
         place = check_recording("to", to)

@@ -64,10 +64,10 @@ class GapFiller:
         return self._filler.new
 
     def note(self, outcome: Snapshot | Gap, period: int) -> None:
-        """Take the outcome of one slot, or of several without a sweep.
+        """Note the instants that the outcome of one or more slots leaves without a value.
 
         Args:
-            outcome: A sweep, or slots without one.
+            outcome: A sweep, or a gap of one or more slots.
             period: From slot to slot, ms.
         """
         if isinstance(outcome, Gap):
@@ -96,7 +96,7 @@ class GapFiller:
         while True:
             await self._swept.wait()
             self._swept.clear()
-            await asyncio.sleep(SETTLED_MS / 1000)  # until the rows of these instants have appeared
+            await asyncio.sleep(SETTLED_MS / 1000)  # until the row of the last instant has appeared
             failed = await self._fill()
             if failed:
                 await asyncio.sleep(AGAIN_S)
@@ -113,10 +113,11 @@ class GapFiller:
             self._want(symbol, gap, period)
 
     async def _fill(self) -> bool:
-        """Read the wanted instants.
+        """Read the wanted instants whose rows have appeared.
 
         Returns:
-            Whether a read failed that may succeed later; its instants stay wanted.
+            Whether to try again: a read has failed, but may succeed later. Its instants stay
+            wanted.
         """
         until = round(self._clock() * 1000) - SETTLED_MS
         due = {
@@ -147,6 +148,6 @@ class GapFiller:
 
 
 def instants_in(gap: Gap, period: int) -> Iterator[int]:
-    """Return the instants from the first slot of a gap to the slot after it, which is excluded."""
+    """Return the instants from the first slot of a gap until the slot after it (excluded)."""
     first = -(-gap.first // STEP_MS) * STEP_MS
     return iter(range(first, gap.last + max(1, period), STEP_MS))

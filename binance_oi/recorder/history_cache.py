@@ -41,11 +41,12 @@ FOLDER: Final = f"history-{FORMAT}"
 SUFFIX: Final = ".json.z"
 PERIOD: Final = "5m"
 STEP: Final = PERIODS[PERIOD]
-KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # ms: 7 days of changes over 24h, and 1h more
+# ms: changes over 24h that end in the last 7 days need 8 days of rows; this is 1h more.
+KEPT_MS: Final = USUAL_MS + 25 * 3_600_000
 UNUSED_S: Final = 30 * 86_400.0  # s without a write, after which we remove an exchange's files
 LARGEST: Final = 1 << 24  # bytes that a file may have, compressed or not; 30 days take about 1 MB
-REPLACED_AT_MOST: Final = 20  # times that other processes may replace a file during one `save`
-APPEARS_MS: Final = 7_000  # from an instant until its row appears; 6.2 s were seen on 2026-09-12
+REPLACED_AT_MOST: Final = 20  # tries of one `save`; each fails if another process replaces the file
+APPEARS_MS: Final = 7_000  # ms from an instant until its row appears; 6.2 s seen on 2026-09-12
 
 
 class Kept(NamedTuple):
@@ -215,8 +216,8 @@ def _decoded(packed: bytes, symbol: str) -> Kept:
     """Decode the content of a file.
 
     Raises:
-        ValueError: `_encoded` writes no such file for this symbol. The other errors that `load`
-            catches say the same.
+        ValueError: `_encoded` has not written this file, or not for this symbol. The other errors
+            that `load` catches mean the same, except an `OSError`.
     """
     unpacking = zlib.decompressobj()
     text = unpacking.decompress(packed, LARGEST)
@@ -249,7 +250,7 @@ class Recent(NamedTuple):
     rows: tuple[HistoryRow, ...]
     """The rows."""
     error: BinanceOIError | None = None
-    """Why newer rows could not be read; then `rows` are the cached ones. Otherwise None."""
+    """Why newer rows could not be read, so that `rows` has only cached ones; None without error."""
 
 
 def load_recent(cache: HistoryCache, symbols: Sequence[str]) -> dict[str, Kept]:
@@ -265,10 +266,11 @@ async def read_recent(
     span: timedelta,
     on_progress: OnProgress | None = None,
 ) -> AsyncGenerator[Recent]:
-    """Yield the history of the last `span` of each symbol, in any order.
+    """Yield the history of the last `span` of each symbol.
 
-    Cached rows may begin earlier. Symbols for which the cache is enough come first. For the other
-    symbols, the call requests the missing rows, and caches them as soon as they come.
+    Cached rows may begin before that span. Symbols for which the cache is enough come first. For
+    the other symbols, which come in any order, the call requests the missing rows, and caches them
+    as soon as they arrive.
 
     Args:
         client: Reads the exchange.
@@ -283,7 +285,8 @@ async def read_recent(
     now = round(time.time() * 1000)
     since = now - round(span.total_seconds() * 1000)
     known = await asyncio.to_thread(load_recent, cache, symbols)
-    # The exchange's clock may differ from ours by some seconds, so a cache may begin a step later.
+    # `since` is a time of our clock, which may differ from the exchange's by some seconds. So the
+    # cached rows are also enough if they begin one step later.
     known = {symbol: kept for symbol, kept in known.items() if kept.first <= since + STEP}
     for symbol, kept in known.items():
         if not kept.lacks(now):

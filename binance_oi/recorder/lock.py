@@ -31,7 +31,7 @@ class RecorderLock:
 
     Raises:
         OccupiedError: Another recorder holds the lock.
-        RecordingError: The name of the lock belongs to something else.
+        RecordingError: The name of the lock file belongs to something that is not such a lock.
         OSError: The lock file cannot be opened, locked or written.
     """
 
@@ -64,8 +64,8 @@ class RecorderLock:
     def protects(self, path: Path) -> bool:
         """Whether another recorder of `path` would find this lock.
 
-        It would not if someone removed the lock or moved its directory. Another path to the same
-        file is fine, such as one through a link to the directory, or through a mount of it.
+        It would not find the lock if someone removed the lock or moved its directory. `path` may
+        also reach the recording through a link to the directory, or through a mount of it.
         """
         return self._file is not None and _leads_to(beside(path, "-lock"), self._file)
 
@@ -74,7 +74,7 @@ class RecorderLock:
 
         Raises:
             OccupiedError: Another recorder holds the lock there; the present lock stays.
-            RecordingError: The name of the lock belongs to something else; the present lock stays.
+            RecordingError: The name of the lock there is not that of a lock; the present one stays.
             OSError: The lock file cannot be opened, locked or written; the present lock stays.
         """
         if self.protects(path):
@@ -128,7 +128,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _is_lock(file: int) -> bool:
-    """Whether the file holds a process id, or zeros or nothing, as after a power failure."""
+    """Whether the file holds a process id; or zeros or nothing, as after a power failure."""
     held = os.pread(file, LOCK_BYTES + 1, 0)
     return len(held) <= LOCK_BYTES and not held.strip(b"0123456789\0 \r\n")
 

@@ -14,26 +14,26 @@ it as follows:
    from the log into the file.
 
 A ``kill -9`` at any moment leaves the file with one of these two tokens, and the log contains both.
-Another program may checkpoint at any moment too. So at the start of each transaction, the recorder
-reads the index of the log, which shows whether SQLite restarts the log. The recorder writes the
-first page in each transaction, because it may be unable to read the index.
+Another program may also checkpoint at any moment. So at the start of each transaction, the recorder
+reads the index of the log, which shows whether SQLite is about to restart the log. In case it
+cannot read the index, the recorder writes the first page in every transaction.
 
 Another program may restart the log and change the schema in it, by ``VACUUM`` or ``CREATE INDEX``.
 SQLite then increments the token, but only in the log. So a log also belongs to a file whose token
-is slightly below the first token of the log. Two random tokens are never that close.
+is slightly below the first token of the log. Two random tokens are hardly ever that close.
 
-Tokens are random, so two recordings do not share one, and no recording gets one twice, except by a
-rare chance. A copy has another token too: ``VACUUM INTO`` increments it, and SQLite's backup sets
-it to a small number. So the log of the original does not contain the token of a copy. The rule
-fails in two cases. After ``VACUUM INTO``, another program changes the schema of the original: then
-its log also fits the copy. Or a log begins with a transaction that changes the schema more than
-`MAX_SCHEMA_CHANGES` times: then it fits no file. A log without a token comes from an older program.
-It proves nothing, and this module accepts it.
+Tokens are random. So two recordings hardly ever share one, and a recording hardly ever gets one
+twice. A copy has another token too: ``VACUUM INTO`` increments the token of the copy, and SQLite's
+backup sets it to a small number. So the log of the original does not contain the token of a copy.
+The rule fails in two cases. If another program changes the schema of the original after ``VACUUM
+INTO``, the log of the original also fits the copy. If a log begins with a transaction that changes
+the schema more than `MAX_SCHEMA_CHANGES` times, the log fits no file. A log without a token comes
+from an older program. It proves nothing, and this module accepts it.
 
-Cost, in pages of 1 KiB: two for each checkpoint, once or twice a minute, and one for each
-transaction that does not write the first page anyway, as a sweep of the whole market does. This
-module reads a database only through SQLite. If it opened and closed the file itself, the system
-would release SQLite's locks.
+Cost, in pages of 1 KiB: two for each checkpoint, of which there are one or two a minute. One more
+for each small transaction, which would otherwise not write the first page; a sweep of the whole
+market writes it anyway. This module reads a database only through SQLite. If it opened and closed
+the file itself, the system would release SQLite's locks.
 
 Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on closing descriptors,
 https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
@@ -59,7 +59,7 @@ except ImportError:  # without POSIX locks, an index that a reader has created s
 
 FIRST_TOKEN = 1 << 16  # lower numbers are SQLite's own counts of schema changes
 END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite reads a signed number, and may increment it
-MAX_SCHEMA_CHANGES = 1000  # other programs make no more in the first transaction of a log
+MAX_SCHEMA_CHANGES = 1000  # we expect no more in the first transaction of a log
 NOT_A_DATABASE = -1  # stands for the token of a file that is not a database
 READ_ATTEMPTS = 20  # tries to read a file and its log while neither changes
 UNCHANGING = "mode=ro&immutable=1"  # in a URI for SQLite: read the file alone, without its log
@@ -123,7 +123,7 @@ def _open_regular(name: str, flags: int) -> int:
 
 
 def begins_anew(index: int) -> bool:
-    """Whether the next transaction may restart the log, because all of it is in the file.
+    """Whether the next transaction may restart the log, because the file has all of its content.
 
     If the caller is in a write transaction, the answer holds for that transaction, because no other
     program can write meanwhile.
@@ -148,7 +148,8 @@ def _read_header(file: BinaryIO) -> Generation | None:
 def token_of(path: Path) -> int | None:
     """Return the token of the file alone, without its log.
 
-    `NOT_A_DATABASE` for an empty or a foreign file; None if SQLite cannot read the file.
+    Return `NOT_A_DATABASE` for a file that is missing, empty or no database. Return None if SQLite
+    cannot read the file.
     """
     if not size_of(path):
         return NOT_A_DATABASE
@@ -200,7 +201,7 @@ def _tokens(log: Path) -> Iterator[int]:
 
     SQLite writes a frame in two steps: its head, then the page. In a restarted log, between the two
     steps, a new head is followed by a page of the previous log, with an older token. A ``kill -9``
-    may leave it like that. So we accept a page only if the checksum of the frame matches.
+    may leave such a frame. So we accept a page only if the checksum of its frame matches.
     """
     with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
         header = file.read(_HEADER.size)
@@ -245,7 +246,7 @@ def _checksum(magic: int, before: bytes, data: bytes) -> bytes:
 def descriptor(inode: os.stat_result) -> int | None:
     """Return the descriptor that SQLite has of a file; None if we find none.
 
-    We must not open the file ourselves: to close that descriptor would release SQLite's locks.
+    We must not open the file ourselves: closing our own descriptor would release SQLite's locks.
     """
     with suppress(OSError):
         for name in os.listdir("/dev/fd"):
@@ -268,8 +269,8 @@ class LogReader(Connection):
     def close(self) -> None:
         """Close the connection, and remove files that it leaves unused beside the database.
 
-        These are an empty log with its index, or an index that this connection created. If another
-        connection uses them, they stay.
+        It removes an empty log together with its index, or an index that this connection created.
+        If another connection uses them, they stay.
         """
         super().close()
         files, self._files = self._files, None

@@ -22,8 +22,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     """Open a connection that changes no file and leaves no new file behind.
 
     If there is no log beside the file, and this user cannot write the file or its directory, SQLite
-    reads the file as one that never changes. While such a connection is open, do not start a
-    recorder as another user.
+    assumes that the file never changes. So while such a connection is open, do not start a recorder
+    as another user.
 
     Raises:
         RecordingError: The file is missing, is not a recording, or has an unknown version; or the

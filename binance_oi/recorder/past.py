@@ -39,7 +39,7 @@ ORDER BY time, source
 _TIMES = """
 SELECT time FROM past WHERE symbol = ?1 AND source = ?2 AND time BETWEEN ?3 AND ?4 ORDER BY time
 """
-# SELECT DISTINCT would read every row. This reads one row for each symbol.
+# SELECT DISTINCT would read every row. Repeated, this query reads one row for each symbol.
 _NEXT = "SELECT min(symbol) FROM past WHERE symbol > ?1"
 
 
@@ -75,8 +75,8 @@ def past_times(
 class Past:
     """Rows of the past of some symbols in a span of time, sorted by symbol, time and source.
 
-    Each iteration reads the recording again and keeps no rows in memory, so there may be more rows
-    than memory can hold. Recordings of early versions have no table of the past; they yield no
+    Each iteration reads the recording again and keeps few rows in memory, so there may be more rows
+    than memory can hold. A recording of an early version has no table of the past, and yields no
     rows.
 
     Args:
@@ -96,7 +96,7 @@ class Past:
         source: int | None,
     ) -> None:
         self._tables, self._symbols, self._span = tables, symbols, (since, until)
-        # Without a source, read rows of any source number, so that `check_past` also sees damage.
+        # None reads rows of any source number, so that `check_past` also sees impossible numbers.
         self._sources = ALWAYS if source is None else (source, source)
 
     def __iter__(self) -> Iterator[Instant]:
@@ -152,7 +152,7 @@ def past_symbols(connection: Statements) -> Iterator[str]:
 
 
 def _are_right(rows: Sequence[InstantRow]) -> bool:
-    """Whether a backfill can have written these values; checked by column, which is faster."""
+    """Whether a backfill can have written these values. A check by column is faster than by row."""
     symbols, times, sources, values, notionals, supplies = zip(*rows, strict=True)
     known = (*values, *_known(notionals), *_known(supplies))
     try:

@@ -1,9 +1,9 @@
 """The queue of sweeps and gaps that polling has produced and the recorder has yet to store.
 
 The rule of this file: the queue keeps the order in which sweeps and gaps came, and has each once. A
-sweep waits in memory while the store cannot be written. If the oldest one has waited too long, or
-if all sweeps take too much memory, the queue drops the oldest sweep, and puts a gap with the reason
-`storage` in its place. It never drops a gap.
+sweep waits in memory while the store cannot be written. If the oldest sweep has waited too long, or
+if the sweeps together take too much memory, the queue drops the oldest one, and puts a gap with the
+reason `storage` in its place. It never drops a gap.
 """
 
 from collections import deque
@@ -73,7 +73,10 @@ class Pending:
         self._units.append(Unit())
 
     def take(self) -> Unit | None:
-        """Remove and return the oldest sweep with the gaps before it, or gaps alone, or None."""
+        """Remove and return the oldest sweep with the gaps before it.
+
+        Without a sweep, return the gaps alone; with neither, None.
+        """
         unit = self._units.popleft()
         self._bytes -= unit.bytes
         if unit.sweep is None:
@@ -89,7 +92,7 @@ class Pending:
             self._prepend(unit.gaps)
 
     def give_up(self, now: float, why: str) -> int:
-        """While the oldest sweep is too old, or all take too much memory, replace it with a gap.
+        """Replace the oldest sweeps with gaps, until none is too old and the others fit in memory.
 
         Return how many sweeps were replaced.
 

@@ -96,8 +96,8 @@ class Place:
     def _has_other_sides(self, home: Path) -> bool:
         """Whether another program has opened the moved file, with its own log or index.
 
-        An empty log counts too. Its program keeps old pages in memory, and would later write them
-        over the pages of our log.
+        An empty log counts too. The program that opened it keeps old pages in memory, and would
+        later write them over the pages of our log.
         """
         log, index = (_side(home, ending) for ending in (LOG, INDEX))
         found = index if self._is_the_log(log) else log
@@ -116,10 +116,10 @@ class Place:
         return found.st_size < self._seen[0] and not is_as_long_as_it_says(home)
 
     def set_aside_cut_file(self) -> None:
-        """Rename the rest of a truncated file, so that a new file can have its path.
+        """Rename what is left of a truncated file, so that a new file can have its path.
 
-        An empty rest is removed. If the rest stayed, SQLite could not create a recording there
-        while another program reads it.
+        If the file is empty, remove it. If we left the file there, SQLite could not create a
+        recording at its path while another program reads it.
         """
         found = _found(self._real)
         if found is None or self.is_moved() or not self._is_cut(self._real, found):
@@ -138,8 +138,8 @@ class Place:
     def forget_index(self) -> None:
         """Make SQLite rebuild the index from the log, because they no longer match.
 
-        All connections of a process share one index while any of them is open. This call clears its
-        header, and without a header SQLite rebuilds the index.
+        All connections of a process share one index while any of them is open. This call clears the
+        header of the index, and SQLite rebuilds an index without a header.
         """
         index = self._index()
         if index is not None:
@@ -192,7 +192,7 @@ class Place:
         return None if file is None else name_of(file)
 
     def _home(self) -> Path | None:
-        """Return the file's path, whether it was moved or not; None in the cases of `_now`."""
+        """Return the file's path, moved or not; None if it has none, or the system hides it."""
         return self._now() if self.is_moved() else self._real
 
     def take_log_along(self) -> Path | None:
@@ -231,7 +231,7 @@ class Place:
         return inode is not None and _is(self._path_of(ending), inode)
 
     def remove_log(self) -> None:
-        """Remove the log and the index at the old path; a new file there would inherit them."""
+        """Remove the log and the index at the old path, because a new file there would get them."""
         for ending in (LOG, INDEX):
             if self._is_ours(ending):
                 with suppress(OSError):
@@ -239,7 +239,7 @@ class Place:
 
 
 def _side(path: Path, ending: str) -> Path:
-    """Return the path of a side file of `path`, which must not be a link."""
+    """Return the path of a side file of `path`; `path` itself must not be a link."""
     return path.with_name(path.name + ending)
 
 
@@ -260,11 +260,12 @@ def remove_all(path: Path) -> None:
 
 
 def set_aside_foreign_log(path: Path) -> None:
-    """Rename the log of another recording, which someone moved or replaced while no recorder ran.
+    """Rename the log beside `path` if it belongs to another recording.
 
-    The log may contain the last sweeps of a killed recorder. If the recording is missing, SQLite
-    would delete the log when it creates a new file. If another file is at its path, SQLite would
-    write old pages of the log into that file.
+    That is so if someone moved or replaced the other recording while no recorder ran. The log may
+    contain the last sweeps of a killed recorder. If there is no file at `path`, SQLite would delete
+    the log when it creates one. If there is a file, SQLite would write old pages of the log into
+    it.
 
     Raises:
         OSError: The log cannot be renamed.
