@@ -1,6 +1,6 @@
 """A recording in PostgreSQL as a sink: one transaction for each sweep.
 
-The rule of this file: when a call returns, the server has committed its rows, and a second write of
+The rule of this file: when a call returns, the server has committed the rows, and a second write of
 the same rows changes nothing. So the sink may repeat a transaction whose COMMIT got no answer. A
 recorder must hold an advisory lock, so only one recorder writes at a time. The server releases that
 lock when the recorder's connection ends. After a lost connection, the sink takes the lock again
@@ -43,8 +43,8 @@ from binance_oi.times import unix_ms
 # s that a standby waits after an outage of the server before it takes the lock. In this time, the
 # recorder that held the lock before the outage can take it again.
 YIELD_S = 10.0
-LOCK_TRIES = 3  # attempts to take the lock while its holder ends between two of our statements
-MONTH_AHEAD_MS = 7 * 86_400_000  # ms before a month at which the sink creates its partition
+LOCK_TRIES = 3  # attempts to take the lock; its holder may end between two of our statements
+MONTH_AHEAD_MS = 7 * 86_400_000  # ms; the sink creates the partition of a month this long before it
 
 # Numbers are sent as text, so the server stores every digit and every zero. `ON CONFLICT` makes a
 # repeated write harmless.
@@ -86,7 +86,8 @@ class PostgresSink:
 
     Args:
         url: ``postgresql://...``; the tables are in the first schema of its search path.
-        source: The exchange's name, which the sink writes and compares. None skips both.
+        source: The exchange's name, which the sink compares with that of the recording, or writes
+            if the recording has none. None does neither.
         keep_days: The number of whole days to keep, besides the current one; None keeps all.
         now: Returns Unix seconds.
     """
@@ -219,14 +220,15 @@ class PostgresSink:
 
     def save_past(self, rows: Sequence[InstantRow]) -> int:
         """See `Sink.save_past`."""
-        # PostgreSQL refuses a statement that would change a row twice: keep the last of equal keys.
+        # PostgreSQL refuses a statement that would change a row twice. So keep, of the rows with
+        # the same key, only the last.
         latest = {row[:3]: row for row in rows}
         if not latest:
             return 0
         return self._run(lambda run: self.add_past(run, list(latest.values())))
 
     def is_at(self, url: str) -> bool:
-        """Whether a URL leads to this recording: a connection to it sees the lock that we hold."""
+        """Whether a URL leads to this recording: then a new connection sees our lock there."""
         with closing(Connection(url, "binance-oi care", StorageError)) as other, other.bounded():
             return bool(_locked_by(other) == self._run(_locked_by))
 
@@ -316,7 +318,7 @@ class PostgresSink:
         return self._try(work, months or set())
 
     def locked(self) -> Connection:
-        """Return a connection that holds the lock; in a new connection, create missing tables.
+        """Return a connection that holds the lock. After a reconnection, create missing tables.
 
         Raises:
             OccupiedError: Another recorder has taken over.

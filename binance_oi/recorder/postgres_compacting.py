@@ -24,8 +24,8 @@ from binance_oi.recorder.postgres_vacuum import Patience, shorten, vacuum
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-# Bytes. We compact a table that is larger than twice the size that its rows need, plus this. If its
-# indexes exceed the same bound, we build them anew; they need less space than the rows.
+# Bytes. We compact a table if it is larger than twice the size that its rows need, plus this. If
+# its indexes are larger than that, we build them anew; they need less space than the rows.
 WORTH_BYTES = 1 << 20
 PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has moved these pages
 # Passes over a table, at most. After a pass, some rows may still be near the end: the server may
@@ -33,7 +33,7 @@ PAGES_PER_STEP = 128  # 1 MiB; a writer of the table waits until one step has mo
 # Each pass leaves fewer pages near the end.
 PASSES = 10
 SPARE = 1.2  # the goal is a table of this many times the pages that its rows would fill
-MISSES = 3  # after so many steps that made the table longer, we take all its pages for full
+MISSES = 3  # after this many steps that made the table longer, we assume that no page is free
 # s that we wait, in all, for transactions of other programs. We block no other program meanwhile.
 PATIENT_S = 600.0
 PAGE_SIZE = 8192  # bytes, PostgreSQL's default; with another page size, goals are too low or high
@@ -52,8 +52,8 @@ _IS_OWNER = f"""
 SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), true) FROM pg_class
 WHERE relnamespace = ({schema.NAMESPACE}) AND relname = 'samples'
 """
-# How many bytes a table has, how many its rows would fill without free space, and how many its
-# indexes have.
+# Finds the bytes of a table, the bytes that its rows would fill without free space, and the bytes
+# of its indexes.
 _SIZE = f"""
 SELECT pg_relation_size(oid), (coalesce((
     SELECT sum(avg_width) + 28 FROM pg_stats WHERE schemaname = current_schema()
@@ -61,13 +61,14 @@ SELECT pg_relation_size(oid), (coalesce((
 ), 0) * greatest(reltuples, 0))::bigint, pg_indexes_size(oid)
 FROM pg_class WHERE relnamespace = ({schema.NAMESPACE}) AND relkind = 'r' AND relname = ?1
 """
-# How many rows a step moved, and the highest page to which it moved one.
+# Moves the rows of the pages from {1} until {2} (excluded). Returns the number of moved rows, and
+# the highest page that got one of them.
 _MOVE = """
 WITH moved AS (DELETE FROM {0} WHERE ctid >= '({1},0)' AND ctid < '({2},0)' RETURNING *),
     placed AS (INSERT INTO {0} SELECT * FROM moved RETURNING ctid)
 SELECT count(*), coalesce((max(ctid)::text::point)[0], 0)::bigint FROM placed
 """
-# The indexes of a table, and whether each is finished.
+# Finds the indexes of a table, and whether each is finished.
 _INDEXES = f"""
 SELECT index.relname::text, indisvalid FROM pg_index
 JOIN pg_class AS index ON index.oid = indexrelid
@@ -121,7 +122,7 @@ def compacting(connected: Callable[[], Connection]) -> Iterator[None]:
     with connected().bounded():
         if not connected().execute(_IS_OWNER).fetchone()[0]:
             raise StorageError("only the owner of the tables may return their space")
-        # VACUUM may take longer than a timeout that the user has set for ordinary statements.
+        # The user may have set a timeout for ordinary statements. VACUUM may take longer.
         connected().execute("SET statement_timeout = 0")
         names = [name for (name,) in connected().execute(_NAMES).fetchall()]
     patience = Patience(PATIENT_S)
@@ -187,7 +188,7 @@ def _size(connection: Connection, name: str) -> _Size:
 
 
 def _has_rows(connection: Connection, name: str, begin: int) -> bool:
-    """Whether a page from `begin` on has rows. The server reads those pages."""
+    """Whether page `begin` or any later page has rows. The server reads those pages."""
     query = f"SELECT EXISTS (SELECT FROM {name} WHERE ctid >= '({begin},0)')"
     with connection.translated():
         return bool(connection.execute(query).fetchone()[0])
@@ -219,7 +220,7 @@ def _moved(
 
 
 def _indexes(connection: Connection, name: str) -> list[tuple[str, bool]]:
-    """Return each index of a table, and whether it is finished; a kill leaves unfinished ones."""
+    """Return each index of a table, and whether it is finished; a killed run may leave others."""
     with connection.bounded():
         return [(index, done) for index, done in connection.execute(_INDEXES, (name,)).fetchall()]
 
@@ -231,10 +232,11 @@ def _are_finished(connection: Connection, name: str) -> bool:
 def _build_indexes(connection: Connection, name: str, patience: Patience) -> None:
     """Build the indexes of a table anew, and remove unfinished ones, until patience is over.
 
-    The old ones keep the pages of deleted rows.
+    An old index keeps the pages of deleted rows.
 
-    ``REINDEX TABLE`` would also build the index of the table's TOAST table, which has no rows. If
-    it were interrupted, an unfinished index would remain in a schema that belongs to the server.
+    We do not use ``REINDEX TABLE``, because it also builds the index of the table's TOAST table,
+    which has no rows. After an interruption, an unfinished index would remain in a schema that
+    belongs to the server.
     """
     with connection.translated():
         # Both statements wait for transactions that use the old indexes.

@@ -43,7 +43,7 @@ _OURS = {
 }
 # The same settings on the server's side. While the server waits until our host confirms an answer,
 # it sends no probes, and only `tcp_user_timeout` ends the wait. We overrule `synchronous_commit =
-# off`, because a crash of the server would then lose commits.
+# off`, because with that setting a crash of the server loses commits.
 _SESSION = f"""
 SELECT set_config('tcp_keepalives_idle', '{SILENT_S}', false),
     set_config('tcp_keepalives_interval', '{SILENT_S}', false),
@@ -55,10 +55,10 @@ SELECT set_config('tcp_keepalives_idle', '{SILENT_S}', false),
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
 
-# Words that repeat which connection failed: the name of the database or of the host is before them.
+# Words of libpq that we remove: our text already has the name of the database or host before them.
 _FAILED = re.compile(r"connection (?:failed|is bad): (?=connection to server)")
 _AT_HOST = re.compile(r"(?<=: )connection to server (?:at|on) .*? failed: ")
-_ATTEMPT = "- host: "  # begins the line about each host, if a URL or a name leads to several
+_ATTEMPT = "- host: "  # begins the line about each host, if the URL leads to several hosts
 
 _VALUE = re.compile(r"\?([0-9]+)")
 _library = partial(library, extra="postgres")
@@ -77,12 +77,12 @@ class Connection:
         url: ``postgresql://...``. It may contain libpq's parameters, such as ``?sslmode=require``,
             which override ours, except `application_name`.
         name: The name of this connection in the server's list of connections. A recorder
-            recognizes its own lost connection by it.
+            recognizes its own lost connection by this name.
         failure: The class of the errors that `bounded` and `translated` raise.
 
     Raises:
-        RecordingError: The server is out of reach, or refuses; then the exact class is `failure`.
-            Or libpq does not understand `url`; then it is `RecordingError` itself.
+        RecordingError: If the server is out of reach, or refuses, the exact class is `failure`. If
+            libpq does not understand `url`, it is `RecordingError` itself.
         ModuleNotFoundError: psycopg is missing; it comes with the extra `postgres`.
     """
 
@@ -139,9 +139,10 @@ class Connection:
         return found
 
     def runs(self, statement: str) -> bool:
-        """Run a statement outside a transaction; False if a lock that it needs is not free in time.
+        """Run a statement outside a transaction; False if it needs a lock that is not free in time.
 
-        The setting `lock_timeout` is that time. The statement may have done a part of its work.
+        The setting `lock_timeout` is that time. If the result is False, the statement may still
+        have done a part of its work.
         """
         try:
             self.execute(statement)
@@ -152,7 +153,7 @@ class Connection:
     def has_locked(self, statement: str) -> bool:
         """Run a statement within a transaction; False if it needs a lock that is not free in time.
 
-        Then the statement changes nothing, and the transaction goes on.
+        If the result is False, the statement has changed nothing, and the transaction goes on.
         """
         try:
             with self._connection.transaction():
@@ -188,10 +189,10 @@ class Connection:
 
     @contextmanager
     def bounded(self) -> Generator[None]:
-        """Translate errors within the block; cut the connection after `PATIENCE_S`.
+        """Translate errors within the block. If the block takes `PATIENCE_S`, cut the connection.
 
-        The operating system of the server's host answers probes even if the server's process is
-        stopped. So only a timer notices such a server.
+        If the server's process hangs, the operating system of its host still answers probes. So
+        only a timer notices a server that hangs.
         """
         timer = threading.Timer(PATIENCE_S, self._cut)
         timer.daemon = True

@@ -6,10 +6,10 @@ are in the first schema of the connection's ``search_path``. A number is `numeri
 precision, which keeps every digit and every zero that the exchange wrote. A time is in Unix ms, as
 in a file.
 
-The table of samples has one partition for each month, so that a month that is too old can be
-dropped at once. It is partitioned from the beginning, because PostgreSQL cannot partition a table
-later. There is no default partition: PostgreSQL locks it to attach another one, so a new month
-would have to wait until no program reads the default partition.
+The table of samples has one partition for each month, so that a keeper can drop an old month at
+once. It is partitioned from the beginning, because PostgreSQL cannot partition a table later. There
+is no default partition: to attach another partition, PostgreSQL would lock the default one. So a
+new month would have to wait until no program reads the default partition.
 """
 
 from collections.abc import Iterable
@@ -165,9 +165,9 @@ Month = tuple[int, int]
 
 
 def months_of(times: Iterable[int]) -> set[Month]:
-    """Return the months (year, month) of samples of these times, Unix ms; each needs a partition.
+    """Return the months (year, month) that need a partition for samples of these times, Unix ms.
 
-    Times before `FIRST_YEAR` or after `LAST_YEAR` need none.
+    Times before `FIRST_YEAR` or after `LAST_YEAR` need none, because their partitions always exist.
     """
     ends = [unix_ms(datetime(year, 1, 1, tzinfo=UTC)) for year in (FIRST_YEAR, LAST_YEAR + 1)]
     days = {time // 86_400_000 for time in times if ends[0] <= time < ends[1]}
@@ -201,7 +201,7 @@ def make_month(run: Statements, month: Month) -> None:
     """Create the partition of a month if it is missing, within the caller's transaction.
 
     ``CREATE TABLE ... PARTITION OF`` would wait for every program that reads or writes samples. So
-    we create a table and attach it, which waits for none of them.
+    we create a table and attach it, which waits for no such program.
     """
     name = partition(month)
     if run.execute(_ATTACHED, (name,)).fetchone() is not None:

@@ -124,7 +124,7 @@ class PostgresTables:
 
     @contextmanager
     def _connection(self) -> Generator[Connection]:
-        """Give one reader a connection in a transaction; then keep that connection for the next."""
+        """Give a reader a connection in a transaction, and then keep it for the next reader."""
         connection = self._taken()
         try:
             with connection.translated():

@@ -2,12 +2,12 @@
 
 The rule of this file: no other program waits longer than `QUEUE_MS` and `HOLD_S` together.
 
-Two things keep VACUUM from shortening a table. First, it must not remove a row as long as a
+Two things keep VACUUM from shortening a table. First, VACUUM must not remove a row as long as a
 transaction may still see it. So `Patience.await_readers` waits until all earlier transactions have
-ended. Second, it shortens a table only at a moment when no transaction uses it. It looks for such a
-moment every 50 ms, for 5 s, and does not queue. If there are many readers, it never finds one. So
-`shorten` makes one: a second connection queues for a lock of the parent table. Readers that come
-later wait behind it, and the earlier ones end.
+ended. Second, VACUUM shortens a table only at a moment when no transaction uses the table. It looks
+for such a moment every 50 ms, for 5 s, and does not queue. With many readers, there may be no such
+moment. So `shorten` makes one: a second connection queues for a lock of the parent table. Later
+readers wait behind that connection until the earlier readers have ended.
 
 Source: https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY and
 `lazy_truncate_heap` in PostgreSQL's src/backend/access/heap/vacuumlazy.c, 2026-11.
@@ -22,9 +22,9 @@ from binance_oi.errors import RecordingError
 from binance_oi.recorder.postgres_connection import Connection
 
 QUEUE_MS = 200  # ms that we queue for a moment without readers; other programs wait behind us
-HOLD_S = 0.1  # s that we keep that moment; VACUUM looks for one every 0.05 s
+HOLD_S = 0.1  # s that we then keep readers away; VACUUM looks for such a moment every 0.05 s
 GAP_S = 0.3  # s between two attempts; meanwhile other programs read and write
-PAUSE_S = 2.0  # s to wait after a VACUUM that found no moment
+PAUSE_S = 2.0  # s to wait after a VACUUM that found no such moment
 
 # Without INDEX_CLEANUP, VACUUM would leave a few removed rows in place, and their pages in use.
 _VACUUM = "VACUUM (ANALYZE, INDEX_CLEANUP ON, TRUNCATE ON) {}"
@@ -67,7 +67,7 @@ class Patience:
     def await_readers(self, connection: Connection) -> Iterator[None]:
         """Wait until every earlier transaction has ended, or patience is over.
 
-        Each `next` asks the server once.
+        Each `next` on the returned iterator asks the server once.
 
         Args:
             connection: Must not be in a transaction.
@@ -107,7 +107,7 @@ def vacuum(connection: Connection, name: str) -> None:
 
 
 def shorten(connection: Connection, name: str, parent: str | None) -> None:
-    """Do the same as `vacuum`, and make a moment in which no transaction uses the table.
+    """Do the same as `vacuum`, and create a moment in which no transaction uses the table.
 
     Args:
         connection: Must not be in a transaction.
@@ -133,7 +133,10 @@ def shorten(connection: Connection, name: str, parent: str | None) -> None:
 
 
 def _make_moment(connection: Connection, parent: str, job: Future[None]) -> None:
-    """Keep other programs from all partitions of `parent` for a moment, if the present ones end."""
+    """Keep other programs away from all partitions of `parent` for a moment.
+
+    This fails if the programs that use a partition now do not end within `QUEUE_MS`.
+    """
     with connection.bounded(), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {QUEUE_MS}")
         if connection.has_locked(f"LOCK TABLE ONLY {parent} IN ACCESS EXCLUSIVE MODE"):

@@ -18,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 LOCKS = Path("/proc/locks")
-MARKS = struct.Struct("=16xI84x4I")  # the log's last page; the last page for each of readers 1 to 4
-FIRST_LOCK = 124  # the byte of the index that reader 1 locks while it reads
+# The last page of the log, and the last page that each of the read marks 1 to 4 allows.
+MARKS = struct.Struct("=16xI84x4I")
+FIRST_LOCK = 124  # the byte of the index that a reader locks while it uses read mark 1
 
 _READ_LOCK = re.compile(r"\S+ POSIX +\S+ +READ +\d+ +\S+:(\d+) (\d+) (\d+)")
 
@@ -38,7 +39,7 @@ def is_earlier_state_read(index: int) -> bool:
 
 
 def _reading(inode: int) -> set[int]:
-    """Return the numbers of the marks that readers use, from 0."""
+    """Return the indexes in the list of marks of those that readers use; mark 1 has the index 0."""
     found = set[int]()
     for line in LOCKS.read_text().splitlines():
         lock = _READ_LOCK.search(line)
