@@ -37,7 +37,7 @@ from binance_oi.recorder.writing_thread import WritingThread
 
 RETRY_AFTER_S = 2.0  # s from a failed write to the next try, unless a new sweep comes earlier
 LAST_RETRY_PAUSE_S = 0.2  # s between two tries at the end
-LAST_WRITES_WITHIN_S = 10.0  # s for which a recorder tries to write the rest at its end
+LAST_WRITES_WITHIN_S = 10.0  # s for which a recorder that ends tries to write what is left
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
@@ -56,14 +56,14 @@ class Status(Encodable):
     missed: int = 0
     """How many slots have no sweep."""
     lost: int = 0
-    """The part of `missed` that the recorder read but could not keep: the store could not be
+    """How many of the `missed` slots had a sweep that the recorder lost: the store could not be
     written in time, another recorder took over, or another program removed the file while the sweep
-    was only in its log. If it can, the recorder writes a gap with the reason `storage` for the
-    slot."""
+    was only in its log. If the recorder still can, it writes a gap with the reason `storage` for
+    the slot."""
     unwritten: int = 0
     """How many sweeps wait in memory to be written; see `Recorder`."""
     late: float = 0.0
-    """Seconds from its slot to the start of the latest sweep; 0.0 before the first sweep."""
+    """Seconds from the slot of the latest sweep to its start; 0.0 before the first sweep."""
     every: float | None = None
     """Seconds from slot to slot, as given or as chosen; None until the recorder has chosen."""
     backfilled: int = 0
@@ -98,14 +98,14 @@ class Recorder:
     gap with the reason `storage` for each.
 
     If someone sets the clock back, slots occur a second time. Recording continues at once. If such
-    a slot has a sweep, that sweep stays, and of the new one the recorder adds only the samples.
-    Otherwise the slot gets its sweep now.
+    a slot has a sweep, that sweep stays, and the recorder adds only the samples of the new sweep.
+    Otherwise the new sweep becomes the sweep of the slot.
 
     Args:
         client: Reads the exchange.
         path: The recording: a file, or the URL of a PostgreSQL database (``postgresql://...``,
-            the extra `postgres`). It is created if missing, and continued otherwise. Or a `Sink`
-            that stores elsewhere; a sink has its own source.
+            which needs the extra `postgres`). A missing file, or missing tables of the database,
+            are created. Or a `Sink` that stores elsewhere; a sink has its own source.
         every: Seconds from sweep to sweep. None chooses the shortest schedule that fits into the
             budget; see `OpenInterestClient.poll`. If a given schedule does not fit, a recording
             that already has sweeps continues at the next longer schedule that fits.
@@ -113,8 +113,8 @@ class Recorder:
         notional: Whether to record mark prices too; each sweep then costs 10 more weight.
         source: The name of the exchange in the recording, which has one source. None takes
             `client.source`: ``production``, ``testnet``, ``local`` for any exchange on this
-            machine, or another base URL. A recording without one gets that of the next recorder
-            that continues it.
+            machine, or another base URL. A recording without a source gets that of the next
+            recorder.
         on_sweep: Called with each snapshot after its commit. An error that it raises ends `run`.
         backfill: Whether to read the 5-minute instants of gaps from the exchange's history, gaps of
             earlier runs included. History has a limit of its own, so this delays no sweep. The gaps
@@ -129,10 +129,11 @@ class Recorder:
         clock: Returns Unix seconds.
 
     Raises:
-        TypeError: `path` is neither a path nor a sink, `symbols` is not iterable, or a number has
-            another type. Or `backfill` is set and the client cannot read history.
-        ValueError: `every` cannot be a period, `path` is empty or a URL of another kind, or
-            `keep_days` or `rotate` does not fit `path`.
+        TypeError: `path` is neither a path nor a sink, `symbols` is not iterable, `every` is not a
+            number, or `keep_days` is not an integer. Or `backfill` is set and the client cannot
+            read history.
+        ValueError: `every` cannot be a period. Or `path` is empty, or a URL that names no
+            PostgreSQL database. Or `keep_days` or `rotate` is not valid, or does not fit `path`.
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
     """
 
@@ -393,7 +394,7 @@ class Recorder:
         self._status = replace(self._status, storage_error=error)
 
     def _written(self, sweep: Snapshot | None, saved: Saved) -> None:
-        """Count a committed write. A slot of its gaps that has a sweep was not missed."""
+        """Count a committed write. Slots of its gaps that have a sweep do not count as missed."""
         if self._status.storage_error is not None:
             logger.warning("%s can be written again", self._sink)
         self._losing = False
@@ -454,8 +455,8 @@ class Recorder:
         return last is not None
 
     def _close(self) -> None:
-        """Close the sink. Only log an error, so that it does not replace the one that ended
-        `run`."""
+        """Close the sink. If that fails, only log the error: another error may have ended `run`,
+        and the caller should get that one."""
         try:
             self._sink.close()
         except StorageError as error:

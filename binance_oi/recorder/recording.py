@@ -72,7 +72,7 @@ class _CountedGap(NamedTuple):
     """From slot to slot of this gap, ms; 0 if the stored period is impossible."""
     slots: int
     """How many of its slots have no sweep; 0 for an empty gap, whose `last` is before its `first`.
-    Where gaps overlap, only the first one counts the slots."""
+    Where gaps overlap, only the first of them counts the slots."""
 
 
 class CountedGap(_CountedGap, Encodable):
@@ -103,15 +103,15 @@ class Recording:
                 ...
 
     Args:
-        place: A file, or the URL of a PostgreSQL database (``postgresql://...``, the extra
-            `postgres`).
+        place: A file, or the URL of a PostgreSQL database (``postgresql://...``, which needs the
+            extra `postgres`).
 
     Raises:
         RecordingError: There is no such recording, or it has an unknown version. Every method that
-            reads may raise it too, even in the middle of an iteration: the file is damaged, or
-            cannot be read; or the server has closed the connection.
+            reads may raise this error too, even in the middle of an iteration: the file is damaged,
+            or cannot be read; or the server has closed the connection.
         TypeError: `place` is neither a path nor a URL.
-        ValueError: `place` is empty, or a URL of another kind.
+        ValueError: `place` is empty, or a URL that names no PostgreSQL database.
         ModuleNotFoundError: psycopg is not installed; the extra `postgres` installs it.
     """
 
@@ -189,9 +189,9 @@ class Recording:
             on_pages: Called repeatedly with the number of copied pages and of all pages.
 
         Raises:
-            RecordingError: The target exists, belongs to the recording, or cannot be written; or
-                another process is writing it. Or the recording is damaged, cannot be read, or is a
-                database: `binance_oi.recorder.care.copy` copies a database.
+            RecordingError: The target exists and `replace` is not set, belongs to the recording, or
+                cannot be written; or a recorder is writing it. Or the recording is damaged, cannot
+                be read, or is a database: `binance_oi.recorder.care.copy` copies a database.
             TypeError: `target` is not a path.
             ValueError: `target` is empty.
         """
@@ -226,8 +226,8 @@ class Recording:
 
         Args:
             symbols: The symbols to read; None for all.
-            since: The earliest transaction time, included (aware).
-            until: The end of the span, excluded (aware).
+            since: The earliest transaction time, included: a `datetime` with a time zone.
+            until: The end of the span, excluded: a `datetime` with a time zone.
 
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
@@ -262,13 +262,13 @@ class Recording:
     ) -> Past:
         """Return the stored rows of the past, sorted by symbol, time and source.
 
-        They come from the exchange's history or from its archive, not from sweeps. A symbol without
-        such rows is not an error.
+        These rows come from the exchange's history or from its archive, not from sweeps. A symbol
+        without such rows is not an error.
 
         Args:
             symbols: The symbols to read; None for all.
-            since: The earliest instant, included (aware).
-            until: The end of the span, excluded (aware).
+            since: The earliest instant, included: a `datetime` with a time zone.
+            until: The end of the span, excluded: a `datetime` with a time zone.
             source: ``history`` or ``archive``; None for both.
 
         Raises:
@@ -290,18 +290,17 @@ class Recording:
     ) -> Series:
         """Return samples and the past as one series: at most one row for each symbol and instant.
 
-        The instants are the multiples of `step` since 1970, UTC. The row of an instant comes from
-        the first source that has a value for it: the last sample at or before the instant, if that
-        sample is at most one step old; the exchange's history; the exchange's archive.
-        `Point.source` names the source. If no source has a value, there is no row. The last instant
-        may lie up to one step after the last sample. While a recorder runs, the row of that instant
-        may still change.
+        The instants are the multiples of `step` since 1970, UTC. The row of an instant has the last
+        sample at or before the instant, unless that sample is older than one step. Otherwise it has
+        the value from the exchange's history, or else the value from its archive. `Point.source`
+        says which. If there is no such value, there is no row. The last instant may lie up to one
+        step after the last sample. While a recorder runs, the row of that instant may still change.
 
         Args:
             symbols: The symbols to read; None for all.
             step: 5 minutes or a multiple of them: ``5m``, ``1h``, a `timedelta` or milliseconds.
-            since: The earliest instant, included (aware).
-            until: The end of the span, excluded (aware).
+            since: The earliest instant, included: a `datetime` with a time zone.
+            until: The end of the span, excluded: a `datetime` with a time zone.
 
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
@@ -374,7 +373,7 @@ class Recording:
                 yield sample(both[0]), sample(both[-1])
 
     def span(self) -> tuple[datetime, datetime] | None:
-        """Return the first and the last slot that has a sweep or a gap; None without one."""
+        """Return the first and the last slot with a sweep or a gap; None if no slot has either."""
         for first, last in self._rows(coverage.SPAN, (), int, int):
             return instant(first), instant(last)
         return None
@@ -417,10 +416,10 @@ class Recording:
         return self._has_table("about") and any(self._rows(coverage.MERGED, (), int))
 
     def unfinished_copy(self) -> str | None:
-        """Return the source of a copy into this recording that has not ended; None without one.
+        """Return the source of an unfinished copy into this recording; None if there is none.
 
-        A copy that was interrupted has not ended, nor has one that still runs. The source of the
-        copy is named as in messages, so a URL lacks its password.
+        An unfinished copy was interrupted, or still runs. If its source is a URL, the result lacks
+        user, password and parameters.
         """
         if not self._has_table("about"):
             return None
@@ -443,7 +442,7 @@ class Recording:
             return self._tables.has(name, run)
 
     def missed(self) -> int:
-        """Return the number of slots in gaps that have no sweep; pruned days do not count."""
+        """Return how many slots in gaps have no sweep. Slots of pruned days do not count."""
         ((missed,),) = self._rows(coverage.MISSED, ALWAYS, int)
         return int(missed)
 

@@ -50,7 +50,7 @@ _DELETE_SWEEPS = "DELETE FROM sweeps WHERE slot >= ?1 AND slot < ?2"
 _DELETE_GAPS = (
     "DELETE FROM gaps WHERE (symbol != '' AND last < ?1) OR (first < ?1 AND last < first)"
 )
-# Keeps the later end: a recorder and a command may keep different numbers of days.
+# Writes only a later end: a recorder and a command may keep different numbers of days.
 PRUNED_UNTIL = """
 INSERT INTO about (name, value) VALUES ('pruned until', CAST(CAST(?1 AS BIGINT) AS TEXT))
 ON CONFLICT (name) DO UPDATE SET value = excluded.value
@@ -82,7 +82,7 @@ class Pruned(_Pruned, Encodable):
 
 
 class Keeper(Protocol):
-    """Removes samples from one store, and frees disk space, in short steps."""
+    """Removes samples from one store, and gives its free space to the system, in short steps."""
 
     def writing(self) -> AbstractContextManager[Statements]:
         """Return the context manager of one transaction."""
@@ -115,9 +115,9 @@ class Pruning:
     """Keeps the current day and the `days` before it, and removes older days step by step.
 
     If the clock is ahead of the newest sample, the time of that sample counts as now. So a wrong
-    clock cannot remove days that should stay. One search for that sample serves many steps, because
-    it may be slow: the store keeps index entries of removed samples, and the search reads past
-    them.
+    clock cannot remove days that should stay. We search for that sample once for many steps,
+    because the search may be slow: it reads past the index entries of removed samples, which the
+    store keeps for a while.
 
     Args:
         keeper: The store.

@@ -1,11 +1,11 @@
 """A recording as one file for each day or month.
 
 The rule of this file: a slot belongs to the file of its own day or month, even if it is stored
-later. Each file is a complete recording that any reader can open. `binance-oi copy` joins several.
-A call that stores in several files starts with the oldest. If the call fails midway, the caller may
-repeat it. Before the sink removes the oldest file, it writes a summary of each of the file's days
-into the file that is open. If the process is killed in between, the next process removes the file.
-Until then a copy of both files counts these days once.
+later. Each file is a complete recording that any reader can open. `binance-oi copy` joins several
+files. A call that stores in several files starts with the oldest. If the call fails midway, the
+caller may repeat it. Before the sink removes the oldest file, it writes a summary of each of that
+file's days into the file that is open. If the process is killed before it has removed the old file,
+the next process removes that file. Until then, a copy of both files counts those days once.
 """
 
 import re
@@ -46,10 +46,11 @@ class RotatingSink:
     Args:
         path: The name without a date. For ``oi.db``, the files are called ``oi.2026-11-26.db`` or
             ``oi.2026-11.db``.
-        source: The exchange's name, which the sink writes and compares. None skips both.
+        source: The exchange's name, which the sink compares with that of a file, or writes if the
+            file has none. None does neither.
         rotation: How much time one file covers.
         keep_days: The number of whole days to keep, besides the current one. The sink removes a
-            file when all of its days are older. None keeps all files.
+            file when all days of the file are older. None keeps all files.
         now: Returns Unix seconds.
     """
 
@@ -202,7 +203,7 @@ class RotatingSink:
             last = min(gap.last, first + (end - 1 - first) // period * period)
             yield gap._replace(first=first, last=last)
             first = last + period
-        if gap.last < gap.first:  # a gap without slots: someone set the clock back
+        if gap.last < gap.first:  # it has no slots: it marks that someone set the clock back
             yield gap
 
     def _at(self, begin: int) -> SqliteSink:

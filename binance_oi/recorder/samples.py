@@ -1,4 +1,4 @@
-"""Reads the samples of a recording in order, checks them, and needs little memory.
+"""Reads the samples of a recording in order, and checks them, with little memory.
 
 The rule of this file: a reader changes nothing, and returns each number exactly as the exchange
 wrote it. SQLite and PostgreSQL find some damage themselves. This module also rejects every value
@@ -26,7 +26,8 @@ from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import BY_TIME, Tables
 
 ROWS_PER_BATCH = 65_536
-# One fetch then has a day of a symbol: 4320 samples at 20 s. Two fetches for a day cost 5 % more.
+# A day of a symbol has 4320 samples, with one every 20 s. So one fetch reads a whole day. With two
+# fetches, reading a day would take 5 % longer.
 ROWS_PER_CHECK = 4500
 
 # `*+` matches without backtracking.
@@ -100,7 +101,7 @@ def check_samples(rows: Sequence[Row], tables: Tables) -> None:
     It checks whole columns at once, because there may be millions of rows.
 
     Raises:
-        RecordingError: One of the values is one that no recorder writes.
+        RecordingError: No recorder writes such a value.
     """
     symbols, times, values, received, marks = zip(*rows, strict=True)
     is_named = {*map(type, symbols)} == {str} and all(map(is_name, {*symbols}))
@@ -265,8 +266,8 @@ class Samples:
     def columns(self) -> arrow.Columns:
         """Return the Arrow types of the numbers.
 
-        The types depend on the number of digits. A query first searches for a number with more
-        digits than usual. Only if there is one, this call reads every number.
+        The types depend on how many digits the numbers have. A query first searches for a number
+        with more digits than usual. Only if it finds one, this call reads every number.
 
         Raises:
             RecordingError: The recording cannot be read or is damaged.
@@ -283,8 +284,9 @@ class Samples:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Export the samples to any library that reads Arrow; decimals are exact, times are UTC.
 
-        If mark prices were recorded, there is a column `notional`. The stream omits rows with more
-        than 20 digits before the point, or more than 18 after it, and logs a warning.
+        If mark prices were recorded, there is a column `notional`. The stream omits a row if one of
+        its numbers has more than 20 digits before the point, or more than 18 after it, and logs a
+        warning.
         """
         columns = self.columns()
         return arrow.stream(self.batches(), columns, self._tables, requested_schema)
@@ -297,7 +299,7 @@ def sample(row: Row) -> Sample:
 
 
 def _in_columns(rows: Sequence[Row]) -> Iterator[Sample]:
-    """Convert plain rows to samples, a column at a time; a call for each row costs more."""
+    """Convert plain rows to samples, a column at a time. A call for each row would cost more."""
     symbols, times, values, received, marks = zip(*rows, strict=True)
     amounts = map(Decimal, values)
     return map(_SAMPLE, zip(symbols, times, amounts, received, numbers(marks), strict=True))
@@ -308,7 +310,7 @@ _SAMPLE: Callable[[Iterable[Any]], Sample] = partial(cast("Any", tuple).__new__,
 
 
 def numbers(texts: Sequence[str | None]) -> Iterable[Decimal | None]:
-    """Convert texts to numbers. If all or none of them are None, that needs no loop in Python."""
+    """Convert texts to numbers. If all of them are None, or none is, that needs no Python loop."""
     without = texts.count(None)
     if without == len(texts):
         return cast("Sequence[None]", texts)

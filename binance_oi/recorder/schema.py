@@ -19,8 +19,8 @@ READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older recording to t
 SINCE: Mapping[str, int] = MappingProxyType({"about": 3, "past": 4, "pruned": 5})
 # Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
-# The form of every number in a recording. A reader takes any other form for damage.
-# A `+` after a quantifier makes matching twice as fast: the matcher need not note where to go back.
+# The form of every number in a recording. A reader takes any other form for damage. The `+` after a
+# quantifier makes matching twice as fast, because the matcher never has to go back.
 NUMBER = re.compile(r"-?+[0-9]{1,30}+(?:\.[0-9]{1,30}+)?+")
 EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missing
 
@@ -165,7 +165,7 @@ def translate_read_errors(path: Path) -> Generator[None]:
 
 
 def read_version(connection: sqlite3.Connection) -> int:
-    """Return the present version. A recorder may migrate a file that is open for reading."""
+    """Read the version again: a recorder may have migrated the file since we opened it."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
 
