@@ -1,8 +1,8 @@
 """The protocol of a store for sweeps and gaps: a file, a database, or a store of the user's own.
 
-The rule of this file: the recorder decides when to store, and the sink how. When `save` returns, it
-has stored everything. When `save` raises, it has stored nothing, or a second call with the same
-arguments does no harm: a server may store a sweep although its answer gets lost.
+The rule of this file: the recorder decides when to store, and the sink decides how. When `save`
+returns, it has stored everything. When `save` raises, it has stored nothing, or a second call with
+the same arguments does no harm: a server may store a sweep, but its answer may get lost.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -34,8 +34,8 @@ def as_unusable(sink: object, what: str) -> Generator[None]:
     """Turn a `StorageError`, after which a caller may try again, into a plain `RecordingError`.
 
     Raises:
-        RecordingError: `sink` cannot be `what`, such as ``written``. The text has the name of the
-            sink once.
+        RecordingError: The message says that `sink` cannot be `what`, such as ``written``. It has
+            the name of the sink only once.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def as_unusable(sink: object, what: str) -> Generator[None]:
 class Sink(Protocol):
     """Stores the sweeps and gaps of one recorder. Its `str` names it in messages.
 
-    The recorder calls a sink from one thread at a time, and not from that of the event loop, so a
+    The recorder calls a sink from one thread at a time, and not from the event loop's thread, so a
     call may wait for a disk or a server. Only `is_due` and `take_lost` may be called in any thread.
     Every other call may raise `StorageError`.
     """
@@ -68,14 +68,14 @@ class Sink(Protocol):
         """Create the store, or continue an existing one.
 
         Raises:
-            RecordingError: There is something else in its place, which is not a recording.
+            RecordingError: Something that is not a recording is in the store's place.
         """
         ...
 
     def last_slot(self, before: int | None = None) -> int | None:
-        """Return the last slot before `before` that has, or had until pruning, a sweep or a gap.
+        """Return the last slot before `before` with a sweep or a gap; None if no slot has either.
 
-        None if there is no such slot.
+        Slots of pruned days count too.
 
         Args:
             before: Unix ms; None for the last slot of all.

@@ -13,11 +13,12 @@ follows:
                                                           replaces it there
     nothing         the sweep is written                  the gap is written
 
-A recorder writes a gap with the reason `clock` if someone sets the clock forward past its slots. If
-someone sets the clock back, the recorder writes an empty one: `last` is before `first`.
+A recorder writes a gap with the reason `clock` for slots past which someone set the clock forward.
+If someone sets the clock back, the recorder writes an empty gap, whose `last` is before its
+`first`.
 
-A recorder with a shorter period has slots between those of an older gap. If it misses these slots
-too, the part of the gap over them gets the shorter period, and so contains them. A later sweep
+A recorder with a shorter period has slots between those of an older gap. If the recorder misses
+these slots too, that part of the gap gets the shorter period, and so contains them. A later sweep
 removes only its own slot from the gap.
 
 The gaps that we write are disjoint. A file of version 2 may contain gaps that overlap, contain each
@@ -34,8 +35,8 @@ from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.schema import EVERY_SYMBOL
 from binance_oi.recorder.statements import Statements, smaller
 
-# The holes in the schedule ?1, ?1 + ?3, ... ?2: spans of slots with neither a sweep nor a gap. A
-# long recording has millions of sweeps, so the database computes the holes and returns only them.
+# Finds the holes among the slots ?1, ?1 + ?3, ... ?2: spans of slots without a sweep or a gap. A
+# long recording has millions of sweeps, so the database itself finds the few holes.
 _HOLES = """
 WITH known(first, last) AS (
     SELECT ?1 - 1, ?1 - 1 UNION ALL SELECT ?2 + 1, ?2 + 1
@@ -60,7 +61,7 @@ _COVERING = """
 SELECT first, last, period, reason, detail FROM gaps
 WHERE symbol = '' AND first <= ?2 AND last >= ?1 AND last >= first
 """
-# Gaps whose period is a multiple of ?3, and whose slots are among ?1, ?1 + ?3, ...
+# Finds gaps whose period is a multiple of ?3, and whose slots are among ?1, ?1 + ?3, ...
 _COARSER = """
 SELECT first, last, period, reason, detail FROM gaps
 WHERE symbol = '' AND first <= ?2 AND last >= ?1 AND last > first
@@ -74,15 +75,15 @@ INSERT INTO gaps (symbol, first, last, period, reason, detail) VALUES (?1, ?2, ?
 ON CONFLICT (symbol, first) DO UPDATE SET last = excluded.last, period = excluded.period,
     reason = excluded.reason, detail = excluded.detail
 """
-# Extend a gap only if no sweep lies between it and the new slots: a recorder with another period
-# may have written one there.
+# Extends a gap only if no sweep lies between the gap and the new slots: a recorder with another
+# period may have written a sweep there.
 _EXTEND = """
 UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 AND period = ?4
     AND first = (SELECT max(first) FROM gaps WHERE symbol = ?2)
     AND NOT EXISTS (SELECT 1 FROM sweeps WHERE slot > ?3 - ?4 AND slot < ?3)
 """
 _LAST_SWEEP = "SELECT max(slot) FROM sweeps WHERE slot < ?1"
-# Omit a gap with the reason `clock` that ends at ?1 or later: a wrong clock wrote it.
+# This omits a gap with the reason `clock` that ends at ?1 or later: it comes from a wrong clock.
 _LAST_MISSED = f"""
 SELECT max({smaller("last", "?1 - 1")}) FROM gaps
 WHERE symbol = '' AND first < ?1 AND last >= first AND (reason != 'clock' OR last < ?1)
@@ -101,10 +102,10 @@ ORDER BY first, symbol
 
 
 def last_slot(connection: Statements, before: int) -> int | None:
-    """Return the last slot before `before` (Unix ms) with a sweep or a gap; None without one.
+    """Return the last slot before `before` (Unix ms) with a sweep or a gap, or None.
 
-    Slots that were pruned later count too. A gap with the reason `clock` that ends at `before` or
-    later does not count.
+    Slots of pruned days count too. A gap with the reason `clock` that ends at `before` or later
+    does not count.
     """
     found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
     return max((slot for slot in found if slot is not None), default=None)
@@ -119,10 +120,10 @@ def gaps_since(connection: Statements, since: int) -> list[tuple[str, Gap, int]]
 def write_missed(connection: Statements, gap: Gap, period: int) -> None:
     """Write those slots of a gap that have neither a sweep nor a gap yet.
 
-    A new gap with another reason replaces stored gaps with the reason `clock`. If `gap` is empty,
-    someone set the clock back. Then this function extends `gap` to the last known slot, and each
-    later sweep removes its own slot from it. So no slot is left out, even if the recorder stops
-    before that last slot.
+    If the reason of `gap` is not `clock`, its slots are first removed from stored gaps with that
+    reason. If `gap` is empty, someone set the clock back. Then this function extends `gap` to the
+    last known slot, and each later sweep removes its own slot from the gap. So no slot is left out,
+    even if the recorder stops before that last slot.
     """
     written = False
     empty = gap.last < gap.first
@@ -139,7 +140,10 @@ def write_missed(connection: Statements, gap: Gap, period: int) -> None:
 
 
 def write_empty(connection: Statements, gap: Gap, period: int) -> None:
-    """Write an empty gap, which marks that the clock was set back, unless a gap begins there."""
+    """Write an empty gap, unless another gap begins at its first slot.
+
+    An empty gap marks that someone set the clock back.
+    """
     detail = _storable(gap.detail)
     connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, detail))
 
@@ -159,9 +163,9 @@ def unrecorded(connection: Statements, gap: Gap, period: int) -> Iterator[Gap]:
 def shorten_periods(connection: Statements, gap: Gap, period: int) -> None:
     """Within the span of `gap`, give stored gaps of a longer period the shorter `period`.
 
-    They then contain all slots of that period, and keep their reasons. A gap changes only if its
-    slots are slots of the shorter period too. A stored gap that contains a sweep there does not
-    change; only files of version 2 have such gaps.
+    These gaps then contain all slots of the shorter period, and keep their reasons. A gap changes
+    only if its slots are slots of the shorter period too. A stored gap that contains a sweep there
+    does not change; only files of version 2 have such gaps.
     """
     found = connection.execute(_COARSER, (gap.first, gap.last, period)).fetchall()
     for begin, end, longer, why, detail in found:
@@ -211,7 +215,7 @@ def _storable(text: str) -> str:
 def remove_slots(connection: Statements, first: int, last: int, reason: str | None = None) -> None:
     """Remove the slots from `first` to `last` from all gaps of whole sweeps.
 
-    With a `reason`, only from those gaps that have it.
+    With a `reason`, only gaps with that reason lose slots.
     """
     found = [
         (Gap(begin, end, why, detail), max(1, period))

@@ -1,10 +1,11 @@
 """A sink that stores into one SQLite file, even if other programs move or remove that file.
 
-The rule of this file: the sink does what it can to lose no acknowledged write, which is a write
-whose call has returned. If another program has moved, removed or replaced the file, the sink
-continues in the file that is now at the path, or creates one. It writes there again what only the
-log of the old file contained. For that, it keeps copies in memory. If these have too many rows, it
-drops the oldest; if that loses a sweep, `take_lost` counts the sweep.
+The rule of this file: the sink does what it can to lose no acknowledged write. A write is
+*acknowledged* when its call has returned. If another program has moved, removed or replaced the
+file, the sink continues in the file that is now at the path, or creates one. It repeats there the
+writes that only the log of the old file contained. For that, it keeps copies of writes in memory.
+If the copies have too many rows, it drops the oldest; if that loses a sweep, `take_lost` counts the
+sweep.
 """
 
 import logging
@@ -39,7 +40,9 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class Retention:
-    """Removes old days from a file, and free space above a third of the file, in small steps.
+    """Removes old days from a file, in small steps.
+
+    After that, it gives free space to the system while more than a third of the file is free.
 
     Args:
         days: The number of whole days to keep, besides the current one.
@@ -94,7 +97,7 @@ class SqliteSink:
         # Acknowledged writes that may be only in the log of a file that we closed after an error.
         self._in_closed_log: list[Kept] = []
         self._unstored: list[Kept] = []  # acknowledged writes that are in no file now
-        self._lost = 0  # acknowledged sweeps that are lost, and that `take_lost` has yet to report
+        self._lost = 0  # acknowledged sweeps that are lost; `take_lost` has yet to report them
 
     def __str__(self) -> str:
         return str(self._path)
@@ -240,7 +243,7 @@ class SqliteSink:
         return write(store)
 
     def _store_again(self, store: Store) -> None:
-        """Write those acknowledged writes again that are in no file now."""
+        """Repeat the acknowledged writes that are in no file now."""
         if self._in_closed_log:
             self._unstored += store.remember(self._in_closed_log)
             self._in_closed_log = []

@@ -16,14 +16,14 @@ from binance_oi.recorder.store import Store
 # A larger number would have no effect: the module `sqlite3` stops this statement after one page.
 _RETURN_PAGE = "PRAGMA incremental_vacuum(1)"
 PAGES_PER_STEP = 4096  # 4 MiB
-# To return a free page, SQLite searches the list of all free pages. If there are hundreds of
-# thousands, it needs more than a second for `PAGES_PER_STEP`, and a recorder waits that long.
+# To return a free page, SQLite searches the list of all free pages. If that list has hundreds of
+# thousands of pages, `PAGES_PER_STEP` would take more than a second, and a recorder would wait.
 STEP_S = 0.05  # s of one step, at most
 INCREMENTAL = 2  # a value of `PRAGMA auto_vacuum`
 
 _RECENT = "DELETE FROM recent WHERE time < ?1 AND received < ?1"
 _NEXT = "SELECT min(symbol) FROM settled WHERE symbol > ?1"
-# The time of the first row that is left to the next step.
+# Finds the time of the first row that a step leaves to the next step.
 _BOUND = (
     "SELECT time FROM settled WHERE symbol = ?1 AND time < ?2"
     f" ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}"
@@ -80,7 +80,7 @@ class SqliteKeeper:
         return found
 
     def is_wasteful(self) -> bool:
-        """Whether more than a third of the file is free, and the file can return it in steps."""
+        """Whether more than a third of the file is free, and the file can shrink in steps."""
         free, pages = (self._value(f"PRAGMA {name}_count") for name in ("freelist", "page"))
         return 3 * (free or 0) > (pages or 0) and self._is_incremental()
 

@@ -55,8 +55,8 @@ _ENDS = " UNION ALL ".join(
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
-# Whether a number has more digits than the usual Arrow columns hold, before or after the point. The
-# first comparison alone rules out most numbers, by their length.
+# Whether a number has more digits, before or after the point, than the usual Arrow columns hold.
+# The first comparison alone rules out most numbers, because they are short.
 _LONG = (
     f"(length({{0}}) > {arrow.PLAIN_SCALE + 1} AND CASE instr({{0}}, '.')"
     " WHEN 0 THEN length({0}) > {1} ELSE instr({0}, '.') > {1} + 1"
@@ -73,15 +73,15 @@ _NUMBERS = " UNION ALL ".join(
 )
 
 _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
-# For more symbols than this, one sort of `recent` is cheaper than one scan of it for each symbol.
+# For more symbols than this, it is cheaper to sort `recent` once than to scan it for each symbol.
 SORT_RECENT_ABOVE = 8
 MAX_FOUND = 20  # the most problems that a check lists
 _SPAN = "WHERE symbol = ?1 AND time >= ?2 AND time <= ?3"
 # The third query of a `Steps` finds the last sample of each step. In a query with a single max(),
 # SQLite takes the other columns from the row with the maximum.
 # Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
-# A reader must read `recent` first, because a recorder may move samples from `recent` to `settled`
-# at any time. In the other order, the reader would miss them.
+# A reader must read `recent` before `settled`, because a recorder may move samples from `recent` to
+# `settled` at any time. In the other order, the reader could miss the moved samples.
 _STEPS = tuple(
     Steps(
         f"SELECT count(*) FROM {table} {_SPAN}",
@@ -150,8 +150,8 @@ class SqliteTables:
 
     def _translated(self, found: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
         with translate_read_errors(self.path):
-            # When a caller abandons the iterator, `yield from` would close the cursor. That fails
-            # if the connection is closed already.
+            # If a caller abandons the iterator, `yield from` would close the cursor. The cursor's
+            # `close` raises if the connection is closed already.
             for row in found:  # noqa: UP028
                 yield row
 

@@ -32,7 +32,7 @@ class Found(Protocol):
 
 
 class Statements(Protocol):
-    """A connection that runs statements. If they write, its caller has begun a transaction."""
+    """A connection that runs statements. A caller that writes has begun a transaction before."""
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
         """Run one statement."""

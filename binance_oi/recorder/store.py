@@ -51,17 +51,18 @@ from binance_oi.times import unix_ms
 STRICT_SINCE = (3, 37)  # the first version of SQLite with STRICT tables
 LOCK_TIMEOUT_S = 1.0  # s to wait until another connection unlocks the file
 CACHE_KIB = 16 * 1024  # KiB: far more than one page of each symbol, with its parent pages
-# Changed rows before samples are settled: some sixty sweeps of the market. With fewer, most pages
-# would get only a few samples at once. With more, a reader of one symbol would have to scan too
-# many samples in `recent`.
+# How many rows change before we settle samples: about those of sixty sweeps of the market. With
+# fewer, most pages would get only a few samples at once. With more, a reader of one symbol would
+# have to scan too many samples in `recent`.
 SETTLE_AFTER_CHANGES = 49_152
-LOG_BYTES = 64 * 1024 * 1024  # size that the log keeps; it is longer only during a long read
+LOG_BYTES = 64 * 1024 * 1024  # usual size of the log; it grows beyond only during a long read
 PAST_ROWS_IN_LOG = 131_072  # rows of the past after which `tidy` checkpoints: 1/3 of `LOG_BYTES`
 
-# The file is at most a minute behind its log: after 40 s, the next `tidy` comes within 10 s.
+# A checkpoint is due 40 s after the first write, and the next `tidy` comes within 10 s. So the file
+# is less than a minute behind its log.
 CHECKPOINT_AFTER = 40.0  # s
 TIDY_EVERY = 10.0  # s
-CLOSE_WAIT = 5.0  # s to wait at the end for other connections that read an earlier state, or write
+CLOSE_WAIT = 5.0  # s to wait at the end until other connections no longer prevent a checkpoint
 RETRY_PAUSE_S = 0.05  # s between two checkpoints during that wait
 BEGIN_ATTEMPTS = 3  # tries to begin a transaction while another program checkpoints the log
 
@@ -105,7 +106,7 @@ class Store:
 
     If the caller calls `tidy` several times a minute, the file itself is never more than a minute
     behind the acknowledged writes. There is one exception: while another connection reads an
-    earlier state, the log keeps later writes. Every `tidy` tries again.
+    earlier state, later writes stay in the log. Then every `tidy` tries to move them.
 
     Args:
         path: The recording. A missing file is created. An older version is migrated in one
@@ -164,8 +165,8 @@ class Store:
         """Open a connection that prevents a checkpoint when the writing connection closes.
 
         SQLite checkpoints when the last connection closes. So the writing connection must not be
-        the last one. This connection closes after it. It is read-only, so SQLite does not
-        checkpoint then.
+        the last one. The connection that we open here closes later. It is read-only, so SQLite does
+        not checkpoint when it closes.
         """
         connection = self._connect("mode=ro")
         try:
@@ -219,10 +220,11 @@ class Store:
         """Begin a transaction in a log that contains the file's token.
 
         The *token* is a random number in the file, which shows later that a log belongs to this
-        file. After a checkpoint, SQLite starts the log again. Then a first transaction writes the
-        token into the new log, and a second one may change it. If another program checkpoints the
-        first transaction before the second begins, we try again. After `BEGIN_ATTEMPTS` tries, our
-        own transaction comes first in the log, and only a later one changes the token.
+        file. After a checkpoint, SQLite writes the log from its start again. Then a first
+        transaction writes the token into the log, and a second transaction changes the token. If
+        another program checkpoints the first transaction before the second begins, we try again.
+        After `BEGIN_ATTEMPTS` tries, the caller's transaction comes first in the log, and only a
+        later one changes the token.
 
         Returns:
             The generation of the log in which this transaction must change the token; None if it
@@ -251,11 +253,11 @@ class Store:
     def close(self, *, wait: float = CLOSE_WAIT) -> list[Kept]:
         """Move the log into the file, and close both. A second call does nothing.
 
-        If another program has moved the file, its log goes into that file, or moves beside it.
+        If another program has moved the file, the log goes into the moved file, or moves beside it.
 
         Args:
             wait: Seconds to wait for other connections that read an earlier state, or write. After
-                that time, the log keeps its content, and the next `Store` continues with it.
+                that time, the log keeps its content, and the next `Store` continues with that log.
 
         Returns:
             Acknowledged writes that may be in no file, because another program removed or changed
@@ -334,10 +336,10 @@ class Store:
         """Take over the copies that an earlier `Store` of this path had in memory at its end.
 
         Args:
-            kept: The result of its `forget`.
+            kept: The result of the earlier store's `forget`.
 
         Returns:
-            The writes that this file lacks, because it is another file. `restore` them.
+            The writes that this file lacks, because it is another file. Pass each to `restore`.
 
         Raises:
             sqlite3.Error: This store has taken over nothing.
@@ -405,7 +407,7 @@ class Store:
     def save_past(self, rows: Sequence[InstantRow]) -> int:
         """Write rows of the past, all or nothing; see `Sink.save_past`.
 
-        They are not kept in memory. If another program removes the file before a checkpoint, they
+        Memory keeps no copy of them. If another program removes the file before a checkpoint, they
         are lost. The caller can read them from the exchange again.
 
         Returns:
@@ -442,9 +444,9 @@ class Store:
     def _keep(self, kept: Kept) -> None:
         """Keep a copy of a write in memory until a second checkpoint after it.
 
-        Another program may remove the file before the first checkpoint. The second one is for
-        ``mv`` to another file system: ``mv`` first copies the file, and that copy lacks the pages
-        that a later checkpoint moves into the file.
+        Before the first checkpoint, another program may remove the file. The second checkpoint is
+        for ``mv`` to another file system: ``mv`` first copies the file, and the copy lacks the
+        pages that a later checkpoint moves into the original.
         """
         if self._behind_since is None:
             self._behind_since = self._clock()
@@ -485,9 +487,9 @@ class Store:
     def tidy(self) -> None:
         """Settle samples and checkpoint the log, if it is time to. Call it between two sweeps.
 
-        After a checkpoint, SQLite writes the log again from its start. A commit is faster when the
-        size of the log stays the same. This call never waits for readers: while they read an
-        earlier state, the log keeps it for them.
+        After a checkpoint, SQLite writes the log again from its start. So the size of the log stays
+        the same, which makes commits faster. This call never waits for readers: while they read an
+        earlier state, later writes stay in the log.
 
         Raises:
             sqlite3.Error: SQLite cannot write now. The log still has all acknowledged writes.
@@ -527,7 +529,8 @@ class Store:
         self._place.note_own_write()
         if logged == moved != -1:
             self._log_generation = None
-        # Both are -1 while another connection checkpoints. A removed file loses all content.
+        # `logged` and `moved` are -1 while another connection checkpoints. A removed file loses all
+        # content.
         if logged == moved != -1 and not self._place.is_removed():
             self._behind_since, self._past_in_log = None, 0
             if len(self._kept) > self._in_file:

@@ -44,9 +44,10 @@ class Queries(NamedTuple):
     symbols: str
     """Finds every symbol, sorted."""
     samples: str
-    """Finds the samples of one symbol, in no order, with numbers as text."""
+    """Finds the samples of one symbol, in no particular order, with numbers as text."""
     ends: str
-    """Finds the first and the last times of one symbol, in several rows. A row may be NULL."""
+    """Finds the first and the last time of one symbol in each table, each in a row of its own. The
+    time is NULL if the table has no such sample."""
     numbers: str
     """Finds whether one symbol has mark prices, and whether any of its numbers has more digits than
     the usual Arrow columns hold."""
@@ -113,7 +114,7 @@ class Tables(Protocol):
         ...
 
     def integrity(self) -> Iterator[str]:
-        """Let the store check itself; return one message for each damage that it finds."""
+        """Let the store check itself; return one message for each fault that it finds."""
         ...
 
     def source(self) -> str | None:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class WritingThread:
-    """A thread that lives during a ``with`` block, whose end waits for a running call."""
+    """A thread for a ``with`` block. The end of the block waits for a running call."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "binance-oi-recorder")
@@ -43,7 +43,7 @@ class WritingThread:
 
 
 def _done(work: Callable[[], T]) -> T:
-    """Run `work`. A `CancelledError` of another executor is a failure, not our cancellation."""
+    """Run `work`. A `CancelledError` that it raises is a failure: nobody cancelled this call."""
     try:
         return work()
     except CancelledError as error:
