@@ -78,6 +78,7 @@ def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.tim
         The number of removed days.
 
     Raises:
+        TypeError: `keep_days` is not an integer, or `place` is neither a path nor a URL.
         ValueError: `keep_days` is not positive, or `place` is empty, or `place` is a URL that names
             no PostgreSQL database.
         RecordingError: There is no recording.
@@ -111,6 +112,8 @@ def compact(place: StrPath) -> tuple[int, int]:
         after this call, within a minute.
 
     Raises:
+        TypeError: `place` is neither a path nor a URL.
+        ValueError: `place` is empty, or a URL that names no PostgreSQL database.
         RecordingError: There is no recording.
         StorageError: The recording cannot be written now.
     """
@@ -142,6 +145,8 @@ def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
         The number of samples that this call added.
 
     Raises:
+        TypeError: `source` or `target` is neither a path nor a URL.
+        ValueError: `source` or `target` is empty, or a URL that names no PostgreSQL database.
         RecordingError: `source` is not a recording, `source` and `target` are the same recording,
             or they belong to two exchanges.
         OccupiedError: A recorder writes `target`.

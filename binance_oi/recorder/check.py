@@ -87,7 +87,7 @@ def check(recording: Recording) -> Check:
         damage.append(f"slots with a sweep and a gap: {schedule.twice:,}")
     # A copy writes all samples before the sweeps; pruning removes sweeps before samples.
     if rows and not (schedule.has_slots or damage or pruned or copying is not None):
-        damage.append(f"samples of no sweep, and no gap gives the reason: {rows:,}")
+        damage.append(f"samples without a sweep, although no gap gives a reason: {rows:,}")
     reasons = Counter[str]()
     for gap, _, slots in recording.counted_gaps():
         reasons[gap.reason] += slots

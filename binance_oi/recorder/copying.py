@@ -231,7 +231,7 @@ def _remember(run: Statements, state: dict[str, Any]) -> None:
 
 
 def _with_pruned(begin: int, pruned: Sequence[Pruned], period: int) -> int:
-    """Return the first slot of a recording, pruned days included; without such days, `begin`.
+    """Return the first slot of a recording, counting its pruned days; `begin` if it has none.
 
     The summaries of a day contain its last slot and the number of its slots. So the result is exact
     if the first of these days has only one period, and each of its slots has a sweep or a gap.
@@ -244,7 +244,7 @@ def _with_pruned(begin: int, pruned: Sequence[Pruned], period: int) -> int:
 
 
 def _within(gap: Gap, period: int, first: int, last: int, slots: set[int]) -> Iterator[Gap]:
-    """Yield the parts of a gap from `first` to `last` whose slots are in `slots`."""
+    """Yield the parts of a gap between `first` and `last` that consist of slots in `slots`."""
     if gap.last < first or gap.first > last or period <= 0:
         return
     begin = gap.first + max(0, -(-(first - gap.first) // period)) * period

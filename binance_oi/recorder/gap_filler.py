@@ -2,10 +2,10 @@
 
 The rule of this file: filling never delays a sweep. The filler reads one symbol at a time, after
 the sweep that ends a gap. Its requests draw on a limit of their own, which sweeps do not use. It
-stores the rows in the recorder's thread, between two writes of sweeps. History has a row for every
-5 minutes: a multiple of 5 minutes is an *instant*. The filler stores the row of each instant in a
-gap. The gap itself stays, because its slots still have no sweep. A gap that contains no instant
-cannot be filled.
+stores the rows in the recorder's thread, between two writes of sweeps. An *instant* is a multiple
+of 5 minutes, and the history has a row for each instant. The filler stores the row of each instant
+in a gap. The gap itself stays, because its slots still have no sweep. A gap that contains no
+instant cannot be filled.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class GapFiller:
         self, filler: Filler, sink: Sink, thread: WritingThread, clock: Callable[[], float]
     ) -> None:
         self._filler, self._sink, self._thread, self._clock = filler, sink, thread, clock
-        self._wanted: dict[str, set[int]] = {}  # instants to fill, by symbol; "" for all symbols
+        self._wanted: dict[str, set[int]] = {}  # instants to fill, by symbol; "" means all symbols
         self._names: Sequence[str] = ()  # the symbols of the latest sweep
         self._swept = asyncio.Event()
         self._has_failed = False

@@ -45,7 +45,7 @@ STEP: Final = PERIODS[PERIOD]
 KEPT_MS: Final = USUAL_MS + 25 * 3_600_000
 UNUSED_S: Final = 30 * 86_400.0  # s without a write, after which we remove an exchange's files
 LARGEST: Final = 1 << 24  # bytes that a file may have, compressed or not; 30 days take about 1 MB
-REPLACED_AT_MOST: Final = 20  # tries of one `save`; each fails if another process replaces the file
+REPLACED_AT_MOST: Final = 20  # tries of `save`; a try fails if another process replaces the file
 APPEARS_MS: Final = 7_000  # ms from an instant until its row appears; 6.2 s seen on 2026-09-12
 
 

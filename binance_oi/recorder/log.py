@@ -15,8 +15,8 @@ it as follows:
 
 A ``kill -9`` at any moment leaves the file with one of these two tokens, and the log contains both.
 Another program may also checkpoint at any moment. So at the start of each transaction, the recorder
-reads the index of the log, which shows whether SQLite is about to restart the log. In case it
-cannot read the index, the recorder writes the first page in every transaction.
+reads the index of the log (``-shm``), which shows whether SQLite is about to restart the log. In
+case it cannot read the index, the recorder writes the first page in every transaction.
 
 Another program may restart the log and change the schema in it, by ``VACUUM`` or ``CREATE INDEX``.
 SQLite then increments the token, but only in the log. So a log also belongs to a file whose token

@@ -26,8 +26,9 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     as another user.
 
     Raises:
-        RecordingError: The file is missing, is not a recording, or has an unknown version; or the
-            log beside it belongs to another recording; or a file beside it is not a regular file.
+        RecordingError: The file is missing, cannot be read, is not a recording, or has an unknown
+            version. Or the log beside the file belongs to another recording. Or one of SQLite's
+            files beside it is not a regular file.
     """
     _check_no_directory(path)
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long

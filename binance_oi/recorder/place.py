@@ -162,7 +162,7 @@ class Place:
                 self._path_of(INDEX).unlink()
 
     def is_moved(self) -> bool:
-        """Whether the file has another path now, or none. SQLite then does not touch its log."""
+        """Whether the file has another path now, or none. Then SQLite does not touch the log."""
         return not _is(self._real, self._inode)
 
     def is_removed(self) -> bool:

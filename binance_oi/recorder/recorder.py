@@ -1,9 +1,9 @@
 """Polls the exchange and stores the sweeps, for weeks. A sweep reads all symbols once.
 
-The rule of this file: trouble on one side does not stop the other. While the exchange cannot be
-read, the recorder writes gaps. While the store cannot be written, polling continues and sweeps wait
-in memory. The recorder writes them in order as soon as it can. If it has to drop a sweep, it writes
-a gap with the reason `storage` in its place.
+The rule of this file: neither trouble with the exchange nor trouble with the store ends a recorder.
+While the exchange cannot be read, the recorder writes gaps. While the store cannot be written,
+polling continues and sweeps wait in memory. The recorder writes them in order as soon as it can. If
+it has to drop a sweep, it writes a gap with the reason `storage` in its place.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class Status(Encodable):
     every: float | None = None
     """Seconds from slot to slot, as given or as chosen; None until the recorder has chosen."""
     backfilled: int = 0
-    """How many instants of the past the recorder has stored for gaps; see `Recorder`."""
+    """How many rows of the past the recorder has stored for gaps; see `Recorder`."""
     trouble: str | None = None
     """Why the latest slot has no sweep: a reason and its details. Before the first slot, why the
     list of symbols could not be read, or why a standby waits. None if the latest slot has a
@@ -104,14 +104,14 @@ class Recorder:
     Args:
         client: Reads the exchange.
         path: The recording: a file, or the URL of a PostgreSQL database (``postgresql://...``,
-            which needs the extra `postgres`). A missing file, or missing tables of the database,
-            are created. Or a `Sink` that stores elsewhere; a sink has its own source.
+            which needs the extra `postgres`). The recorder creates a missing file, and missing
+            tables of the database. Or a `Sink` that stores elsewhere; a sink has its own source.
         every: Seconds from sweep to sweep. None chooses the shortest schedule that fits into the
             budget; see `OpenInterestClient.poll`. If a given schedule does not fit, a recording
             that already has sweeps continues at the next longer schedule that fits.
         symbols: The symbols to record; None follows the exchange's list.
         notional: Whether to record mark prices too; each sweep then costs 10 more weight.
-        source: The name of the exchange in the recording, which has one source. None takes
+        source: The name of the exchange in the recording; a recording has only one. None takes
             `client.source`: ``production``, ``testnet``, ``local`` for any exchange on this
             machine, or another base URL. A recording without a source gets that of the next
             recorder.

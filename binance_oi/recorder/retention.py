@@ -1,7 +1,7 @@
 """Removes old days from a recording.
 
 The rule of this file: it removes whole days, in short steps, each of which is one transaction. The
-first step of a day replaces its sweeps and gaps with a summary: the number of slots with a sweep,
+first step for a day replaces its sweeps and gaps with a summary: the number of slots with a sweep,
 and for each reason the number of slots without one. The next steps remove its samples, some
 thousands at a time. If the process is killed between two steps, samples without a sweep remain, and
 the next run removes them. A sweep without its samples never remains.

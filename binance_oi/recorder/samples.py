@@ -150,9 +150,9 @@ def _are_instants(times: Sequence[Any]) -> bool:
 class Samples:
     """Recorded samples of some symbols in a span of time, sorted by symbol and time.
 
-    Every iteration reads the recording again and keeps no rows. So it works with more samples than
-    fit into memory. The Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``, DuckDB)
-    needs the extra `parquet`.
+    Every iteration reads the recording again and keeps few rows in memory. So there may be more
+    samples than fit into memory. The Arrow stream (``pyarrow.table(samples)``,
+    ``polars.from_arrow``, DuckDB) needs the extra `parquet`.
 
     Args:
         place: The recording: a path, the URL of a database, or its tables.

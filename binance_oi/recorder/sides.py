@@ -1,7 +1,8 @@
 """The side files of a recording: those of SQLite, and the lock of the recorder.
 
 The rule of this file: a side file is in the directory in which SQLite looks for it. If the path of
-the recording is a link, this is the directory of its target. No other file may have such a name.
+the recording is a link, this is the directory of the link's target. No file that we write for
+another purpose may have the name of a side file.
 """
 
 import os
@@ -36,7 +37,7 @@ def has_side_name(path: Path) -> bool:
 
 
 def beside(path: Path, ending: str) -> Path:
-    """Return the path of a side file of a recording, in the directory of the target of a link."""
+    """Return the path of a side file of a recording; for a link, beside the link's target."""
     real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself before 3.13
     return real.with_name(real.name + ending)
 

@@ -147,7 +147,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Let other recorders record here. Afterwards, `claim` can claim again.
+        """Let other recorders record here. Afterwards, this sink can claim the store again.
 
         The recorder may call it twice, or after a `claim` that raised.
         """

@@ -55,11 +55,11 @@ CACHE_KIB = 16 * 1024  # KiB: far more than one page of each symbol, with its pa
 # fewer, most pages would get only a few samples at once. With more, a reader of one symbol would
 # have to scan too many samples in `recent`.
 SETTLE_AFTER_CHANGES = 49_152
-LOG_BYTES = 64 * 1024 * 1024  # usual size of the log; it grows beyond only during a long read
+LOG_BYTES = 64 * 1024 * 1024  # usual size of the log; only a long read makes the log larger
 PAST_ROWS_IN_LOG = 131_072  # rows of the past after which `tidy` checkpoints: 1/3 of `LOG_BYTES`
 
-# A checkpoint is due 40 s after the first write, and the next `tidy` comes within 10 s. So the file
-# is less than a minute behind its log.
+# A checkpoint is due 40 s after the first write that the file lacks, and the next `tidy` comes
+# within 10 s. So the file is less than a minute behind its log.
 CHECKPOINT_AFTER = 40.0  # s
 TIDY_EVERY = 10.0  # s
 CLOSE_WAIT = 5.0  # s to wait at the end until other connections no longer prevent a checkpoint

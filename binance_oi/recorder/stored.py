@@ -30,8 +30,8 @@ def make_sink(path: StrPath | Sink, options: SinkOptions) -> tuple[Path | None, 
 
     Raises:
         TypeError: `path` is neither a path nor a sink, or `keep_days` is not an integer.
-        ValueError: `path` is empty, or a URL of another kind. Or an option is out of range, or does
-            not fit this kind of sink.
+        ValueError: `path` is empty, or a URL that names no PostgreSQL database. Or an option is out
+            of range, or does not fit this kind of sink.
     """
     if options.keep_days is not None:
         check_count("keep_days", options.keep_days)

@@ -523,7 +523,7 @@ def test_samples_without_any_sweep_or_gap_are_damage(
     fill(place, range(START, START + 2 * HOUR, HOUR))
     alter(place, "DELETE FROM sweeps")
     assert caring.check(place, as_json=False) == SOME_FAILED
-    said = "DAMAGED: samples of no sweep, and no gap gives the reason: 6"
+    said = "DAMAGED: samples without a sweep, although no gap gives a reason: 6"
     assert capsys.readouterr().out == f"sweeps 0, rows 6\n{said}\n"
 
 
