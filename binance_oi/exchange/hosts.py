@@ -142,11 +142,11 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
     """Return the name of the pool on which requests to `base_url` draw.
 
     All host names of the exchange have one pool, because USDⓈ-M, COIN-M and the WebSocket API share
-    a limit ([D] since 2026-06-30). All host names of the testnet have another. If one limit had two
-    pools, we would exceed it; if two limits have one pool, we are only slower. The exchange
-    limits each IP address separately. So each exchange has one more pool for each proxy, and one
-    more for each `local_address`. Two local exchanges have two pools even if they use the same port
-    one after the other, because their paths differ. The name never contains credentials.
+    a limit ([D] since 2026-06-30). All host names of the testnet have another pool. If one limit
+    had two pools, we could exceed it; if two limits share one pool, we are only slower. The
+    exchange limits each IP address separately. So each exchange has one more pool for each proxy,
+    and one more for each `local_address`. Two local exchanges have two pools even if they use the
+    same port one after the other, because their paths differ. The name never contains credentials.
 
     Raises:
         TypeError: See `check_proxy`.

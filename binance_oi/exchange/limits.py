@@ -44,7 +44,7 @@ class Limit(_Limit, Encodable):
         return bool(self.header)
 
     def implies(self, other: "Limit") -> bool:
-        """Whether a client that keeps this limit in a rolling window keeps `other` too."""
+        """Whether a client that keeps this limit in every rolling window keeps `other` too."""
         windows = -(-other.seconds // self.seconds)  # this many cover the span of `other`
         # A weight is at least 1, so a limit of weight bounds requests too, but not vice versa.
         counts_enough = other.counts_requests or not self.counts_requests

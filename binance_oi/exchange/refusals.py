@@ -178,7 +178,7 @@ class Refusal:
 
 
 class RefusedError(Exception):
-    """An answer with the status 200 is a refusal. The send loop turns this into another error."""
+    """The answer is a refusal with the status 200. The send loop turns this into another error."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)

@@ -1,7 +1,7 @@
 """Stores past open interest in a recording, from the exchange's history and its archive.
 
 An *instant* is a multiple of 5 minutes. History and archive have one row for each symbol and
-instant. An instant for which they have no row is a *hole*.
+instant. An instant without a row is a *hole*.
 
 The rule of this file: a run requests only stretches of the history in which the recording lacks
 rows, and downloads only files of the archive that the archive's cache lacks. It stores rows soon

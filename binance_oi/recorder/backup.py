@@ -28,7 +28,7 @@ from binance_oi.recorder.schema import translate_read_errors
 from binance_oi.recorder.sides import check_sides
 
 PAGES_PER_STEP = 16_384  # 16 MiB; Python handles signals, such as Ctrl-C, between two steps
-# While SQLite checks a copy, Python handles signals after each of these many SQLite instructions.
+# How many instructions SQLite runs, while it checks a copy, before Python handles signals again.
 INSTRUCTIONS_PER_SIGNAL_CHECK = 100_000
 
 Pages = Callable[[int, int], object]

@@ -1,9 +1,9 @@
 """Gives free space of a database to the system, while other programs record and read.
 
 The rule of this file: no other program waits longer than one short step. VACUUM shortens a table
-only by free pages at its end. So we move the rows of the last pages to free pages before them, some
-pages at a time. Then PostgreSQL builds new indexes beside the old ones. If the process is killed,
-no row is lost. At most, an unfinished index stays, and the next run removes it.
+only if the pages at its end are free. So we move the rows of the last pages to free pages before
+them, some pages at a time. Then PostgreSQL builds new indexes beside the old ones. If the process
+is killed, no row is lost. At most, an unfinished index stays, and the next run removes it.
 
 PostgreSQL chooses the page of a moved row, and may choose a free page near the end. So one pass may
 not be enough. A pass that finds no free page before the end stops, because more moves would make
@@ -220,7 +220,10 @@ def _moved(
 
 
 def _indexes(connection: Connection, name: str) -> list[tuple[str, bool]]:
-    """Return each index of a table, and whether it is finished; a killed run may leave others."""
+    """Return each index of a table, and whether it is finished.
+
+    A run that was killed may have left unfinished indexes.
+    """
     with connection.bounded():
         return [(index, done) for index, done in connection.execute(_INDEXES, (name,)).fetchall()]
 

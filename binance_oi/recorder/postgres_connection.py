@@ -235,9 +235,9 @@ class Connection:
 def _text(error: Exception) -> str:
     """Return the error's text in one line, or the name of its class if it has no text.
 
-    libpq adds questions in lines with a tab ("Is the server running ...?"), which would leave no
-    room for the reasons of the next hosts. If there were several attempts, the text has each of
-    them, with its host, port and reason.
+    libpq adds questions in lines with a tab ("Is the server running ...?"). We drop these lines,
+    because the text is bounded and must have room for the reason of each host. If there were
+    several attempts, the text has each of them, with its host, port and reason.
     """
     lines = [_FAILED.sub("", each) for each in str(error).splitlines() if each[:1] != "\t"]
     attempts = [_AT_HOST.sub("", each[2:]) for each in lines if each.startswith(_ATTEMPT)]

@@ -85,8 +85,8 @@ class PostgresKeeper:
         connection = self._connected()
         with connection.bounded(), connection.transaction():
             for month in schema.months(connection):
-                # An answer received on the day after a month may be dated in that month. Such a
-                # sample stays until that day is also too old.
+                # A sample that came on the day after a month may have a time in that month. It
+                # stays until that day is also too old.
                 if schema.ends_of(month)[1] + DAY_MS <= before:
                     connection.execute(_BRIEFLY)
                     if connection.has_locked(f"DROP TABLE {schema.partition(month)}"):

@@ -1,13 +1,13 @@
 """Runs VACUUM so that it shortens a table, even while other programs read and write it.
 
-The rule of this file: no other program waits longer than `QUEUE_MS` and `HOLD_S` together.
+The rule of this file: no other program waits longer than the sum of `QUEUE_MS` and `HOLD_S`.
 
 Two things keep VACUUM from shortening a table. First, VACUUM must not remove a row as long as a
 transaction may still see it. So `Patience.await_readers` waits until all earlier transactions have
 ended. Second, VACUUM shortens a table only at a moment when no transaction uses the table. It looks
 for such a moment every 50 ms, for 5 s, and does not queue. With many readers, there may be no such
 moment. So `shorten` makes one: a second connection queues for a lock of the parent table. Later
-readers wait behind that connection until the earlier readers have ended.
+readers wait behind that connection. When the earlier readers have ended, VACUUM has its moment.
 
 Source: https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY and
 `lazy_truncate_heap` in PostgreSQL's src/backend/access/heap/vacuumlazy.c, 2026-11.

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 LOCKS = Path("/proc/locks")
-# The last page of the log, and the last page that each of the read marks 1 to 4 allows.
+# The last page of the log, and for each of the read marks 1 to 4 the last page that readers see.
 MARKS = struct.Struct("=16xI84x4I")
 FIRST_LOCK = 124  # the byte of the index that a reader locks while it uses read mark 1
 
@@ -39,7 +39,7 @@ def is_earlier_state_read(index: int) -> bool:
 
 
 def _reading(inode: int) -> set[int]:
-    """Return the indexes in the list of marks of those that readers use; mark 1 has the index 0."""
+    """Return the read marks that are in use, counted from 0: read mark 1 is 0."""
     found = set[int]()
     for line in LOCKS.read_text().splitlines():
         lock = _READ_LOCK.search(line)
