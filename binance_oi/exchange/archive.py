@@ -143,8 +143,8 @@ def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
     """Decode the text of one day.
 
     The rows may be in any order, and may repeat. If several rows with open interest above 0 have
-    the same instant, the result has the last of them. A row counts as odd if its values differ from
-    those of the previous row of its instant.
+    the same instant, the result has the last of them. A row counts as odd if the previous row of
+    its instant has other values.
 
     Args:
         body: CSV, with or without a header. It may have more columns than `COLUMNS`.

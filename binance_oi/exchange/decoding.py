@@ -3,10 +3,10 @@
 The rule of this file: no I/O, and no trust in the bytes. A decoder never guesses a value: it
 decodes the bytes, or raises an exception of this library. A row is *odd* if we cannot decode one of
 its fields. A decoder of many rows names the odd ones. If the field is required, the decoder omits
-the row; otherwise the field gets its default. The decoder raises only if it would omit all rows. A
-number must be plain ASCII digits with at most one point, because `Decimal` itself accepts ``NaN``,
-``1_000``, ``1E+999999999`` and digits of any script. A decoder ignores unknown fields, because the
-exchange may add fields at any time.
+the row; otherwise the field gets its default. Odd rows make a decoder raise only if it would omit
+all rows. A number must be plain ASCII digits with at most one point, because `Decimal` itself
+accepts ``NaN``, ``1_000``, ``1E+999999999`` and digits of any script. A decoder ignores unknown
+fields, because the exchange may add fields at any time.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """

@@ -32,9 +32,8 @@ _DATE = re.compile(  # the only form that RFC 9110 allows a server to send
 def used_weight(headers: Mapping[str, str]) -> int | None:
     """Return the weight that the whole IP address has used in the minute of this answer.
 
-    The weight includes that of the request itself. The result is None if the header is missing, or
-    is not one to nine plain digits. So it is None for `-1`, which some routes send instead of a
-    count.
+    The result includes the weight of the request itself. It is None if the header is missing, or is
+    not one to nine plain digits. So it is None for `-1`, which some routes send instead of a count.
 
     Source: [D, O] every fapi answer has the header; an answer of `/futures/data` does not.
     """

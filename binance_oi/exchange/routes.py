@@ -55,7 +55,7 @@ class Request(Generic[T]):
     """The symbol that the answer must have, if any. On a reused connection, a late answer to
     another caller's request may come instead."""
     is_kept: bool = True
-    """Whether to keep its URL in memory: callers send such a request again and again."""
+    """Whether to keep its URL in memory, because callers send this request again and again."""
 
 
 OPEN_INTEREST = Route(  # [D] 2026-11, measured 1 [O 2026-10]

@@ -3,10 +3,10 @@
 A slot is a time at which a sweep of all symbols was due; a gap names slots without a sweep.
 
 The rule of this file: each slot from the first to the last must have a sweep or a gap, or belong to
-a pruned day, which has only a summary. If a recorder has removed days, the first slot is the one
+a pruned day, which has only a summary. If pruning has removed the first days, the schedule begins
 after them. Any other slot is unaccounted for. A slot with both a sweep and a gap is damaged. The
-check also reports an unfinished copy into the recording, because it may lack slots that the copy
-will bring. The memory that a check needs does not grow with the recording.
+check also reports an unfinished copy into the recording, because the recording may lack slots that
+the copy will bring. The memory that a check needs does not grow with the recording.
 """
 
 from collections import Counter

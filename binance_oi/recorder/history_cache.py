@@ -250,7 +250,7 @@ class Recent(NamedTuple):
     rows: tuple[HistoryRow, ...]
     """The rows."""
     error: BinanceOIError | None = None
-    """Why newer rows could not be read, so that `rows` has only cached ones; None without error."""
+    """Why newer rows could not be read. Then `rows` has only cached rows. None if all went well."""
 
 
 def load_recent(cache: HistoryCache, symbols: Sequence[str]) -> dict[str, Kept]:

@@ -31,7 +31,7 @@ class RecorderLock:
 
     Raises:
         OccupiedError: Another recorder holds the lock.
-        RecordingError: The name of the lock file belongs to something that is not such a lock.
+        RecordingError: Something other than a lock file has the name of the lock file.
         OSError: The lock file cannot be opened, locked or written.
     """
 
@@ -74,7 +74,8 @@ class RecorderLock:
 
         Raises:
             OccupiedError: Another recorder holds the lock there; the present lock stays.
-            RecordingError: The name of the lock there is not that of a lock; the present one stays.
+            RecordingError: Something other than a lock file has that name there; the present lock
+                stays.
             OSError: The lock file cannot be opened, locked or written; the present lock stays.
         """
         if self.protects(path):

@@ -86,8 +86,8 @@ class PostgresSink:
 
     Args:
         url: ``postgresql://...``; the tables are in the first schema of its search path.
-        source: The exchange's name, which the sink compares with that of the recording, or writes
-            if the recording has none. None does neither.
+        source: The exchange's name. The sink compares it with the name in the recording, or writes
+            it if the recording has none. None skips both.
         keep_days: The number of whole days to keep, besides the current one; None keeps all.
         now: Returns Unix seconds.
     """

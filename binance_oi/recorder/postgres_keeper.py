@@ -37,8 +37,8 @@ class PostgresKeeper:
     """Removes samples from a database; see `Keeper`.
 
     Args:
-        connected: Returns the connection to use. A recorder gives the one that holds its lock;
-            other programs may give any connection.
+        connected: Returns the connection to use. In a recorder, it must return the connection that
+            holds the lock; in other programs, any connection will do.
         clock: Returns seconds, from any origin.
     """
 

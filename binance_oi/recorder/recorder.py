@@ -230,7 +230,7 @@ class Recorder:
                     self._count_lost()
 
     async def _record(self) -> None:
-        """Claim the sink and record; a standby does so again after another recorder took over."""
+        """Claim the sink and record; a standby repeats both after another recorder took over."""
         clock = asyncio.get_running_loop().time
         claim = partial(self._thread.run, partial(self._sink.claim, clock))
         if not self._standby:

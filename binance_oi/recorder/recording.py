@@ -190,8 +190,9 @@ class Recording:
 
         Raises:
             RecordingError: The target exists and `replace` is not set, belongs to the recording, or
-                cannot be written; or a recorder is writing it. Or the recording is damaged, cannot
-                be read, or is a database: `binance_oi.recorder.care.copy` copies a database.
+                cannot be written; or another process writes the target. Or the recording is
+                damaged, cannot be read, or is a database: `binance_oi.recorder.care.copy` copies a
+                database.
             TypeError: `target` is not a path.
             ValueError: `target` is empty.
         """

@@ -89,7 +89,10 @@ class Keeper(Protocol):
         ...
 
     def now(self) -> int | None:
-        """Return the newest sample time that is quick to find, Unix ms; None without a sample."""
+        """Return the newest time of a sample that a quick search finds, Unix ms.
+
+        None if there is no sample.
+        """
         ...
 
     def drop_samples(self, before: int) -> bool:

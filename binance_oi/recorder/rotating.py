@@ -46,8 +46,8 @@ class RotatingSink:
     Args:
         path: The name without a date. For ``oi.db``, the files are called ``oi.2026-11-26.db`` or
             ``oi.2026-11.db``.
-        source: The exchange's name, which the sink compares with that of a file, or writes if the
-            file has none. None does neither.
+        source: The exchange's name. The sink compares it with the name in a file, or writes it if
+            the file has none. None skips both.
         rotation: How much time one file covers.
         keep_days: The number of whole days to keep, besides the current one. The sink removes a
             file when all days of the file are older. None keeps all files.
@@ -187,7 +187,7 @@ class RotatingSink:
         return unix_ms(instant(day).replace(day=1))
 
     def _after(self, begin: int) -> int:
-        """Return the beginning of the file after the one that begins at `begin`."""
+        """Return when the next file begins, after a file that begins at `begin`; both Unix ms."""
         later = instant(begin) + timedelta(days=1 if self._rotation == "day" else 32)
         return self._begin_of(unix_ms(later))
 

@@ -101,7 +101,7 @@ def check_samples(rows: Sequence[Row], tables: Tables) -> None:
     It checks whole columns at once, because there may be millions of rows.
 
     Raises:
-        RecordingError: No recorder writes such a value.
+        RecordingError: There is a value that no recorder writes.
     """
     symbols, times, values, received, marks = zip(*rows, strict=True)
     is_named = {*map(type, symbols)} == {str} and all(map(is_name, {*symbols}))

@@ -1,4 +1,4 @@
-"""The side files of a recording: those of SQLite, and the lock of the recorder.
+"""The side files of a recording: SQLite's log, index and journal, and the recorder's lock.
 
 The rule of this file: a side file is in the directory in which SQLite looks for it. If the path of
 the recording is a link, this is the directory of the link's target. No file that we write for

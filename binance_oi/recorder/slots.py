@@ -17,7 +17,7 @@ A recorder writes a gap with the reason `clock` for slots past which someone set
 If someone sets the clock back, the recorder writes an empty gap, whose `last` is before its
 `first`.
 
-A recorder with a shorter period has slots between those of an older gap. If the recorder misses
+A recorder with a shorter period has slots between the slots of an older gap. If the recorder misses
 these slots too, that part of the gap gets the shorter period, and so contains them. A later sweep
 removes only its own slot from the gap.
 
