@@ -1,4 +1,4 @@
-"""Slots of a schedule that have no snapshot, and the word for the reason.
+"""Describes slots of a schedule that have no snapshot, with one word for the reason.
 
 The rule of this file: a `Gap` is a plain value. `polling` explains the reasons of a poll.
 """
@@ -63,7 +63,7 @@ def follows(gap: Gap, before: Gap, period: int) -> bool:
 
 
 def add_gap(gaps: list[Gap], gap: Gap, period: int) -> None:
-    """Append `gap` to `gaps`, or extend the last one if the two are one gap."""
+    """Append `gap` to `gaps`, or extend the last gap if `gap` continues it."""
     if gaps and follows(gap, gaps[-1], period):
         gap = gaps.pop()._replace(last=gap.last)
     gaps.append(gap)

@@ -1,14 +1,14 @@
-"""Open interest of the past: of one symbol, and of many.
+"""Reads the past open interest of one symbol, or of many.
 
 The rule of this file: each row comes from the exchange; we interpolate nothing. A stretch of time
 without rows is a hole, with its reason:
 
     too_old   the exchange no longer has the rows: it keeps only the last 30 days
-    no_row    the exchange has no row there and will never have one: the symbol was not listed, or
+    no_row    the exchange has no row there and never will, because the symbol was not listed, or
               not traded
 
 We read pages backwards from the end. For each page we request a stretch of time so short that its
-rows fit into one page. So a hole or an odd row does not shift the pages after it.
+rows fit into one page. So a hole or an odd row does not shift the other pages.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ from binance_oi.sending.sender import Sender, Terms
 from binance_oi.times import instant
 
 INVALID = -1130  # the code for a startTime older than the kept rows; seen 2026-07 to 09
-# ms by which each requested row must be newer than the oldest one that the exchange keeps: the
-# oldest row moves on while a request waits in the queue, and clocks differ. If the exchange still
-# refuses, we try the next margin.
+# ms by which each requested row must be newer than the oldest row that the exchange keeps. While a
+# request waits in the queue, the exchange drops more rows; and clocks differ. If the exchange still
+# refuses the request, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
-SETTLED_MS = 60_000  # ms after which the row of an instant exists, or never will; seen 2026-09: 6 s
+SETTLED_MS = 60_000  # ms after an instant: by then it has its row, or never will; seen 2026-09: 6 s
 WORKERS = 8  # symbols read at once: enough to use the whole limit, even if an answer takes 2 s
-OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after each failure in a row; then the symbol fails
-MOVED = 60.0  # s: if our estimate of the exchange's clock jumps by more, the old one was wrong
+OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after a request's 1st to 4th failure; the 5th is final
+MOVED = 60.0  # s: if our estimate of the exchange's clock jumps by more, it was wrong before
 HELD = 1.0  # s: the shortest wait after a refusal
 
 
@@ -213,8 +213,8 @@ class Reader:
         """Read the page that ends at `last`; return its first instant, and the page.
 
         While the request waits in the queue, the oldest kept row moves on. If the exchange refuses
-        the request for that reason, we send another one from a later instant on. If that instant is
-        after `last`, all rows of the page are too old, and we send no request.
+        the request for that reason, we send another one that begins at a later instant. If that
+        instant is after `last`, all rows of the page are too old, and we send no request.
         """
         for margin in MARGINS_MS:
             kept = self.now - KEPT_MS
@@ -311,13 +311,13 @@ async def histories(
 ) -> AsyncGenerator[History]:
     """Read several symbols at once, and yield each as soon as it is complete or has failed.
 
-    It omits symbols of which the caller has all rows already.
+    It omits a symbol if the caller has all its rows already.
 
     Args:
         sender: Sends the requests.
         listing: Returns the symbols if `symbols` is None.
         symbols: The symbols to read; None for every symbol that is trading.
-        find_stretch: Returns the stretch to read of each, given the exchange's time in Unix ms.
+        find_stretch: Returns the stretch to read, given the exchange's time in Unix ms.
         timeout: Seconds for one request.
         received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         on_progress: Called after each symbol.
@@ -334,7 +334,7 @@ async def histories(
     reader = Reader(sender, listing, find_stretch, terms, received)
     names = [symbol for symbol in symbols if reader.stretch_of(symbol).pages]
     progress = _Progress(reader, names, on_progress)
-    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # full: workers wait
+    results: asyncio.Queue[History | BaseException] = asyncio.Queue(1)  # if full, workers wait
     left = iter(names)
 
     async def worker() -> None:

@@ -1,4 +1,4 @@
-"""Checks and converts the bounds of a stretch of the past, as a caller gives them.
+"""Checks the bounds that a caller sets for a stretch of the past, and converts them to instants.
 
 The rule of this file: it reads no clock. To convert a bound to an instant, it uses the time that
 the caller passes.
@@ -10,7 +10,7 @@ from binance_oi.arguments import check_number
 from binance_oi.times import unix_ms
 
 Moment = datetime | timedelta | int | None
-"""A bound: an aware `datetime`, a `timedelta` before now, or Unix ms; None is the default."""
+"""A bound: an aware `datetime`, a `timedelta` before now, Unix ms, or None for the default."""
 
 
 def check_moment(name: str, moment: object) -> None:
@@ -18,7 +18,8 @@ def check_moment(name: str, moment: object) -> None:
 
     Raises:
         TypeError: `moment` has a wrong type.
-        ValueError: `moment` has no time zone, is before 1970, or is a negative `timedelta`.
+        ValueError: `moment` has no time zone, is before 1970 or not finite, or is a negative
+            `timedelta`.
     """
     match moment:
         case None:

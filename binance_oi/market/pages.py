@@ -1,7 +1,7 @@
-"""Pages of the past: their stretch of time, their rows, and the holes between the rows.
+"""Makes pages of the rows of the past, and finds the holes between the rows.
 
-The rule of this file: nearly every page is *whole*: each row follows the one before by one step.
-One comparison shows that. Only the other pages are checked row by row.
+The rule of this file: in nearly every page, each row is one step later than the row before it. Such
+a page is *whole*, and one comparison shows that it is. We check only the other pages row by row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,12 +66,13 @@ def _is_whole(times: list[int], step: int) -> bool:
 
 
 def holes(pages: Iterable[Page], asked: Stretch, first: int, complete_until: int) -> Iterator[Gap]:
-    """Yield the stretches without rows, in steps of the period.
+    """Yield a gap for each stretch without rows. Its ends are multiples of the period.
 
     Args:
         pages: The pages, oldest first.
         asked: The requested stretch.
-        first: The instant, Unix ms, before which the exchange no longer keeps rows.
+        first: The instant, Unix ms, at which the oldest page begins. If it is later than requested,
+            the exchange no longer keeps the rows before it.
         complete_until: The instant, Unix ms, after which rows may still appear.
     """
     step = asked.step

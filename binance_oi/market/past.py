@@ -1,4 +1,4 @@
-"""The values that describe the past: rows of one symbol, and the progress of a run.
+"""The values that describe the past of symbols, and how far a run of `histories` has got.
 
 The rule of this file: it only defines values, and converts one row to a value (`instant_of`). Other
 modules make the values.
@@ -30,14 +30,14 @@ class History(Sequence[HistoryRow], Encodable):
     until: datetime
     """The last requested instant (aware UTC)."""
     rows: tuple[HistoryRow, ...] = field(default=(), repr=False)
-    """The rows; the same as the history itself."""
+    """The rows. Iteration over the history yields the same rows."""
     holes: tuple[Gap, ...] = ()
     """The stretches without rows, oldest first, each from its first to its last missing instant.
     The reason is ``too_old`` or ``no_row``."""
     complete_until: int
     """The instant (Unix ms) up to which no further row can appear."""
     requests: int = 0
-    """How many requests were sent for this history, retries included; 0 with an `error`."""
+    """How many requests were sent for this history, retries included; 0 if there is an `error`."""
     error: BinanceOIError | None = None
     """Why there are no rows. Only `histories` yields a history with an error."""
 
@@ -98,7 +98,7 @@ class Point(_Point, Encodable):
 
 
 def instant_of(row: InstantRow) -> Instant:
-    """Convert a row of a recording."""
+    """Convert a row of a recording to an `Instant`."""
     symbol, time, source, value, notional, supply = row
     return Instant(
         symbol,
@@ -116,11 +116,11 @@ class _HistoryProgress(NamedTuple):
     symbols: int
     """The number of all symbols of the run."""
     rows: int
-    """The number of rows so far."""
+    """The number of rows of the finished symbols."""
     requests: int
-    """The number of requests so far."""
+    """The number of requests for the finished symbols."""
     seconds_left: float
-    """The estimated seconds left: at the pace so far, or at that of the limit if it is slower."""
+    """The estimated seconds left, at the pace so far or at the limit, whichever is slower."""
 
 
 class HistoryProgress(_HistoryProgress, Encodable):
