@@ -1,13 +1,13 @@
-"""Rows as Arrow: polars, pandas, DuckDB and pyarrow read them directly.
+"""Converts rows to Arrow, which polars, pandas, DuckDB and pyarrow read directly.
 
 The rule of this file: it converts the exchange's text to decimals, without floats, and times to
-UTC. It rounds no number: if a number fits into no column, it omits the row, or writes null if the
-number is the notional. It imports pyarrow (the extra `parquet`) on its first use. pyarrow has no
-type hints, so no other module uses it.
+UTC. It rounds no number: it omits a row with a number that fits into no column. A notional that we
+computed becomes null instead. This module imports pyarrow (the extra `parquet`) on its first use.
+pyarrow has no type hints, so no other module uses it.
 
 The columns of numbers are as narrow as the exchange's numbers allow. The reason is that a product
 needs the digits of both factors: pyarrow multiplies two decimals only if they have fewer than 38
-digits together, and DuckDB only if the digits after the point leave room for those before it. If
+digits together, and DuckDB only if the digits after both points leave room for those before. If
 numbers have more digits, their column is wider, with the smallest scale that is enough.
 """
 
@@ -32,7 +32,7 @@ SHORT = min(WHOLE_DIGITS, SCALE)  # a number of at most this many characters alw
 TOO_WIDE = f"a number of more than {WHOLE_DIGITS} digits before the point or {SCALE} after it"
 WITHOUT_NOTIONAL = "rows have no notional"
 NOTIONAL_AT = 5  # the index of the column `notional`
-ROW_GROUP = 1 << 20  # rows of a group, whose statistics let readers skip it
+ROW_GROUP = 1 << 20  # rows of a group; its statistics let readers skip all of them
 BATCH_ROWS = 65_536  # rows of a file in memory at once
 
 _library = partial(library, extra="parquet")
@@ -53,7 +53,7 @@ class Kind(NamedTuple):
 
     def holds(self, number: str) -> bool:
         """Whether a number fits without rounding."""
-        point = number.find(".") % (len(number) + 1)  # the end of a number without a point
+        point = number.find(".") % (len(number) + 1)  # the length if there is no point
         most = self.precision - self.scale
         if point <= most and len(number) - point <= self.scale + 1 and "E" not in number:
             return True  # nearly always
@@ -200,7 +200,7 @@ def write_parquet(batches: Iterable[Batch], file: BinaryIO, columns: Columns, od
         odd: Collects the rows whose notional fits into no column; the file has null there.
 
     Raises:
-        TooNarrowError: `columns` do not hold a row.
+        TooNarrowError: `columns` do not hold a row, or lack the notional of one.
     """
     parquet, schema = _library("pyarrow.parquet"), _schema(columns)
     order = [("symbol", "ascending"), ("time", "ascending")]
@@ -403,7 +403,7 @@ def _numbers(texts: Sequence[str | None], kind: Any) -> Any:
 
 
 def _products(batch: Batch, columns: Columns, odd: OddRows, values: Any, prices: Any) -> Any:
-    """Return the exact notional of each row; null without a mark price, or if it is too long."""
+    """Return the exact notional of each row; null if it is too long, or without a mark price."""
     pyarrow, kind = _library("pyarrow"), columns.notional
     if columns.is_plain:
         return _library("pyarrow.compute").multiply(values, prices)

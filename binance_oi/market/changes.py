@@ -1,11 +1,11 @@
 """Computes how open interest changes over windows of time, and how unusual a change is.
 
 The rule of this file: a change is the difference of two existing rows, one at each end of its
-window. If one of them is missing, there is no change; we interpolate nothing. Only
-`ChangeTracker.latest` may take the latest sample for the row at the end. Differences are exact
+window. If one of them is missing, there is no change; we interpolate nothing. Differences are exact
 decimals. Only ratios and statistics are floats. To say how unusual a change is, we compare it with
 the changes of the same symbol and window that end in the 7 days before it. A *sample* is a value
-that a poll has read; it becomes a row, or it does not.
+that a poll has read; some samples become rows. Only in `ChangeTracker.latest` may a window end with
+a sample that is not a row.
 
 `changes_of` reads existing rows, and a `ChangeTracker` follows a poll. Both run the same code, so
 from the same rows they compute the same values. The memory for a symbol has a fixed size.
@@ -69,15 +69,15 @@ class _Change(NamedTuple):
     absolute: Decimal
     """The exact change of the open interest, in units of the base asset."""
     percent: float | None
-    """The change in percent of the open interest at the beginning of the window; None if that was 0
-    or less, or if the result is too large for a float."""
+    """The change in percent of the open interest at the beginning of the window. None if that open
+    interest was 0 or less, or if the result is too large for a float."""
     usd: Decimal | None
     """The exact change of the notional, in units of the quote asset. It also contains the change of
     the price. None if the notional is unknown at either end."""
     per_supply: float | None
     """The change as a share of the circulating supply; 0.01 is one percent. It uses the supply at
     the end of the window. If that is unknown or 0, it uses the supply at the beginning. None if
-    both are."""
+    both supplies are unknown or 0."""
     z_score: float | None
     """How many standard deviations `percent` is above the mean of the compared changes. None if
     there are fewer than 200 of them, if all are equal, or if `percent` is None."""
@@ -111,7 +111,7 @@ class _Plan(NamedTuple):
     windows: tuple[int, ...]
     """The length of each window."""
     usual: int
-    """The length of the 7 days in which compared changes end."""
+    """The length of 7 days; compared changes end within that time."""
     labels: Mapping[int, str]
     """The name of each window, such as ``5m``, by its length."""
 
@@ -125,7 +125,7 @@ class _Plan(NamedTuple):
 def changes_of(
     rows: Iterable[Observation], windows: Sequence[Length] = WINDOWS, *, step: Length = "5m"
 ) -> Iterator[Change]:
-    """Yield the changes of each row, one for each window, in the order of `windows`.
+    """Yield the changes that end at each row, one for each window, in the order of `windows`.
 
     If there is no row at the beginning of a window, there is no change. Memory does not grow with
     the number of rows.
@@ -169,7 +169,7 @@ class ChangeTracker:
     is at most one step old, as in `Recording.series`. Samples may arrive up to 60 s out of order.
 
     Each symbol needs memory for a row per step of the longest window. In addition, each of its
-    windows needs 16 bytes per step of 7 days (32 KiB with steps of 5 minutes).
+    windows needs 16 bytes for each step in 7 days (32 KiB with steps of 5 minutes).
 
     Args:
         windows: The lengths of the windows, multiples of the step.
@@ -205,8 +205,8 @@ class ChangeTracker:
         Args:
             symbol: The symbol.
             rows: All known rows, in any order; those of 7 days plus the longest window are enough.
-                The tracker ignores a row if observed samples have made the row of that instant, or
-                may still make it, or if its time is not a multiple of the step.
+                The tracker ignores a row whose time is not a multiple of the step. It also ignores
+                a row if a sample is the row of that instant already, or may still become it.
         """
         step = self._plan.step
         found = {row.time: _row(row) for row in rows if row.time % step == 0}
@@ -251,10 +251,11 @@ class ChangeTracker:
     def settled(self, symbol: str, window: Length) -> Change | None:
         """Return the change that ends at the latest instant whose row no late sample can change.
 
-        It equals the change that `changes_of` computes. None if the row at one end of the window is
-        missing.
+        It equals the change that `changes_of` computes from the same rows. None if the row at one
+        end of the window is missing.
 
         Raises:
+            TypeError: `window` has another type.
             ValueError: The tracker does not have this window.
         """
         slots, track = self._slots(window), self._tracks.get(symbol)
@@ -267,6 +268,7 @@ class ChangeTracker:
         sample. None if there is no such row.
 
         Raises:
+            TypeError: `window` has another type.
             ValueError: The tracker does not have this window.
         """
         slots, track = self._slots(window), self._tracks.get(symbol)
@@ -294,7 +296,7 @@ class ChangeTracker:
 
 
 class _Track:
-    """Keeps the rows of one symbol that its windows need.
+    """Keeps those rows of one symbol that the windows need.
 
     A slot is the number of an instant: its time divided by the step.
     """
@@ -306,13 +308,14 @@ class _Track:
         self._rows: list[_Row | None] = [None] * (max(plan.windows) + 1)
         self._spreads = {window: Spread(plan.usual + 1) for window in plan.windows}
         self._slot: int | None = None  # the slot of the latest row or hole
-        # The last sample of each step, by the slot at its end. Only these can become rows.
+        # The last sample of each step, by the slot at which the step ends. Only these samples can
+        # become rows.
         self._samples: dict[int, _Row] = {}
 
     # -- rows ----------------------------------------------------------------------------------
 
     def add(self, row: _Row) -> None:
-        """Add the row of a later instant. The instants that it skips have no row from then on.
+        """Add the row of a later instant. Instants between it and the last row then have no row.
 
         Raises:
             ValueError: The row is not later than the last one.
@@ -448,7 +451,7 @@ class _Track:
 
 
 def _percent(before: Decimal, after: Decimal) -> float | None:
-    """Return the change in percent; None if `before` is 0 or less, or the result not finite."""
+    """Return the change in percent; None if that is not finite, or if `before` is 0 or less."""
     if before <= 0:
         return None
     share = float(_EXACTLY.subtract(after, before)) / float(before) * 100.0

@@ -135,7 +135,7 @@ class OddRows:
         """Log one warning if there are odd rows.
 
         Args:
-            where: The file or object of the rows.
+            where: What has the rows, such as a file.
             what: What the export did with them.
         """
         if self.count:

@@ -44,7 +44,7 @@ class Spread:
         return len(self._sorted)
 
     def put(self, slot: int, number: float | None) -> None:
-        """Set the number of a slot, and forget that of the slot `size` slots earlier."""
+        """Set the number of a slot, and forget the number of the slot `size` slots earlier."""
         at = slot % len(self._ring)
         old = self._ring[at]
         if not math.isnan(old):
@@ -63,14 +63,14 @@ class Spread:
         self._squares += times * exact * exact
 
     def at(self, slot: int) -> float | None:
-        """Return the number of one of the latest slots; None if it has none."""
+        """Return the number of one of the latest slots; None if the slot has no number."""
         number = self._ring[slot % len(self._ring)]
         return None if math.isnan(number) else number
 
     def score(
         self, number: float, without: Sequence[float | None] = ()
     ) -> tuple[Score | None, int]:
-        """Compare `number` with the others; return its score, and the number of the others.
+        """Compare `number` with the others; return its score, and how many others there are.
 
         The score is None if there are fewer than `LEAST` others.
 
@@ -97,7 +97,7 @@ def _exact(number: float) -> int:
 
 
 def _z_score(number: int, count: int, total: int, squares: int) -> float | None:
-    """Compute the z-score from exact integers; the standard deviation is a sample's (n - 1)."""
+    """Compute the z-score from exact integers, with the standard deviation of a sample (n - 1)."""
     spread = count * squares - total * total
     if spread <= 0:
         return None

@@ -12,7 +12,7 @@ from datetime import timedelta
 from binance_oi.arguments import check_count
 
 ROW_MS = 300_000  # ms from one row of the past to the next
-LONGEST_MS = 366 * 86_400_000  # ms: 366 days; memory grows with the steps in the longest window
+LONGEST_MS = 366 * 86_400_000  # ms: 366 days; each step of the longest window needs memory
 WINDOWS = ("5m", "15m", "1h", "4h", "24h")
 """The default windows."""
 
@@ -32,8 +32,8 @@ def length_ms(name: str, length: object) -> int:
 
     Raises:
         TypeError: `length` has another type.
-        ValueError: `length` has a wrong form, such as ``1x``; or it is 0 or less, or longer than
-            366 days.
+        ValueError: `length` has a wrong form, such as ``1x``, or is not whole milliseconds; or it
+            is 0 or less, or longer than 366 days.
     """
     match length:
         case str():
