@@ -6,11 +6,11 @@ arrow.py      rows as Arrow and Parquet
 snapshot.py   the values of many symbols at one moment
 schedule.py   waits for slots, and finds the missed ones
 plan.py       finds the schedules that fit into a budget
-requested.py  fills in the requested slots while a slower schedule runs
+requested.py  says which requested slots have no snapshot while a slower schedule runs
 listing.py    the list of symbols, and its age
 answers.py    keeps the latest answers, and lets calls share a request
 sweep.py      reads many symbols once
-pollers.py    the polls of one client: shared requests, one schedule, one demand
+pollers.py    lets the polls of one client share requests, schedules and a budget
 polling.py    snapshots on a schedule
 moments.py    checks the bounds of a stretch of the past
 pages.py      pages of the past, and the holes between their rows
@@ -18,7 +18,7 @@ past.py       the values that describe the past
 history.py    reads the past 30 days, page by page
 archive.py    reads the past since 2020, day by day
 windows.py    checks lengths of time: steps and windows
-spread.py     computes how unusual a number is among those of the last days
+spread.py     computes how unusual a number is among the numbers of the last days
 changes.py    computes changes of open interest, from rows or during a poll
 """
 

@@ -20,8 +20,8 @@ ALWAYS_ASK = math.inf  # a `since` for which every known answer is too old
 def is_late(terms: Terms, error: Exception) -> bool:
     """Whether a shared request may have failed because the call that sent it had too little time.
 
-    Then a call with more time sends it again. Calls that share a request have the same `max_wait`,
-    so a failure by `max_wait` would happen to the other call too.
+    In that case, a call with more time sends the request again. Calls that share a request have the
+    same `max_wait`, so a failure by `max_wait` would happen to the other call too.
 
     Args:
         terms: The terms of a call that shares the request.
@@ -45,7 +45,7 @@ class Answers(Generic[T]):
     """The latest answer to each question, and the requests under way.
 
     Args:
-        sender: The client's sender. The time of its loop dates the answers.
+        sender: The client's sender. We date the answers by the time of its loop.
     """
 
     def __init__(self, sender: Sender) -> None:
@@ -74,7 +74,7 @@ class Answers(Generic[T]):
 
         Raises:
             BudgetExhaustedError: The shared request took longer than `terms` allow.
-            BinanceOIError: `ask` raised it.
+            BinanceOIError: `ask` raised it, or the client is closed.
         """
 
         async def ask_and_keep() -> Answer[T]:

@@ -1,8 +1,8 @@
 """The symbols that the exchange lists, and the limits that it announces.
 
 The rule of this file: a `Listing` reads the list again if the list is too old, or if a refusal has
-shown that it is wrong. The budget gets the limits before any caller gets the list. The log repeats
-odd rows only when new ones appear.
+shown that it is wrong. The budget gets the limits before any caller gets the list. If we cannot
+decode rows of an answer, the log names these odd rows once, and again only when new ones appear.
 """
 
 import logging
@@ -31,7 +31,7 @@ class Listing:
         self._ignored: tuple[str, ...] = ()  # the ignored limits that we have logged
         self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest odd rows, by kind of answer
         self.odd_names: frozenset[str] = frozenset()
-        """Listed names that `check_symbol` refuses or changes. They stay after `doubt`."""
+        """Listed names that `check_symbol` refuses or changes. `doubt` does not forget them."""
 
     async def read(self, max_age: float, terms: Terms) -> ExchangeInfo:
         """Return the known list if it is younger than `max_age` seconds; otherwise read a new one.
@@ -59,7 +59,7 @@ class Listing:
         return info
 
     def doubt(self, symbol: str) -> None:
-        """Forget the list if this symbol is trading in it: the exchange has refused the symbol."""
+        """After the exchange refused a symbol, forget the list if the symbol trades in it."""
         if symbol in self._trading:
             self._known, self._trading = None, frozenset[str]()
 
@@ -67,7 +67,7 @@ class Listing:
         """Warn of odd rows once, and again when new ones appear.
 
         Args:
-            what: The name of the kind of answer.
+            what: The kind of answer, for people, such as ``mark prices``.
             odd: A description of each odd row.
         """
         if odd and not {*odd} <= {*self._odd_rows.get(what, ())}:

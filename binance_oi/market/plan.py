@@ -13,8 +13,9 @@ from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.routes import OPEN_INTEREST, PREMIUM_INDEX
 from binance_oi.market.listing import LISTING_AGE
 
+# The schedules from which we choose. The user may request any other.
 AUTOMATIC = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # s from slot to slot
-GROWTH = 0.1  # share of the symbols: a schedule that we choose has room for this many new ones
+GROWTH = 0.1  # share of the symbols: we prefer a schedule with room for this many new ones
 USUAL_SYMBOLS = 840  # symbols to plan for if we could not read the list: the number in 2026-11
 
 
@@ -55,7 +56,7 @@ class Load(NamedTuple):
         return self._replace(symbols=math.ceil(self.symbols * (1.0 + GROWTH)))
 
     def rate(self, every: float) -> float:
-        """Return the weight per minute, including that of reading the list of symbols."""
+        """Return the weight per minute, including the weight of reading the list of symbols."""
         return self.weight * WEIGHT.seconds / every + _listing(every)
 
 
@@ -81,12 +82,12 @@ class Room(NamedTuple):
         return load.rate(every) <= self.budget - self.others
 
     def shortest(self, load: Load, above: float = 0.0) -> float | None:
-        """Return the shortest automatic schedule above `above` s that fits; None if none does."""
+        """Return the shortest schedule in `AUTOMATIC` that fits and is above `above` s, if any."""
         longer = (every for every in AUTOMATIC if every > above)
         return next((every for every in longer if self.fits(load, every)), None)
 
     def misfit(self, load: Load, every: float) -> MisfitError:
-        """Return the error for a schedule that does not fit; its text names one that would."""
+        """Return the error for a schedule that does not fit. It names one that would, if any."""
         usage, left = self.usage, self.budget - self.others - _listing(every)
         possible = math.ceil(load.weight * WEIGHT.seconds / left) if left > 0.0 else None
         rate = load.weight * WEIGHT.seconds / every

@@ -1,4 +1,4 @@
-"""The polls of one client: the weight that they need together, and the schedule of each.
+"""Computes the weight that the polls of one client need together, and chooses their schedules.
 
 The rule of this file: polls that request the same period are one group. They share their requests,
 so each symbol of the group costs weight only once. They share one schedule, so their slots are the
@@ -212,7 +212,7 @@ class Group:
 
     @property
     def room(self) -> Room:
-        """The room that is left after all pollers that began before this group."""
+        """The weight left for this group by all pollers that began before it."""
         return Room(self._pollers.usage(), self._pollers.demands.demand(self))
 
     def misfit(self) -> MisfitError | None:
@@ -226,7 +226,7 @@ class Group:
         self._pollers.demands.declare(self, self.declared, anew=anew)
 
     def renew(self) -> None:
-        """Declare the demand again, and run the schedule that fits now."""
+        """Declare the demand again, and every `RENEWAL_S` s switch to the schedule that fits."""
         now = asyncio.get_running_loop().time()
         if now - self._checked_at >= RENEWAL_S:
             self._checked_at = now
@@ -347,7 +347,7 @@ class ClientPoll:
         return self._requested
 
     def renew(self) -> None:
-        """Declare the demand again, and run the schedule that fits now."""
+        """See `Group.renew`."""
         if self._group is not None:
             self._group.renew()
 

@@ -4,12 +4,12 @@ The rule of this file: slots are multiples of the period since 1970. The wall cl
 is due; a steady clock says how much time has really passed. When the two disagree, a user has set
 the wall clock, and the schedule continues at the new time at once:
 
-    set forward   the clock skips slots, which were never due: a gap with the reason `clock`
+    set forward   the clock skips slots, so these were never due; their gap has the reason `clock`
     set back      the schedule restarts at the new time, and slots come a second time; no slot is
                   missing, so the gap with the reason `clock` is empty: it ends before it begins
     suspended     the steady clock runs while the machine sleeps, so the slots of that time were
-                  due: a gap with the reason `late`; on macOS the steady clock stops during sleep,
-                  so the wall clock seems set forward: a gap with the reason `clock`
+                  due; their gap has the reason `late`; but on macOS the steady clock stops during
+                  sleep, so the wall clock seems set forward, and the gap has the reason `clock`
 
 After a small step back, the schedule does not restart: NTP and a leap second cause such a step. As
 long as the next slot is at most a period and `TOLERATED_STEP` away, the schedule waits for it, and
@@ -31,7 +31,7 @@ LONGEST_PERIOD = 86_400.0 * 366  # s
 LONGEST_SLEEP = 60.0  # s of one sleep; within this time the schedule notices a clock that was set
 TOLERATED_STEP = 1.5  # s; a smaller step of the clock is a leap second or NTP, not a user
 ONE_MOMENT = 0.02  # s: if reading both clocks takes no longer, both show the same moment
-MAX_READINGS = 5  # tries for such a reading; a busy machine may suspend us between two lines
+MAX_READINGS = 5  # tries to read both clocks within `ONE_MOMENT`; a busy machine may interrupt us
 
 
 def period_ms(every: float) -> int:
@@ -66,7 +66,7 @@ class Schedule:
     """Waits for slots, and finds those that were missed. It belongs to the running loop.
 
     Args:
-        period: From slot to slot, ms.
+        period: The time from slot to slot, ms.
         clock: Returns Unix seconds.
         pause: Sleeps. If it raises an error, the schedule ends.
     """
@@ -78,10 +78,10 @@ class Schedule:
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.period: int = period
-        """From slot to slot, ms. The owner may change it between two slots."""
+        """The time from slot to slot, ms. The owner may change it between two slots."""
         self._clock = clock
         self._pause = pause
-        # Both clocks when the schedule last decided which slots were missed, or began.
+        # What both clocks showed when the schedule began, or last decided which slots were missed.
         self._wall, self._steady = self._read_clocks()
 
     def next_slot(self) -> int:
@@ -101,15 +101,18 @@ class Schedule:
         return round(outcome.slot.timestamp() * 1000) + self.period
 
     def seconds_to(self, slot: int) -> float:
-        """Return the seconds until `slot` by the wall clock; negative if it is over."""
+        """Return the seconds until `slot` by the wall clock; negative after it."""
         return slot / 1000 - self._clock()
 
     async def reach(self, slot: int, lead: float = 0.0) -> bool:
-        """Sleep until `lead` seconds before `slot`; return False if someone set the clock back.
+        """Sleep until `lead` seconds before `slot`.
 
         Args:
             slot: The next slot. It is at most a period away, unless someone has set the clock back.
             lead: Seconds.
+
+        Returns:
+            False if someone set the clock back so far that the schedule must restart.
         """
         while (left := self.seconds_to(slot)) > lead:
             if left > self.period / 1000 + TOLERATED_STEP:
@@ -130,8 +133,7 @@ class Schedule:
         return Gap(first, first - self.period, "clock", f"the clock was set back by {back:,.1f} s")
 
     def skipped(self, slot: int) -> list[Gap]:
-        """Return gaps for `slot` and later slots for which it is too late; empty if there are
-        none."""
+        """Return gaps for the slots, from `slot` on, whose sweep can no longer begin in time."""
         wall, jump = self._wall_and_jump()
         end = self._in_time(slot, wall)
         due = self._in_time(slot, wall - self._forward_jump(jump))
@@ -152,7 +154,7 @@ class Schedule:
         """Return a gap for missed slots, and one with the reason `clock` for skipped slots.
 
         Args:
-            ends: The first slot; the end of the missed slots; the end of the skipped slots.
+            ends: The first missed slot; the first skipped slot; the first slot after these.
             why: The reason and the detail for the missed slots.
             jump: Seconds by which someone set the clock forward.
         """
@@ -162,7 +164,7 @@ class Schedule:
         return [gap for gap in gaps if gap.first <= gap.last]
 
     def _in_time(self, slot: int, wall: float) -> int:
-        """Return `slot`, or the next slot if it is too late for `slot`."""
+        """Return `slot`; or, if it is too late for `slot`, the first slot at `wall` or later."""
         late = wall * 1000 - slot
         if late <= self.period * LATEST_START:
             return slot
@@ -190,7 +192,7 @@ class Schedule:
                 return wall, after
 
     def _wall_and_jump(self) -> tuple[float, float]:
-        """Return the wall clock, and the seconds by which it was set since the latest decision."""
+        """Return the wall clock, and by how many seconds it was set since `_remember_clocks`."""
         wall, now = self._read_clocks()
         return wall, (wall - self._wall) - (now - self._steady)
 

@@ -1,4 +1,4 @@
-"""The whole market at one moment, as far as single requests can show it.
+"""The whole market at one moment, as far as one request for each symbol can show it.
 
 The rule of this file: each requested symbol has either its value or its error. Symbols keep the
 order of the request, and numbers stay exact.
@@ -50,7 +50,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     started: datetime
     """When the sweep began (aware UTC, this machine's clock)."""
     finished: datetime
-    """When the last answer came (aware UTC, this machine's clock)."""
+    """When the sweep ended (aware UTC, this machine's clock)."""
     weight: int
     """The weight of all requests of the sweep, retries and exchangeInfo included. If several calls
     share a sweep, the snapshot of each has this whole weight."""
@@ -92,7 +92,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     def notional(self) -> dict[str, Decimal]:
         """Open interest in units of the quote asset, by symbol: open interest times mark price.
 
-        The product is exact. It has only symbols with both a value and a mark price.
+        The products are exact. Symbols without a value or without a mark price are absent.
         """
         return {
             symbol: notional(value.open_interest, self.mark_prices[symbol].mark_price)
@@ -114,8 +114,8 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
         """Export the values to any library that reads Arrow, as in ``pyarrow.table(snapshot)``.
 
         Decimals are exact, and times are UTC. If there are mark prices, there is a column
-        `notional`. The stream omits rows with more than 20 digits before the point, or more than 18
-        after it, and logs a warning.
+        `notional`. The stream omits a row if a number has more than 20 digits before the point, or
+        more than 18 after it. If only the notional is too long, it is null. A warning reports both.
 
         Raises:
             ModuleNotFoundError: pyarrow is not installed; the extra `parquet` installs it.

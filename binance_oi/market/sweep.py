@@ -43,7 +43,7 @@ Prices = tuple[MarkPrice, ...] | BinanceOIError
 
 
 class Sweeps:
-    """The sweeps of one client, and the values that it has read.
+    """The sweeps of one client, and the values that they have read.
 
     Args:
         sender: Sends the requests.
@@ -64,16 +64,17 @@ class Sweeps:
     async def read(
         self, name: str, terms: Terms, since: float = ALWAYS_ASK
     ) -> Answer[OpenInterest]:
-        """Read open interest of one symbol, or return an answer of `since` (loop time) or later."""
+        """Read open interest of a symbol, or return an answer that came at loop time `since` or
+        later."""
         ask = partial(self._sender.send, open_interest(name), terms)
         return await self.values.read(name, ask, terms, since)
 
     async def join(
         self, names: tuple[str, ...] | None, terms: Terms, *, notional: bool, since: float
     ) -> Snapshot:
-        """Sweep, or share a running sweep of the same symbols if its values are fresh enough.
+        """Sweep, or share a running sweep of the same symbols, `notional` and `max_wait`.
 
-        The `since` and the deadline of the running sweep must be at least as late as ours.
+        Shares only a sweep whose `since` and deadline are at least as late as those of this call.
         """
         key = names, notional, terms.max_wait
         oldest, ends, number = self._running.get(key, (-math.inf, -math.inf, -1))
