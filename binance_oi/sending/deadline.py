@@ -1,4 +1,4 @@
-"""Deadlines for many calls with one timer.
+"""Gives many calls their deadlines, with one timer for all of them.
 
 A timer for each call would take a tenth of a request's CPU time. The calls of a client usually have
 the same timeout, so their deadlines come in the order in which the calls began. One timer for the
@@ -10,10 +10,10 @@ context alive.
 If an answer arrives in time, the call must get it, even if the loop could not read it in time. For
 example, the application may have blocked the loop, so that the answer is still in the socket when
 the timer fires. Therefore a deadline whose time is over first lets the loop read. It cancels its
-task only after `QUIET_PASSES` passes of the loop in a row without a byte; the pass in which the
-timer fires is one of them. The passes follow each
-other without a pause, so they take almost no time. A server that keeps sending cannot delay the end
-for long, because the size of the longest answer bounds the number of passes.
+task only when no byte has come in `QUIET_PASSES` consecutive passes of the loop, the first of which
+is the pass in which the timer fires. The passes follow each other without a pause, so they take
+almost no time. A server that keeps sending cannot delay the end for long, because the size of the
+longest answer bounds the number of passes.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from collections import deque
 from contextvars import Context
 from typing import Protocol
 
-# Passes of the loop in a row without a byte, after which a deadline expires. asyncio reads the
+# A deadline expires if so many consecutive passes of the loop bring no byte. asyncio reads the
 # sockets before it runs the timers, and the waiting task continues in the next pass. uvloop runs
 # the timers first, and a session of the caller may need one more pass.
 QUIET_PASSES = 4
@@ -37,7 +37,7 @@ class Arrival(Protocol):
 
     @property
     def most_reads(self) -> int:
-        """The most reads that the answer needs."""
+        """The number of reads that the answer needs at most."""
         ...
 
 
@@ -99,8 +99,9 @@ class Deadline:
             context: The context for the callbacks.
             arrival: The progress of the answer.
             before: Bytes that had arrived before this pass.
-            quiet: The number of passes in a row without a byte, with this one, until it expires.
-            passes: The number of further passes until it expires, even if bytes arrive.
+            quiet: The number of consecutive passes, beginning with this one, after which the
+                deadline expires if they bring no byte.
+            passes: The number of further passes after which it expires, even if bytes arrive.
         """
         received = arrival.received
         quiet = quiet - 1 if received == before else QUIET_PASSES
@@ -153,8 +154,9 @@ class Deadlines:
         self._queue: deque[Deadline] = deque()  # the earliest first
         self._early: set[_EarlyDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
-        # A timer keeps its context alive, even after it is cancelled, with the call's connection
-        # and buffer and anything that the caller put there. So these timers get an empty context.
+        # A timer keeps its context alive even after it is cancelled. The context of a call has the
+        # call's connection and buffer, and anything that the caller put there. So these timers get
+        # an empty context.
         self._context = Context()
 
     def start(self, seconds: float, arrival: Arrival | None = None) -> Deadline:

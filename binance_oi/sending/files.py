@@ -27,7 +27,7 @@ from binance_oi.sending.wire import ready_url
 
 NOT_FOUND = 404
 PAUSES = (1.0, 5.0, 25.0)  # s before each new attempt after a temporary error; then give up
-LONGEST_PAUSE = 120.0  # s: the longest wait that a 429 can ask of us
+LONGEST_PAUSE = 120.0  # s: if a 429 asks us to wait longer, we wait only this long
 
 
 class FreePermit(Permit):

@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines while no call waits
 ENDED_PER_STEP = 250  # waiters that end in a step of the loop, at most; tasks wake in the next step
 LONGEST_SLEEP_S = 1.0  # s; then the queue asks the pool again: another process may have met a ban
-LEAST_RETRY_S = 0.1  # s from an error to its `retry_at`, at least: a caller that obeys cannot spin
+LEAST_RETRY_S = 0.1  # s: the least from an error to its `retry_at`, so that no caller can spin
 
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
@@ -82,7 +82,7 @@ class Permit:
     def may_send(self) -> bool:
         """Whether the request may still be written; call this right before the write.
 
-        If not, the call has refunded the permit: get another one. See `Bucket.sending`.
+        If it returns False, it has refunded the permit: get another one. See `Bucket.sending`.
         """
         if self._receipt is not None:
             receipt = self._governor.pool.sending(self._receipt)
@@ -120,7 +120,7 @@ class Permit:
             self.release()
 
     def release(self) -> None:
-        """End the permit. If it was neither settled nor refunded, keep its weight: see `lose`."""
+        """End the permit. If it was not settled or refunded, call `Pool.lose` for its weight."""
         receipt, self._receipt = self._receipt, None
         try:
             if receipt is not None:
@@ -174,7 +174,8 @@ class Waiter(asyncio.Future[Permit]):
     def throw(self, error: BaseException, *_: object) -> NoReturn:
         """Raise `error` in the call, for example because its task is cancelled.
 
-        If the call was admitted in the same step of the loop, this method returns its permit.
+        If the call was admitted in the same step of the loop, this method gives back its
+        permit.
         """
         if self.done() and not self.cancelled() and self.exception() is None:
             self.result().give_back()
@@ -197,7 +198,7 @@ class Governor:
         idle: Seconds without a request under way, after which the governor calls `Pool.flush`.
 
     Raises:
-        TypeError: `pace` or `max_in_flight` is not a number.
+        TypeError: `pace` is not a number, or `max_in_flight` is not an integer.
         ValueError: One of them is not above 0, or not finite.
     """
 
@@ -450,7 +451,7 @@ class Governor:
     async def _refuse_or_sleep(self, seconds: float, reason: Reason) -> None:
         """Refuse the calls whose deadline is over; if there is none, sleep.
 
-        The sleep ends at a wakeup or at the next deadline.
+        The sleep ends at a wakeup, at the next deadline, or after `LONGEST_SLEEP_S`.
 
         Args:
             seconds: Seconds after which a refused call may try again.
@@ -533,7 +534,7 @@ class Governor:
                 refused call comes after the longer of this time and `seconds`.
 
         Returns:
-            Whether a deadline was due, of a refused call or of a finished one. If so, call again in
+            Whether a deadline was due, even that of a call that has finished. If so, call again in
             the loop's next step: one call of this method handles at most `ENDED_PER_STEP`.
         """
         if not self._deadlines:
@@ -570,7 +571,7 @@ def _exhausted(
 ) -> BudgetExhaustedError:
     """Return the error for a call that cannot be admitted in time, or that never can be.
 
-    Its reason is that of the whole queue, unless the weight never fits.
+    The error has the reason for which the queue waits, unless the weight never fits.
 
     Args:
         governor: The governor in whose queue the call waited.

@@ -1,4 +1,4 @@
-"""The governors of one client: one for each of the exchange's limits on its requests.
+"""Makes the governors of one client, one for each limit that the exchange sets.
 
 The rule of this file: the governor of the weight per minute exists from the start. The governor of
 any other limit is made for the first request under that limit.
@@ -12,7 +12,7 @@ from binance_oi.sending.governor import Governor
 # Bounds on requests for the past: requests per second, and requests at the same time. The exchange
 # allows 3.3 requests for the past per second on average.
 HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
-HISTORY_IDLE_S = 1.0  # s from a request for the past until we return leases; see `LateFlush`
+HISTORY_IDLE_S = 1.0  # s without a request for the past, after which we return leases (`LateFlush`)
 
 
 class Governors:

@@ -19,9 +19,9 @@ class LateFlush:
     Args:
         pool: The pool. A flush writes its settlements and returns its leases.
         idle: Seconds from the end of a request until the flush. With 0, leases go back at once, and
-            the flush comes in the next step of the loop. A caller that makes one call after the
-            other charges before that step, and its charge writes the settlement. A timer would wake
-            the loop during the next request.
+            the flush comes in the next step of the loop, without a timer, which would wake the loop
+            during the next request. A caller that makes one call after the other charges before
+            that step, and its charge writes the settlement.
         in_flight: Returns the number of requests under way.
     """
 

@@ -51,8 +51,8 @@ class Pacer:
         """Take a batch if it is available; return whether it was.
 
         If not, a task waits for the batch and then calls `wake`; call this method again after that.
-        The caller must not wait for the limiter itself, because the caller also serves deadlines.
-        At most one such task exists.
+        At most one such task exists. The caller itself must not wait for the limiter, because it
+        also serves deadlines.
         """
         if self._pacing is None:
             if self.take_at_once():

@@ -1,7 +1,7 @@
 """Decides whether to send a failed request again, and after which delay.
 
-The rule of this file: a retry is a request like any other, which is admitted and charged again. So
-we retry only if that is likely to help. We never retry after an error of the caller or a ban.
+The rule of this file: a retry is admitted and charged like any other request. So we retry only if
+that is likely to help. We never retry after an error of the caller or a ban.
 """
 
 import random
@@ -24,8 +24,8 @@ class RetryPolicy(Encodable):
     connection proves dead, the client sends the request at once on a new connection. All of these
     count as attempts.
 
-    The wait before a retry is random between 0 and ``base * 2 ** n`` (full jitter), after n earlier
-    retries, and at most `cap`.
+    The wait before a retry is random, from 0 to ``base * 2 ** n`` (full jitter) and at most `cap`,
+    where n is the number of earlier retries.
 
     Raises:
         TypeError: A value is not a number, or `attempts` is not an integer.

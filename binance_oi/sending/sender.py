@@ -147,7 +147,7 @@ class Sender:
         """Queue a request behind other calls that wait.
 
         Await the waiter at once and directly, and give its permit to `send`. A call that waits
-        within `send` has one object more for the garbage collector.
+        within `send` needs one more object, which costs the garbage collector time.
 
         Raises:
             BinanceOIError: The request cannot wait; see `Governor.queue` and `check_usable`.
@@ -338,9 +338,9 @@ class Sender:
     ) -> float:
         """Return the seconds until the next attempt, or raise `error` if there is none.
 
-        It sets or clears `permit.late`, which means that this try does not count as an attempt. It
-        sets this mark if there was no file descriptor while other requests are under way, and
-        clears it if no time is left or the sender is closed.
+        If `permit.late` is set, this try does not count as an attempt. The method sets it if there
+        was no file descriptor while other requests are under way. It clears it if no time is left
+        or the sender is closed.
 
         Args:
             error: The error of the last attempt.

@@ -25,8 +25,9 @@ class _Running(Generic[T]):
 class SharedCalls(Generic[T]):
     """Runs one call for all callers that join while it runs.
 
-    All callers get the same value, or the same exception. Cancelling one caller does not affect the
-    others. When no caller waits any more, the call is cancelled.
+    All callers get the same value or exception, unless their deadlines differ (see `join`).
+    Cancelling one caller does not affect the others. When no caller waits any more, the call is
+    cancelled.
     """
 
     def __init__(self) -> None:
