@@ -2,7 +2,7 @@
 
 retry.py              decides whether and when to send a failed request again
 pacer.py              limits the requests per second
-connection_limit.py   limits the requests at the same time
+connection_limit.py   limits how many requests are under way at the same time
 governor.py           queues calls, and admits them one by one
 governors.py          makes one governor for each limit of the exchange
 deadline.py           ends late calls, with one timer for all of them
@@ -14,7 +14,7 @@ parked_connections.py keeps connections that served a request a moment ago
 guard.py              counts the bytes of an answer before aiohttp gets them
 connections.py        opens and uses our own connections
 caller_session.py     sends requests through a caller's session
-transport.py          sends one GET, with its permit, its deadline and its errors
+transport.py          sends one GET under its permit and deadline, and converts errors
 sender.py             sends every request, and sends it again after some errors
 shared_calls.py       lets identical calls share one request
 files.py              downloads files from a public server, without a budget

@@ -89,8 +89,8 @@ class CallerSessionMiddleware:
 class _Gate:
     """Replaces the transport of a connection until a request is written to it.
 
-    After a session gets a connection, it awaits its traces before it writes, which may take long.
-    So this class checks the permit when the session writes, with no await between the two.
+    After a session gets a connection, it awaits its traces before it writes, and they may take
+    long. So this class checks the permit in `write`, with no await between the check and the write.
     """
 
     def __init__(self, handler: ResponseHandler, attempt: Attempt, guard: Guard) -> None:
@@ -124,7 +124,7 @@ class _Gate:
 def _has_served(handler: ResponseHandler) -> bool:
     """Whether this connection has received an answer, to our request or the session owner's.
 
-    Only the private attribute shows this: it refers to the last body until the connection ends.
+    Only a private attribute of aiohttp shows this: it has the last body until the connection ends.
     """
     return handler._payload is not None  # pyright: ignore[reportPrivateUsage]
 

@@ -11,7 +11,7 @@ from binance_oi.arguments import check_count
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-GROWTH_DIVISOR = 8  # after a shortage, the limit grows by an eighth of itself, and at least by 1
+GROWTH_DIVISOR = 8  # after a shortage, the limit grows by an eighth at a time, at least by 1
 
 
 class ConnectionLimit:

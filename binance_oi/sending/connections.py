@@ -3,9 +3,9 @@
 The rule of this file: each attempt writes one request, on a connection without unread bytes. If a
 connection receives more bytes than one answer can have, its `Guard` closes it.
 
-The first request to an origin goes through `ClientSession`, which takes most of the CPU time of a
-request. Later requests avoid it, except those through a proxy or with another release of aiohttp
-than 3.14: aiohttp's connector opens and keeps the connections, and we write the bytes of each
+`ClientSession` takes most of the CPU time of a request, so we avoid it. It sends only the first
+requests to an origin, and requests through a proxy or with another release of aiohttp than 3.14.
+For all others, aiohttp's connector opens and keeps the connections, and we write the bytes of each
 request directly to one. The usual answer is one complete answer with status 200, which
 `plain_answers` parses. aiohttp's parser gets any other answer, from its first byte on.
 """
@@ -126,7 +126,7 @@ class Connector(aiohttp.TCPConnector):
         self, *, tls: ssl.SSLContext | None, kept: KeptConnections, local: str | None = None
     ) -> None:
         # No limit of connections here, because a request is charged for the current minute when it
-        # gets its permit. A request that then waited could be sent in the next minute.
+        # gets its permit. If it then waited for a connection, it could be sent in the next minute.
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - type of unused argument
             limit=0,
             limit_per_host=0,
@@ -135,8 +135,8 @@ class Connector(aiohttp.TCPConnector):
             local_addr=None if local is None else (local, 0),
             family=socket.AF_UNSPEC if local is None else family_of(local),
         )
-        # The template of each origin: a request that aiohttp's session made to it, which has all
-        # that aiohttp needs to connect there.
+        # The template of each origin: the first request that aiohttp's session made for it. It has
+        # all that aiohttp needs to connect there.
         self._templates: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by `id` of the handler that the guard refers to
         self._kept = kept
@@ -290,7 +290,7 @@ class Connector(aiohttp.TCPConnector):
         """Open connections to the origin of `url` until there are `count`.
 
         It ignores errors, because a request that needs a connection gets the same error. It opens
-        none if `connect` has not stored a template for this origin.
+        no connection if `connect` has not stored a template for this origin.
 
         Args:
             url: Any URL of the origin.

@@ -1,4 +1,4 @@
-"""The guard of a connection, and the attempts at requests that it serves.
+"""Guards a connection against endless answers, and follows each attempt to send a request.
 
 The rule of this file: each attempt writes one request. If a connection receives more bytes than
 one answer can have, its guard closes it.
@@ -28,7 +28,7 @@ REFUSALS = (403, 418, 429, 451)  # statuses; after all but 451, we send nothing 
 ENVELOPE_BYTES = 64 * 1024
 BYTES_PER_READ = 16 * 1024  # bytes in one read if the body is small; a TLS record has no more
 MOST_PER_READ = 128 * 1024  # bytes in one read if the body may be large; a history page has 90,000
-HEADS_PER_READ = 8  # sets of headers that we separate in one read: 1xx answers have their own
+HEADS_PER_READ = 8  # sets of headers that we separate in one read; each 1xx answer has its own
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
@@ -171,7 +171,7 @@ class Guard(asyncio.BufferedProtocol):
         if transport is not None:
             with suppress(
                 AttributeError, OSError, TypeError, ValueError
-            ):  # a closed socket, or that of another loop than asyncio's
+            ):  # the socket is closed, or comes from another loop than asyncio's
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 

@@ -1,4 +1,4 @@
-"""Keeps connections for the next request after they have just served one.
+"""Keeps connections that have just served a request, for the next requests.
 
 The rule of this file: it only stores connections; its callers decide which ones may be used. About
 once a second, all parked connections go to aiohttp's pool, which closes connections that stay idle.
@@ -43,7 +43,7 @@ class ParkedConnections(Generic[G]):
             self._timer = loop.call_later(PARKED_S, self.release, context=self._context)
 
     def at(self, origin: str) -> deque[tuple[Connection, G]] | None:
-        """The connections parked for `origin`; some may be closed. None if there are none."""
+        """Connections parked for `origin`; some may be closed. Empty or None if none are parked."""
         return self._by_origin.get(origin)
 
     def take(self, origin: str) -> tuple[Connection, G] | None:

@@ -20,7 +20,7 @@ MAX_HEAD_BYTES = 4096  # bytes of status line and headers; a real answer has 1,0
 _HEAD = re.compile(
     rb"HTTP/1\.1 200 [ -~]*+\r\n(?:[!#-'*+.0-9A-Z^-z|~-]++:[ -~]*+\r\n){1,64}+\r\n", re.ASCII
 )
-MAX_CHUNKS = 64  # in one body, with the empty last chunk; a page of history has one to ten
+MAX_CHUNKS = 64  # in one body, the empty last chunk included; a page of history has one to ten
 _LENGTH, _CODING, _ENCODING = b"content-length", b"transfer-encoding", b"content-encoding"
 _CONNECTION, _DATE = b"connection", b"date"
 _COUNT = WEIGHT.header.lower().encode()

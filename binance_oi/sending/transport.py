@@ -1,8 +1,8 @@
-"""Sends one GET over aiohttp, with its permit, its deadline and its errors.
+"""Sends one GET over aiohttp under its permit and deadline, and converts errors.
 
 The rule of this file: before `get` does anything else with an answer, it settles the permit,
-because the exchange may have counted the request. After `start`, the caller does that. No exception
-of another library leaves `get`.
+because the exchange may have counted the request. For an answer from `follow`, the caller settles
+the permit. No exception of another library leaves `get`.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from binance_oi.sending.plain_answers import PlainAnswer
 from binance_oi.sending.wire import USER_AGENT, Target
 
 Session = aiohttp.ClientSession
-ERROR_TEXT_WAIT_S = 0.5  # s: the longest wait for an error's text; its status is enough
+ERROR_TEXT_WAIT_S = 0.5  # s: the longest wait for the text of an error; the status is enough
 REFUSAL_TEXT_WAIT_S = 0.2  # s: the same for the statuses in `REFUSALS`
 MAX_ERROR_TEXT = 64 * 1024  # bytes, uncompressed
 TIMED_OUT = 408  # status; servers also send it before they close an idle connection
@@ -81,7 +81,7 @@ class _Options(TypedDict, total=False):
 
 
 class Started(NamedTuple):
-    """An attempt that has its permit, and what the fast path of `Sender.send` has done with it."""
+    """An attempt with its permit, and how far the fast path of `Sender.send` got with it."""
 
     permit: Permit
     began: float
@@ -103,7 +103,7 @@ class Transport:
             request.
         tls: Replaces the default checks of certificates. None checks as usual, or as the caller's
             session does.
-        proxy: The URL of a proxy. Environment variables for proxies have no effect.
+        proxy: The URL of a proxy. Our own session ignores the environment's proxies.
         local_address: The IP address of this machine that our own connections use.
         replace: Whether the caller sends a request again if a kept connection proves dead. If not,
             the transport waits on a silent connection until the timeout.
@@ -216,7 +216,7 @@ class Transport:
         return None
 
     def follow(self, target: Target, attempt: Attempt) -> PlainAnswer | None:
-        """Return the answer to a request of `start`. If it is unusual, return None: call `get`."""
+        """Return the answer to a request of `start`. None if it is unusual; then call `get`."""
         assert self._connector is not None  # it has sent the request
         plain = self._connector.follow(target.wire.origin, attempt)
         if plain is not None:
@@ -238,11 +238,11 @@ class Transport:
 
         Args:
             url: A URL from `ready_url`.
-            permit: The permit. The call checks it right before it writes the request. Afterwards
+            permit: The permit. `get` checks it right before it writes the request. Afterwards
                 the permit is settled, refunded, or neither (then the exchange may have counted the
                 request). `permit.late` is set if `Permit.may_send` refunded the permit.
-                `permit.crowded` is set if the call refunded it because there was no file descriptor
-                for a connection.
+                `permit.crowded` is set if `get` refunded the permit because there was no file
+                descriptor for a connection.
             max_bytes: The largest size of the uncompressed body.
             timeout: Seconds from now to the end of the body.
             fresh: Whether to use a new connection.
@@ -250,9 +250,9 @@ class Transport:
             error: The error that ended the wait for its answer, if any.
 
         Raises:
-            TransportTimeoutError: There was no complete answer within `timeout`. With `retry`
-                "now": a kept connection was silent for too long.
-            TransportError: There was no usable HTTP answer. With `retry` "now": a kept connection
+            TransportTimeoutError: There was no complete answer within `timeout`. Or, if `retry` is
+                "now", a kept connection was silent for too long.
+            TransportError: There was no usable HTTP answer. If `retry` is "now", a kept connection
                 was dead, or ended during its answer.
         """
         if self._closed and sent is None:  # closed while this request waited in the queue
@@ -393,13 +393,13 @@ def _refusal_after(
     elif (refusal := _bare_refusal(attempt, permit)) is not None:
         return refusal
     permit.crowded = not attempt.sent and is_out_of_descriptors(error)
-    # aiohttp's error shows the URL of a proxy, with its password.
+    # This error of aiohttp may show the URL of a proxy with its password.
     cause = None if isinstance(error, aiohttp.ClientResponseError) else error
     raise _transport_error(error, attempt) from cause
 
 
 def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:
-    """Return the answer if only the status of a refusal could be read, which is enough."""
+    """Return the refusal if its status came, even if nothing else did; otherwise None."""
     if not attempt.refusal:
         return None
     permit.settle(attempt.refusal, {})

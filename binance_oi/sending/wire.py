@@ -1,4 +1,4 @@
-"""The bytes of a request.
+"""Makes the bytes of a request.
 
 The rule of this file: it makes the bytes that aiohttp's session would send, except that a request
 for a small body asks for no compression. It caches the bytes of such requests by URL, because
