@@ -30,7 +30,8 @@ class Allowance:
         Returns:
             0 if the bucket had enough tokens. Otherwise the call takes none, and returns the
             seconds until the bucket will have enough. If even a full bucket has too few, it returns
-            the seconds until the bucket is full, or those of one token if it is full already.
+            the seconds until the bucket is full. If that is full already, it returns the seconds in
+            which one token returns.
         """
         used = self.used(now)
         if used + tokens <= self._most:
@@ -49,7 +50,7 @@ class Allowances:
     Args:
         most: The tokens of one address.
         seconds: The time in which all of them return.
-        addresses: The most addresses to remember. If there are more, the object forgets the one
+        addresses: The most addresses to remember. If there are more, the object forgets the address
             whose last request is oldest.
     """
 

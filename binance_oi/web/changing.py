@@ -34,7 +34,7 @@ SYMBOLS_PER_STEP: Final = 50  # symbols whose changes are computed before other 
 TREND_STEP: Final = 3_600_000  # ms between the values of a trend
 TREND_VALUES: Final = 25  # values of a trend: one day, with both ends
 KEPT_BODIES: Final = 64  # answers that we keep until the next event
-# How much of the past a change needs: the changes to compare it with, and its window.
+# A change needs this much of the past: 7 days of changes to compare it with, and their window.
 USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for w in WINDOWS))
 
 EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
@@ -162,8 +162,8 @@ class Changes:
     ) -> tuple[list[Change], Mapping[str, Sequence[str]]]:
         """Return the changes, and the named symbols without a change, by the reason.
 
-        ``absent``: the market lacks the symbol. ``short``: we know too little of its past. While we
-        read the past, neither has a symbol.
+        The reason is ``absent`` if the market lacks the symbol, or ``short`` if we know too little
+        of its past. While we read the past, both lists are empty.
         """
         tracker, found = self._tracker, list[Change]()
         absent, short = list[str](), list[str]()
@@ -198,7 +198,7 @@ def _names(hub: Hub, question: ChangesQuestion) -> tuple[str, ...]:
 
 
 def _largest_first(order: str) -> Callable[[Change], tuple[bool, object]]:
-    """A sort key: the largest change comes first, and a symbol without a value last."""
+    """A sort key: the largest change, up or down, comes first, and one without a value last."""
     read = attrgetter(order)
 
     def key(change: Change) -> tuple[bool, object]:

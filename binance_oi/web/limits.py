@@ -18,17 +18,17 @@ class Limits:
     """
 
     min_age: float = 1.0
-    """s: the service raises a smaller `max_age` to this value. So visitors make it read a symbol at
-    most once in this time, unless a read fails."""
+    """s: the service raises a smaller `max_age` to this value. So it reads a symbol at most once in
+    this time for all visitors, unless a read fails."""
     max_wait: float = 5.0
     """s: the longest that a visitor's request waits for the budget."""
     first_sweep: float = 40.0
     """s: the longest that a request waits for the first sweep. It should be longer than one period
     plus one sweep."""
     weight: int = 300
-    """Weight a minute for the requests of visitors, in addition to that of the poll."""
+    """Weight a minute for the requests of visitors, in addition to the weight of the poll."""
     history_requests: int = 100
-    """Requests for history in 5 minutes for all visitors, a part of the exchange's 1000."""
+    """Requests for history in 5 minutes for all visitors; the exchange allows 1000."""
     past_requests: int = 30
     """Requests a minute for the past or for changes that one address may send."""
     addresses: int = 10_000
@@ -36,10 +36,10 @@ class Limits:
     listeners: int = 10_000
     """Open streams."""
     kept_events: int = 32
-    """The latest events, which the service keeps for slow listeners. A listener that is further
-    behind loses events."""
+    """The number of latest events that the service keeps for slow listeners. A listener that is
+    further behind loses events."""
     keep_alive: float = 15.0
-    """s without an event after which a listener gets a comment, so that no proxy ends the stream
+    """s: a listener without an event for this time gets a comment, so that no proxy ends the stream
     because it is idle."""
     stalled: float = 60.0
     """s after which the service ends the stream of a listener that reads nothing."""

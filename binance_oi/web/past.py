@@ -61,7 +61,7 @@ class PastQuestion(NamedTuple):
 
     @property
     def step(self) -> int:
-        """From row to row, ms."""
+        """The time from row to row, ms."""
         return PERIODS[self.period]
 
     @property
@@ -138,7 +138,7 @@ class Past:
         """Answer a question. Equal questions at the same time share the answer.
 
         Raises:
-            ProblemError: There is no past of this symbol, or visitors have used their requests.
+            ProblemError: There is no past of this symbol, or visitors have used up their requests.
             BinanceOIError: The past cannot be read.
         """
         now = asyncio.get_running_loop().time()
@@ -227,7 +227,7 @@ class Past:
 
 
 def _covers(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
-    """Whether a recording begins and ends as the exchange's rows of the range do."""
+    """Whether the rows of a recording begin and end where the exchange's rows would."""
     kept = now - KEPT_MS
     if not rows or rows[0].time > max(question.first, kept) + question.step:
         return False
@@ -235,7 +235,7 @@ def _covers(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
 
 
 def _reaches_end(rows: Sequence[_Row], question: PastQuestion, now: int) -> bool:
-    """Whether the rows reach the end; the last one may be missing, because it may still appear."""
+    """Whether the rows reach the end. The last row may be missing, because it may still appear."""
     return bool(rows) and rows[-1].time + question.step >= _end(question, now)
 
 

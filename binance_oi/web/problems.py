@@ -1,9 +1,9 @@
-"""Errors as problem details.
+"""Converts errors to problem details, which visitors get as answers.
 
-The rule of this file: an error shows a visitor what to do next, and nothing about this machine. It
+The rule of this file: an answer shows a visitor what to do next, and nothing about this machine. It
 contains neither the exchange's text, which may name our IP address, nor the text of a
-`RecordingError`, which names a path. If the exchange limits, bans or blocks us, the visitor gets
-not that status, but a 503 with the time to try again.
+`RecordingError`, which names a path. If the exchange limits, bans or blocks us, the visitor does
+not get the exchange's status, but a 503 with the time to try again.
 
 Source: RFC 9457.
 """

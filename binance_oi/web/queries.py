@@ -27,13 +27,15 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 class Query:
     """The parameters of one request, each at most once.
 
+    A method raises `ProblemError` if its parameter has a wrong value.
+
     Args:
         text: The query, percent-encoded.
         names: The parameters that the route knows.
         most: The most characters of a query.
 
     Raises:
-        ProblemError: The query is malformed or too long, or has an unknown parameter, or one twice.
+        ProblemError: The query is malformed or too long, or a parameter is unknown or repeated.
     """
 
     def __init__(self, text: str, names: Collection[str], most: int) -> None:

@@ -1,4 +1,4 @@
-"""A service: its hub, its values and its past, and their beginning and end.
+"""Starts and ends the parts of a service, such as its hub, its values and its past.
 
 The rule of this file: the hub, which polls for all visitors, begins with the first request that
 needs it, or when the owner of the service calls `begin`. The service does not rely on a notice that
@@ -37,9 +37,9 @@ class Options(TypedDict, total=False):
     """The options of `oi_app` and `oi_asgi`."""
 
     recording: StrPath | None
-    """A recording, which answers requests for the past first: a file, or the URL of a database.
-    Without a client, the present values also come from this recording, which another process
-    writes."""
+    """A recording that another process writes: a file, or the URL of a database. The service looks
+    there for the past before it asks the exchange. Without a client, the present values also come
+    from this recording."""
     symbols: Iterable[str] | None
     """The symbols to poll; None follows the exchange's list."""
     every: float | None
@@ -138,7 +138,7 @@ class Service:
         than `Limits.first_sweep`.
 
         Raises:
-            ProblemError: The hub has not read the market in time; or as for `begin`.
+            ProblemError: The hub has not read the market in time; or see `begin`.
         """
         self.begin()
         hub, longest = self.hub, self.limits.first_sweep
@@ -155,7 +155,7 @@ class Service:
         self.is_closed = False
 
     def drain(self) -> None:
-        """End every stream after its remaining events, and refuse new ones."""
+        """End every stream after its remaining events, and refuse new streams."""
         self.is_closed = True
         self.hub.close()
 

@@ -34,8 +34,8 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 LEAST_LEAD_S = 3.0  # s until the first slot; if there is less time, we wait for the slot
 CHECK_EVERY_S = 1.0  # s between two checks of a recording for new sweeps
-LATEST_MS = 3_600_000  # ms: after a sweep of a recording, we show no value that is older
-LATEST_PERIODS = 3  # periods between sweeps: the same bound; the longer of the two applies
+LATEST_MS = 3_600_000  # ms before the latest sweep of a recording: we show no older value
+LATEST_PERIODS = 3  # the same bound in periods of the schedule; the longer of the two applies
 END = 1 << 62  # Unix ms, later than any slot
 
 

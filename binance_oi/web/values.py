@@ -1,4 +1,4 @@
-"""The latest values, and newer ones for visitors that need them.
+"""Keeps the latest values, and reads newer ones for visitors that need them.
 
 The rule of this file: a value of the poll that is new enough needs no request. If a value is too
 old for a visitor, one request reads it again for all visitors that wait, at most once in
@@ -67,12 +67,12 @@ class Values:
     async def one(self, hub: Hub, symbol: str, max_age: float | None) -> Cell:
         """Return a value that is at most `max_age` (or, if larger, `Limits.min_age`) seconds old.
 
-        Without `max_age`, the value is at most `Limits.min_age` seconds old, if possible. If there
-        is no client, or visitors have used their requests, an older value is better than no answer.
+        Without `max_age`, the value is at most `Limits.min_age` seconds old, if possible. But if
+        there is no client, or visitors have used up their requests, it may be older.
 
         Raises:
-            ProblemError: There is no such value, and the service has no client, or the budget has
-                no room, or visitors have used their requests.
+            ProblemError: There is no such value, and we cannot read one: there is no client, the
+                budget has no room, or visitors have used up their requests.
             BinanceOIError: The value cannot be read.
             TimeoutError: The list of symbols cannot be read in time.
         """
