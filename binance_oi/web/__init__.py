@@ -2,7 +2,7 @@
 
 limits.py       bounds on what visitors may use
 messages.py     requests and answers as values
-problems.py     errors as problem details
+problems.py     converts errors to problem details (RFC 9457)
 queries.py      the parameters of a query
 visitors.py     checks the address of a visitor, and the host of a request
 allowances.py   limits requests with tokens, which return at a constant rate
@@ -11,11 +11,11 @@ hub.py          one poller for any number of listeners, which read its stream of
 sources.py      the sources of a hub: a client, or a recording
 values.py       the latest values
 past.py         the past of a symbol
-changing.py     changes of the values
+changing.py     changes of open interest over time
 page.py         static files
-service.py      all parts of a service, and their beginning and end
+service.py      starts and ends all parts of a service
 router.py       answers requests, without a framework
-signals.py      ends streams at a signal
+signals.py      ends streams at SIGINT and SIGTERM
 server.py       a server for the service alone
 systemd.py      reports the state of a service to systemd
 aiohttp_app.py  the adapter for aiohttp

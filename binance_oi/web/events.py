@@ -49,7 +49,7 @@ class Reading(NamedTuple):
     errors: Mapping[str, str]
     """For each symbol without a value, the reason: a word of `binance_oi.market.gap`."""
     age: float = 0.0
-    """Seconds since the sweep ended. They may be many if a recording has stopped long ago."""
+    """Seconds since the sweep ended. This is a long time if a recorder stopped long ago."""
 
 
 class View(NamedTuple):
@@ -69,8 +69,8 @@ Pick = Callable[[Mapping[str, bytes]], Sequence[bytes]]
 def pick_of(view: View) -> Pick | None:
     """Return a fast function that selects the values of a view from a mapping, in order.
 
-    It raises `KeyError` if the mapping lacks one of them. The result is None for views of one
-    symbol or of the whole market, which need no such function.
+    The function raises `KeyError` if the mapping lacks one of them. Views of one symbol or of the
+    whole market need no such function; for these, the result is None.
     """
     names = view.names
     return None if names is None or len(names) < 2 else itemgetter(*names)

@@ -1,4 +1,4 @@
-"""One poller for any number of listeners.
+"""Passes the values of one poller to any number of listeners.
 
 The rule of this file: events have numbers. The hub keeps the latest events once for all listeners,
 and each listener has only the number of its last event. So a listener that does not read needs
@@ -27,7 +27,7 @@ TICK = 2.0  # s between two checks for idle or dead listeners, at most
 KEPT_GAPS = 32  # gaps that the state of the market shows
 UNKNOWN_S = 5.0  # s: our guess of the time until the first sweep
 STALE_AFTER = 3.0  # periods without a sweep, after which the values are stale
-NEVER = 0  # in place of an event's number: there was no event; the first event has number 1
+NEVER = 0  # stands for no event; the first event has number 1
 
 
 class Source(Protocol):
@@ -61,12 +61,12 @@ class Hub:
         while (data := await listener.next()) is not None:
             ...  # bytes of `text/event-stream`
 
-    It belongs to one event loop. Listeners with one view share the bytes of the event for which
-    they wait.
+    It belongs to one event loop. Listeners with equal views share the bytes of the event that was
+    encoded last.
 
     Args:
         source: The source to read.
-        limits: How many events and listeners to keep, and how long for idle ones.
+        limits: How many events and listeners to keep, and when to end listeners that read nothing.
         on_values: Called with the new values of each sweep.
         wall: Returns Unix seconds.
     """
@@ -91,9 +91,9 @@ class Hub:
         self.read_at: float | None = None
         """Loop time of the latest sweep; None before the first one."""
         self.period: int | None = None
-        """From slot to slot, ms; None before the first sweep."""
+        """The time from slot to slot, ms; None before the first sweep."""
         self._limits, self._wall, self._on_values = limits, wall, on_values
-        self._epoch = ""  # part of the ids; made with the first event, so each fork has its own
+        self._epoch = ""  # part of event ids; made with the first event, so each fork has its own
         self._kept: deque[Event] = deque(maxlen=limits.kept_events)
         self._latest: Reading | None = None
         self._state: Event | None = None  # the state after event `number`; None until needed
@@ -264,7 +264,7 @@ class Hub:
         cut: Callable[[], object] | None = None,
         is_gone: Callable[[], bool] | None = None,
     ) -> "Listener":
-        """Add a listener. Its stream begins with the state, or with the events after its last one.
+        """Add a listener. Its stream begins with the state, or after the last event that it has.
 
         Args:
             view: The part of the market that the listener sees.
@@ -446,7 +446,11 @@ class Listener:
                 self._cut()
 
     def _pending(self) -> bytes | None:
-        """Return the bytes of the next event, or of a loss and the state; None before an event."""
+        """Return the bytes of the next event; None before the first event.
+
+        A new listener gets the state instead. A listener whose next event the hub no longer has
+        gets the event `lost`, and then the state.
+        """
         hub, place = self._hub, self._place
         event = None if place is None or place == NEVER else hub.after(place)
         if event is not None:

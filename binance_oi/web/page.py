@@ -14,7 +14,7 @@ from binance_oi.web.messages import Body
 
 HOME: Final = Path(__file__).parents[1] / "output" / "page"
 MOST_FILE_BYTES: Final = 2 << 20  # bytes; larger files are not served
-MOST_FILES: Final = 64  # files, in the order of their names; further ones are not served
+MOST_FILES: Final = 64  # entries of the directory, sorted by name; later ones are not served
 POLICY: Final = "; ".join(
     (
         "default-src 'none'",

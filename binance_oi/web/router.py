@@ -47,7 +47,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 NOT_FOUND: Final = Kind(404, "not-found", "There is no such route.")
 METHOD: Final = Kind(405, "method", "This service only reads: GET and HEAD.")
-TOO_MANY: Final = Kind(429, "visitor", "This address asks for the past or changes too often.")
+TOO_MANY: Final = Kind(429, "visitor", "This address asks too often for the past or for changes.")
 FULL: Final = Kind(503, "full", "The service has as many listeners as it allows.")
 TIMEOUT: Final = Kind(504, "timeout", "There was no answer in time.")
 STREAMING: Final = (
@@ -57,7 +57,7 @@ STREAMING: Final = (
     ("X-Accel-Buffering", "no"),  # without it, nginx buffers events
 )
 MOST_HOSTS: Final = 64  # accepted values of `Host` that we remember
-MOST_BODIES: Final = 256  # encoded snapshots that we keep until the next event; parsed queries
+MOST_BODIES: Final = 256  # encoded snapshots, kept until the next event; also parsed queries
 
 
 class Listen(Protocol):
@@ -81,7 +81,7 @@ class Stream(NamedTuple):
 
     @property
     def full(self) -> Answer:
-        """The answer to a `FullError` of `listen`, with the stream's headers for other origins."""
+        """The answer if `listen` raises `FullError`, readable by the same origins as the stream."""
         answer = ProblemError(FULL, after=AGAIN_AFTER).answer()
         return answer._replace(headers=(*answer.headers, *self.headers[len(STREAMING) :]))
 
@@ -252,7 +252,7 @@ class Router:
         """Count a question about the past or about changes for the address of the visitor.
 
         Raises:
-            ProblemError: This address has sent too many of them.
+            ProblemError: This address has asked too many such questions.
         """
         service = self.service
         address = address_of(request.address(), request.headers, service.proxies)

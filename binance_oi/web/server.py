@@ -33,7 +33,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether to log a record. Visitors could fill the log with bad requests, so we omit those."""
+    """Whether to log a record. We omit bad requests, with which visitors could fill the log."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, OF_VISITORS)
 
@@ -50,7 +50,7 @@ class Server:
         host: The address to listen on.
         port: The port; 0 for any free port.
         connections: From this number of connections on, the server closes idle ones. It refuses a
-            new one if `EXTRA_CONNECTIONS` more are open. Both together must be below the number of
+            new one if `EXTRA_CONNECTIONS` more are open. Their sum must be below the number of
             files that the process may open, because `accept` fails at that number.
     """
 
