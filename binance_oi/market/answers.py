@@ -21,7 +21,7 @@ def is_late(terms: Terms, error: Exception) -> bool:
     """Whether a shared request may have failed because the call that sent it had too little time.
 
     In that case, a call with more time sends the request again. Calls that share a request have the
-    same `max_wait`, so a failure by `max_wait` would happen to the other call too.
+    same `max_wait`, so if `max_wait` was too short for one of them, it is for all.
 
     Args:
         terms: The terms of a call that shares the request.

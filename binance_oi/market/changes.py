@@ -23,7 +23,7 @@ from binance_oi.market.spread import Spread
 from binance_oi.market.windows import WINDOWS, Length, label, length_ms, step_ms, windows_ms
 
 USUAL_MS = 7 * 86_400_000  # ms; we compare a change with those that end in this time before it
-LATE_MS = 60_000  # ms after an instant; by then every sample from before the instant has arrived
+LATE_MS = 60_000  # ms after an instant; we assume that by then every earlier sample has arrived
 # The product of two numbers of 60 digits has 120, and a difference may have one more.
 _EXACTLY = Context(prec=150)
 
@@ -204,7 +204,7 @@ class ChangeTracker:
 
         Args:
             symbol: The symbol.
-            rows: All known rows, in any order; those of 7 days plus the longest window are enough.
+            rows: All known rows, in any order; 7 days plus the longest window are enough.
                 The tracker ignores a row whose time is not a multiple of the step. It also ignores
                 a row if a sample is the row of that instant already, or may still become it.
         """

@@ -106,7 +106,7 @@ class Reader:
 
     Args:
         sender: Sends the requests.
-        listing: Logs new odd rows.
+        listing: Logs the rows that we cannot decode.
         find_stretch: Returns the stretch to read, given the exchange's time in Unix ms.
         received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         terms: The terms of each request. `max_wait` bounds the wait of all pages of a symbol
@@ -147,7 +147,7 @@ class Reader:
 
     @property
     def seconds_each(self) -> float:
-        """Seconds between two requests if we use the limit up evenly."""
+        """Seconds between two requests if we use up the limit evenly."""
         return 60.0 / max(1.0, self._pool.usage.sustained)
 
     def pages_of(self, symbol: str) -> int:

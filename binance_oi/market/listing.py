@@ -1,4 +1,4 @@
-"""The symbols that the exchange lists, and the limits that it announces.
+"""Reads the symbols that the exchange lists, and the limits that it announces.
 
 The rule of this file: a `Listing` reads the list again if the list is too old, or if a refusal has
 shown that it is wrong. The budget gets the limits before any caller gets the list. If we cannot
@@ -36,7 +36,8 @@ class Listing:
     async def read(self, max_age: float, terms: Terms) -> ExchangeInfo:
         """Return the known list if it is younger than `max_age` seconds; otherwise read a new one.
 
-        Calls with a `max_age` above 0 share the request for a new list.
+        Calls with a `max_age` above 0 share the request for a new list, if they have the same
+        `max_wait` and the same priority.
         """
         self._sender.check_usable()
         if self._known is not None and self._sender.now() - self._known[0] < max_age:

@@ -1,7 +1,7 @@
 """The values that describe the past of symbols, and how far a run of `histories` has got.
 
-The rule of this file: it only defines values, and converts one row to a value (`instant_of`). Other
-modules make the values.
+The rule of this file: it only defines values. Other modules make them, except that `instant_of`
+makes an `Instant`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Finds the schedules that fit into a budget, for a number of symbols.
 
 The rule of this file: pure arithmetic over its arguments. A schedule fits if its weight per minute,
-plus the weight of all pollers that began before, is within the budget. Example: 840 symbols every
+plus the weight that all earlier pollers need, is within the budget. Example: 840 symbols every
 60 s take 840 weight per minute. Every 20 s they take 2520, which does not fit into 2376.
 """
 

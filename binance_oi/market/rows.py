@@ -1,7 +1,7 @@
 """Converts values to rows: plain tuples, with numbers as text, for recordings and exports.
 
-The rule of this file: no other file converts a value to a row. A number keeps every digit that the
-exchange wrote, and is never a float.
+The rule of this file: it defines all rows of values that we store or export. A number in a row
+keeps every digit that the exchange wrote, and is never a float.
 """
 
 import logging

@@ -47,7 +47,7 @@ class Sweeps:
 
     Args:
         sender: Sends the requests.
-        listing: Returns the symbols if the caller names none. If the exchange refuses a listed
+        listing: Returns the symbols if the caller passes None. If the exchange refuses a listed
             symbol, the sweep reports that to the listing, which then reads the list again.
     """
 
@@ -74,7 +74,7 @@ class Sweeps:
     ) -> Snapshot:
         """Sweep, or share a running sweep of the same symbols, `notional` and `max_wait`.
 
-        Shares only a sweep whose `since` and deadline are at least as late as those of this call.
+        The call shares only a sweep whose `since` and deadline are not earlier than the call's.
         """
         key = names, notional, terms.max_wait
         oldest, ends, number = self._running.get(key, (-math.inf, -math.inf, -1))
