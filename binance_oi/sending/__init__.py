@@ -6,7 +6,7 @@ connection_limit.py   limits how many requests are under way at the same time
 governor.py           queues calls, and admits them one by one
 governors.py          makes one governor for each limit of the exchange
 deadline.py           ends late calls, with one timer for all of them
-local_address.py      chooses the address of this machine that requests come from
+local_address.py      checks whether an address of this machine is the default one
 kept_connections.py   decides which kept connections may be used again
 wire.py               makes the bytes of a request
 plain_answers.py      reads the usual answer without an HTTP parser

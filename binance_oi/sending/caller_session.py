@@ -19,7 +19,7 @@ from binance_oi.sending.kept_connections import ConnectionState, KeptConnections
 
 
 class _StaleConnectionError(Exception):
-    """A connection is unusable, or is not new although it must be; we sent nothing on it."""
+    """A connection is unusable, or it is old and the request needs a new one. We sent nothing."""
 
 
 class CallerSessionMiddleware:
@@ -48,7 +48,7 @@ class CallerSessionMiddleware:
             try:
                 response = await handler(request)
             except _StaleConnectionError:
-                continue  # aiohttp has closed it
+                continue  # aiohttp has closed the connection
             assert attempt.guard is not None
             # Remove the guard as soon as the body ends. The session's owner may send the next
             # request on this connection before the present call continues.
@@ -103,7 +103,7 @@ class _Gate:
         return getattr(self._transport, name)
 
     def open(self) -> None:
-        """Put the transport back, unless the connection was lost: its handler then has none."""
+        """Put the transport back, unless the connection was lost and has no transport now."""
         if self._handler.transport is cast(asyncio.Transport, self):
             self._handler.transport = self._transport
 

@@ -44,7 +44,7 @@ class ConnectionLimit:
         """
         if in_flight <= 1:
             return False
-        if not self._has_warned:  # once, although the limit may rise and fall many times
+        if not self._has_warned:  # warn once, although the limit may rise and fall many times
             self._has_warned = True
             logger.warning(
                 "too few file descriptors for %d connections: requests wait for open ones",

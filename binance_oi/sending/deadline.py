@@ -10,10 +10,10 @@ context alive.
 If an answer arrives in time, the call must get it, even if the loop could not read it in time. For
 example, the application may have blocked the loop, so that the answer is still in the socket when
 the timer fires. Therefore a deadline whose time is over first lets the loop read. It cancels its
-task only when no byte has come in `QUIET_PASSES` consecutive passes of the loop, the first of which
-is the pass in which the timer fires. The passes follow each other without a pause, so they take
-almost no time. A server that keeps sending cannot delay the end for long, because the size of the
-longest answer bounds the number of passes.
+task only after `QUIET_PASSES` consecutive passes of the loop have brought no byte. The first of
+these is the pass in which the timer fires. The passes follow each other without a pause, so they
+take almost no time. A server that keeps sending cannot delay the end for long, because the size of
+the longest answer bounds the number of passes.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Downloads files from a public server: few at a time, evenly spaced, and each of bounded size.
 
-The rule of this file: such a server announces no limit, so this file keeps a modest one of its own.
-Its requests have no weight, so it never touches a budget. After a temporary error, it waits and
-tries again, up to three times; after a dead kept connection, it tries again at once. Any other
-error reaches the caller at once.
+The rule of this file: such a server announces no limit, so we keep a modest one of our own. The
+requests have no weight, so we never touch a budget. After a temporary error, we wait and try again,
+up to three times; after a dead kept connection, we try again at once. Any other error reaches the
+caller at once.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Admits requests one by one, as the pool, the pacer and the limit of connections allow.
 
-The rule of this file: only the governor orders calls and lets them wait for admission. The pool
+The rule of this file: only the governor makes calls wait, and decides in which order. The pool
 decides how much weight may be sent, and the pacer how fast.
 """
 
@@ -132,8 +132,8 @@ class Permit:
 class Waiter(asyncio.Future[Permit]):
     """A call that waits to be admitted.
 
-    If thousands of waiters are cancelled at once, each leaves its queue at once, but its task wakes
-    in a later step of the loop. Otherwise all tasks would wake in one step, and block the loop.
+    If thousands of waiters are cancelled together, all leave their queue immediately, but each task
+    wakes in a later step of the loop. If all woke in one step, they would block the loop.
     """
 
     __slots__ = ("_leaving", "_message", "_queue", "deadline")
@@ -168,7 +168,7 @@ class Waiter(asyncio.Future[Permit]):
     def __next__(self) -> "Waiter":
         if self.done():
             raise StopIteration(self.result())
-        self._asyncio_future_blocking = True  # as every future tells the task that awaits it
+        self._asyncio_future_blocking = True  # as in every future that a task awaits
         return self
 
     def throw(self, error: BaseException, *_: object) -> NoReturn:
@@ -596,7 +596,7 @@ def _ban_of(pool: Pool) -> BannedError | None:
 
 
 def _in(seconds: float) -> datetime:
-    """A `retry_at` by this machine's clock, because the caller does not know the exchange's."""
+    """A `retry_at` by this machine's clock: the caller does not know that of the exchange."""
     return datetime.now(UTC) + timedelta(seconds=min(max(seconds, LEAST_RETRY_S), LONGEST_S))
 
 

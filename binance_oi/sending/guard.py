@@ -22,7 +22,7 @@ from binance_oi.sending.kept_connections import ConnectionState, KeptConnections
 from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_answer
 from binance_oi.sending.wire import SMALL_BODY
 
-REFUSALS = (403, 418, 429, 451)  # statuses; after all but 451, we send nothing for some time
+REFUSALS = (403, 418, 429, 451)  # statuses; after each except 451, we send nothing for some time
 # The most bytes that an answer may have besides its body: headers, chunk sizes, 1xx answers. A real
 # answer has about 1,000 such bytes.
 ENVELOPE_BYTES = 64 * 1024
@@ -45,8 +45,8 @@ class Guard(asyncio.BufferedProtocol):
     chunk sizes and 1xx answers, trailers, and gzip that decompresses to nothing.
 
     The guard provides the read buffer. Without it, asyncio allocates 256 KiB for each read, which
-    takes a tenth of the time of a request. All connections of a loop share one buffer, because each
-    read is copied out of it at once.
+    takes a tenth of the time of a request. All connections of a client share one buffer, because
+    each read is copied out of it at once.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Guard(asyncio.BufferedProtocol):
         """End the connection with a reset, so that the system sends no more of its bytes.
 
         After a normal close, the system resends unacknowledged bytes for minutes. So the request
-        could still arrive in a later minute, but it is charged to this one.
+        could still arrive in a later minute, although it is charged to the present minute.
         """
         transport, self._transport = self._transport, None
         if transport is not None:
@@ -276,7 +276,7 @@ class Guard(asyncio.BufferedProtocol):
 
 
 def read_buffer() -> memoryview:
-    """Return a new buffer, for all guards of one loop."""
+    """Return a new buffer, for all guards of one client."""
     return memoryview(bytearray(MOST_PER_READ))
 
 
@@ -316,7 +316,7 @@ class Attempt(Deadline):
         self.task: asyncio.Task[object] | None = None
 
     def _progress(self) -> Self:
-        """See `Deadline`. A method, because an attribute would make a reference cycle."""
+        """See `Deadline`. This is a method, because an attribute would make a reference cycle."""
         return self
 
     @property
@@ -365,4 +365,4 @@ class Attempt(Deadline):
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
-"""The attempt of the running call. A context variable, because aiohttp passes no such argument."""
+"""The attempt of the running call. aiohttp cannot pass it to us, so it is in the context."""

@@ -31,7 +31,7 @@ class LateFlush:
         self._context = Context()  # empty; otherwise the timer would keep a call's context alive
 
     def when_idle(self) -> None:
-        """Note that no request is under way any more; flush later if there is a reason."""
+        """Note that no request is under way any more; plan a flush if the pool may need one."""
         is_pending = self._idle > 0.0 or self._pool.when_idle()
         if self._timer is not None or not is_pending:
             return

@@ -1,4 +1,4 @@
-"""Chooses the address of this machine from which requests are sent.
+"""Checks whether an address of this machine is the one that the system would choose by itself.
 
 The rule of this file: the exchange counts weight by address, so each address has one budget. If a
 user names the default address, that must not make a second budget, so `is_default` detects it.

@@ -43,14 +43,14 @@ class RetryPolicy(Encodable):
     cap: float = 2.0
     """The longest wait before a retry, in seconds."""
     budget: float = 60.0
-    """The most retries that a client's account can hold. Each retry takes one from it, except after
-    a 429 or a dead connection."""
+    """The most retries that can be in a client's account, which bounds retries in an outage. Each
+    retry takes one from the account, except after a 429 or a dead connection."""
     earned: float = 0.1
     """The retries that each success adds to the account."""
 
     def __post_init__(self) -> None:
         names = ("network_base", "server_base", "overload_base", "cap", "budget", "earned")
-        for name in names:  # `Fraction` and numpy's numbers do not mix with all others
+        for name in names:  # `Fraction` and numpy's numbers do not mix with all other numbers
             object.__setattr__(self, name, as_float(name, getattr(self, name)))
         enough = as_float("attempts", self.attempts) >= 1.0
         if not (enough and all(getattr(self, name) >= 0.0 for name in names)):

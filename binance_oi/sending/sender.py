@@ -170,7 +170,7 @@ class Sender:
         Args:
             request: The request.
             terms: Its bounds.
-            queued: A permit for it that came from `queue`; None to get one.
+            queued: A permit for this request, which came from `queue`; None to get one here.
 
         Raises:
             BinanceOIError: No attempt succeeded; see `OpenInterestClient.get_open_interest`.

@@ -151,7 +151,7 @@ class Transport:
             await session.close()
 
     def abandon(self) -> bool:
-        """Close without a loop; return whether a session was open."""
+        """Close without a loop; return whether a session of ours was open."""
         session, self._session = self._session, None
         self._connector = None  # aiohttp closes no connection of a closed loop
         if session is None or not self._owned or session.closed:
