@@ -264,7 +264,7 @@ class Hub:
         cut: Callable[[], object] | None = None,
         is_gone: Callable[[], bool] | None = None,
     ) -> "Listener":
-        """Add a listener. Its stream begins with the state, or after the last event that it has.
+        """Add a listener. Its stream begins with the state, or after `last_event_id`.
 
         Args:
             view: The part of the market that the listener sees.
@@ -322,7 +322,7 @@ class Hub:
         return view._replace(names=tuple(ours))
 
     def _place(self, last_event_id: str) -> int | None:
-        """Return the number in an event id; `NEVER` for no id, None if this run made no such id."""
+        """Return the number in an event id; `NEVER` for no id, None if it is not from this run."""
         epoch, _, number = last_event_id.partition("-")
         if not last_event_id:
             return NEVER

@@ -99,7 +99,7 @@ class _Row(NamedTuple):
 class _Recorded(NamedTuple):
     body: Body
     is_whole: bool
-    """Whether the rows begin and end as those of the exchange do; see `_covers`."""
+    """Whether the rows begin and end where the exchange's rows would; see `_covers`."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Answers a request by its route, or opens a stream, without a framework.
+"""Answers a request by its route, without a framework. The answer may be a stream.
 
     /                       the page
     /open-interest/BTCUSDT  ?max_age=2&decimal=text            one value
@@ -8,8 +8,8 @@
     /events                 ?symbols=A,B&decimal=&head=true    events; also last_event_id=
     /healthz                                                   whether the values are live
 
-The rule of this file: both adapters use it for every answer. An unexpected error goes to the log,
-and its answer shows no detail.
+The rule of this file: both adapters (`aiohttp_app` and `asgi_app`) get every answer from it. An
+unexpected error goes to the log, and the visitor gets no detail of it.
 """
 
 import logging
@@ -224,7 +224,7 @@ class Router:
         return Body(state.with_cells(latest).data(view))
 
     def _body(self, state: Event, view: View) -> Body:
-        """Return the state as a body; the same one until the next event."""
+        """Return the state as a body. Until the next event, equal views get the same body."""
         if self._bodies_of is not state:
             self._bodies_of, self._bodies = state, {}
         body = self._bodies.get(view)
@@ -249,7 +249,7 @@ class Router:
         return _answer(request, await service.changes.read(service.hub, question))
 
     def _count(self, request: Request) -> None:
-        """Count a question about the past or about changes for the address of the visitor.
+        """Take a token of the visitor's address, for a question about the past or about changes.
 
         Raises:
             ProblemError: This address has asked too many such questions.

@@ -97,7 +97,7 @@ class Server:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            # asyncio accepts up to `backlog` connections in one step, and closes none in between.
+            # asyncio accepts up to `backlog` connections in one step; meanwhile we can close none.
             self._listening = await loop.create_server(
                 self._protocol, self._host, self._port, backlog=ACCEPTED_AT_ONCE
             )

@@ -37,9 +37,9 @@ class Options(TypedDict, total=False):
     """The options of `oi_app` and `oi_asgi`."""
 
     recording: StrPath | None
-    """A recording that another process writes: a file, or the URL of a database. The service looks
-    there for the past before it asks the exchange. Without a client, the present values also come
-    from this recording."""
+    """A recording: a file, or the URL of a database. The service looks there for the past before it
+    asks the exchange. Without a client, the present values also come from this recording, which
+    another process writes."""
     symbols: Iterable[str] | None
     """The symbols to poll; None follows the exchange's list."""
     every: float | None

@@ -3,7 +3,7 @@
 The rule of this file: a signal keeps its earlier effect, because each of our handlers also calls
 the handler that it replaced. So the handlers form a chain. A server may install its handlers after
 ours, and several services may end in any order. Therefore a service that ends removes only its own
-links from the chain, up to the first handler of somebody else.
+links from the chain. It can see the chain only up to the first handler of somebody else.
 """
 
 import asyncio
