@@ -129,7 +129,7 @@ class PastColumns(NamedTuple):
 # A series (`Recording.series`) also has values that we polled. Their notional is a product of two
 # numbers, so it has the decimal places of both.
 POINTS = PastColumns(notional=Kind(PRECISION, 2 * PLAIN_SCALE))
-"""The columns of a series, unless its numbers are longer than the exchange's usual ones."""
+"""The columns of a series, unless its numbers are longer than the exchange's usual numbers."""
 
 
 class TooNarrowError(Exception):
@@ -200,7 +200,7 @@ def write_parquet(batches: Iterable[Batch], file: BinaryIO, columns: Columns, od
         odd: Collects the rows whose notional fits into no column; the file has null there.
 
     Raises:
-        TooNarrowError: `columns` do not hold a row, or lack the notional of one.
+        TooNarrowError: `columns` do not hold a row, or lack the column for its notional.
     """
     parquet, schema = _library("pyarrow.parquet"), _schema(columns)
     order = [("symbol", "ascending"), ("time", "ascending")]

@@ -24,7 +24,8 @@ from binance_oi.market.windows import WINDOWS, Length, label, length_ms, step_ms
 
 USUAL_MS = 7 * 86_400_000  # ms; we compare a change with those that end in this time before it
 LATE_MS = 60_000  # ms after an instant; we assume that by then every earlier sample has arrived
-# The product of two numbers of 60 digits has 120, and a difference may have one more.
+# A notional is the product of two numbers of 60 digits, so it has up to 120 digits. The difference
+# of two may have one more.
 _EXACTLY = Context(prec=150)
 
 
@@ -82,11 +83,11 @@ class _Change(NamedTuple):
     """How many standard deviations `percent` is above the mean of the compared changes. None if
     there are fewer than 200 of them, if all are equal, or if `percent` is None."""
     percentile: float | None
-    """The percentage of compared changes that are smaller, from 0 to 100; an equal one counts half.
+    """The percentage of compared changes that are smaller, from 0 to 100; equal ones count half.
     None if there are fewer than 200 compared changes, or if `percent` is None."""
     compared: int
-    """The number of compared changes: those of this symbol and window that end in the 7 days before
-    this one. 0 if `percent` is None."""
+    """The number of compared changes, which are the changes of this symbol and window that end in
+    the 7 days before this change. 0 if `percent` is None."""
 
 
 class Change(_Change, Encodable):
@@ -318,7 +319,7 @@ class _Track:
         """Add the row of a later instant. Instants between it and the last row then have no row.
 
         Raises:
-            ValueError: The row is not later than the last one.
+            ValueError: The row is not later than the last row.
         """
         slot = row.time // self._plan.step
         if self._slot is not None and slot <= self._slot:
@@ -344,7 +345,7 @@ class _Track:
                 spread.put(slot, _percent(before.open_interest, row.open_interest))
 
     def row(self, slot: int) -> _Row | None:
-        """Return the row of a slot; None if it has none, or if the row is older than we keep."""
+        """Return the row of a slot; None if it is missing, or older than the rows that we keep."""
         if self._slot is None or not self._slot - len(self._rows) < slot <= self._slot:
             return None
         return self._rows[slot % len(self._rows)]

@@ -34,7 +34,7 @@ class _Gap(NamedTuple):
     """The last slot missed, Unix ms; the same as `first` if the gap is one slot."""
     reason: str
     """One word. `binance_oi.market.polling` explains the reasons of a poll,
-    `binance_oi.market.history` and `binance_oi.market.archive` those of the past."""
+    `binance_oi.market.history` and `binance_oi.market.archive` those of holes in the past."""
     detail: str = ""
     """More about the reason, as text for people."""
 

@@ -42,7 +42,7 @@ INVALID = -1130  # the code for a startTime older than the kept rows; seen 2026-
 # request waits in the queue, the exchange drops more rows; and clocks differ. If the exchange still
 # refuses the request, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
-SETTLED_MS = 60_000  # ms after an instant: by then it has its row, or never will; seen 2026-09: 6 s
+SETTLED_MS = 60_000  # ms after an instant, when its row exists or never will; seen 2026-09: 6 s
 WORKERS = 8  # symbols read at once: enough to use the whole limit, even if an answer takes 2 s
 OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after a request's 1st to 4th failure; the 5th is final
 MOVED = 60.0  # s: if our estimate of the exchange's clock jumps by more, it was wrong before

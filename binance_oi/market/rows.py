@@ -17,7 +17,7 @@ from binance_oi.times import iso_ms
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 MAX_NAMED = 3  # odd rows that a warning names; it counts the others
-# The decoder allows 60 digits. The product of two such numbers has 120, and is never rounded.
+# The decoder allows 60 digits. The product of two such numbers, with 120 digits, is never rounded.
 _EXACTLY = Context(prec=120)
 
 Row = tuple[str, int, str, int, str | None]
@@ -135,7 +135,7 @@ class OddRows:
         """Log one warning if there are odd rows.
 
         Args:
-            where: What has the rows, such as a file.
+            where: The file or other object that has the rows.
             what: What the export did with them.
         """
         if self.count:

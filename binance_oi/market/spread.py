@@ -22,7 +22,7 @@ class Score(NamedTuple):
     z_score: float | None
     """The distance from the mean of the others, in standard deviations; None if all are equal."""
     percentile: float
-    """The percentage of the others that are smaller, from 0 to 100; an equal one counts half."""
+    """The percentage of the others that are smaller, from 0 to 100; equal ones count half."""
 
 
 class Spread:
