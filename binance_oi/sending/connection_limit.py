@@ -39,8 +39,8 @@ class ConnectionLimit:
             in_flight: The number of requests under way, including that request.
 
         Returns:
-            Whether other requests are under way, so that this one can wait for one of their
-            connections. If not, the limit stays as it is.
+            Whether other requests are under way, so that this request can wait for a connection of
+            theirs. If not, the limit stays as it is.
         """
         if in_flight <= 1:
             return False

@@ -21,7 +21,7 @@ from collections import deque
 from contextvars import Context
 from typing import Protocol
 
-# A deadline expires if so many consecutive passes of the loop bring no byte. asyncio reads the
+# A deadline expires if this many consecutive passes of the loop bring no byte. asyncio reads the
 # sockets before it runs the timers, and the waiting task continues in the next pass. uvloop runs
 # the timers first, and a session of the caller may need one more pass.
 QUIET_PASSES = 4
@@ -122,7 +122,7 @@ class Deadline:
 class _EarlyDeadline(Deadline):
     """A deadline before the last one in the queue, so it needs a timer of its own.
 
-    An example is the deadline of a second attempt, which has less time left than a first one.
+    An example is the deadline of a second attempt, which has less time left than a first attempt.
     """
 
     __slots__ = ("_early", "_timer")

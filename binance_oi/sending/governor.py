@@ -596,7 +596,7 @@ def _ban_of(pool: Pool) -> BannedError | None:
 
 
 def _in(seconds: float) -> datetime:
-    """A `retry_at` by this machine's clock: the caller does not know that of the exchange."""
+    """A `retry_at` by this machine's clock; the caller does not know the exchange's clock."""
     return datetime.now(UTC) + timedelta(seconds=min(max(seconds, LEAST_RETRY_S), LONGEST_S))
 
 

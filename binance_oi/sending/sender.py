@@ -358,7 +358,7 @@ class Sender:
         return wait
 
     def _wait_after(self, error: BinanceOIError, attempt: int, left: float) -> float | None:
-        """Return the seconds until the next attempt; None if none fits into the seconds `left`."""
+        """Return the seconds until the next attempt; None if no attempt may follow."""
         if self.is_closed:
             raise ClientClosedError from error
         if isinstance(error, WrongSymbolError):

@@ -163,7 +163,7 @@ class Transport:
         return True
 
     async def open_connections(self, url: URL, count: int, busy: int) -> None:
-        """See `Connector.open`. For a caller's session, it opens none."""
+        """See `Connector.open`. With a caller's session, this method does nothing."""
         if self._connector is not None:
             await self._connector.open(url, count, busy)
 

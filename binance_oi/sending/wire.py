@@ -57,8 +57,8 @@ def wire_request(url: URL, is_small: bool) -> WireRequest:
 
     Args:
         url: The URL, already quoted.
-        is_small: Whether the body has at most `SMALL_BODY` bytes; then the request asks for it
-            without compression.
+        is_small: Whether the body has at most `SMALL_BODY` bytes; then the request asks for no
+            compression.
     """
     return _kept_request(url) if is_small else _request(url, is_small)
 
