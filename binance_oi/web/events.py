@@ -1,8 +1,8 @@
 """The events of a stream: new values, gaps, and the state of the market.
 
 The rule of this file: no I/O and no clock. The service encodes each value once for each form of
-decimals, however many listeners there are. Listeners with one view share the bytes of an event. An
-event `sweep` has only new values. If the time of a value is earlier than before, the value comes
+decimals, however many listeners there are. Listeners with equal views share the bytes of an event.
+An event `sweep` has only new values. If the time of a value is earlier than before, the value comes
 from an older answer, so the event omits it.
 """
 

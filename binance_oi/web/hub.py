@@ -296,7 +296,7 @@ class Hub:
         self._end_checks()
 
     def _end_checks(self) -> None:
-        """Stop checking listeners when the hub is closed and the last one has left."""
+        """Stop checking listeners when the hub is closed and the last listener has left."""
         if self.is_closed and not self._listeners and self._checking is not None:
             self._checking.cancel()
 
@@ -344,7 +344,7 @@ class Hub:
 
 
 class _Subscription:
-    """All listeners with one view. They share the bytes of the event encoded last."""
+    """All listeners with equal views. They share the bytes of the event encoded last."""
 
     __slots__ = ("_encoded", "_pick", "listeners", "view")
 

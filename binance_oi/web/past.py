@@ -36,7 +36,7 @@ from binance_oi.web.problems import KINDS, Kind, ProblemError
 from binance_oi.web.queries import MALFORMED, Query, symbol_of
 
 HISTORY_SPAN: Final = 300.0  # s: the window of the exchange's limit on history
-DEFAULT_ROWS: Final = MAX_ROWS  # rows of an answer without `since`: one request gets so many
+DEFAULT_ROWS: Final = MAX_ROWS  # rows of an answer without `since`: one request gets this many
 FRESH_S: Final = 15.0  # s: we keep an answer this long, and 20 times as long once it is final
 PARAMETERS: Final = ("period", "since", "until", "decimal")
 NO_ROW: Final = "no_row"  # the reason of a hole at the end of a recording

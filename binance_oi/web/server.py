@@ -50,8 +50,8 @@ class Server:
         host: The address to listen on.
         port: The port; 0 for any free port.
         connections: From this number of connections on, the server closes idle ones. It refuses a
-            new one if `EXTRA_CONNECTIONS` more are open. Their sum must be below the number of
-            files that the process may open, because `accept` fails at that number.
+            new one if `EXTRA_CONNECTIONS` more are open. The sum of both must be below the number
+            of files that the process may open, because `accept` fails at that number.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 The rule of this file: the hub, which polls for all visitors, begins with the first request that
 needs it, or when the owner of the service calls `begin`. The service does not rely on a notice that
-the framework starts or stops, because a mounted application gets none.
+the framework starts or stops, because a mounted application gets no such notice.
 """
 
 import asyncio

@@ -45,8 +45,8 @@ class ClientSource:
     Args:
         client: Reads the exchange.
         symbols: The symbols to poll; None follows the exchange's list.
-        every: Seconds from slot to slot; None chooses the shortest schedule that fits. If the given
-            one does not fit, a slower one runs.
+        every: Seconds from slot to slot; None chooses the shortest schedule that fits. If `every`
+            does not fit into the budget, a slower schedule runs.
         notional: Whether to read mark prices too.
         clock: Returns Unix seconds.
 
