@@ -292,7 +292,7 @@ class ChangeTracker:
     def _slots(self, window: Length) -> int:
         slots, rest = divmod(length_ms("window", window), self._plan.step)
         if rest or slots not in self._plan.windows:
-            raise ValueError(f"the tracker has the windows {', '.join(self.windows)}: {window!r}")
+            raise ValueError(f"window must be one of {', '.join(self.windows)}: {window!r}")
         return slots
 
 

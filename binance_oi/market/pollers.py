@@ -42,7 +42,7 @@ class Sweep(Protocol):
 
 
 class Demands(Protocol):
-    """The demands of all pollers; a `Pool` keeps them."""
+    """The demand of each poller: the weight per minute that it needs. A `Pool` keeps them."""
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
         """See `Pool.declare`."""

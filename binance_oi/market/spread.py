@@ -26,7 +26,7 @@ class Score(NamedTuple):
 
 
 class Spread:
-    """The numbers of the latest slots; a slot may have no number.
+    """The numbers of the latest slots (instants of a series). A slot may have no number.
 
     Args:
         size: The number of slots; each takes 16 bytes.
