@@ -47,7 +47,7 @@ class ConnectionLimit:
         if not self._has_warned:  # warn once, although the limit may rise and fall many times
             self._has_warned = True
             logger.warning(
-                "too few file descriptors for %d connections: requests wait for open ones",
+                "too few file descriptors for %d connections: requests wait for open connections",
                 self.most,
             )
         self.now, self._answers = in_flight - 1, 0

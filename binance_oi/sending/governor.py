@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines while no call waits
 ENDED_PER_STEP = 250  # waiters that end in a step of the loop, at most; tasks wake in the next step
 LONGEST_SLEEP_S = 1.0  # s; then the queue asks the pool again: another process may have met a ban
-LEAST_RETRY_S = 0.1  # s: the least from an error to its `retry_at`, so that no caller can spin
+LEAST_RETRY_S = 0.1  # s: the least from an error to its `retry_at`; a caller that obeys cannot spin
 
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
@@ -82,7 +82,7 @@ class Permit:
     def may_send(self) -> bool:
         """Whether the request may still be written; call this right before the write.
 
-        If it returns False, it has refunded the permit: get another one. See `Bucket.sending`.
+        If it returns False, it has refunded the permit: get another one. See `Pool.sending`.
         """
         if self._receipt is not None:
             receipt = self._governor.pool.sending(self._receipt)

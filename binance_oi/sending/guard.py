@@ -35,7 +35,7 @@ _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".e
 
 
 class SilentConnectionError(Exception):
-    """A kept connection received no byte for so long that we abandoned it."""
+    """A reused connection received no byte for so long that we abandoned it."""
 
 
 class Guard(asyncio.BufferedProtocol):

@@ -1,5 +1,8 @@
 """Flushes a pool when no request is under way, or some time later.
 
+A flush tells other processes which requests were answered (the settlements), and returns the weight
+that this process has charged in advance (its leases).
+
 The rule of this file: at most one flush is planned at any time, whatever the number of calls.
 """
 
@@ -17,7 +20,7 @@ class LateFlush:
     its charge and its settlement. A later flush lets the next charge write the settlement too.
 
     Args:
-        pool: The pool. A flush writes its settlements and returns its leases.
+        pool: The pool to flush.
         idle: Seconds from the end of a request until the flush. With 0, leases go back at once, and
             the flush comes in the next step of the loop, without a timer, which would wake the loop
             during the next request. A caller that makes one call after the other charges before

@@ -1,10 +1,10 @@
 """Limits the requests per second, in batches.
 
 The rule of this file: aiolimiter limits the pace of requests, and never counts weight. A low pace
-does not alarm a firewall, and lets the counts in the first answers arrive before the client has
-sent too many requests. As a budget, aiolimiter would fail: `AsyncLimiter(2400, 60)` admits a weight
-of 4799 in one minute, and serves small weights first, so that large ones starve. aiolimiter also
-cannot pause, correct its count, or refund weight.
+does not alarm a firewall, and lets the first answers, which report the used weight, arrive before
+the client has sent too many requests. As a budget, aiolimiter would fail: `AsyncLimiter(2400, 60)`
+admits a weight of 4799 in one minute, and serves small weights first, so that large ones starve.
+aiolimiter also cannot pause, correct its count, or refund weight.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """Keeps connections that have just served a request, for the next requests.
 
-The rule of this file: it only stores connections; its callers decide which ones may be used. About
-once a second, all parked connections go to aiohttp's pool, which closes connections that stay idle.
-If every request took its connection from that pool, it would need a tenth more CPU time.
+The rule of this file: it stores connections, and drops closed ones. Its callers decide which of the
+others may be used. About once a second, all parked connections go to aiohttp's pool, which closes
+connections that stay idle. If every request took its connection from that pool, it would need a
+tenth more CPU time.
 """
 
 import asyncio

@@ -54,7 +54,7 @@ class RetryPolicy(Encodable):
             object.__setattr__(self, name, as_float(name, getattr(self, name)))
         enough = as_float("attempts", self.attempts) >= 1.0
         if not (enough and all(getattr(self, name) >= 0.0 for name in names)):
-            raise ValueError(f"attempts must be at least 1, and nothing below 0: {self!r}")
+            raise ValueError(f"attempts must be at least 1, and no other value below 0: {self!r}")
         check_count("attempts", self.attempts)
 
 

@@ -1,8 +1,8 @@
 """The send loop of every request. A `Sender` belongs to one event loop and one process.
 
 The rule of this file: every request takes the same steps in the same order. It waits in the queue
-for the pacer and the bucket. We send it, and settle it as soon as its answer comes. Then we
-classify the status, decode the body, and check the symbol.
+until the pacer and the budget admit it. We send it, and settle it as soon as its answer comes. Then
+we classify the status, decode the body, and check the symbol.
 """
 
 import asyncio

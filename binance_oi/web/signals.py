@@ -32,9 +32,9 @@ class Draining:
     def install(self) -> None:
         """Install our handler for each signal that already has a handler in Python.
 
-        Call this again for each new stream: the server may have replaced our handler meanwhile. A
-        repeated call adds no second link to a chain. Outside the main thread this does nothing,
-        because only the main thread can set handlers.
+        Call this again for each new stream: the server may have replaced our handler meanwhile. If
+        our handler is still in place, a repeated call changes nothing. Outside the main thread,
+        this method does nothing, because only the main thread can set handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             return
