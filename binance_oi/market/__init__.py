@@ -1,20 +1,20 @@
 """Reads many symbols: at one moment, on a schedule, and in the past.
 
-gap.py        slots without a snapshot, with the reason
+gap.py        describes slots without a snapshot, with the reason
 rows.py       converts values to rows
-arrow.py      rows as Arrow and Parquet
-snapshot.py   the values of many symbols at one moment
+arrow.py      converts rows to Arrow and Parquet
+snapshot.py   shows the values of many symbols at one moment
 schedule.py   waits for slots, and finds the missed ones
 plan.py       finds the schedules that fit into a budget
 requested.py  says which requested slots have no snapshot while a slower schedule runs
-listing.py    the list of symbols, and its age
+listing.py    reads the list of symbols, and knows its age
 answers.py    keeps the latest answers, and lets calls share a request
 sweep.py      reads many symbols once
 pollers.py    lets the polls of one client share requests, schedules and a budget
 polling.py    snapshots on a schedule
 moments.py    checks the bounds of a stretch of the past
-pages.py      pages of the past, and the holes between their rows
-past.py       the values that describe the past
+pages.py      makes pages of the past, and finds the holes between their rows
+past.py       defines the values that describe the past
 history.py    reads the past 30 days, page by page
 archive.py    reads the past since 2020, day by day
 windows.py    checks lengths of time: steps and windows

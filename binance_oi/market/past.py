@@ -1,4 +1,4 @@
-"""The values that describe the past of symbols, and how far a run of `histories` has got.
+"""Defines the values that describe the past of symbols, and the progress of `histories`.
 
 The rule of this file: it only defines values. Other modules make them, except that `instant_of`
 makes an `Instant`.

@@ -1,4 +1,4 @@
-"""The whole market at one moment, as far as one request for each symbol can show it.
+"""Shows the whole market at one moment, as far as one request for each symbol can do so.
 
 The rule of this file: each requested symbol has either its value or its error. Symbols keep the
 order of the request, and numbers stay exact.

@@ -1,4 +1,4 @@
-"""The send loop of every request. A `Sender` belongs to one event loop and one process.
+"""Sends every request, and sends it again if that may help.
 
 The rule of this file: every request takes the same steps in the same order. It waits in the queue
 until the pacer and the budget admit it. We send it, and settle it as soon as its answer comes. Then

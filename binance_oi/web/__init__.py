@@ -1,25 +1,25 @@
 """Serves open interest to other programs over HTTP: values, the past, and a stream of events.
 
-limits.py       bounds on what visitors may use
-messages.py     requests and answers as values
+limits.py       defines what visitors may use
+messages.py     defines requests and answers as values
 problems.py     converts errors to problem details (RFC 9457)
-queries.py      the parameters of a query
-visitors.py     checks the address of a visitor, and the host of a request
+queries.py      reads the parameters of a query
+visitors.py     finds the address of a visitor, and checks the host of a request
 allowances.py   limits requests with tokens, which return at a constant rate
-events.py       events of the stream, encoded once
-hub.py          one poller for any number of listeners, which read its stream of events
-sources.py      the sources of a hub: a client, or a recording
-values.py       the latest values
-past.py         the past of a symbol
-changing.py     changes of open interest over time
-page.py         static files
+events.py       makes the events of the stream, and encodes them once
+hub.py          passes the events of one poller to any number of listeners
+sources.py      reads the values for a hub, with a client or from a recording
+values.py       keeps the latest values, and reads newer ones
+past.py         answers questions about the past of a symbol
+changing.py     answers questions about changes of open interest
+page.py         serves static files
 service.py      starts and ends all parts of a service
 router.py       answers requests, without a framework
 signals.py      ends streams at SIGINT and SIGTERM
-server.py       a server for the service alone
+server.py       runs a server for the service alone
 systemd.py      reports the state of a service to systemd
-aiohttp_app.py  the adapter for aiohttp
-asgi_app.py     the adapter for ASGI: uvicorn, Starlette, FastAPI
+aiohttp_app.py  adapts the service to aiohttp
+asgi_app.py     adapts the service to ASGI: uvicorn, Starlette, FastAPI
 """
 
 from typing import TYPE_CHECKING

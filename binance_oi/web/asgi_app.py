@@ -1,4 +1,4 @@
-"""The service as an ASGI application, alone or mounted in another application.
+"""Makes the service an ASGI application, alone or mounted in another application.
 
 The rule of this file: like `aiohttp_app`, it only translates requests and answers. It needs no
 framework, and no extra of this package.

@@ -1,4 +1,4 @@
-"""The events of a stream: new values, gaps, and the state of the market.
+"""Makes the events of a stream: new values, gaps, and the state of the market.
 
 The rule of this file: no I/O and no clock. The service encodes each value once for each form of
 decimals, however many listeners there are. Listeners with equal views share the bytes of an event.

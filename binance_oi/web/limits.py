@@ -1,4 +1,4 @@
-"""The limits of a service for its visitors: weight, requests, memory, connections.
+"""Defines the limits of a service for its visitors: weight, requests, memory, connections.
 
 The rule of this file: values only. Each docstring says what its number counts; `s` is seconds.
 """

@@ -1,4 +1,4 @@
-"""Requests and answers as values, independent of the server.
+"""Defines requests and answers as values that do not depend on the server.
 
 The rule of this file: it imports no framework. An adapter converts its framework's request to a
 `Request`, and sends the `Answer`.

@@ -1,4 +1,4 @@
-"""The page of the service: static files, held in memory.
+"""Serves the page of the service: static files, which it holds in memory.
 
 The rule of this file: it reads the files at the start and serves only these, so no path can lead to
 another file. The page runs only its own scripts, and loads nothing from another host.

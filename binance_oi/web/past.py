@@ -1,4 +1,4 @@
-"""The past of a symbol, from a recording or from the exchange.
+"""Answers questions about the past of a symbol, from a recording or from the exchange.
 
 The rule of this file: an answer needs at most a few requests to the exchange, and equal questions
 share the answer. The number of these requests is bounded for all visitors together, and so is the

@@ -1,4 +1,4 @@
-"""A server for the service alone, on aiohttp.
+"""Runs a server of aiohttp for the service alone.
 
 The rule of this file: a visitor that sends no whole request, or does not read, can use a connection
 only for a bounded time. An idle connection ends earlier if the server needs room for a new one.

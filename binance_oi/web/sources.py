@@ -1,4 +1,4 @@
-"""The sources of a hub: a client, or a recording that another process writes.
+"""Reads the values for a hub, with a client or from a recording that another process writes.
 
 The rule of this file: an outage does not end a source. If it cannot read the exchange or the
 recording for a while, the source yields a gap, or waits.
