@@ -73,12 +73,12 @@ class _Change(NamedTuple):
     """The change in percent of the open interest at the beginning of the window. None if that open
     interest was 0 or less, or if the result is too large for a float."""
     usd: Decimal | None
-    """The exact change of the notional, in units of the quote asset. It also contains the change of
-    the price. None if the notional is unknown at either end."""
+    """The exact change of the notional, in units of the quote asset. This includes the effect of a
+    changed price. None if the notional is unknown at either end."""
     per_supply: float | None
-    """The change as a share of the circulating supply; 0.01 is one percent. It uses the supply at
-    the end of the window. If that is unknown or 0, it uses the supply at the beginning. None if
-    both supplies are unknown or 0."""
+    """The change as a share of the circulating supply; 0.01 is one percent. We take the supply at
+    the end of the window or, if that is unknown or 0, the supply at the beginning. None if both
+    supplies are unknown or 0."""
     z_score: float | None
     """How many standard deviations `percent` is above the mean of the compared changes. None if
     there are fewer than 200 of them, if all are equal, or if `percent` is None."""

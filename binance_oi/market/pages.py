@@ -66,7 +66,7 @@ def _is_whole(times: list[int], step: int) -> bool:
 
 
 def holes(pages: Iterable[Page], asked: Stretch, first: int, complete_until: int) -> Iterator[Gap]:
-    """Yield a gap for each stretch without rows. Its ends are multiples of the period.
+    """Yield a gap for each stretch without rows. The ends of a gap are multiples of the period.
 
     Args:
         pages: The pages, oldest first.

@@ -87,7 +87,7 @@ class Room(NamedTuple):
         return next((every for every in longer if self.fits(load, every)), None)
 
     def misfit(self, load: Load, every: float) -> MisfitError:
-        """Return the error for a schedule that does not fit. It names one that would, if any."""
+        """Return the error for a schedule that does not fit; it names one that would, if any."""
         usage, left = self.usage, self.budget - self.others - _listing(every)
         possible = math.ceil(load.weight * WEIGHT.seconds / left) if left > 0.0 else None
         rate = load.weight * WEIGHT.seconds / every

@@ -3,11 +3,11 @@
 The rule of this file: each attempt writes one request, on a connection without unread bytes. If a
 connection receives more bytes than one answer can have, its `Guard` closes it.
 
-`ClientSession` takes most of the CPU time of a request, so we avoid it. It sends only the first
-requests to an origin, and requests through a proxy or with another release of aiohttp than 3.14.
-For other requests, aiohttp's connector opens and keeps the connections, and we write the bytes of
-each request directly to a connection. The usual answer is one complete answer with status 200;
-`plain_answers` parses it. aiohttp's parser gets any other answer, from its first byte on.
+`ClientSession` takes most of the CPU time of a request, so we avoid it. The session sends only the
+first requests to an origin, requests through a proxy, and all requests if aiohttp is not 3.14. For
+others, aiohttp's connector opens and keeps the connections, and we write the bytes of each request
+directly to a connection. The usual answer is one complete answer with status 200; `plain_answers`
+parses it. aiohttp's parser gets any other answer, from its first byte on.
 """
 
 import asyncio

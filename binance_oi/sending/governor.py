@@ -534,8 +534,8 @@ class Governor:
                 refused call comes after the longer of this time and `seconds`.
 
         Returns:
-            Whether a deadline was due, even that of a call that has finished. If so, call again in
-            the loop's next step: one call of this method handles at most `ENDED_PER_STEP`.
+            Whether a deadline was due, even if its call had finished. If so, call again in the
+            loop's next step: one call of this method handles at most `ENDED_PER_STEP`.
         """
         if not self._deadlines:
             return False
@@ -569,7 +569,7 @@ class Governor:
 def _exhausted(
     governor: Governor, weight: int, seconds: float | None, usage: Usage
 ) -> BudgetExhaustedError:
-    """Return the error for a call that cannot be admitted in time, or that never can be.
+    """Return the error for a call that cannot be admitted in time, or never.
 
     The error has the reason for which the queue waits, unless the weight never fits.
 

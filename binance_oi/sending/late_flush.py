@@ -23,8 +23,8 @@ class LateFlush:
         pool: The pool to flush.
         idle: Seconds from the end of a request until the flush. With 0, leases go back at once, and
             the flush comes in the next step of the loop, without a timer, which would wake the loop
-            during the next request. A caller that makes one call after the other charges before
-            that step, and its charge writes the settlement.
+            during the next request. If a caller makes one call after the other, the next charge
+            comes before that step, and writes the settlement too.
         in_flight: Returns the number of requests under way.
     """
 

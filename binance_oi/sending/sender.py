@@ -110,8 +110,8 @@ class Sender:
         """Close the connections; pending calls end with `ClientClosedError`.
 
         Raises:
-            ClientClosedError: The sender belongs to another event loop, which is still running. It
-                stays open.
+            ClientClosedError: The sender belongs to another event loop, which is still running.
+                The sender stays open.
         """
         here = self._process is fork.current
         at_home = here and self._loop in (None, asyncio.get_running_loop())

@@ -63,7 +63,7 @@ class Answer(NamedTuple):
 
 
 class IdleTimeout(Answer):
-    """A 408 on a reused connection: it was idle for too long, and the server closes it."""
+    """A 408: the server closes a reused connection, because it was idle for too long."""
 
     __slots__ = ()
 

@@ -74,7 +74,7 @@ class Allowances:
 def network_of(address: str) -> str:
     """Return the key of a visitor: an IPv4 address, or the first 64 bits of an IPv6 address.
 
-    It is empty if the text is not an address.
+    The key is empty if the text is not an address.
     """
     try:
         known = ip_address(address.partition("%")[0])

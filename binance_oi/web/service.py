@@ -47,8 +47,8 @@ class Options(TypedDict, total=False):
     notional: bool
     """Whether to read mark prices too."""
     hosts: Collection[str] | None
-    """The host names and addresses of this service, without ports. It refuses requests for any
-    other host. None allows all."""
+    """The host names and addresses of this service, without ports. The service refuses requests
+    for any other host. None allows all."""
     origins: Collection[str]
     """Origins whose pages may read the answers, such as ``https://example.org``."""
     proxies: Collection[str]

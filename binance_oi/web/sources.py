@@ -40,7 +40,7 @@ END = 1 << 62  # Unix ms, later than any slot
 
 
 class ClientSource:
-    """Polls with a client. It shares its requests with a recorder that has the same schedule.
+    """Polls with a client. A recorder with the same client and schedule shares the requests.
 
     Args:
         client: Reads the exchange.
