@@ -503,6 +503,7 @@ async def test_a_recorder_at_the_old_place_excludes_the_moved_one_until_it_ends(
     path = (link if way == "link" else home) / "oi.db"
     first, second = Running(path), Running(path)
     async with first:
+        await asyncio.sleep(15.0)  # so the second starts 5 s before a slot of the first
         if way == "moved":
             home.rename(path.parent.with_name("away"))
             home.mkdir()
