@@ -171,6 +171,20 @@ def wallclock(session: nox.Session) -> None:
 
 
 @nox.session
+def stalls(session: nox.Session) -> None:
+    """The suite, with each process stalled at random moments; other seeds may follow `--`.
+
+    A test that fails here fails, rarely, on a busy machine.
+    """
+    install(session, "test", "-e", ".[cli,parquet,plot]")
+    for seed in session.posargs or ("1",):
+        session.run(
+            *("python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"),
+            env={"BINANCE_OI_STALLS": seed},
+        )
+
+
+@nox.session
 def thorough(session: nox.Session) -> None:
     """The suite, including the cases and examples that the default omits to be quick."""
     install(session, "test", "-e", ".[cli,parquet,plot]")

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ import rollover
 from binance_oi.budget import knowledge, place
 from binance_oi.market import schedule
 from binance_oi.recorder import postgres_connection
+from support import stalls
 from support.aioresponses_shim import patch_aioresponses
 from support.postgres_server import HANGS, Server, serving
 from support.virtual_clock import VirtualDatetime, VirtualLoop
@@ -114,6 +115,13 @@ def minute_that_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Place the rollover where `BINANCE_OI_ROLLOVER` says, for `nox -s rollovers`."""
     if rollover.AFTER_MS is not None:
         rollover.turn_soon(monkeypatch, rollover.AFTER_MS)
+
+
+@pytest.fixture(autouse=True)
+def stalled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stall the test at random if `BINANCE_OI_STALLS` is set, for `nox -s stalls`."""
+    with stalls.stalling(request.node.nodeid) if stalls.SEED else nullcontext():
+        yield
 
 
 @pytest.fixture

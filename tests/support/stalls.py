@@ -1,0 +1,34 @@
+"""Stalls this process at random moments, as a busy machine does: `BINANCE_OI_STALLS=1 pytest`.
+
+Rule of this file: a stall may begin between any two steps of the interpreter, so also between two
+readings of a clock. The value of the variable is the seed. Child processes are not stalled.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from time import sleep
+
+SEED = os.environ.get("BINANCE_OI_STALLS")
+STALLS_S = 0.001, 0.005, 0.02, 0.06  # the possible lengths of a stall
+LONGEST_PAUSE_S = 0.2  # from one stall to the next
+
+
+@contextmanager
+def stalling(name: str) -> Iterator[None]:
+    """Stall the main thread at random until the end of the block; `name` is a part of the seed."""
+    random = Random(f"{SEED} {name}")
+
+    def stall(*_: object) -> None:
+        sleep(random.choice(STALLS_S))
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, LONGEST_PAUSE_S))
+
+    before = signal.signal(signal.SIGALRM, stall)
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, LONGEST_PAUSE_S))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
