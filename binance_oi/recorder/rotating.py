@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +51,8 @@ class RotatingSink:
             the file has none. None skips both.
         rotation: How much time one file covers.
         keep_days: The number of whole days to keep, besides the current one. The sink removes a
-            file when all days of the file are older. None keeps all files.
+            file, with its rows of the past, when all days of the file are older. None keeps all
+            files.
         now: Returns Unix seconds.
     """
 
@@ -236,7 +238,7 @@ class RotatingSink:
         """Remove an old file, after writing a summary of its days into the open file.
 
         Raises:
-            StorageError: The old file stays, because an error prevented its removal.
+            StorageError: An error prevented the removal of the file or of a file beside it.
         """
         assert self._sink is not None
         path = self._name(begin)
@@ -261,8 +263,16 @@ def _summaries(recording: Recording) -> Iterator[tuple[int, str, int, int, int]]
 
     for sweep in recording.sweeps():
         add(sweep.slot, SWEPT, 1, sweep.new)
-    for gap, _, slots in recording.counted_gaps():
-        if slots:
-            add(gap.last, gap.reason, slots, 0)
+    for day in _days_of_gaps(recording):
+        for gap, _, slots in recording.counted_gaps((day, day + DAY_MS)):
+            if slots:
+                add(gap.last, gap.reason, slots, 0)
     for (day, reason), counts in sorted(found.items()):
         yield day, reason, *counts
+
+
+def _days_of_gaps(recording: Recording) -> list[int]:
+    """Return the beginnings of the days in which slots have no sweep, Unix ms."""
+    gaps = [gap for gap, _, slots in recording.counted_gaps() if slots]
+    days = (range(gap.first // DAY_MS, gap.last // DAY_MS + 1) for gap in gaps)
+    return [day * DAY_MS for day in sorted(set(chain.from_iterable(days)))]

@@ -23,7 +23,7 @@ from binance_oi.recorder import Recorder, Recording, care, copying, retention
 from binance_oi.recorder.address import is_database
 from binance_oi.recorder.check import check
 from binance_oi.recorder.postgres_connection import Connection
-from binance_oi.recorder.retention import Pruned
+from binance_oi.recorder.retention import SWEPT, Pruned
 from binance_oi.recorder.sqlite_keeper import STEP_S, SqliteKeeper
 from binance_oi.recorder.store import Kept, Store
 from binance_oi.times import instant, unix_ms
@@ -881,6 +881,31 @@ def test_a_rotating_sink_stores_each_slot_in_the_file_of_its_day(tmp_path: Path)
     slots, gaps, _ = tables(tmp_path / "oi.2026-11-24.db")
     assert slots == [START + DAY]
     assert [(gap[1] - START) // HOUR for gap in gaps] == [24, 25]
+
+
+def test_the_summary_of_a_month_counts_a_gap_in_each_of_its_days(tmp_path: Path) -> None:
+    from binance_oi.recorder.rotating import RotatingSink
+
+    later = START + 60 * DAY
+    sink = RotatingSink(tmp_path / "oi.db", None, "month", keep_days=2, now=at(later))
+    with closing(sink):
+        sink.claim(time.monotonic)
+        sink.open()
+        sink.save(sweep_of(START), [], HOUR)
+        gaps = [
+            Gap(START + HOUR, START + 2 * DAY + 5 * HOUR, "outage"),
+            Gap(START + 2 * DAY + 6 * HOUR, START + 2 * DAY + 7 * HOUR, "banned"),
+        ]
+        sink.save(sweep_of(START + 2 * DAY + 8 * HOUR), gaps, HOUR)
+        sink.save(sweep_of(later), [], HOUR)
+        sink.tidy()
+    (name,) = files(tmp_path)
+    with Recording(tmp_path / name) as recording:
+        found = [((p.day - START) // DAY, p.reason, p.slots) for p in recording.pruned()]
+    assert sorted(found) == [
+        *((0, "outage", 23), (0, SWEPT, 1), (1, "outage", 24)),
+        *((2, "banned", 2), (2, "outage", 6), (2, SWEPT, 1)),
+    ]
 
 
 class KilledError(BaseException):
