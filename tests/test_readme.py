@@ -1,8 +1,9 @@
 """Programs, commands and links work in README.md, in the list of examples and in `.docs`.
 
 Rule of this file: a ```python block is a script. It runs alone, exactly as pasted into a file, and
-reads only a local exchange. A ```text block right after it is its output, with any numbers. Scripts
-run in virtual time, so that a busy machine misses no slot. Some also run in a separate process.
+reads only a local exchange. A ```text block right after it is its output; numbers may differ.
+Scripts run in virtual time, so that a busy machine misses no slot. Some also run in a separate
+process.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """The commands `get`, `snapshot` and `symbols`.
 
-The rule of this file: a command first reads everything, and then prints everything.
+The rule of this file: a command prints no result before it has read everything.
 """
 
 import asyncio

@@ -64,8 +64,8 @@ def check_symbols(
 def odd_names(listed: Iterable[str]) -> frozenset[str]:
     """Return the listed names that `check_symbol` refuses or changes, such as ``BTC-USDT``.
 
-    If both a name and its upper case are listed, the result contains neither: a caller who writes
-    either means the upper-case name.
+    If both a valid name and its upper case are listed, the result contains neither: a caller who
+    writes either means the upper-case name.
     """
     names = frozenset(listed)
     return frozenset(name for name in names if not names & _checked(name))

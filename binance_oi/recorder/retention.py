@@ -12,7 +12,8 @@ slots after that end were due, even if none of them has a sweep or a gap.
 A step removes a sample only if its transaction time and the time of its answer are both too old.
 Otherwise a kept day's first sweep would lose the samples that the exchange dates before midnight.
 
-Rows of the past (`Recording.past`) are never removed, because the user asked for them.
+Rows of the past (`Recording.past`) are never pruned, because the user asked for them. But a
+rotating recorder removes them with their file.
 """
 
 from collections import Counter

@@ -1,6 +1,7 @@
 """The tables of a recording in a file, its versions, and the migration between them.
 
-The rule of this file: it says what a recording contains, and nothing about readers or writers.
+The rule of this file: it defines what a recording contains; other files write it, and read its
+rows.
 """
 
 import re
@@ -19,8 +20,8 @@ READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older recording to t
 SINCE: Mapping[str, int] = MappingProxyType({"about": 3, "past": 4, "pruned": 5})
 # Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
-# The form of every number in a recording. A reader takes any other form for damage. The `+` after a
-# quantifier makes matching twice as fast, because the matcher never has to go back.
+# The form of each number that a recording stores as text. A reader takes any other form for damage.
+# The `+` after a quantifier makes matching twice as fast, because the matcher never has to go back.
 NUMBER = re.compile(r"-?+[0-9]{1,30}+(?:\.[0-9]{1,30}+)?+")
 EVERY_SYMBOL = ""  # as the symbol of a row of `gaps`: the whole sweep is missing
 
@@ -106,8 +107,8 @@ CREATE TABLE sweeps (
     """
 CREATE TABLE gaps (
     symbol TEXT NOT NULL,         -- '': the whole sweep
-    first INTEGER NOT NULL,       -- slots from the first to the last one missed, Unix ms
-    last INTEGER NOT NULL,
+    first INTEGER NOT NULL,       -- the first missed slot, Unix ms
+    last INTEGER NOT NULL,        -- the last missed slot, Unix ms
     period INTEGER NOT NULL,      -- from slot to slot, ms
     reason TEXT NOT NULL,
     detail TEXT NOT NULL,

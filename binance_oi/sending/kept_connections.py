@@ -38,7 +38,7 @@ from contextvars import Context
 from dataclasses import dataclass
 
 PATIENCE = 2.0  # s without a byte; an answer takes 0.1 s, and by default a call has 10 s
-# A connection is suspect if a call waited for this part of patience and ended without a byte.
+# A kept connection is suspect if a call ended without a byte after this part of patience.
 SUSPECT_AFTER = 0.25
 PATIENCE_FACTOR = 1.5  # patience / slowest recent answer; the next answer may be even slower
 NEVER = -1  # the generation of a connection that must not be used again
@@ -99,7 +99,7 @@ class KeptConnections:
         self._context = Context()  # empty; otherwise a timer would keep its call's context alive
 
     def opened(self) -> ConnectionState:
-        """Register a new connection."""
+        """Return the state of a new connection."""
         return ConnectionState(self._generation, self._sent)
 
     def distrust(self) -> None:

@@ -89,7 +89,7 @@ class Started(NamedTuple):
     attempt: Attempt | None = None
     """The attempt, if `Transport.start` sent it."""
     answer: Answer | None = None
-    """The complete answer, if it came but the sender could not return its value."""
+    """The complete answer, if booking or decoding it then raised `error`."""
     error: BaseException | None = None
     """The error that ended the wait for the answer, or that the settlement or the decoder
     raised."""
@@ -153,17 +153,17 @@ class Transport:
     def abandon(self) -> bool:
         """Close without a loop; return whether a session of ours was open."""
         session, self._session = self._session, None
-        self._connector = None  # aiohttp closes no connection of a closed loop
+        self._connector = None  # on a closed loop, aiohttp closes no connection
         if session is None or not self._owned or session.closed:
             return False
         closing = session.close()
         with suppress(StopIteration):
-            closing.send(None)  # runs the first step, which closes the connections
+            closing.send(None)  # the first step closes the connections if the loop is open
         closing.close()
         return True
 
     async def open_connections(self, url: URL, count: int, busy: int) -> None:
-        """See `Connector.open`. With a caller's session, this method does nothing."""
+        """See `Connector.open`. Without an open session of ours, this method does nothing."""
         if self._connector is not None:
             await self._connector.open(url, count, busy)
 
@@ -250,8 +250,8 @@ class Transport:
             error: The error that ended the wait for its answer, if any.
 
         Raises:
-            TransportTimeoutError: There was no complete answer within `timeout`. Or, if `retry` is
-                "now", a kept connection was silent for too long.
+            TransportTimeoutError: There was no complete answer within `timeout`. Or `permit.late`
+                is set. Or, if `retry` is "now", a kept connection was silent for too long.
             TransportError: There was no usable HTTP answer. If `retry` is "now", a kept connection
                 was dead, or ended during its answer.
         """

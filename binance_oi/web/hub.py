@@ -3,8 +3,8 @@
 The rule of this file: events have numbers. The hub keeps the latest events once for all listeners,
 and each listener has only the number of its last event. So a listener that does not read needs
 almost no memory, and delays no other. If the hub no longer has the next event of a listener, the
-listener gets the number of lost events, and then the state of the market. `Last-Event-ID` contains
-the number of an event, so a listener can continue on a new connection.
+listener gets the number of lost events (null after a restart), and then the state of the market.
+`Last-Event-ID` contains the number of an event, so a listener can continue on a new connection.
 """
 
 import asyncio
@@ -264,7 +264,7 @@ class Hub:
         cut: Callable[[], object] | None = None,
         is_gone: Callable[[], bool] | None = None,
     ) -> "Listener":
-        """Add a listener. Its stream begins with the state, or after `last_event_id`.
+        """Add a listener. Its stream begins after `last_event_id`, or else with the state.
 
         Args:
             view: The part of the market that the listener sees.
@@ -309,7 +309,7 @@ class Hub:
         self._end_checks()
 
     def after(self, number: int) -> Event | None:
-        """Return the event after event `number`; None if the hub no longer has it."""
+        """Return the event after event `number`, which is not the latest; None if it is dropped."""
         index = number - self.number + len(self._kept)
         return self._kept[index] if index >= 0 else None
 
@@ -370,8 +370,8 @@ class Listener:
     Args:
         hub: Its hub.
         subscription: The listeners with the same view.
-        place: The number of the last event that the listener has; None if that event is from
-            another run of the service.
+        place: The number of the last event that the listener has; `NEVER` if it has none; None if
+            that event is from another run of the service.
         cut: See `Hub.listen`.
         is_gone: See `Hub.listen`.
     """
@@ -397,7 +397,7 @@ class Listener:
     ) -> None:
         self.subscription: _Subscription = subscription
         self.taken_at: float = asyncio.get_running_loop().time()
-        """Loop time at which it last took bytes."""
+        """Loop time at which it last took bytes, or began."""
         self._hub, self._place, self._cut, self._is_gone = hub, place, cut, is_gone
         self._waiter: asyncio.Future[bool] | None = None
         self._is_over = False

@@ -131,7 +131,7 @@ class Questions:
         second = self.witness.answers[-1]
         age = first.sent_at - value.time / 1000
         self.say("time is up to 60 s before the request", 0 < age < 60, f"{age:.1f} s")
-        self.say("every answer names the used weight", None not in (first.used, second.used), USED)
+        self.say("both answers name the used weight", None not in (first.used, second.used), USED)
         self._costs("one symbol costs 1", first, second, 1)
         self.say("an answer has a Date", "date" in first.headers, first.headers.get("date"))
 

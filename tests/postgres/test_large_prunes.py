@@ -60,7 +60,7 @@ def size(place: str) -> int:
 
 
 def kept(place: str, since: int) -> list[object]:
-    """What a prune must keep: all rows of every hundredth symbol, and the count of all rows."""
+    """A sample of the rows of `KEPT` days from `since`, and the number of all their rows."""
     with Recording.open(place) as recording:
         rows = list(recording.selection(SYMBOLS[::100], (since, since + KEPT * DAY)).rows())
         count = sum(1 for _ in recording.selection(SYMBOLS, (since, since + KEPT * DAY)).rows())

@@ -42,7 +42,7 @@ FAILURES = (
     *("none", "one cut off", "all cut off", "server empty", "rollback", "failover"),
     *("lost calls", "killed", "stopped", "server time", "clocks", "one far away"),
 )
-BAN = "ban"  # no failure of members or servers; its bound is `Run.late`
+BAN = "ban"  # no failure of members or servers; `Run.late` must be 0
 ROUND_TRIP_S = 0.001  # s from a member to the server and back
 OBEYED_S = ROUND_TRIP_S + 0.02  # s after one member learns of a ban; by then all obey it
 MINUTE_MS = 60_000
@@ -59,7 +59,7 @@ class Run:
     late: int = 0
     """Requests sent during a ban, later than `OBEYED_S` after the first member learned of it."""
     beyond: int = 0
-    """Weight that cut-off members sent beyond even parts, in minutes wholly within a cut."""
+    """Weight over an equal part, sent by cut-off members in minutes wholly within a cut."""
 
     @property
     def most(self) -> int:
@@ -77,8 +77,8 @@ class Run:
     def is_met(self, failure: str) -> bool:
         """Whether the run stays within every bound.
 
-        The used share of the limit and the parts of the members count every minute but the first.
-        So they also count the minute in which the failure begins.
+        The bounds of the used share and of the members' parts apply to all minutes but the first.
+        So they apply to the minute in which a failure begins, unless that is the first.
         """
         if failure == BAN:
             return self.refused > 0 and not self.late
@@ -164,7 +164,7 @@ class _Gated:
 
 
 Steps = tuple[tuple[float, float], ...]
-"""A demand. Each pair: a moment, s since minute 0 began; the calls a second from then on."""
+"""A demand. Each pair: s since minute 0 began, and the calls a second from then on."""
 
 
 class _Member(_Process):
@@ -273,7 +273,7 @@ async def play(
         limit: The limit, weight per minute.
         into: The start of the members, s into the first minute.
         error: The most by which the wall clock of a member is wrong, s.
-        demands: The demand of each member; empty: all demands are saturating.
+        demands: The demand of each member; empty: all send without a pause.
     """
     loop = asyncio.get_running_loop()
     situation = Situation(minutes=minutes, limit=limit, in_flight=max(10, limit // 24))

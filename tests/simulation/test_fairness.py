@@ -1,7 +1,7 @@
 """Short runs like some `CASES` of `fairness`; `nox -s fairness` runs all cases at full length.
 
-Rule of this file: in the default tests the limit is small, so that a run takes a second. The bounds
-are close to those of `CASES`.
+Rule of this file: in the default tests the limit is small, so that a run takes a second. Most
+bounds are close to those of `CASES`.
 """
 
 from math import inf
@@ -22,7 +22,7 @@ def test_two_clients_without_a_shared_budget_get_about_even_parts() -> None:
     )
     outcome = run(situation, seed=1)
     assert outcome.fairness_since(12) >= 0.8
-    assert outcome.used(12) >= 0.94  # the margin for chance is a larger share of a small limit
+    assert outcome.used(12) >= 0.94  # a budget keeps more of a small limit free for chance
     assert outcome.statuses.keys() == {200}
 
 

@@ -1,9 +1,9 @@
 """`python -m tests.simulation.traces`: do two trees make the same send decisions?
 
 Each run plays one situation or one script, and records every answer of the pool: the time, the
-weight, and whether the request is sent, is sent as a probe, waits (and for how long), or is never
-sent. A refactoring changes no trace. A change of behaviour changes traces, and needs its own
-figures.
+weight, and whether the request is sent, is sent as a probe, waits (and for how long), is never
+sent, or is refunded. A refactoring changes no trace. A change of behaviour does; judge it by
+`nox -s simulate`.
 
     python -m tests.simulation.traces                        against the last commit
     python -m tests.simulation.traces --against main~3       against any revision
@@ -50,8 +50,8 @@ SEEDS = 1, 2, 3
 BEFORE = 3  # decisions shown before the first one that differs
 HERE = Path(__file__).parents[2]
 HALF_PAST_3 = EPOCH_S + 3.5 * 60.0  # Unix s: the middle of minute 3 of a run
-# Situations that are in no row of `situations`: refusals, bans, others that come or go, and limits
-# that differ from the usual or the announced one.
+# Situations that are in no row of `situations`: refusals, bans, other clients that join or leave,
+# and a limit that is not the usual one, or not the announced one.
 EVENTS = {
     "a start into a full minute": Situation(minutes=6, used=2400, processes=2, start=10.0),
     "a ban, and its end": Situation(minutes=8, used=2400, bans=True, in_flight=40),
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--against", default="", help="a revision, a checkout, or a stored file")
     parser.add_argument("--save", type=Path, help="write the digests, and compare nothing")
     parser.add_argument("--scale", default="", help="multiply a constant of this tree first")
-    parser.add_argument("--show", default="", help="write the decisions of this run instead")
+    parser.add_argument("--show", default="", help="with --save: write the decisions of this run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if options.scale:
