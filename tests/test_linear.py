@@ -137,4 +137,4 @@ def test_the_search_for_secrets_is_linear_in_the_text(text: str) -> None:
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=HUNG_S, check=True
     )
-    assert int(found.stdout) in (4_000_000, 4_000_005)
+    assert int(found.stdout) in (4_000_000, 4_000_004)

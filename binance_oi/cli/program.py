@@ -27,7 +27,7 @@ from binance_oi.cli.endings import (
 from binance_oi.cli.streams import PROGRAM, discard, drop_unwritten, prepare, write_note, write_out
 from binance_oi.errors import BinanceOIError
 
-_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # matches once per word: linear time
+_BEFORE_AT = re.compile(r"(?<!\S)([\"']?)\S*@")  # matches once per word: linear time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +116,7 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:  # stdout is full
         write_note(str(error))
         with suppress(OSError):
-            write_out("")  # this fails too, and so drops the rest of a help page
+            write_out("")  # if the flush fails, it drops the rest of a help page
         return UNEXPECTED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -201,5 +201,8 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Replace the part of each word before its last ``@``: in a URL, it may have a password."""
-    return _BEFORE_AT.sub('"***@', text)
+    """Replace the part of each word before its last ``@``: in a URL, it may have a password.
+
+    An opening quote stays.
+    """
+    return _BEFORE_AT.sub(r"\1***@", text)

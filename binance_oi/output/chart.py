@@ -76,13 +76,17 @@ def plot(
 
     Raises:
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
-        RecordingError: A symbol has no sample in the span, or with `usd` no mark price. Or the
-            target cannot be written, belongs to the recording, or has another suffix.
+        RecordingError: The recording cannot be read. Or a symbol has no sample in the span, or
+            with `usd` no mark price. Or the target cannot be written, belongs to the recording, or
+            has another suffix.
         ModuleNotFoundError: matplotlib is not installed; the extra `plot` installs it.
         TypeError: `target` is not a path, or `symbols` is not iterable.
-        ValueError: `target` is empty, a time has no time zone, or `since` is later than `until`.
+        ValueError: `target` or `symbols` is empty, a time has no time zone, or `since` is later
+            than `until`.
     """
     path, names = check_path("target", target), check_symbols(symbols)
+    if not names:
+        raise ValueError("symbols must name at least one symbol")
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a chart's name must end in {' or '.join(SUFFIXES)}")

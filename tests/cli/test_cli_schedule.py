@@ -14,7 +14,7 @@ import pytest
 
 from binance_oi.cli import main
 from binance_oi.cli.endings import EXCHANGE, LIMITED, NETWORK, UNEXPECTED, USAGE
-from binance_oi.cli.program import fitting_command
+from binance_oi.cli.program import fitting_command, without_secrets
 from binance_oi.cli.recording import status_line, trouble_code
 from binance_oi.recorder import Status
 from binance_oi.simulator import LocalExchange
@@ -124,6 +124,18 @@ def test_a_schedule_that_does_not_fit_is_refused_with_a_command_that_fits(
 )
 def test_the_suggested_command_has_only_one_period(arguments: list[str]) -> None:
     assert fitting_command(arguments, 22) == "binance-oi watch --top 3 --every 22s"
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("watch --proxy http://me:secret@proxy --top 3", "watch --proxy ***@proxy --top 3"),
+        ('value "http://me:sec@ret@proxy" for', 'value "***@proxy" for'),
+        ("value 'http://me:secret@proxy' for", "value '***@proxy' for"),
+    ],
+)
+def test_hiding_a_password_keeps_the_quotes_of_its_word(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
 
 
 def test_when_no_schedule_fits_the_error_suggests_fewer_symbols() -> None:

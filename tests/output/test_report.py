@@ -473,6 +473,8 @@ def test_a_chart_that_cannot_be_drawn_raises_recording_error(
     pytest.importorskip("matplotlib")
     with pytest.raises(RecordingError, match="cannot be written"):
         plot(recording, tmp_path / "nowhere" / "oi.svg", ["BTCUSDT"])
+    with pytest.raises(ValueError, match="symbols must name at least one symbol"):
+        plot(recording, tmp_path / "oi.svg", [])
 
 
 def test_a_gap_with_reason_clock_and_no_slots_is_shown_and_counts_no_slot(tmp_path: Path) -> None:
