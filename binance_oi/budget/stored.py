@@ -199,8 +199,8 @@ class StoredPool(DeferredPool):
         self._leased: list[Receipt] = []  # receipts charged in advance; see `SharedPool.charge`
         self._process = fork.current
         self._inherited_until = -math.inf  # monotonic s; our parent charged all earlier receipts
-        self._changed = False  # whether `_enter` has changed the bucket
-        # The encoded record that we last shared. If our books contain more, we charged it alone.
+        self._changed = False  # whether `_enter` left changes to write
+        # The encoded record that we last shared. The rest of our books we charged alone.
         self._base = record.encode(record.Record("", BOOT, state))
         self._lineage: int | None = None  # the lineage of the record that we share
         self._has_unwritten = False  # whether our books contain more than the store

@@ -1,13 +1,13 @@
 """Converts rows to Arrow, which polars, pandas, DuckDB and pyarrow read directly.
 
 The rule of this file: it converts the exchange's text to decimals, without floats, and times to
-UTC. It rounds no number: it omits a row with a number that fits into no column. A notional that we
-computed becomes null instead. This module imports pyarrow (the extra `parquet`) on its first use.
-pyarrow has no type hints, so no other module uses it.
+UTC. It rounds no number: it omits a row with a number that fits into no column. In samples, a
+notional that we computed becomes null instead. This module imports pyarrow (the extra `parquet`) on
+its first use. pyarrow has no type hints, so no other module uses it.
 
 The columns of numbers are as narrow as the exchange's numbers allow. The reason is that a product
 needs the digits of both factors: pyarrow multiplies two decimals only if they have fewer than 38
-digits together, and DuckDB only if the digits after both points leave room for those before. If
+digits together, and DuckDB only if the product, with the scales of both, fits into 38 digits. If
 numbers have more digits, their column is wider, with the smallest scale that is enough.
 """
 
@@ -341,7 +341,7 @@ def _parquet(path: Path) -> Generator[Any]:
             yield file
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         why = printable(str(error), 200)
-        raise RecordingError(f"{path} cannot be added to: {why}; replace the file") from error
+        raise RecordingError(f"cannot add to {path}: {why}; replace the file") from error
 
 
 def _check_kinds(found: Any) -> None:

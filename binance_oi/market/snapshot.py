@@ -115,7 +115,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
 
         Decimals are exact, and times are UTC. If there are mark prices, there is a column
         `notional`. The stream omits a row if a number has more than 20 digits before the point, or
-        more than 18 after it. If only the notional is too long, it is null. A warning reports both.
+        more than 18 after it. If only the notional is too long, it is null. Warnings report both.
 
         Raises:
             ModuleNotFoundError: pyarrow is not installed; the extra `parquet` installs it.

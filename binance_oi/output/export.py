@@ -327,7 +327,7 @@ def _in_order(rows: Iterable[Row], path: Path) -> Iterator[Row]:
     for row in rows:
         if (key := row[:2]) < last:
             raise RecordingError(
-                f"{path} cannot be added to: it is not sorted by symbol and time; replace the file"
+                f"cannot add to {path}: it is not sorted by symbol and time; replace the file"
             )
         yield row
         last = key
@@ -394,7 +394,7 @@ def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
         except (OSError, ValueError, _SafeCsvError) as error:
             why = printable(str(error), 200)
             raise RecordingError(
-                f"{path} cannot be added to: line {number}: {why}; replace the file"
+                f"cannot add to {path}: line {number}: {why}; replace the file"
             ) from error
 
     return Form(write, read)

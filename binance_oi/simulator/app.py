@@ -197,7 +197,7 @@ class Exchange:
         """Change the status of a symbol, or list a new one, from now on.
 
         Raises:
-            ValueError: a new name does not end in a quote asset.
+            ValueError: a new name has no known quote asset.
         """
         with self.lock:
             self.universe.set_status(name, status, self._now())

@@ -116,7 +116,7 @@ class Commands:
         """Change the status of a symbol, or list a new one, from now on.
 
         Raises:
-            ValueError: A new name does not end in a quote asset.
+            ValueError: A new name has no known quote asset.
         """
         self._do("set_status", name=name, status=status)
 

@@ -143,9 +143,9 @@ class WeightCounter:
         return self._refuse(used, now) if refused else Verdict(OK, used, 0.0)
 
     def refuse(self, used: int, now: float, room_at: float) -> Verdict:
-        """Refuse a request over another limit of this address; that limit has room at `room_at`.
+        """Refuse a request over another limit, or in a ban; that limit has room at `room_at`.
 
-        Refusals under every limit count towards a ban, and a ban applies to all limits.
+        Refusals because of any limit count towards a ban, and a ban applies to all limits.
         """
         verdict = self._refuse(used, now)
         return verdict._replace(until=room_at) if verdict.status == LIMITED else verdict

@@ -1,8 +1,8 @@
 """Makes open interest of the past: which rows exist, and which of them a page contains.
 
 The rule of this file: a row depends only on seed, symbol, time and the commands of a test. A
-row has the latest value observed by its instant. So it agrees with the live values: a live answer
-shows this value some seconds after the instant. Time is an argument, in Unix ms by the exchange's
+row has the latest value at or before its instant. A live answer shows the same value, but some
+seconds after the instant. Time is an argument, in Unix ms by the exchange's
 clock.
 """
 
@@ -67,7 +67,7 @@ class Pages:
     """
 
     stray_share: float = 0.05
-    """Share of pages with a row from outside the requested span."""
+    """Share of pages with a row too many, just before or after the others."""
     repeated_share: float = 0.0
     """Share of pages in which a row occurs twice."""
     newest_first: bool = False

@@ -90,7 +90,7 @@ class Universe:
         """Change a status; a name not listed yet is listed at `now` (Unix s).
 
         Raises:
-            ValueError: A new name does not end in a quote asset.
+            ValueError: A new name has no known quote asset.
         """
         known = self._symbols.get(name)
         symbol = replace(known, status=status) if known else _new_symbol(name, status, now)
@@ -232,7 +232,7 @@ def _table_lines() -> Iterator[str]:
 def _new_symbol(name: str, status: str, now: float) -> Symbol:
     parts = _NAME.fullmatch(name)
     if parts is None:
-        raise ValueError(f"{name!r} does not end in a quote asset ({'|'.join(_QUOTES)})")
+        raise ValueError(f"{name!r} has no known quote asset ({'|'.join(_QUOTES)})")
     return Symbol(
         name=name,
         status=status,

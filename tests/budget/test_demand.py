@@ -1,6 +1,6 @@
 """A poller declares how much weight per minute it needs; this demand ends with its process.
 
-The rule of this file: where time matters, it is a number. Several pools stand for several
+The rule of this file: where time matters, the test sets it. Several pools stand for several
 processes. If a process must end, it is a real one.
 """
 

@@ -44,7 +44,7 @@ def clock(lo: float = -2.0, hi: float = 2.0, at: float = NOW) -> ServerClock:
 
 
 def state(**fields: object) -> Known:
-    """Make what a busy process knows. `fields` replace attributes of it, its ledger or others."""
+    """Make what a busy process knows. `fields` set attributes of it, `.ledger` or `.others`."""
     minutes = {K - 1: Minute(booked=70, reported=70), K: Minute(30, 10, [], 0, 25, 5)}
     others = Others({K: Curve(40.0, [3, 5], 3, 2.0, 9.0)}, expected_until=K + 5)
     made = Known(100, clock(), Ledger(minutes, K), others, counted_at=NOW - 1.0)

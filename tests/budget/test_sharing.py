@@ -1,7 +1,8 @@
-"""After an error of its store a process works alone, and later shares again; any thread may read.
+"""After an error of its store a process works alone, and later shares again.
 
 Rule of this file: two pools on one store stand for two processes, unless a test starts or forks
-real ones. Only the test advances the clock.
+real ones. Any thread may read a pool. Only the test
+advances the clock of these pools.
 """
 
 import errno
@@ -223,7 +224,7 @@ def test_a_ban_is_written_at_once_when_the_store_works_again(make: Make, clock: 
     use(one, clock)
     with no_writes():
         use(one, clock)
-    one.refused(300, ban=True)  # no time has passed since the last attempt
+    one.refused(300, ban=True)  # it is too early for the next attempt
     assert other.held_for(ban=True)
 
 
@@ -1199,7 +1200,7 @@ def test_any_thread_may_read_the_books_and_they_stay_exact(
                 for k, receipt in enumerate(flying):
                     pool.settle(receipt, number - 9 + k, NOON + 10)
                 flying.clear()
-        for k, receipt in enumerate(flying):  # in order, because a jumping count shows others
+        for k, receipt in enumerate(flying):  # in order: a jump would count as use by others
             pool.settle(receipt, count - len(flying) + 1 + k, NOON + 10)
         pool.flush()
     assert errors == []

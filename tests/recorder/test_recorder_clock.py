@@ -117,7 +117,7 @@ async def test_correcting_a_wrong_clock_after_the_start_replaces_no_sweep(
     assert machine.check_slots() == {"clock"}
     slots, gaps, _ = tables(machine.path)
     missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
-    # In this time the wrong clock named five slots that already had a sweep.
+    # Instead of these slots, the wrong clock showed five that already had a sweep.
     assert len(missed) == status.missed == 5
     assert len(slots) == 45
     assert "the clock is before the last slot of the recording" in caplog.records[0].message

@@ -95,8 +95,8 @@ def watch(
             10m that fits into the budget.
         sort: Sort by change (since the last sweep), total (the change since the start), window (the
             change over the window), z (the z-score of that change), or symbol.
-        window: The window of the change: 5m or a multiple of it, such as 1h. For values from before
-            it started, the command reads the exchange's history, as `changes` does.
+        window: The window of the change: 5m or a multiple of it, such as 1h. Like `changes`,
+            the command reads the exchange's history for values from before its own start.
         top: How many lines to show.
         json: Print JSON Lines, even on a terminal.
     """
