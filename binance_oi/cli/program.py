@@ -27,7 +27,7 @@ from binance_oi.cli.endings import (
 from binance_oi.cli.streams import PROGRAM, discard, drop_unwritten, prepare, write_note, write_out
 from binance_oi.errors import BinanceOIError
 
-_BEFORE_AT = re.compile(r"(?<!\S)([\"']?)\S*@")  # matches once per word: linear time
+_WORD = re.compile(r"(?<!\S)([\"']?)(\S+?)([\"']?)(?!\S)")  # a word, without its quotes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,8 +201,16 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Replace the part of each word before its last ``@``: in a URL, it may have a password.
+    """Replace the parts of each word in which a URL may have a password.
 
-    An opening quote stays.
+    These are the part before the last ``@``, and the parameters. Quotes around the word stay.
     """
-    return _BEFORE_AT.sub(r"\1***@", text)
+    return _WORD.sub(_without_secret, text)
+
+
+def _without_secret(word: re.Match[str]) -> str:
+    opening, text, closing = word.groups()
+    _, at, host = text.rpartition("@")
+    start, mark, _ = (f"***@{host}" if at else text).partition("?")
+    hidden = "***" if "://" in text else ""
+    return f"{opening}{start}{mark}{hidden if mark else ''}{closing}"

@@ -16,9 +16,7 @@ SCHEMES = ("postgresql://", "postgres://")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,30}://", re.IGNORECASE | re.ASCII)
 
 _HOST = r"(?:\[[^][@/?#]*\]|[^][:@/?#,]*)(?::\d*)?"  # in brackets if it is an IPv6 address
-_PLACE = re.compile(
-    rf"(?P<hosts>{_HOST}(?:,{_HOST})*)(?P<path>(?:/[^@?#]*)?)(?P<parameters>(?:\?.*)?)", re.DOTALL
-)
+_PLACE = re.compile(rf"(?P<hosts>{_HOST}(?:,{_HOST})*)(?P<path>(?:/[^@?#]*)?)(?:\?[^@]*)?")
 
 
 def is_database(place: object) -> TypeGuard[str]:
@@ -67,9 +65,13 @@ def shown(url: str) -> str:
     """
     head, slash, rest = url.partition("://")[2].partition("/")
     found = _PLACE.fullmatch(head.rpartition("@")[2] + slash + rest)
-    if found is None or ("@" in found["parameters"] and not found["path"]):
-        return "the database"
-    return f"postgresql://{found['hosts']}{found['path']}"
+    return f"postgresql://{found['hosts']}{found['path']}" if found else "the database"
+
+
+def is_ambiguous(url: str) -> bool:
+    """Whether an ``@`` is missing its escape, so that it is unclear where the password ends."""
+    head, _, rest = url.partition("://")[2].partition("/")
+    return head.count("@") > 1 or "@" in rest.partition("?")[0]
 
 
 def title_of(url: str) -> str:
@@ -77,7 +79,8 @@ def title_of(url: str) -> str:
 
     It is ``PostgreSQL`` if the URL has neither, and ``the database`` if the URL is malformed.
     """
-    return shown(url).rpartition("/")[2] or "PostgreSQL"
+    host, _, name = shown(url).removeprefix("postgresql://").partition("/")
+    return name or host or "PostgreSQL"
 
 
 def same_file(one: object, other: object) -> bool:

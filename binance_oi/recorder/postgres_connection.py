@@ -20,7 +20,7 @@ from typing import Any
 
 from binance_oi.errors import RecordingError, printable
 from binance_oi.extras import library
-from binance_oi.recorder.address import shown
+from binance_oi.recorder.address import is_ambiguous, shown
 from binance_oi.recorder.statements import Found
 
 PATIENCE_S = 30.0  # s that one block of statements may take; then we cut the connection
@@ -101,11 +101,13 @@ class Connection:
             raise
 
     def _connected(self, url: str, name: str) -> Any:
-        driver = self._driver
+        driver, odd = self._driver, f"{self._name} is not a URL that PostgreSQL understands"
+        if is_ambiguous(url):  # an error of the driver could quote a part of the password
+            raise RecordingError(f"{odd}: in a password, write @ as %40 and / as %2F")
         try:
             given = driver.conninfo.conninfo_to_dict(url)
-        except driver.ProgrammingError:  # we drop its text, which may quote a part of the password
-            raise RecordingError(f"{self._name} is not a URL that PostgreSQL understands") from None
+        except (driver.ProgrammingError, UnicodeError):  # these texts could quote the password too
+            raise RecordingError(odd) from None
         connection = driver.connect(
             **{**_OURS, **given, "application_name": name},
             autocommit=True,

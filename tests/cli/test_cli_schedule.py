@@ -132,6 +132,9 @@ def test_the_suggested_command_has_only_one_period(arguments: list[str]) -> None
         ("watch --proxy http://me:secret@proxy --top 3", "watch --proxy ***@proxy --top 3"),
         ('value "http://me:sec@ret@proxy" for', 'value "***@proxy" for'),
         ("value 'http://me:secret@proxy' for", "value '***@proxy' for"),
+        ("record --to 'postgresql:///m?password=secret' x", "record --to 'postgresql:///m?***' x"),
+        ("postgresql://me:sec@host/m?password=secret", "***@host/m?***"),
+        ("Did you mean --keep?", "Did you mean --keep?"),
     ],
 )
 def test_hiding_a_password_keeps_the_quotes_of_its_word(text: str, shown: str) -> None:

@@ -315,6 +315,11 @@ def test_an_empty_database_and_a_newer_version_are_refused(url: str) -> None:
         "postgresql://oi:secret@127.0.0.1:1/x?nonsense=secret",
         "postgresql://oi:secret@127.0.0.1:1/x",
         "postgresql://oi:secret@[::1/x",
+        "postgresql://oi:se@cret@127.0.0.1:1/x",
+        "postgresql://oi:se@127.0.0.1:cret@127.0.0.1/x",
+        "postgresql://oi:12,se/cret@127.0.0.1/x",
+        "postgresql://oi:12/se?cret@127.0.0.1/x",
+        "postgresql://oi:100%a1cret@127.0.0.1:1/x",
     ],
 )
 def test_no_error_names_a_password(url: str) -> None:
@@ -323,8 +328,7 @@ def test_no_error_names_a_password(url: str) -> None:
     with pytest.raises(RecordingError) as unclaimed, opened(url):
         pass
     said = f"{refused.value}{unclaimed.value}{PostgresSink(url, None)}"
-    assert "secret" not in said
-    assert "se%cret" not in said
+    assert "cret" not in said
 
 
 def test_a_failed_transaction_changes_nothing(url: str) -> None:
