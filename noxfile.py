@@ -172,7 +172,7 @@ def wallclock(session: nox.Session) -> None:
 
 @nox.session
 def stalls(session: nox.Session) -> None:
-    """The suite, with each process stalled at random moments; other seeds may follow `--`.
+    """The suite, with its main threads stalled at random moments; other seeds may follow `--`.
 
     A test that fails here fails, rarely, on a busy machine.
     """
