@@ -87,7 +87,10 @@ def lines(found: Check) -> list[str]:
     if len(said) > 1:
         return said
     whole = "whole: every slot has its sweep"
-    return [*said, whole if found.sweeps else "no slots: no sweep was due"]
+    empty = (
+        "no slots besides those of pruned days" if found.pruned else "no slots: no sweep was due"
+    )
+    return [*said, whole if found.sweeps else empty]
 
 
 def _name(place: str | Path) -> str:

@@ -55,7 +55,7 @@ WITH gap AS (
 SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due <= last THEN
     (last - due) / period + 1 - (
         SELECT count(*) FROM sweeps
-        WHERE slot BETWEEN due AND last AND (slot - due) % period = 0
+        WHERE slot BETWEEN due AND last AND (slot - due) % part.period = 0
     )
 ELSE 0 END AS slots FROM part ORDER BY first
 """

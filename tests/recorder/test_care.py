@@ -517,6 +517,35 @@ def test_a_recording_without_slots_is_not_said_to_have_every_sweep(
     assert capsys.readouterr().out == "sweeps 0, rows 0\nno slots: no sweep was due\n"
 
 
+def test_after_its_only_gap_is_pruned_a_recording_is_not_said_to_have_had_no_slot(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sink_at(place) as sink:
+        sink.save(None, [Gap(START, START + 30 * HOUR, "outage")], HOUR)
+    care.prune(place, 1, now=at(START + 9 * DAY))
+    assert caring.check(place, as_json=False) == 0
+    assert capsys.readouterr().out.endswith("\nno slots besides those of pruned days\n")
+
+
+@pytest.mark.parametrize(
+    "sweeps, gap, missed",
+    [
+        (range(0, 13, 6), range(0, 13, 12), 0),
+        (range(2, 3, 24), range(1, 5), 3),
+    ],
+)
+def test_sweeps_within_a_gap_count_by_the_period_of_the_gap(
+    tmp_path: Path, sweeps: range, gap: range, missed: int
+) -> None:
+    path = str(tmp_path / "oi.db")
+    fill(path, range(START + sweeps[0] * HOUR, START + sweeps.stop * HOUR, sweeps.step * HOUR))
+    row = START + gap[0] * HOUR, START + gap[-1] * HOUR, gap.step * HOUR
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'outage', '')", row)
+    with Recording(path) as recording:
+        assert recording.missed() == missed
+
+
 def test_samples_without_any_sweep_or_gap_are_damage(
     place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
