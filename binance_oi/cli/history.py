@@ -24,7 +24,7 @@ from binance_oi.cli.endings import (
     explain,
 )
 from binance_oi.cli.options import Output, Source
-from binance_oi.cli.render import counted, history_sheet, stretches
+from binance_oi.cli.render import counted, history_sheet, history_table, stretches
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
@@ -96,9 +96,8 @@ async def _show(
     good = [found[name] for name in arguments.symbols or () if found[name].error is None]
     if good:
         failed = len(found) - len(good)  # each failed symbol gets a line below the table
-        output.show(
-            history_sheet(row for each in good for row in each), is_cut=is_cut, below=failed
-        )
+        sheet = history_table if output.is_table else history_sheet
+        output.show(sheet(row for each in good for row in each), is_cut=is_cut, below=failed)
     return _summarize(found.values(), sum(map(len, good)), sum(len(each.holes) for each in good))
 
 

@@ -1,7 +1,8 @@
 """Converts values to tables, JSON lines and CSV.
 
-The rule of this file: its functions do no I/O. A number keeps every digit that the exchange wrote,
-except in the table of changes for a terminal. A time is ISO 8601 in UTC. The text of a server
+The rule of this file: its functions do no I/O. A number keeps every digit that the exchange wrote.
+There are two exceptions, both for a terminal: the table of changes rounds, and the table of the
+past drops zeros at the end of a fraction. A time is ISO 8601 in UTC. The text of a server
 cannot act as markup or move the cursor.
 """
 
@@ -74,6 +75,25 @@ def history_sheet(rows: Iterable[HistoryRow]) -> Sheet:
         (symbol, iso_ms(time), *amounts) for symbol, time, *amounts in map(past_row, rows)
     ]
     return Sheet(columns, cells, frozenset(columns[2:]))
+
+
+def history_table(rows: Iterable[HistoryRow]) -> Sheet:
+    """Make a sheet of rows of the past for a terminal.
+
+    A time has no milliseconds, and a number has no zeros at the end of its fraction.
+    """
+    exact = history_sheet(rows)
+    cells: list[tuple[Cell, ...]] = [
+        (symbol, f"{str(time).partition('.')[0]}Z", *map(_without_zeros, amounts))
+        for symbol, time, *amounts in exact.rows
+    ]
+    return exact._replace(rows=cells, spare=("circulating_supply", "notional"))
+
+
+def _without_zeros(number: Cell) -> Cell:
+    """Remove the zeros at the end of a fraction."""
+    text = str(number)
+    return text.rstrip("0").rstrip(".") if "." in text else number
 
 
 def changes_sheet(changes: Iterable[Change]) -> Sheet:

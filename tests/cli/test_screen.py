@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -25,9 +26,19 @@ from binance_oi.cli import progress as bars
 from binance_oi.cli.endings import UNEXPECTED
 from binance_oi.cli.options import End
 from binance_oi.cli.progress import Notices
-from binance_oi.cli.render import Sheet, by_name, by_notional, fitting_table, grouped, table
+from binance_oi.cli.render import (
+    Sheet,
+    by_name,
+    by_notional,
+    fitting_table,
+    grouped,
+    history_sheet,
+    history_table,
+    table,
+)
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import Reason
+from binance_oi.exchange.models import HistoryRow
 from binance_oi.recorder import Recorder, Recording, Sweep
 from binance_oi.simulator import LocalExchange
 from support.busy import without_busy
@@ -35,6 +46,7 @@ from support.lanes import thorough
 from support.terminals import left_on_screen, seen_on_a_terminal
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+NOON_MS = int(NOON.timestamp()) * 1000
 PATIENT = ("--timeout", "600s")
 COLUMNS = ("symbol", "open_interest", "time", "mark_price", "notional")
 NUMBERS = frozenset({"open_interest", "mark_price", "notional"})
@@ -123,13 +135,39 @@ def test_history_fits_the_terminal_and_the_all_option_shows_every_row() -> None:
     assert code == 0
     assert len(lines) <= 24
     (more,) = [line for line in lines if "more; --all shows them" in line]
+    assert max(map(len, lines)) <= 80
     shown = sum("BTCUSDT" in line for line in lines)
+    assert shown >= 15
+    row = r"  BTCUSDT +20[\d-]{8}T[\d:]{8}Z +[\d,]+\.?\d* +[\d,]+\.?\d* *"
+    assert sum(re.fullmatch(row, line) is not None for line in lines) == shown
     code, seen = seen_on_a_terminal(*request, "--all")
     lines = left_on_screen(seen)
     assert not any("more" in line for line in lines)
     left = int(more.split()[1])
     # Between the two commands, a new row may appear, and the oldest may become too old.
     assert abs(sum("BTCUSDT" in line for line in lines) - shown - left) <= 2
+
+
+def test_rows_of_the_past_take_one_line_each_and_keep_their_digits() -> None:
+    values = [("94939.60200000", "5661807241.55424814", "7560197.50"), ("100", "0.00", None)]
+    rows = [
+        HistoryRow(
+            "BTCUSDT", NOON_MS, Decimal(oi), Decimal(usd), Decimal(supply) if supply else None
+        )
+        for oi, usd, supply in values
+    ]
+    text = io.StringIO()
+    screen = Console(file=text, width=120)
+    screen.print(table(history_table(rows), screen))
+    shown = [line.split() for line in text.getvalue().splitlines() if "BTCUSDT" in line]
+    assert shown == [
+        ["BTCUSDT", "2026-11-23T12:00:00Z", "94,939.602", "5,661,807,241.55424814", "7,560,197.5"],
+        ["BTCUSDT", "2026-11-23T12:00:00Z", "100", "0"],
+    ]
+    lines, _ = drawn(history_table(rows), 80)
+    assert "circulating" not in lines[1]
+    assert [line.split() for line in lines if "BTCUSDT" in line] == [row[:4] for row in shown]
+    assert history_sheet(rows).rows[0][1:3] == ("2026-11-23T12:00:00.000Z", "94939.60200000")
 
 
 def test_without_budgets_the_budget_command_prints_no_empty_line(tmp_path: Path) -> None:
