@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.cells import cell_len
 from rich.live import Live
 from rich.text import Text
 
@@ -119,6 +120,25 @@ def trouble_code(trouble: str) -> int:
 
 def status_line(status: Status) -> str:
     """Return the status of a recorder as one line."""
+    return ", ".join((*_counts(status), *_troubles(status)))
+
+
+def live_line(status: Status, used: str, width: int) -> str:
+    """Return the status as a line of a terminal: troubles first, and without what does not fit.
+
+    The schedule goes first, then the used weight.
+
+    Args:
+        status: The status of a recorder.
+        used: The used weight as text.
+        width: The width of the terminal. If the rest is still too long, rich cuts its end.
+    """
+    done = ", ".join((*_troubles(status), *_counts(status)))
+    lines = (f"{done}{_schedule(status)}; {used}", f"{done}; {used}", done)
+    return next((line for line in lines if cell_len(line) <= width), done)
+
+
+def _counts(status: Status) -> list[str]:
     parts = [
         f"sweeps {status.sweeps:,}",
         f"rows {status.rows:,}",
@@ -134,11 +154,16 @@ def status_line(status: Status) -> str:
         parts.append(f"sweeps unwritten {status.unwritten:,}")
     if status.sweeps:
         parts.append(f"last {status.late:.1f} s late")
+    return parts
+
+
+def _troubles(status: Status) -> list[str]:
+    parts = list[str]()
     if status.trouble:
         parts.append(f"NO SWEEP: {printable(status.trouble, MAX_REASON_LENGTH)}")
     if status.storage_error:
         parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")
-    return ", ".join(parts)
+    return parts
 
 
 def _schedule(status: Status) -> str:
@@ -148,10 +173,11 @@ def _schedule(status: Status) -> str:
 async def _show_status(recorder: Recorder, client: OpenInterestClient) -> None:
     """Show the status: on a terminal in a line that changes, elsewhere in a line per minute."""
 
+    def used() -> str:
+        return f"used {client.usage.used} of {client.usage.limit}"
+
     def line() -> str:
-        usage = client.usage
-        done = f"{status_line(recorder.status)}{_schedule(recorder.status)}"
-        return f"{done}; used {usage.used} of {usage.limit}"
+        return f"{status_line(recorder.status)}{_schedule(recorder.status)}; {used()}"
 
     if not redraws(sys.stderr):
         if sys.stderr.isatty():  # a person waits for a first line
@@ -159,7 +185,9 @@ async def _show_status(recorder: Recorder, client: OpenInterestClient) -> None:
         while True:
             await asyncio.sleep(LINE_S)
             write_note(f"{iso(datetime.now(UTC))} {line()}")
-    with Live(console=console(sys.stderr), auto_refresh=False, transient=True) as live:
+    screen = console(sys.stderr)
+    with Live(console=screen, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(Text(line()), refresh=True)
+            text = live_line(recorder.status, used(), screen.width)
+            live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             await asyncio.sleep(REDRAW_S)

@@ -22,7 +22,7 @@ from rich.console import Console
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, Snapshot
 from binance_oi.cli import main, outputs, recording, watching
 from binance_oi.cli.options import Span
-from binance_oi.cli.recording import status_line
+from binance_oi.cli.recording import live_line, status_line
 from binance_oi.cli.watching import Board, View, change_line, draw, gauge, heading, sparkline
 from binance_oi.exchange.models import HistoryRow
 from binance_oi.market.plan import MisfitError
@@ -33,6 +33,7 @@ from binance_oi.simulator import LocalExchange
 from binance_oi.testing import simulated_client
 from support.lanes import some, thorough
 from support.recorded import sweep, write_recording
+from support.terminals import CONTROL, seen_on_a_terminal
 
 if sys.platform != "win32":
     import fcntl
@@ -546,6 +547,35 @@ def test_the_status_line_counts_lost_sweeps_and_names_the_reason() -> None:
         "last 0.2 s late, CANNOT WRITE: full\\x1b"
     )
     assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0"
+
+
+def test_the_line_of_a_terminal_leaves_out_the_schedule_and_then_the_used_weight() -> None:
+    status, used = Status(sweeps=12, rows=9468, every=20.0), "used 1600 of 2400"
+    counts = "sweeps 12, rows 9,468, slots missed 0, last 0.0 s late"
+    shown = {f"{counts}; every 20 s; {used}", f"{counts}; {used}", counts}
+    assert {live_line(status, used, width) for width in range(40, 120)} == shown
+    assert live_line(status, used, 80) == f"{counts}; {used}"
+    assert all(len(live_line(status, used, width)) <= width for width in range(len(counts), 120))
+    troubled = Status(missed=2, trouble="outage: no route", storage_error="disk full")
+    assert live_line(troubled, used, 80).startswith(
+        "NO SWEEP: outage: no route, CANNOT WRITE: disk full, sweeps 0, rows 0"
+    )
+
+
+@pytest.mark.parametrize("columns", [30, 50, 70])
+def test_a_recorder_draws_its_status_on_one_line_of_the_terminal(
+    columns: int, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "oi.db")
+    words = ("record", "BTCUSDT", "--to", path, "--every", "1s", "--simulated")
+    _, seen = seen_on_a_terminal(
+        *words, columns=columns, until=lambda shown: re.search("sweeps [1-9]", shown) is not None
+    )
+    drawn, _, _ = seen.partition("binance-oi: stopped: ")
+    lines = CONTROL.sub("\n", drawn).replace("\r", "\n").split("\n")
+    assert any(line.startswith("sweeps ") for line in lines)
+    assert max(map(len, lines)) <= columns
+    assert drawn.count("\x1b[1A") <= 1  # more lines would move the cursor up for each
 
 
 async def test_without_a_terminal_the_status_is_printed_as_a_line_at_intervals(
