@@ -4,6 +4,7 @@ The rule of this file: however a command ends, its exit code shows what the call
 After an interruption, no command except `watch` prints a part of its result.
 """
 
+import itertools
 import re
 import shlex
 import signal
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from binance_oi import __version__
 from binance_oi.cli.endings import (
@@ -27,6 +29,10 @@ from binance_oi.cli.endings import (
 from binance_oi.cli.streams import PROGRAM, discard, drop_unwritten, prepare, write_note, write_out
 from binance_oi.errors import BinanceOIError
 
+if TYPE_CHECKING:
+    from cyclopts import MissingArgumentError
+
+_NEGATIVE = re.compile(r"-\.?[0-9]", re.ASCII)
 _WORD = re.compile(r"(?<!\S)([\"']?)(\S+?)([\"']?)(?!\S)")  # a word, without its quotes
 
 
@@ -151,10 +157,23 @@ def _command(arguments: Sequence[str]) -> int:
         text = str(error)
         if isinstance(error, UnusedCliTokensError):
             text = f"unexpected: {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
-        elif isinstance(error, MissingArgumentError) and "--symbol" in text:
-            text = f"{arguments[0]} needs a symbol, such as BTCUSDT"
+        elif isinstance(error, MissingArgumentError):
+            text = _missing(error, arguments)
         raise UsageError(f"{without_secrets(text)} (see {PROGRAM} --help)") from None
     return code or OK
+
+
+def _missing(error: "MissingArgumentError", arguments: Sequence[str]) -> str:
+    """Return what the command needs, or what the option needs that has no value."""
+    name = error.argument.name if error.argument is not None else ""
+    if name == "--symbol":
+        return f"{arguments[0]} needs a symbol, such as BTCUSDT"
+    if error.keyword is None:
+        return f"{arguments[0]} needs {name}"
+    after = itertools.dropwhile(lambda word: word != error.keyword, arguments)
+    if (word := next(itertools.islice(after, 1, None), "")) and _NEGATIVE.match(word):
+        return f"{error.keyword} must not be below 0: {word}"  # it looks like an option
+    return f"{error.keyword} needs a value"
 
 
 def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:

@@ -210,7 +210,7 @@ def test_a_symbol_that_fails_is_named_and_the_exit_code_is_6(
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ([], "requires an argument"),
+        ([], "backfill needs RECORDING"),
         (["oi.db", "--testnet", "--archive"], "the testnet has no archive"),
         (["oi.db", "--since", "1h", "--until", "2h", "--simulated"], "must not be later"),
         (["oi.db", "BTC USDT", "--simulated"], "is not a symbol"),

@@ -261,6 +261,25 @@ def test_an_impossible_limit_is_an_error_in_one_line_with_exit_code_2(
     assert said in err
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("record BTCUSDT --every 1s", "record needs --to"),
+        ("prune oi.db", "prune needs --keep"),
+        ("backup oi.db", "backup needs --to"),
+        ("copy oi.db", "copy needs TARGET"),
+        ("get --symbol", "get needs a symbol, such as BTCUSDT"),
+        ("get BTCUSDT --max-wait", "--max-wait needs a value"),
+        ("get BTCUSDT --max-wait --json", "--max-wait needs a value"),
+        ("get BTCUSDT --max-wait -5s", "--max-wait must not be below 0: -5s"),
+        ("get BTCUSDT --share -.5%", "--share must not be below 0: -.5%"),
+    ],
+)
+def test_an_error_names_what_is_missing(words: str, said: str, capsys: Captured) -> None:
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err.startswith(f"binance-oi: {said} (see ")
+
+
 def test_the_client_gets_the_reserve_and_the_share_of_the_options(exchange: LocalExchange) -> None:
     source = Source(base_url=exchange.url, reserve=600, share=0.25)
     with source.client() as client:
