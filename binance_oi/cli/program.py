@@ -159,8 +159,16 @@ def _command(arguments: Sequence[str]) -> int:
             text = f"unexpected: {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
         elif isinstance(error, MissingArgumentError):
             text = _missing(error, arguments)
-        raise UsageError(f"{without_secrets(text)} (see {PROGRAM} --help)") from None
+        raise UsageError(f"{without_secrets(text)} (see {_help(arguments)})") from None
     return code or OK
+
+
+def _help(arguments: Sequence[str]) -> str:
+    """Return the command that prints the help about these arguments."""
+    from binance_oi.cli.commands import app
+
+    is_command = arguments[0] in app and not arguments[0].startswith("-")
+    return f"{PROGRAM} {arguments[0]} --help" if is_command else f"{PROGRAM} --help"
 
 
 def _missing(error: "MissingArgumentError", arguments: Sequence[str]) -> str:

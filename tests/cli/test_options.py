@@ -280,6 +280,23 @@ def test_an_error_names_what_is_missing(words: str, said: str, capsys: Captured)
     assert capsys.readouterr().err.startswith(f"binance-oi: {said} (see ")
 
 
+@pytest.mark.parametrize(
+    "words, command",
+    [
+        ("get BTCUSDT --nonsense", "get "),
+        ("record", "record "),
+        ("budget --forget", "budget "),
+        ("nonsense", ""),
+        ("--nonsense", ""),
+    ],
+)
+def test_an_error_about_an_option_names_the_help_that_lists_it(
+    words: str, command: str, capsys: Captured
+) -> None:
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err.endswith(f"(see binance-oi {command}--help)\n")
+
+
 def test_the_client_gets_the_reserve_and_the_share_of_the_options(exchange: LocalExchange) -> None:
     source = Source(base_url=exchange.url, reserve=600, share=0.25)
     with source.client() as client:
