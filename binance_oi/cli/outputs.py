@@ -55,7 +55,7 @@ def export(
             )
         found = rows or opened.samples(symbols, since=since, until=until).span()
     if not found and not new:
-        raise UsageError(f"{opened} has no rows to export; nothing was written")
+        raise _empty(opened, symbols, span)
     write_note(f"{counted(rows, 'row')} written to {to}" if rows else f"no new rows for {to}")
     return OK
 
@@ -87,9 +87,16 @@ def export_series(
             on_rows=on_rows,
         )
     if not rows:
-        raise UsageError(f"{recording} has no rows to export; nothing was written")
+        raise _empty(opened, arguments.symbols, arguments.span)
     write_note(f"{counted(rows, 'row')} written to {to}")
     return OK
+
+
+def _empty(recording: Recording, symbols: Sequence[str] | None, span: Span) -> UsageError:
+    """Return the error about a recording, or the chosen part of it, that has no rows."""
+    of = "" if symbols is None else " of these symbols"
+    where = " in that range" if span else ""
+    return UsageError(f"{recording} has no rows{of}{where or ' to export'}; nothing was written")
 
 
 @contextmanager

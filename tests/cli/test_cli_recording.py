@@ -195,7 +195,11 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
             ("export {new} --to {out}.csv", "does not exist"),
             ("export {text} --to {out}.csv", "is not a recording"),
             ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
-            ("export {db} --to {out}.csv --until 2020-01-01", "no rows to export"),
+            ("export {db} --to {out}.csv --until 2020-01-01", "oi.db has no rows in that range; "),
+            (
+                "export {db} --to {out}.csv --symbol BTCUSDT --since 2099-01-01",
+                "oi.db has no rows of these symbols in that range; nothing was written",
+            ),
             (
                 "export {db} --to {out}.csv --since never",
                 "a moment is ISO 8601, such as 2026-11-23",
@@ -232,7 +236,7 @@ def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path:
             ("export {db} --to=-", "a name is needed"),
             ("export {db} --to {pipe}.csv", "so no file can replace it"),
             ("export {db} --to {dir}.csv", "is a directory"),
-            ("export {db} --to {bad}.csv --replace --until 2020-01-01", "no rows to export"),
+            ("export {db} --to {bad}.csv --replace --until 2020-01-01", "no rows in that range"),
             ("export {db} --to {bad}.csv", "bad.csv: line 1: it does not begin as"),
             ("export {db} --to {bad}.jsonl", "bad.jsonl: line 1: it is not as an export"),
             ("export {db} --to {bad}.parquet", "bad.parquet: "),
@@ -311,6 +315,29 @@ def test_a_second_export_keeps_the_rows_of_the_first_and_prints_how_many_it_adde
     assert export("--replace", "--new") == (0, f"no new rows for {out}\n")
     assert export("--replace", "--symbol", "BTCUSDT") == (0, f"2 rows written to {out}\n")
     assert export("--replace", "--new") == (0, f"8 rows written to {out}\n")
+
+
+@pytest.mark.parametrize("series", [(), ("--series", "5m")])
+@pytest.mark.parametrize(
+    "chosen, said",
+    [
+        ((), "has no rows to export"),
+        (("--since", "2026-11-24"), "has no rows in that range"),
+    ],
+)
+def test_an_export_without_rows_says_whether_a_range_was_chosen(
+    chosen: tuple[str, ...],
+    said: str,
+    series: tuple[str, ...],
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    recording = tmp_path / "oi.db"
+    Store(recording).close()
+    words = ["export", str(recording), "--to", str(tmp_path / "oi.csv"), *chosen, *series]
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"binance-oi: {recording} {said}; nothing was written\n"
+    assert not (tmp_path / "oi.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["oi.csv", "oi.svg", "oi.html"])

@@ -121,7 +121,7 @@ def test_the_export_command_writes_a_series(
     for more, said in (
         ([], "no rows can be added"),
         (["--new"], "--new and --series exclude each other"),
-        (["--replace", "--until", "2020-01-01"], "has no rows to export"),
+        (["--replace", "--until", "2020-01-01"], "has no rows in that range; nothing"),
         (["--symbol", "NOUSDT", "--replace"], "has no NOUSDT"),
     ):
         assert main([*command, *more]) == 2
