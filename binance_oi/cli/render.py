@@ -243,6 +243,14 @@ def table(sheet: Sheet, screen: Console) -> Table:
         sheet = _without(sheet, column)
 
 
+def omitted_columns(sheet: Sheet, drawn: Table) -> list[str]:
+    """Return the titles of the columns that a table of this sheet omits, because it is wide."""
+    if len(sheet.columns) > MAX_COLUMNS:  # a block has a line for each column
+        return []
+    shown = {column.header for column in drawn.columns}
+    return [title for title in map(_title, sheet.columns) if title not in shown]
+
+
 def _without(sheet: Sheet, column: str) -> Sheet:
     """Return the sheet without a column."""
     at = sheet.columns.index(column)

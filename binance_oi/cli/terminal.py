@@ -5,9 +5,16 @@ The rule of this file: it prints nothing until the whole result is known.
 
 import sys
 
-from binance_oi.cli.render import Sheet, csv_text, fitting_table, json_lines, table
+from binance_oi.cli.render import (
+    Sheet,
+    csv_text,
+    fitting_table,
+    json_lines,
+    omitted_columns,
+    table,
+)
 from binance_oi.cli.screen import console
-from binance_oi.cli.streams import write_out
+from binance_oi.cli.streams import write_note, write_out
 
 LINES_BELOW = 3  # lines below a table: the number of omitted rows, the summary, the shell's prompt
 
@@ -35,14 +42,28 @@ def show(
         write_out(csv_text(sheet, safe=csv_safe))
     elif as_json or not sys.stdout.isatty():
         write_out(json_lines(sheet))
-    elif is_cut:
-        screen = console(sys.stdout)
-        drawn, left = fitting_table(
-            sheet, screen, screen.height - LINES_BELOW - min(below, screen.height // 2)
-        )
-        screen.print(drawn)
-        if left:
-            write_out(f"  and {left} more; --all shows them, and so does a pipe\n")
     else:
-        screen = console(sys.stdout)
-        screen.print(table(sheet, screen))
+        _show_table(sheet, below if is_cut else None)
+
+
+def _show_table(sheet: Sheet, below: int | None) -> None:
+    """Print a table, and name on stderr the columns that do not fit.
+
+    Args:
+        sheet: The sheet to print.
+        below: Leave room for this many lines, and print only the rows that fit; with None, print
+            every row.
+    """
+    screen = console(sys.stdout)
+    if below is None:
+        drawn, left = table(sheet, screen), 0
+    else:
+        lines = screen.height - LINES_BELOW - min(below, screen.height // 2)
+        drawn, left = fitting_table(sheet, screen, lines)
+        if omitted_columns(sheet, drawn):  # the line that names them takes the room of a row
+            drawn, left = fitting_table(sheet, screen, lines - 1)
+    screen.print(drawn)
+    if left:
+        write_out(f"  and {left} more; --all shows them, and so does a pipe\n")
+    if omitted := omitted_columns(sheet, drawn):
+        write_note(f"no room for {', '.join(omitted)}; a pipe shows all columns")

@@ -34,6 +34,7 @@ from binance_oi.cli.render import (
     grouped,
     history_sheet,
     history_table,
+    omitted_columns,
     table,
 )
 from binance_oi.client import OpenInterestClient
@@ -96,6 +97,15 @@ def test_a_wide_table_drops_optional_columns_before_it_folds_a_number() -> None:
     assert all(len(line) <= 80 for line in wide)
 
 
+def test_the_omitted_columns_of_a_table_are_known_by_their_titles() -> None:
+    screen = Console(file=io.StringIO(), width=80)
+    wide = a_sheet(2, "123456789012.12345678")
+    assert omitted_columns(wide, table(wide, screen)) == ["time", "mark price"]
+    assert omitted_columns(a_sheet(2), table(a_sheet(2), screen)) == []
+    blocks = Sheet(tuple("abcdefgh"), [tuple("abcdefgh")])
+    assert omitted_columns(blocks, table(blocks, screen)) == []
+
+
 def test_rows_are_sorted_by_name_or_notional_with_unknown_notional_last() -> None:
     rows = [("B", "10"), ("C", None), ("A", "9"), ("D", "1e3"), ("E", "10")]
     sheet = Sheet(("symbol", "notional"), [*rows])
@@ -125,6 +135,11 @@ def test_a_snapshot_fits_the_terminal_and_counts_the_omitted_rows(
     assert rows[0][0] == first
     more = next(line for line in lines if "more; --all shows them" in line)
     assert more.split()[1] == str(789 - len(rows))
+    wanted = ("time", "mark price") if options else ("time",)
+    titles = [title for title in wanted if title not in lines[1]]
+    said = [f"binance-oi: no room for {', '.join(titles)}; a pipe shows all columns"]
+    assert [line for line in lines if "no room" in line] == (said if titles else [])
+    assert bool(titles) is bool(options)
     assert len(rows) >= 15
 
 
@@ -140,6 +155,7 @@ def test_history_fits_the_terminal_and_the_all_option_shows_every_row() -> None:
     assert shown >= 15
     row = r"  BTCUSDT +20[\d-]{8}T[\d:]{8}Z +[\d,]+\.?\d* +[\d,]+\.?\d* *"
     assert sum(re.fullmatch(row, line) is not None for line in lines) == shown
+    assert "binance-oi: no room for circulating supply; a pipe shows all columns" in lines
     code, seen = seen_on_a_terminal(*request, "--all")
     lines = left_on_screen(seen)
     assert not any("more" in line for line in lines)
