@@ -107,20 +107,32 @@ def _names(_: object, tokens: Sequence[Token]) -> list[str]:
     return names
 
 
+def _part(text: str) -> float | None:
+    """Return a number or a percentage as a part of 1; None for other text."""
+    match = _SHARE.fullmatch(text)
+    return None if match is None else float(match[1]) / (100.0 if match[2] else 1.0)
+
+
 def _share(_: object, tokens: Sequence[Token]) -> float:
-    match = _SHARE.fullmatch(tokens[0].value)
-    if match is None:
+    text = tokens[0].value
+    part = _part(text)
+    if part is None:
         raise ValueError("a share is a number up to 1, or a percentage such as 25%")
-    return float(match[1]) / (100.0 if match[2] else 1.0)
+    if not 0.0 < part <= 1.0:
+        raise ValueError(f"a share is above 0, and at most 1 or 100%: {text}")
+    return part
 
 
-def _weight_or_share(kind: object, tokens: Sequence[Token]) -> int | float:
-    if _WEIGHT.fullmatch(tokens[0].value):
-        return int(tokens[0].value)
-    try:
-        return _share(kind, tokens)
-    except ValueError:
-        raise ValueError("a reserve is a weight, such as 600, or a share, such as 25%") from None
+def _weight_or_share(_: object, tokens: Sequence[Token]) -> int | float:
+    text = tokens[0].value
+    if _WEIGHT.fullmatch(text):
+        return int(text)
+    part = _part(text)
+    if part is None:
+        raise ValueError("a reserve is a weight, such as 600, or a share, such as 25%")
+    if part >= 1.0:
+        raise ValueError(f"a reserve is a weight, or a share below 1 or 100%: {text}")
+    return part
 
 
 def _window(_: object, tokens: Sequence[Token]) -> str:
