@@ -139,9 +139,9 @@ def symbols_sheet(symbols: Iterable[SymbolInfo]) -> Sheet:
 
 
 def pools_sheet(pools: Mapping[str, Usage]) -> Sheet:
-    """Make a sheet of budgets, with one row for each pool."""
+    """Make a sheet of budgets, with one row for each."""
     columns = (
-        *("pool", "limit", "used", "remaining", "ours", "others", "in_flight", "reserve"),
+        *("budget", "limit", "used", "remaining", "ours", "others", "in_flight", "reserve"),
         *("resets_at", "held_until", "banned_until"),
     )
     return Sheet(columns, [_pool_row(name, usage) for name, usage in pools.items()])

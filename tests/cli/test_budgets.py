@@ -33,7 +33,7 @@ def use(name: str, *, banned: bool = False) -> None:
 def shown(capsys: Captured) -> tuple[list[str], str]:
     """The printed pools, and stderr."""
     out, err = capsys.readouterr()
-    return [json.loads(line)["pool"] for line in out.splitlines()], err
+    return [json.loads(line)["budget"] for line in out.splitlines()], err
 
 
 @pytest.fixture

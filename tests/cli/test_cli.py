@@ -285,8 +285,8 @@ def test_a_narrow_table_folds_and_hides_no_digit() -> None:
 def test_a_sheet_with_many_columns_is_drawn_as_blocks() -> None:
     text = drawn(pools_sheet({"one": a_usage(), "two": a_usage(held_until=NOON)}))
     rows = dict(line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip())
-    assert {name.strip(): value for name, value in rows.items()} | {"pool": "two"} == {
-        "pool": "two",
+    assert {name.strip(): value for name, value in rows.items()} | {"budget": "two"} == {
+        "budget": "two",
         "limit": "2400",
         "used": "7",
         "remaining": "2376",
@@ -467,7 +467,7 @@ def test_the_budget_command_names_its_file_and_sends_nothing(
     assert err == f"binance-oi: the budgets are in {tmp_path / 'binance-oi' / FILE_NAME}\n"
     (line,) = out.splitlines()
     shown = json.loads(line)
-    assert (shown["pool"], shown["used"], shown["limit"]) == (pool_key(exchange.url), 5, 2400)
+    assert (shown["budget"], shown["used"], shown["limit"]) == (pool_key(exchange.url), 5, 2400)
     assert (shown["in_flight"], shown["held_until"]) == (5, None)
     assert not exchange.answers
 
