@@ -14,6 +14,7 @@ from binance_oi.cli.progress import progress
 from binance_oi.cli.render import (
     by_name,
     by_notional,
+    counted,
     grouped,
     notional_sheet,
     summary,
@@ -76,8 +77,10 @@ def _end(market: Snapshot, usage: Usage, failed: Sequence[str]) -> int:
 def symbols(source: Source, output: Output, *, is_cut: bool) -> int:
     """Read the list of symbols, and show those that are trading."""
     with source.client() as client:
-        listed = asyncio.run(_exchange_info(client)).symbols
-    output.show(symbols_sheet(s for s in listed if s.status == "TRADING"), is_cut=is_cut)
+        info, usage = asyncio.run(_exchange_info(client))
+    trading = [symbol for symbol in info.symbols if symbol.status == "TRADING"]
+    output.show(symbols_sheet(trading), is_cut=is_cut)
+    write_note(f"{counted(len(trading), 'symbol')} trading; used {usage.used}/{usage.limit}")
     return OK
 
 
@@ -89,6 +92,6 @@ async def _snapshot(
         return market, client.usage
 
 
-async def _exchange_info(client: OpenInterestClient) -> ExchangeInfo:
+async def _exchange_info(client: OpenInterestClient) -> tuple[ExchangeInfo, Usage]:
     async with client, progress(client):
-        return await client.exchange_info()
+        return await client.exchange_info(), client.usage

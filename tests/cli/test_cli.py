@@ -438,7 +438,9 @@ def test_the_symbols_command_lists_the_trading_symbols(
 ) -> None:
     exchange.set_status("ETHUSDT", "SETTLING")
     assert main(["symbols", "--base-url", exchange.url, *PATIENT]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert err == "binance-oi: 788 symbols trading; used 1/2400\n"
     assert {row["status"] for row in rows} == {"TRADING"}
     assert rows[0]["symbol"] == "BTCUSDT"
     assert "ETHUSDT" not in {row["symbol"] for row in rows}
