@@ -334,21 +334,16 @@ def stretches(number: int) -> str:
 
 
 def summary(snapshot: Snapshot, usage: Usage) -> str:
-    """Return a line with the number of symbols, the weight, the duration and the skew.
+    """Return a line with the number of values, the duration, the skew and the weight.
 
     Together with the program's name it fits a terminal of 80 columns.
     """
     read, failed = len(snapshot), len(snapshot.errors)
-    what = (
-        f"{read} of {read + failed} read"
-        if failed
-        else f"{counted(read, 'symbol')} read".replace(",", "")
-    )
+    what = f"{read} of {read + failed}" if failed else counted(read, "value").replace(",", "")
     took = (snapshot.finished - snapshot.started).total_seconds()
-    return (
-        f"{what}; weight {snapshot.weight}, used {usage.used}/{usage.limit}; "
-        f"{_seconds(took)}; skew {_seconds(snapshot.skew_ms / 1000)}"
-    )
+    apart = f", {_seconds(snapshot.skew_ms / 1000)} apart" if read > 1 else ""
+    used = f"weight {snapshot.weight}, used {usage.used}/{usage.limit}"
+    return f"{what} in {_seconds(took)}{apart}; {used}"
 
 
 def _seconds(seconds: float) -> str:

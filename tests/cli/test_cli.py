@@ -303,11 +303,12 @@ def test_a_sheet_with_many_columns_is_drawn_as_blocks() -> None:
 def test_the_summary_has_the_number_of_symbols_and_the_weight() -> None:
     values = [a_value("A"), a_value("B", ms=1500)]
     assert summary(a_snapshot(*values), a_usage()) == (
-        "2 symbols read; weight 3, used 7/2400; 1.23 s; skew 1.50 s"
+        "2 values in 1.23 s, 1.50 s apart; weight 3, used 7/2400"
     )
     assert summary(a_snapshot(*values, C=UNKNOWN), a_usage()) == (
-        "2 of 3 read; weight 4, used 7/2400; 1.23 s; skew 1.50 s"
+        "2 of 3 in 1.23 s, 1.50 s apart; weight 4, used 7/2400"
     )
+    assert summary(a_snapshot(values[0]), a_usage()) == ("1 value in 1.23 s; weight 2, used 7/2400")
 
 
 @pytest.mark.parametrize("failed", [0, 1, 4999])
@@ -390,7 +391,8 @@ def test_values_are_printed_even_if_another_symbol_fails(
     assert [row[0] for row in rows] == ["BTCUSDT", "币安人生USDT"]
     error, summary_line = err.splitlines()
     assert error == "binance-oi: NOSUCHUSDT: the exchange does not list it"
-    assert summary_line.startswith("binance-oi: 2 of 3 read; weight 3, used 3/2400; ")
+    assert summary_line.startswith("binance-oi: 2 of 3 in ")
+    assert summary_line.endswith(" s apart; weight 3, used 3/2400")
 
 
 @pytest.mark.parametrize(
@@ -587,8 +589,8 @@ def test_a_pipe_gets_json_lines_of_the_whole_market() -> None:
     assert all(re.fullmatch(r"\d+(\.\d+)?", row["open_interest"]) for row in rows)
     assert all(re.fullmatch(r"[\d-]{10}T[\d:.]{12}Z", row["time"]) for row in rows)
     assert re.fullmatch(
-        r"binance-oi: 789 symbols read; weight 790, used \d+/2400; "
-        r"\d+(\.\d+)? s; skew \d+(\.\d+)? s\n",
+        r"binance-oi: 789 values in \d+(\.\d+)? s, \d+(\.\d+)? s apart; "
+        r"weight 790, used \d+/2400\n",
         done.stderr,
     )
 
@@ -607,7 +609,7 @@ def test_a_pipe_reader_that_closes_early_is_no_error() -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=DEADLINE)
     os.close(writing)
     assert done.returncode == 0
-    assert done.stderr.startswith(b"binance-oi: 789 symbols read")
+    assert done.stderr.startswith(b"binance-oi: 789 values in ")
     assert done.stderr.count(b"\n") == 1
 
 
@@ -793,7 +795,7 @@ def test_a_terminal_shows_a_bar_then_a_table_then_the_summary() -> None:
     assert code == 0
     plain = COLOUR.sub("", seen)
     bar, head, row, summary = (
-        plain.find(text) for text in ("789/789", "open interest", "0GUSDT ", "789 symbols read")
+        plain.find(text) for text in ("789/789", "open interest", "0GUSDT ", "789 values in ")
     )
     assert 0 < bar < head < row < summary
     assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is visible again

@@ -356,7 +356,7 @@ def test_a_pipe_with_forced_colours_has_no_progress_bar() -> None:
     command = [sys.executable, "-m", "binance_oi", "get", "BTCUSDT", "--simulated", *PATIENT]
     environment = os.environ | {"FORCE_COLOR": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stderr.startswith("binance-oi: 1 symbol read")
+    assert done.stderr.startswith("binance-oi: 1 value in ")
 
 
 def test_a_dumb_terminal_prints_the_board_after_each_sweep() -> None:
