@@ -171,8 +171,8 @@ def prepared_copy(source: StrPath, target: StrPath) -> Generator[Callable[[Progr
 
 
 def _same_recording(target: StrPath) -> RecordingError:
-    name = shown(target) if is_database(target) else target
-    return RecordingError(f"{name} is the recording itself")
+    name, kind = (shown(target), "database") if is_database(target) else (target, "file")
+    return RecordingError(f"source and target are the same {kind}: {name}")
 
 
 @contextmanager

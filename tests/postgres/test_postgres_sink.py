@@ -602,7 +602,7 @@ def test_a_recording_is_not_copied_into_itself_by_another_url(url: str) -> None:
         write(sink)
     before = everything_in(url)
     for other in (url, f"{url}&application_name=other", f"{url}&password=secret"):
-        with pytest.raises(RecordingError, match="is the recording itself") as refused:
+        with pytest.raises(RecordingError, match="are the same database") as refused:
             care.copy(url, other)
         assert "secret" not in str(refused.value)
     with Recording.open(url) as recording:
