@@ -200,6 +200,10 @@ NOT_LISTED: Final = "the exchange does not list it"
 """Why a symbol is unknown, if we know that from the list of symbols."""
 
 
+REPLACES_IT: Final = "replace=True replaces it"
+"""The end of an error about a file that exists. The command line names its option instead."""
+
+
 class UnknownSymbolError(ResponseError):
     """The exchange does not know this symbol (-1121), or does not list it. Drop it."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from binance_oi.errors import (
     NOT_LISTED,
+    REPLACES_IT,
     BannedError,
     BinanceOIError,
     BudgetExhaustedError,
@@ -84,7 +85,10 @@ def as_usage_errors(*, storage: bool = False) -> Generator[None]:
             raise
         raise UsageError(printable(str(error), MAX_LINE)) from error
     except (RecordingError, ValueError, ModuleNotFoundError) as error:
-        raise UsageError(printable(str(error), MAX_LINE)) from error
+        text = str(error)
+        if text.endswith(REPLACES_IT):
+            text = f"{text.removesuffix(REPLACES_IT)}--replace replaces it"
+        raise UsageError(printable(text, MAX_LINE)) from error
 
 
 def exit_code(error: BinanceOIError) -> int:

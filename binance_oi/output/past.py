@@ -20,7 +20,7 @@ try:
 except ImportError:  # not POSIX: two processes may write into one file
     fcntl = None  # type: ignore[assignment]
 
-from binance_oi.errors import RecordingError
+from binance_oi.errors import REPLACES_IT, RecordingError
 from binance_oi.market.arrow import PastColumns, write_past
 from binance_oi.market.past import History
 from binance_oi.market.rows import OddRows, PastRow, past_row
@@ -60,9 +60,7 @@ class PastFile:
             raise RecordingError(f"{target}: a file's name must end in one of {', '.join(ENDINGS)}")
         check_place(target)
         if target.exists() and not replace:
-            raise RecordingError(
-                f"{target} already exists; --replace, or replace=True, replaces it"
-            )
+            raise RecordingError(f"{target} already exists; {REPLACES_IT}")
         self._target, self._asked, self._csv_safe = target, dict(asked), csv_safe
         self._path = target.with_name(target.name + PART)
         self.since: datetime | None = None

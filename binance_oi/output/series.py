@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from binance_oi.arguments import StrPath, check_path
-from binance_oi.errors import RecordingError
+from binance_oi.errors import REPLACES_IT, RecordingError
 from binance_oi.market.arrow import write_past
 from binance_oi.market.rows import OddRows, PointRow
 from binance_oi.market.windows import Length
@@ -71,8 +71,7 @@ def export_series(
     recording.check_target(path)
     if path.exists() and not replace:
         raise RecordingError(
-            f"{path} already exists, and no rows can be added to a series; --replace, or "
-            "replace=True, replaces the file"
+            f"{path} already exists, and no rows can be added to a series; {REPLACES_IT}"
         )
     series = recording.series(symbols, step=step, since=since, until=until).between(*DATES)
     written, odd = _Written(series, on_rows), OddRows()

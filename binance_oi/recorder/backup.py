@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from binance_oi.errors import RecordingError
+from binance_oi.errors import REPLACES_IT, RecordingError
 from binance_oi.recorder.atomic import JOURNAL, LOG, SIDES, OvertakenError, replace_atomically
 from binance_oi.recorder.connection import Connection, connect
 from binance_oi.recorder.lock import RecorderLock
@@ -85,7 +85,7 @@ def copy(source: Path, target: Path, *, replace: bool, on_pages: Pages | None) -
 
 
 def _already_exists(target: Path) -> RecordingError:
-    return RecordingError(f"{target} already exists; --replace, or replace=True, replaces it")
+    return RecordingError(f"{target} already exists; {REPLACES_IT}")
 
 
 @contextmanager

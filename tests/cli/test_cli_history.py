@@ -83,7 +83,8 @@ def test_a_file_is_replaced_only_on_request(tmp_path: Path, capsys: Captured) ->
     assert main(command) == 6
     assert len(path.read_text().splitlines()) >= 11
     assert main(command) == 2
-    assert "already exists" in capsys.readouterr().err
+    said = f"binance-oi: {path} already exists; --replace replaces it\n"
+    assert capsys.readouterr().err.endswith(said)
     assert main([*command, "--replace"]) == 6
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["x.jsonl"]
 

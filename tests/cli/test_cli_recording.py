@@ -317,6 +317,17 @@ def test_a_second_export_keeps_the_rows_of_the_first_and_prints_how_many_it_adde
     assert export("--replace", "--new") == (0, f"8 rows written to {out}\n")
 
 
+def test_a_backup_onto_an_existing_file_names_the_option_that_replaces_it(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    copy = tmp_path / "copy.db"
+    copy.write_text("precious")
+    assert main(["backup", str(path), "--to", str(copy)]) == 2
+    said = f"binance-oi: {copy} already exists; --replace replaces it\n"
+    assert capsys.readouterr().err == said
+    assert copy.read_text() == "precious"
+
+
 @pytest.mark.parametrize("series", [(), ("--series", "5m")])
 @pytest.mark.parametrize(
     "chosen, said",

@@ -119,7 +119,7 @@ def test_the_export_command_writes_a_series(
     assert len(target.read_text().splitlines()) == wanted
     assert f"{wanted} rows written" in capsys.readouterr().err
     for more, said in (
-        ([], "no rows can be added"),
+        ([], "no rows can be added to a series; --replace replaces it\n"),
         (["--new"], "--new and --series exclude each other"),
         (["--replace", "--until", "2020-01-01"], "has no rows in that range; nothing"),
         (["--symbol", "NOUSDT", "--replace"], "has no NOUSDT"),

@@ -112,7 +112,7 @@ def test_an_existing_file_is_replaced_only_with_replace(path: Path) -> None:
     link.symlink_to(other)  # the link leads to a missing file
     with Recording(path) as recording:
         for target in (copy, link):
-            with pytest.raises(RecordingError, match="already exists"):
+            with pytest.raises(RecordingError, match="already exists; replace=True replaces it"):
                 recording.backup(target)
         with pytest.raises(RecordingError, match="is a directory"):
             recording.backup(path.parent, replace=True)
