@@ -46,10 +46,11 @@ def prune(place: str | Path, keep_days: int) -> int:
 
 
 def compact(place: str | Path) -> int:
-    """Return free space to the system, and print the size before and after."""
+    """Return free space to the system, and print the size before and after, if they differ."""
     with as_usage_errors():
         before, after = care.compact(place)
-    write_note(f"{_name(place)}: {before:,} bytes, now {after:,}")
+    now = "nothing to return" if after == before else f"now {after:,}"
+    write_note(f"{_name(place)}: {before:,} bytes, {now}")
     return OK
 
 

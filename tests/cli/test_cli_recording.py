@@ -27,7 +27,7 @@ from binance_oi.cli.watching import Board, View, change_line, draw, gauge, headi
 from binance_oi.exchange.models import HistoryRow
 from binance_oi.market.plan import MisfitError
 from binance_oi.market.polling import Plan
-from binance_oi.recorder import Recorder, Recording, Status
+from binance_oi.recorder import Recorder, Recording, Status, care
 from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
 from binance_oi.testing import simulated_client
@@ -326,6 +326,19 @@ def test_a_backup_onto_an_existing_file_names_the_option_that_replaces_it(
     said = f"binance-oi: {copy} already exists; --replace replaces it\n"
     assert capsys.readouterr().err == said
     assert copy.read_text() == "precious"
+
+
+def test_compact_prints_the_sizes_and_says_if_there_was_nothing_to_return(
+    path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["compact", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["compact", str(path)]) == 0
+    said = f"binance-oi: {path}: {path.stat().st_size:,} bytes, nothing to return\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setattr(care, "compact", lambda _: (48_128, 12_288))
+    assert main(["compact", str(path)]) == 0
+    assert capsys.readouterr().err == f"binance-oi: {path}: 48,128 bytes, now 12,288\n"
 
 
 @pytest.mark.parametrize("series", [(), ("--series", "5m")])
