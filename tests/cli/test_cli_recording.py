@@ -341,6 +341,21 @@ def test_compact_prints_the_sizes_and_says_if_there_was_nothing_to_return(
     assert capsys.readouterr().err == f"binance-oi: {path}: 48,128 bytes, now 12,288\n"
 
 
+@pytest.mark.parametrize("command, name", [("plot BTCUSDT", "oi.svg"), ("report", "oi.html")])
+def test_a_picture_or_a_page_replaces_an_existing_file_as_its_help_says(
+    command: str, name: str, path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    verb, *symbols = command.split()
+    target = tmp_path / name
+    target.write_text("old")
+    assert main([verb, "--help"]) == 0
+    assert "It replaces an existing file." in re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    if verb == "plot":
+        pytest.importorskip("matplotlib")
+    assert main([verb, str(path), *symbols, "--to", str(target)]) == 0
+    assert target.read_text(encoding="utf-8") != "old"
+
+
 @pytest.mark.parametrize("series", [(), ("--series", "5m")])
 @pytest.mark.parametrize(
     "chosen, said",

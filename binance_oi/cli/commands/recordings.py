@@ -236,7 +236,7 @@ def plot(
     Args:
         recording: The recording: a file, or the URL of a database.
         symbols: The symbols; each gets a chart of its own.
-        to: The picture: a name that ends in .svg or .png.
+        to: The picture: a name that ends in .svg or .png. It replaces an existing file.
         usd: Draw open interest times mark price.
         dark: Draw light lines on a dark background.
     """
@@ -260,7 +260,8 @@ def report(
     Args:
         recording: The recording: a file, or the URL of a database.
         symbols: Only these symbols.
-        to: The page: a name that ends in .html. It loads no other file, so it works offline.
+        to: The page: a name that ends in .html. It replaces an existing file. It loads no other
+            file, so it works offline.
         top: The number of movers in each table.
     """
     from binance_oi.cli import outputs
