@@ -141,7 +141,12 @@ def _command(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:  # needs no other import
         write_out(f"{PROGRAM} {__version__}\n")
         return OK
-    from cyclopts import CycloptsError, MissingArgumentError, UnusedCliTokensError
+    from cyclopts import (
+        CycloptsError,
+        MissingArgumentError,
+        UnusedCliTokensError,
+        ValidationError,
+    )
 
     from binance_oi.cli.commands import app
     from binance_oi.cli.options import forget_empty_variables
@@ -159,6 +164,8 @@ def _command(arguments: Sequence[str]) -> int:
             text = f"unexpected: {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
         elif isinstance(error, MissingArgumentError):
             text = _missing(error, arguments)
+        elif isinstance(error, ValidationError) and error.group is not None:
+            text = error.exception_message  # it names the options; the group says nothing more
         raise UsageError(f"{without_secrets(text)} (see {_help(arguments)})") from None
     return code or OK
 

@@ -273,13 +273,17 @@ def test_an_impossible_limit_is_an_error_in_one_line_with_exit_code_2(
         ("backup oi.db", "backup needs --to"),
         ("copy oi.db", "copy needs TARGET"),
         ("get --symbol", "get needs a symbol, such as BTCUSDT"),
+        ("get X --simulated --testnet", "--simulated and --testnet exclude each other"),
+        ("get X --json --csv", "--csv and --json exclude each other"),
         ("get BTCUSDT --max-wait", "--max-wait needs a value"),
         ("get BTCUSDT --max-wait --json", "--max-wait needs a value"),
         ("get BTCUSDT --max-wait -5s", "--max-wait must not be below 0: -5s"),
         ("get BTCUSDT --share -.5%", "--share must not be below 0: -.5%"),
     ],
 )
-def test_an_error_names_what_is_missing(words: str, said: str, capsys: Captured) -> None:
+def test_an_error_says_only_what_is_missing_or_wrong(
+    words: str, said: str, capsys: Captured
+) -> None:
     assert main(words.split()) == 2
     assert capsys.readouterr().err.startswith(f"binance-oi: {said} (see ")
 
