@@ -105,7 +105,7 @@ class RotatingSink:
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         """See `Sink.save`."""
         parts: dict[int, list[Gap]] = {}
-        for gap in gaps:
+        for gap in chain.from_iterable(map(self._extended, gaps)):
             for part in self._split(gap, period):
                 parts.setdefault(self._begin_of(part.first), []).append(part)
         slot = None if sweep is None or sweep.slot is None else self._begin_of(unix_ms(sweep.slot))
@@ -196,6 +196,17 @@ class RotatingSink:
     def _name(self, begin: int) -> Path:
         date = instant(begin).strftime(_FORMATS[self._rotation])
         return self._path.with_name(f"{self._path.stem}.{date}{self._path.suffix}")
+
+    def _extended(self, gap: Gap) -> Iterator[Gap]:
+        """Yield a gap. If it is empty, first yield it extended to the last slot of a later file.
+
+        An empty gap means that someone set the clock back. Its own file extends it only to the last
+        slot that this file knows; see `slots.write_missed`.
+        """
+        last = self.last_slot() if gap.last < gap.first else None
+        if last is not None and self._begin_of(last) > self._begin_of(gap.first):
+            yield gap._replace(last=last)
+        yield gap
 
     def _split(self, gap: Gap, period: int) -> Iterator[Gap]:
         """Split a gap where a file ends; each part belongs to one file."""

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain, count, repeat
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
@@ -24,6 +25,7 @@ from binance_oi.recorder.address import is_database
 from binance_oi.recorder.check import check
 from binance_oi.recorder.postgres_connection import Connection
 from binance_oi.recorder.retention import SWEPT, Pruned
+from binance_oi.recorder.sink import Sink
 from binance_oi.recorder.sqlite_keeper import STEP_S, SqliteKeeper
 from binance_oi.recorder.store import Kept, Store
 from binance_oi.times import instant, unix_ms
@@ -910,6 +912,41 @@ def test_a_rotating_sink_stores_each_slot_in_the_file_of_its_day(tmp_path: Path)
     slots, gaps, _ = tables(tmp_path / "oi.2026-11-24.db")
     assert slots == [START + DAY]
     assert [(gap[1] - START) // HOUR for gap in gaps] == [24, 25]
+
+
+@pytest.mark.parametrize("rotation", ["day", "month"])
+def test_a_clock_set_back_into_an_earlier_file_leaves_no_slot_out(
+    tmp_path: Path, rotation: Literal["day", "month"]
+) -> None:
+    from binance_oi.recorder.rotating import RotatingSink
+
+    begin = START + 7 * DAY  # 2026-11-30
+    now, ahead = begin + 12 * HOUR, begin + DAY + 10 * HOUR
+
+    def record(sink: Sink) -> None:
+        sink.save(sweep_of(ahead), [], HOUR)
+        sink.save(sweep_of(now), [Gap(now, now - HOUR, "clock")], HOUR)
+        sink.save(sweep_of(now + HOUR), [], HOUR)
+
+    def counted(file: Path) -> list[tuple[int, int, str, int]]:
+        with Recording(file) as recording:
+            return [(g.first, g.last, g.reason, slots) for g, _, slots in recording.counted_gaps()]
+
+    with sink_at(str(tmp_path / "one.db")) as sink:
+        record(sink)
+    with closing(RotatingSink(tmp_path / "oi.db", None, rotation)) as sink:
+        sink.claim(time.monotonic)
+        sink.open()
+        record(sink)
+    (first, last, reason, slots), *others = counted(tmp_path / "one.db")
+    assert (first, last, reason, others) == (now + 2 * HOUR, ahead - HOUR, "clock", [])
+    names = [name for name in files(tmp_path) if name != "one.db"]
+    parts = [gap for name in names for gap in counted(tmp_path / name) if gap[3]]
+    midnight = begin + DAY
+    assert parts == [
+        (first, midnight - HOUR, "clock", 10),
+        (midnight, last, "clock", slots - 10),
+    ]
 
 
 def test_the_summary_of_a_month_counts_a_gap_in_each_of_its_days(tmp_path: Path) -> None:
