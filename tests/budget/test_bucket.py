@@ -963,7 +963,7 @@ def test_despite_clock_drift_a_caller_finds_room_when_it_is_expected(name: str) 
     assert isinstance(made.charge(2 + room + 1e-6, 1), Receipt)
 
 
-def test_room_is_expected_when_answers_may_show_that_the_minute_before_counted_them() -> None:
+def test_room_is_expected_soon_if_answers_may_show_that_the_minute_before_counted_them() -> None:
     made = bucket(100, reserve=1)
     late = [take(made, 55) for _ in range(80)]  # booked to two minutes
     # A request sent at 61.6 belongs to the second minute, in which 80 + 50 exceed the limit of 100.

@@ -571,7 +571,7 @@ def test_the_minute_of_a_lost_server_is_used_again_once_all_sent_weight_is_count
     assert 100 < total <= min(LIMIT // 2, 30 + (LIMIT - 330) // 2 + 1)
 
 
-def test_a_member_that_had_used_more_than_an_even_part_still_gets_one_of_the_rest(
+def test_a_member_that_used_more_than_an_even_part_gets_an_even_part_of_the_rest(
     machines: Machines,
 ) -> None:
     one, _ = members_that_used(machines, 600, 100)
@@ -1359,7 +1359,7 @@ def test_without_the_server_a_member_keeps_little_weight_under_way(machines: Mac
     assert isinstance(one.charge(10), Receipt)
 
 
-def test_a_member_that_lost_the_server_in_a_write_keeps_to_both_of_its_lines(
+def test_a_member_that_lost_the_server_in_a_write_obeys_both_of_its_lines(
     machines: Machines,
 ) -> None:
     one, _ = both(machines)

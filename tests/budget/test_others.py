@@ -302,7 +302,7 @@ def test_only_two_equal_gaps_show_that_no_burst_comes_in_this_minute() -> None:
     assert at_any_second([*past, past[1]], 5.0) == (0.0, True)
 
 
-def test_a_burst_that_may_still_go_on_leaves_the_earlier_minutes_their_say() -> None:
+def test_while_a_burst_may_go_on_the_forecast_from_earlier_minutes_stays() -> None:
     past = every(90.0, 600, first=28.0, minutes=5)  # at :28, :58, never, :28 and :58
     assert [replaces(past, into) for into in (14.0, 15.0)] == [False, True]
 
@@ -377,7 +377,7 @@ def both(one: Curve, other: Curve) -> Curve:
     return curve(*((float(n), round(one.at(n) + other.at(n))) for n in range(1, 61)))
 
 
-def test_longer_use_beside_bursts_leaves_the_earlier_minutes_their_say() -> None:
+def test_beside_longer_use_the_forecast_from_earlier_minutes_stays() -> None:
     past = every(90.0, 600, first=8.0, minutes=5)
     assert replaces(past, 10.0)
     assert not replaces([*past[:2], evenly(10, 35), *past[3:]], 10.0)

@@ -131,7 +131,7 @@ def test_a_limit_of_one_admits_a_request_unless_the_reserve_is_the_whole_minute(
         (Limit(1, 10, True), Limit(1, 11, True), True),
     ],
 )
-def test_a_limit_implies_every_other_limit_that_it_keeps_from_being_exceeded(
+def test_a_limit_implies_another_that_nobody_can_exceed_within_the_first(
     one: Limit, other: Limit, is_implied: bool
 ) -> None:
     assert one.implies(other) is is_implied

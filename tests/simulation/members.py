@@ -92,16 +92,6 @@ class Run:
         )
 
 
-@dataclass
-class Member:
-    """One member: its link, its pool, its courier, and its process."""
-
-    link: Link
-    pool: "Stopping"
-    courier: Courier
-    process: "_Member | None" = None
-
-
 class Stopping:
     """The pool of a process that a signal may stop. Until the stop ends, it admits nothing."""
 

@@ -79,7 +79,7 @@ def test_a_refusal_has_a_retry_time_in_whole_seconds_of_at_most_a_day() -> None:
     assert dict(network.headers)["Retry-After"] == "30"
 
 
-def test_every_error_that_ends_by_waiting_has_its_own_kind_of_problem() -> None:
+def test_each_error_after_which_waiting_helps_has_a_problem_of_its_own() -> None:
     kinds = [kind for kind, _ in KINDS]
     assert len(set(kinds)) == len(kinds)
     assert {BannedError, RateLimitedError, BudgetExhaustedError, RecordingError} <= set(kinds)
