@@ -105,8 +105,8 @@ class RotatingSink:
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         """See `Sink.save`."""
         parts: dict[int, list[Gap]] = {}
-        for gap in chain.from_iterable(map(self._extended, gaps)):
-            for part in self._split(gap, period):
+        for gap in gaps:
+            for part in self._parts(gap, period):
                 parts.setdefault(self._begin_of(part.first), []).append(part)
         slot = None if sweep is None or sweep.slot is None else self._begin_of(unix_ms(sweep.slot))
         if slot is not None:
@@ -197,16 +197,20 @@ class RotatingSink:
         date = instant(begin).strftime(_FORMATS[self._rotation])
         return self._path.with_name(f"{self._path.stem}.{date}{self._path.suffix}")
 
-    def _extended(self, gap: Gap) -> Iterator[Gap]:
-        """Yield a gap. If it is empty, first yield it extended to the last slot of a later file.
+    def _parts(self, gap: Gap, period: int) -> Iterator[Gap]:
+        """Split a gap where a file ends; if it is empty, also mark the slots of later files.
 
         An empty gap means that someone set the clock back. Its own file extends it only to the last
-        slot that this file knows; see `slots.write_missed`.
+        slot that this file knows; see `slots.write_missed`. So we extend it to the last slot of the
+        newest file, but we make no file for days without one.
         """
         last = self.last_slot() if gap.last < gap.first else None
         if last is not None and self._begin_of(last) > self._begin_of(gap.first):
-            yield gap._replace(last=last)
-        yield gap
+            known = {*self._begins(), self._begin_of(gap.first)}
+            for part in self._split(gap._replace(last=last), period):
+                if self._begin_of(part.first) in known:
+                    yield part
+        yield from self._split(gap, period)
 
     def _split(self, gap: Gap, period: int) -> Iterator[Gap]:
         """Split a gap where a file ends; each part belongs to one file."""
@@ -255,7 +259,8 @@ class RotatingSink:
         path = self._name(begin)
         try:
             with Recording(path) as recording:
-                rows = [*map(tuple, recording.pruned()), *_summaries(recording)]
+                days = _summaries(recording, (begin, self._after(begin)))
+                rows = [*map(tuple, recording.pruned()), *days]
             self._sink.write(lambda run: [run.execute(_SUMMARY, row) for row in rows])
             for file in (path, *(beside(path, ending) for ending in SIDES)):
                 file.unlink(missing_ok=True)
@@ -263,7 +268,9 @@ class RotatingSink:
             raise StorageError(f"{path} is too old, but cannot be removed yet: {error}") from error
 
 
-def _summaries(recording: Recording) -> Iterator[tuple[int, str, int, int, int]]:
+def _summaries(
+    recording: Recording, span: tuple[int, int]
+) -> Iterator[tuple[int, str, int, int, int]]:
     """Summarise each day of a file as rows of the table `pruned`; see `schema`."""
     found: dict[tuple[int, str], tuple[int, int, int]] = {}
 
@@ -274,16 +281,11 @@ def _summaries(recording: Recording) -> Iterator[tuple[int, str, int, int, int]]
 
     for sweep in recording.sweeps():
         add(sweep.slot, SWEPT, 1, sweep.new)
-    for day in _days_of_gaps(recording):
+    gaps = [gap for gap, _, slots in recording.counted_gaps(span) if slots]
+    days = (range(gap.first // DAY_MS, gap.last // DAY_MS + 1) for gap in gaps)
+    for day in (number * DAY_MS for number in sorted(set(chain.from_iterable(days)))):
         for gap, _, slots in recording.counted_gaps((day, day + DAY_MS)):
             if slots:
                 add(gap.last, gap.reason, slots, 0)
     for (day, reason), counts in sorted(found.items()):
         yield day, reason, *counts
-
-
-def _days_of_gaps(recording: Recording) -> list[int]:
-    """Return the beginnings of the days in which slots have no sweep, Unix ms."""
-    gaps = [gap for gap, _, slots in recording.counted_gaps() if slots]
-    days = (range(gap.first // DAY_MS, gap.last // DAY_MS + 1) for gap in gaps)
-    return [day * DAY_MS for day in sorted(set(chain.from_iterable(days)))]

@@ -800,7 +800,8 @@ def test_a_copy_that_fails_after_its_first_rows_ends_with_exit_code_1(
 
 def test_a_recording_cannot_be_copied_into_itself(place: str) -> None:
     fill(place, range(START, START + HOUR, HOUR))
-    with pytest.raises(RecordingError, match=r"source and target are the same (file|database): "):
+    kind = "database" if is_database(place) else "file"
+    with pytest.raises(RecordingError, match=f"source and target are the same {kind}: "):
         care.copy(place, place)
 
 
@@ -947,6 +948,17 @@ def test_a_clock_set_back_into_an_earlier_file_leaves_no_slot_out(
         (first, midnight - HOUR, "clock", 10),
         (midnight, last, "clock", slots - 10),
     ]
+
+
+def test_a_clock_set_back_makes_no_files_for_days_without_one(tmp_path: Path) -> None:
+    from binance_oi.recorder.rotating import RotatingSink
+
+    with closing(RotatingSink(tmp_path / "oi.db", None, "day")) as sink:
+        sink.claim(time.monotonic)
+        sink.open()
+        sink.save(sweep_of(START + 400 * DAY), [], HOUR)
+        sink.save(sweep_of(START), [Gap(START, START - HOUR, "clock")], HOUR)
+    assert files(tmp_path) == ["oi.2026-11-23.db", "oi.2027-12-28.db"]
 
 
 def test_the_summary_of_a_month_counts_a_gap_in_each_of_its_days(tmp_path: Path) -> None:
