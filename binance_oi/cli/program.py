@@ -4,7 +4,6 @@ The rule of this file: however a command ends, its exit code shows what the call
 After an interruption, no command except `watch` prints a part of its result.
 """
 
-import itertools
 import re
 import shlex
 import signal
@@ -12,6 +11,7 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,9 @@ from binance_oi.errors import BinanceOIError
 if TYPE_CHECKING:
     from cyclopts import MissingArgumentError
 
-_NEGATIVE = re.compile(r"-\.?[0-9]", re.ASCII)
-_WORD = re.compile(r"(?<!\S)([\"']?)(\S+?)([\"']?)(?!\S)")  # a word, without its quotes
+_NEGATIVE = re.compile(r"-[0-9.]+(?:ms|[smhd%])?", re.ASCII)
+# A word, without its quotes and the punctuation after it.
+_WORD = re.compile(r"(?<!\S)([\"']?)(\S+?)([\"']?[:;,.)]*)(?!\S)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,14 +181,13 @@ def _help(arguments: Sequence[str]) -> str:
 
 def _missing(error: "MissingArgumentError", arguments: Sequence[str]) -> str:
     """Return what the command needs, or what the option needs that has no value."""
-    name = error.argument.name if error.argument is not None else ""
-    if name == "--symbol":
-        return f"{arguments[0]} needs a symbol, such as BTCUSDT"
     if error.keyword is None:
-        return f"{arguments[0]} needs {name}"
-    after = itertools.dropwhile(lambda word: word != error.keyword, arguments)
-    if (word := next(itertools.islice(after, 1, None), "")) and _NEGATIVE.match(word):
-        return f"{error.keyword} must not be below 0: {word}"  # it looks like an option
+        name = error.argument.name if error.argument is not None else ""
+        needed = "a symbol, such as BTCUSDT" if name == "--symbol" else name
+        return f"{arguments[0]} needs {needed}"
+    words = [after for word, after in pairwise(arguments) if word == error.keyword]
+    if words and _NEGATIVE.fullmatch(words[-1]):  # it looks like an option
+        return f"{error.keyword} must not be below 0: {words[-1]}"
     return f"{error.keyword} needs a value"
 
 
@@ -199,7 +199,7 @@ def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
 
     if not isinstance(cause, MisfitError):
         return ""
-    return f": {without_secrets(fitting_command(arguments, cause.possible))}"
+    return f": {fitting_command([*map(_without_secret, arguments)], cause.possible)}"
 
 
 def fitting_command(arguments: Sequence[str], possible: int | None) -> str:
@@ -239,12 +239,15 @@ def without_secrets(text: str) -> str:
 
     These are the part before the last ``@``, and the parameters. Quotes around the word stay.
     """
-    return _WORD.sub(_without_secret, text)
+    return _WORD.sub(lambda word: f"{word[1]}{_without_secret(word[2])}{word[3]}", text)
 
 
-def _without_secret(word: re.Match[str]) -> str:
-    opening, text, closing = word.groups()
-    _, at, host = text.rpartition("@")
-    start, mark, _ = (f"***@{host}" if at else text).partition("?")
-    hidden = "***" if "://" in text else ""
-    return f"{opening}{start}{mark}{hidden if mark else ''}{closing}"
+def _without_secret(word: str) -> str:
+    begin, scheme, _ = word.partition("://")
+    _, at, host = word.rpartition("@")
+    if not scheme:
+        return f"***@{host}" if at else word
+    if at and "?" in word and "?" not in host:  # it is unclear where the host begins
+        return f"{begin}://***"
+    shown, mark, _ = (f"***@{host}" if at else word).partition("?")
+    return f"{shown}?***" if mark else shown

@@ -15,7 +15,7 @@ SCHEMES = ("postgresql://", "postgres://")
 # Two characters at least, because C:// is a drive of Windows.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,30}://", re.IGNORECASE | re.ASCII)
 
-_HOST = r"(?:\[[^][@/?#]*\]|[^][:@/?#,]*)(?::\d*)?"  # in brackets if it is an IPv6 address
+_HOST = r"(?:\[[^][@/?#&=]*\]|[^][:@/?#,&=]*)(?::\d*)?"  # in brackets if it is an IPv6 address
 _PLACE = re.compile(rf"(?P<hosts>{_HOST}(?:,{_HOST})*)(?P<path>(?:/[^@?#]*)?)(?:\?[^@]*)?")
 
 
@@ -69,9 +69,12 @@ def shown(url: str) -> str:
 
 
 def is_ambiguous(url: str) -> bool:
-    """Whether an ``@`` is missing its escape, so that it is unclear where the password ends."""
+    """Whether it is unclear where the host begins, because an ``@`` or ``/`` has no escape."""
     head, _, rest = url.partition("://")[2].partition("/")
-    return head.count("@") > 1 or "@" in rest.partition("?")[0]
+    user, at, host = head.rpartition("@")
+    if not at:
+        return "?" not in head and "@" in rest.partition("?")[0]
+    return "@" in user or "&" in host or "=" in host or "@" in rest.partition("?")[0]
 
 
 def title_of(url: str) -> str:

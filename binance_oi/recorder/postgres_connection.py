@@ -103,7 +103,7 @@ class Connection:
     def _connected(self, url: str, name: str) -> Any:
         driver, odd = self._driver, f"{self._name} is not a URL that PostgreSQL understands"
         if is_ambiguous(url):  # an error of the driver could quote a part of the password
-            raise RecordingError(f"{odd}: in a password, write @ as %40 and / as %2F")
+            raise RecordingError(f"{odd}: outside of its parameters, write @ as %40 and / as %2F")
         try:
             given = driver.conninfo.conninfo_to_dict(url)
         except (driver.ProgrammingError, UnicodeError):  # these texts could quote the password too

@@ -134,7 +134,10 @@ def test_the_suggested_command_has_only_one_period(arguments: list[str]) -> None
         ("value 'http://me:secret@proxy' for", "value '***@proxy' for"),
         ("record --to 'postgresql:///m?password=secret' x", "record --to 'postgresql:///m?***' x"),
         ("postgresql://me:sec@host/m?password=secret", "***@host/m?***"),
-        ("Did you mean --keep?", "Did you mean --keep?"),
+        ('"postgresql://host/m?password=secret": x', '"postgresql://host/m?***": x'),
+        ("postgresql://db/m?user=me@srv&password=secret", "postgresql://***"),
+        ("postgresql://me:sec?ret@db/m", "postgresql://***"),
+        ("Did you mean --keep? oi?1.db", "Did you mean --keep? oi?1.db"),
     ],
 )
 def test_hiding_a_password_keeps_the_quotes_of_its_word(text: str, shown: str) -> None:

@@ -11,6 +11,7 @@ from binance_oi.recorder import Recorder, Recording, care
 from binance_oi.recorder.address import (
     check_file,
     check_recording,
+    is_ambiguous,
     is_database,
     same_file,
     shown,
@@ -124,6 +125,7 @@ def test_a_message_shows_only_the_host_and_the_name_of_a_database(
         "postgresql://oi:12/secr?et@db/market",
         "postgresql://oi:p@sss/wor?d@db/market",
         "postgresql://db/market?user=oi@home",
+        "postgresql://db?user=oi@home&password=secret",
         "postgresql://oi:sec#ret/x@db/market",
         "postgresql://db/sec@ret",
         "postgresql://db/market#secret",
@@ -131,6 +133,22 @@ def test_a_message_shows_only_the_host_and_the_name_of_a_database(
 )
 def test_a_message_shows_no_part_of_a_password_that_is_not_escaped(url: str) -> None:
     assert shown(url) == title_of(url) == "the database"
+
+
+@pytest.mark.parametrize(
+    "url, expected",
+    [
+        ("postgresql://oi:secret@db/market?user=oi@home", False),
+        ("postgresql://?host=/run/postgresql&user=oi@home", False),
+        ("postgresql:///market?user=oi@home", False),
+        ("postgresql://oi:sec@ret@db/market", True),
+        ("postgresql://oi:sec/ret@db/market", True),
+        ("postgresql://oi:12,sec/ret@db/market", True),
+        ("postgresql://db?user=oi@home&password=secret", True),
+    ],
+)
+def test_a_url_is_ambiguous_if_an_escape_is_missing(url: str, expected: bool) -> None:
+    assert is_ambiguous(url) is expected
 
 
 def test_two_names_of_one_file_are_recognised_as_the_same(tmp_path: Path) -> None:
