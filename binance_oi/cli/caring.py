@@ -46,7 +46,7 @@ def prune(place: str | Path, keep_days: int) -> int:
 
 
 def compact(place: str | Path) -> int:
-    """Return free space to the system, and print the size before and after, if they differ."""
+    """Return free space to the system, and print both sizes, or that nothing was free."""
     with as_usage_errors():
         before, after = care.compact(place)
     now = "nothing to return" if after == before else f"now {after:,}"

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.live import Live
 from rich.text import Text
 
@@ -126,16 +126,21 @@ def status_line(status: Status) -> str:
 def live_line(status: Status, used: str, width: int) -> str:
     """Return the status as a line of a terminal: troubles first, and without what does not fit.
 
-    The schedule goes first, then the used weight.
+    The line omits the schedule, and then the used weight. A trouble takes a third of it at most.
 
     Args:
         status: The status of a recorder.
         used: The used weight as text.
         width: The width of the terminal. If the rest is still too long, rich cuts its end.
     """
-    done = ", ".join((*_troubles(status), *_counts(status)))
+    troubles = (_cut(trouble, width // 3) for trouble in reversed(_troubles(status)))
+    done = ", ".join((*troubles, *_counts(status)))
     lines = (f"{done}{_schedule(status)}; {used}", f"{done}; {used}", done)
     return next((line for line in lines if cell_len(line) <= width), done)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
 def _counts(status: Status) -> list[str]:

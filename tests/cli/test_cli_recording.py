@@ -624,8 +624,11 @@ def test_the_line_of_a_terminal_leaves_out_the_schedule_and_then_the_used_weight
     assert all(len(live_line(status, used, width)) <= width for width in range(len(counts), 120))
     troubled = Status(missed=2, trouble="outage: no route", storage_error="disk full")
     assert live_line(troubled, used, 80).startswith(
-        "NO SWEEP: outage: no route, CANNOT WRITE: disk full, sweeps 0, rows 0"
+        "CANNOT WRITE: disk full, NO SWEEP: outage: no route, sweeps 0, rows 0"
     )
+    troubled = Status(missed=2, trouble=f"outage: {'no route ' * 20}", storage_error="x" * 200)
+    line = live_line(troubled, used, 60)
+    assert line.startswith("CANNOT WRITE: xxxxx…, NO SWEEP: outage: n…, sweeps 0, ")
 
 
 @pytest.mark.parametrize("columns", [30, 50, 70])
@@ -633,7 +636,7 @@ def test_a_recorder_draws_its_status_on_one_line_of_the_terminal(
     columns: int, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "oi.db")
-    words = ("record", "BTCUSDT", "--to", path, "--every", "1s", "--simulated")
+    words = ("record", "BTCUSDT", "--to", path, "--every", "1s", "--for", "60s", "--simulated")
     _, seen = seen_on_a_terminal(
         *words, columns=columns, until=lambda shown: re.search("sweeps [1-9]", shown) is not None
     )
