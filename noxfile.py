@@ -5,6 +5,7 @@ from package registries.
 """
 
 import os
+import random
 import re
 import shutil
 import tempfile
@@ -172,12 +173,13 @@ def wallclock(session: nox.Session) -> None:
 
 @nox.session
 def stalls(session: nox.Session) -> None:
-    """The suite, with its main threads stalled at random moments; other seeds may follow `--`.
+    """The suite, with its main threads stalled at random moments; seeds may follow `--`.
 
     A test that fails here fails, rarely, on a busy machine.
     """
     install(session, "test", "-e", ".[cli,parquet,plot]")
-    for seed in session.posargs or ("1",):
+    for seed in session.posargs or (str(random.randrange(1_000_000)),):
+        session.log(f"seed {seed}")
         session.run(
             *("python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"),
             env={"BINANCE_OI_STALLS": seed},
