@@ -23,6 +23,7 @@ from binance_oi.cli import main
 from binance_oi.cli.comparing import FULL_HISTORY_SYMBOLS, history_span, ranked
 from binance_oi.cli.options import Ranking
 from binance_oi.cli.render import align
+from binance_oi.market.history import SETTLED_MS
 from binance_oi.recorder import Recording
 from binance_oi.recorder.history_cache import APPEARS_MS, STEP
 from binance_oi.simulator import LocalExchange
@@ -46,8 +47,8 @@ def printed(capsys: Captured) -> list[dict[str, Any]]:
 
 def instants_since(began: float) -> int:
     """The number of rows of a symbol that may have appeared since `began`."""
-    step, late = STEP / 1000, APPEARS_MS / 1000
-    return int((time.time() - late) // step) - int((began - late) // step)
+    first, last = began * 1000 - SETTLED_MS, time.time() * 1000 - APPEARS_MS
+    return int(last // STEP) - int(first // STEP)
 
 
 def truth(exchange: LocalExchange, symbol: str, end: int, window: str) -> Change:

@@ -18,6 +18,7 @@ from random import Random
 import pytest
 
 from binance_oi import HistoryRow, OpenInterestClient
+from binance_oi.market.history import SETTLED_MS
 from binance_oi.recorder import history_cache
 from binance_oi.recorder.history_cache import (
     APPEARS_MS,
@@ -275,8 +276,8 @@ async def recent(
 
 def instants_between(began: float, ended: float) -> int:
     """The number of rows of a symbol that may have appeared between two times."""
-    step, late = STEP / 1000, APPEARS_MS / 1000
-    return int((ended - late) // step) - int((began - late) // step)
+    first, last = began * 1000 - SETTLED_MS, ended * 1000 - APPEARS_MS
+    return int(last // STEP) - int(first // STEP)
 
 
 async def test_only_newer_rows_are_requested(tmp_path: Path) -> None:
