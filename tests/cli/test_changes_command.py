@@ -23,7 +23,9 @@ from binance_oi.cli import main
 from binance_oi.cli.comparing import FULL_HISTORY_SYMBOLS, history_span, ranked
 from binance_oi.cli.options import Ranking
 from binance_oi.cli.render import align
+from binance_oi.market.changes import USUAL_MS
 from binance_oi.market.history import SETTLED_MS
+from binance_oi.market.windows import length_ms
 from binance_oi.recorder import Recording
 from binance_oi.recorder.history_cache import APPEARS_MS, STEP
 from binance_oi.simulator import LocalExchange
@@ -31,7 +33,7 @@ from support.recorded import write_recording
 from support.terminals import left_on_screen, seen_on_a_terminal
 
 Captured = pytest.CaptureFixture[str]
-SYMBOLS = ("BTCUSDT", "JDUSDT")
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
 HANGS = 600.0  # s, longer than a command takes
 
 
@@ -51,9 +53,13 @@ def instants_since(began: float) -> int:
     return int(last // STEP) - int(first // STEP)
 
 
-def truth(exchange: LocalExchange, symbol: str, end: int, window: str) -> Change:
-    """The last change up to `end`, computed from the exchange's own rows of 8 days + 1 h."""
-    rows = exchange.history(symbol, "5m", end - 193 * 3_600_000, end)
+def truth(exchange: LocalExchange, symbol: str, end: int, window: str, began: float) -> Change:
+    """The last change up to `end`, from the rows of the exchange that the command requests.
+
+    If the newest row is old, these rows lack some of the changes to compare with.
+    """
+    first = round(began * 1000) - USUAL_MS - length_ms("window", window) - 2 * STEP
+    rows = exchange.history(symbol, "5m", first, end)
     values = [
         HistoryRow(symbol, row.time, Decimal(row.open_interest), Decimal(row.value)) for row in rows
     ]
@@ -69,11 +75,12 @@ def test_printed_changes_equal_those_computed_from_the_exchanges_history(
     window: str, exchange: LocalExchange, capsys: Captured
 ) -> None:
     command = ["changes", *SYMBOLS, "--window", window, "--base-url", exchange.url]
+    began = time.time()
     assert main(command) == 0
     rows = printed(capsys)
     assert {row["symbol"] for row in rows} == set(SYMBOLS)
     for row in rows:
-        wanted = truth(exchange, row["symbol"], ms_of(row["time"]), window)
+        wanted = truth(exchange, row["symbol"], ms_of(row["time"]), window, began)
         assert Decimal(row["absolute"]) == wanted.absolute
         assert Decimal(row["usd"]) == wanted.usd
         assert (row["percent"], row["window"]) == (wanted.percent, window)
@@ -104,7 +111,7 @@ def test_a_second_command_requests_only_newer_history(
 
 def watched(url: str) -> dict[str, Any]:
     """The first line of `watch` that has a change over the window."""
-    command = [sys.executable, "-m", "binance_oi", "watch", "JDUSDT", "--every", "0.2s"]
+    command = [sys.executable, "-m", "binance_oi", "watch", "ETHUSDT", "--every", "0.2s"]
     with subprocess.Popen(
         [*command, "--base-url", url], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -131,7 +138,7 @@ def test_watch_shows_changes_over_the_window_and_reuses_cached_history(
         assert line["z_score"] is not None
         now = Decimal(line["open_interest"])
         start = (ms_of(line["time"]) - 3_600_000) // STEP * STEP
-        (row,) = exchange.history("JDUSDT", "5m", start, start)
+        (row,) = exchange.history("ETHUSDT", "5m", start, start)
         before = Decimal(row.open_interest)
         assert line["percent"] == pytest.approx(float((now - before) / before * 100), rel=1e-9)
 
@@ -179,7 +186,7 @@ def test_changes_of_a_recording_end_at_its_last_sample(tmp_path: Path, capsys: C
 def test_an_interrupted_command_prints_nothing_and_keeps_what_it_has_read(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    symbols = ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "JDUSDT"]
+    symbols = ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "DOGEUSDT"]
     with LocalExchange().in_thread() as exchange:
         exchange.delay(HANGS, 1000, symbol=symbols[-1])  # so that the command does not end
         url = ["--base-url", exchange.url]
@@ -216,9 +223,9 @@ def test_a_symbol_that_fails_is_named_and_the_others_are_shown(
     exchange: LocalExchange, capsys: Captured
 ) -> None:
     url = ["--base-url", exchange.url]
-    assert main(["changes", "NOUSDT", "JDUSDT", *url]) == 6
+    assert main(["changes", "NOUSDT", "ETHUSDT", *url]) == 6
     out, err = capsys.readouterr()
-    assert [json.loads(line)["symbol"] for line in out.splitlines()] == ["JDUSDT"]
+    assert [json.loads(line)["symbol"] for line in out.splitlines()] == ["ETHUSDT"]
     assert "NOUSDT: the exchange does not list it" in err
     assert main(["changes", "NOUSDT", *url]) == 4
 
@@ -280,7 +287,7 @@ def test_on_a_terminal_changes_are_a_table_with_signed_numbers(exchange: LocalEx
     assert code == 0
     lines = left_on_screen(seen)
     assert any(line.split()[:3] == ["symbol", "change", "percent"] for line in lines)
-    rows = [line.split() for line in lines if line.split()[:1] in (["BTCUSDT"], ["JDUSDT"])]
+    rows = [line.split() for line in lines if line.split()[:1] in (["BTCUSDT"], ["ETHUSDT"])]
     assert len(rows) == 2
     assert all(row[1][0] in "+-" and row[2][0] in "+-" for row in rows)
     assert max(map(len, lines)) <= 80
