@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -271,7 +270,7 @@ class RotatingSink:
 def _summaries(
     recording: Recording, span: tuple[int, int]
 ) -> Iterator[tuple[int, str, int, int, int]]:
-    """Summarise each day of a file as rows of the table `pruned`; see `schema`."""
+    """Summarise each day of a file, which covers `span`, as rows of `pruned`; see `schema`."""
     found: dict[tuple[int, str], tuple[int, int, int]] = {}
 
     def add(last: int, reason: str, slots: int, rows: int) -> None:
@@ -281,9 +280,7 @@ def _summaries(
 
     for sweep in recording.sweeps():
         add(sweep.slot, SWEPT, 1, sweep.new)
-    gaps = [gap for gap, _, slots in recording.counted_gaps(span) if slots]
-    days = (range(gap.first // DAY_MS, gap.last // DAY_MS + 1) for gap in gaps)
-    for day in (number * DAY_MS for number in sorted(set(chain.from_iterable(days)))):
+    for day in range(*span, DAY_MS):
         for gap, _, slots in recording.counted_gaps((day, day + DAY_MS)):
             if slots:
                 add(gap.last, gap.reason, slots, 0)
