@@ -232,7 +232,7 @@ def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
     """Send evenly while we know too little about this address: after a start, or after a ban."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if known.cautious_until == math.inf and not minute.under_way:
-        return None  # the first request: the 60 s of even sending begin with it
+        return None  # the first request: even sending begins with it
     most, rate = known.even_allowance(ask.now, k, ask.budget)
     if most >= ask.budget:
         return None

@@ -18,6 +18,7 @@ from binance_oi.budget.tuning import (
     FLIGHT,
     IDLE,
     LAG,
+    LOOK,
     PATIENCE,
     PROBE_PATIENCE,
     TRAVEL,
@@ -112,7 +113,7 @@ class Bucket:
             and minute.reported
             and minute.used + weight <= budget
             and (ours := minute.booked + weight) <= self._share
-            and (now >= known.cautious_until or known.stays_even(now, last, ours, budget))
+            and (now >= known.cautious_until + LOOK or known.stays_even(now, last, ours, budget))
         ):
             minute.book(weight, bulk, self._interactive)
             return Receipt(weight, now, first, last, minute.reported, False, bulk)

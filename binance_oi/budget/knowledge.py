@@ -21,6 +21,7 @@ from binance_oi.budget.tuning import (
     EARLY,
     FAIR,
     FLIGHT,
+    LOOK,
     MEMORY,
     NEGLIGIBLE_SHARE,
     NEGLIGIBLE_WEIGHT,
@@ -69,7 +70,7 @@ class Known:
     cautious_until: float = math.inf
     """Monotonic s until which we send at an even pace (`even_allowance`). After a start, a ban, or
     `IDLE` minutes without an answer it is infinite. The first answer sets it to 60 s after its
-    request was sent."""
+    request was sent. While we see no others after a start, we go on for `LOOK` s more."""
     after_ban: bool = False
     """Whether we send evenly because of a ban."""
     announced: int = 0
@@ -137,17 +138,20 @@ class Known:
         """Return our weight in minute `k` that even sending allows by now, and how fast it grows.
 
         After a start we may send a part at once, and the rest evenly until the minute ends, or
-        until `cautious_until` if that is earlier. After a ban we may send nothing at once, and the
-        pace uses up one budget in 60 s.
+        until even sending ends if that is earlier: at `cautious_until`, or `LOOK` s later while
+        counts show no others. After a ban we may send nothing at once, and the pace uses up one
+        budget in 60 s.
 
         Returns:
             Weight, and weight/s.
         """
-        if now >= self.cautious_until:
+        goes_on = not self.after_ban and not self.is_blind and k > self.others.expected_until
+        until = self.cautious_until + (LOOK if goes_on else 0.0)
+        if now >= until:
             return math.inf, 0.0
         begin = MINUTE * k - self.clock.middle
         since = max(min(now, self.cautious_until - MINUTE), begin)
-        end = min(begin + MINUTE, max(self.cautious_until, now))
+        end = min(begin + MINUTE, max(until, now))
         first = 0 if self.after_ban else min(budget, int(AT_ONCE * self.limit))
         span = MINUTE if self.after_ban else max(end - since, POLL)
         rate = (budget - first) / span

@@ -54,7 +54,7 @@ from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
 REQUESTS = 4000  # requests of one measurement
-FIRST_MINUTE = 61.0  # s in which a client sends evenly; see `begin_evenly` in budget/admission.py
+FIRST_MINUTE = 61.0  # s; after twice that, a client no longer sends evenly (`LOOK` in tuning.py)
 LATEST = 42.0  # s: the latest moment of a minute at which a measurement begins
 WARM_UP = 1000  # requests before a measurement; they read each symbol at least once
 LARGE = 2**24  # bytes of the block that `_contenders` frees

@@ -114,11 +114,11 @@ class _Machines:
 
 
 def _plain_charge() -> float:
-    """The CPU time of one charge of a `ProcessBudget` after its first minute, s."""
+    """The CPU time of one charge of a `ProcessBudget` after its first two minutes, s."""
     now = BEGINNING
     budget = ProcessBudget(limit=HUGE, clock=lambda: now, wall=lambda: now)
     pool = budget.pool("exchange")
-    for now in (BEGINNING + 1.0, BEGINNING + 65.0, BEGINNING + 70.0):
+    for now in (BEGINNING + 1.0, BEGINNING + 125.0, BEGINNING + 130.0):
         pool.settle(cast(Receipt, pool.charge(1)), 1, float(int(now)))
     began = time.thread_time()
     charged = [pool.charge(1, MAX_LEASE_WEIGHT) for _ in range(MAX_LEASE_WEIGHT)]

@@ -346,8 +346,8 @@ def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly
     assert sent_at_once(made, 31.0) == 588  # half of the rest, after half of the time
     assert sent_at_once(made, 59.999) == 587  # all of the rest except a weight of 1
     made.known.ledger.minutes.clear()
-    fill(made, 62.5, 1, used=1)
-    assert sent_at_once(made, 62.6) == 2375
+    fill(made, 122.5, 1, used=1)
+    assert sent_at_once(made, 122.6) == 2375
 
 
 def test_a_starting_client_may_read_the_market_but_uses_at_most_half_of_the_limit() -> None:
@@ -356,14 +356,39 @@ def test_a_starting_client_may_read_the_market_but_uses_at_most_half_of_the_limi
     assert 840 <= 1 + sent_at_once(made, 0.6) <= 2400 / 2  # a market has about 840 symbols
 
 
-def test_a_client_sends_evenly_until_it_has_seen_60_s() -> None:
+def test_a_client_that_sees_no_others_sends_evenly_for_two_minutes() -> None:
     made = bucket(2400, reserve=24, known=False)
     fill(made, 45.0, 1, used=1)
-    fill(made, 61.0, 1, used=1)
-    sent = [1 + sent_at_once(made, 61.0), sent_at_once(made, 82.5), sent_at_once(made, 105.5)]
-    assert sent[0] == pytest.approx(1200 + 1176 / 45, abs=2)
-    assert sum(sent[:2]) == pytest.approx(1788, abs=2)
-    assert 2376 <= sum(sent) <= 2377  # the last request may be a probe, which uses the reserve
+    for minute, end in ((60.0, 120.0), (120.0, 165.0)):
+        made.known.probe_ends_at = UNKNOWN
+        made.known.ledger.minutes.clear()
+        fill(made, minute + 1.0, 1, used=1)
+        sent = [1 + sent_at_once(made, at) for at in (minute + 1.0, (minute + end) / 2, end - 0.01)]
+        assert sent[0] == pytest.approx(1200 + 1176 / (end - minute), abs=2)
+        assert sum(sent[:2]) == pytest.approx(1788, abs=2)
+        assert sum(sent) == pytest.approx(2376, abs=3)  # the last one may be a probe
+    made.known.probe_ends_at = UNKNOWN
+    made.known.ledger.minutes.clear()
+    fill(made, 166.0, 1, used=1)
+    assert 1 + sent_at_once(made, 166.0) == 2376
+
+
+@pytest.mark.parametrize("why", ["others", "a ban", "no headers"])
+def test_a_client_sends_evenly_for_one_minute_if_another_one_would_show_nothing(why: str) -> None:
+    made = bucket(2400, reserve=24, known=False)
+    fill(made, 45.0, 1, used=1)
+    known, k = made.known, int(NOON // 60) + 1
+    assert known.even_allowance(104.9, k, 2376)[0] == pytest.approx(1200 + 1176 * 44.9 / 60)
+    assert known.even_allowance(105.1, k, 2376)[0] == pytest.approx(1200 + 1176 * 45.1 / 60)
+    if why == "others":
+        known.others.expected_until = k
+    elif why == "a ban":
+        known.after_ban = True
+    else:
+        known.silent = BLIND_AFTER
+    first, rate = (0, 2376 / 60) if why == "a ban" else (1200, 1176 / 45)
+    assert known.even_allowance(104.9, k, 2376)[0] == pytest.approx(first + rate * 44.9)
+    assert known.even_allowance(105.1, k, 2376)[0] == math.inf
 
 
 def test_after_more_than_ten_minutes_without_an_answer_a_client_sends_as_after_a_start() -> None:

@@ -172,7 +172,7 @@ async def test_the_detail_of_a_gap_after_a_ban_says_that_requests_are_sent_evenl
     gap = (await first(2, reader))[1]
     assert isinstance(gap, Gap)
     assert gap.reason == "overrun"
-    assert gap.detail.endswith("; after a start or a ban, requests are sent evenly for a minute")
+    assert gap.detail.endswith("; shortly after a start or a ban, requests are sent evenly")
 
 
 async def test_a_sweep_without_any_value_is_a_gap() -> None:

@@ -186,7 +186,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """Exempt the client of a script from sending evenly in its first minute."""
+    """Exempt the client of a script from sending evenly after its start."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -305,6 +305,7 @@ def a_share_and_a_reserve_of_weight(note: Note) -> None:
 
 
 @script
+@of_a_known_address
 def lost_requests_stay_charged(note: Note) -> None:
     """UNDECIDED: how many entries of undecided weight a minute keeps."""
     desk = Desk(note, at=2.0, limit=100, latency=0.1)

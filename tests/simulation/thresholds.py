@@ -9,7 +9,7 @@ from binance_oi.budget.usage import Receipt
 from binance_oi.exchange.limits import Limit
 from binance_oi.sending.governor import Governor
 
-from .scripts import NOON, Desk, Note, Scripts, adding_to, bursts, every
+from .scripts import NOON, Desk, Note, Scripts, adding_to, bursts, every, of_a_known_address
 
 SCRIPTS: Scripts = {}
 script = adding_to(SCRIPTS)
@@ -201,6 +201,7 @@ def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
 
 
 @script
+@of_a_known_address
 def a_minute_begins_after_one_that_was_full(note: Note) -> None:
     """UNSEEN_AT_ONCE: how much weight may be under way before the first count of the minute."""
     desk = _acquainted(note, 5.3, limit=2_400)
