@@ -588,11 +588,15 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 480, 0, 500),  # up to half of the limit
         (EARLY_ON, 600, 0, 500),
         (EARLY_ON, 300, 0, 40),  # 400 + 300 is less than three quarters of the limit
-        ([501] * 12, 100, 0, 150),  # others use more than half of the limit in 15 s
+        ([481] * 12, 100, 0, 150),  # others use over 48 % of the limit in 15 s
+        ([480] * 12, 100, 0, 40),
+        ([200, 300, *[376] * 10], 100, 0, 150),  # they sent slowly, as we do beside copies
+        ([200, 300, *[375] * 10], 100, 0, 40),
+        ([200, 314, *[376] * 10], 100, 0, 40),  # less than half of `PACE` in the third slot
         (ALL_ALONG, 540, 0, 40),  # 100 in the first 15 s + 540: less than three quarters
-        ([0] * 9 + [167, 334, 501], 100, 0, 150),  # more than half in the last 15 s
-        ([0] * 9 + [167, 334, 500], 100, 0, 40),
-        ([0] * 8 + [1, 167, 334, 501], 100, 0, 40),  # more than half, but in 20 s
+        ([0] * 9 + [161, 321, 481], 100, 0, 150),  # over 48 % in the last 15 s
+        ([0] * 9 + [160, 320, 480], 100, 0, 40),
+        ([0] * 8 + [1, 161, 321, 481], 100, 0, 40),  # over 48 %, but in 20 s
         (EARLY_ON, 400, 1_001, 40),  # a count exceeded the limit, so the others are no copies
     ],
 )

@@ -256,8 +256,14 @@ def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> D
 @script
 def copies_of_us_share_the_address(note: Note) -> None:
     """GROWS, FAIR, PACE: how large our part is, and when we may use it."""
-    for theirs, ours in ((17_000, 5_400), (12_080, 5_400), (11_920, 5_400)):
-        desk = _among_copies(note, theirs, ours, until=14.0)
+    for theirs, until in (
+        (17_000, 14.0),
+        (12_080, 14.0),
+        (11_920, 14.0),
+        (11_600, 9.0),
+        (11_440, 9.0),
+    ):
+        desk = _among_copies(note, theirs, 5_400, until)
         for second in (124.0, 131.0):
             desk.to(second)
             desk.send()
@@ -268,8 +274,8 @@ def copies_of_us_share_the_address(note: Note) -> None:
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
     """EARLY, USED_UP: others may be copies if their early use and our use fill a minute."""
-    for ours in range(8_200, 8_720, 40):
-        desk = _among_copies(note, 15_000, ours, until=20.87)
+    for ours in range(9_160, 9_680, 40):
+        desk = _among_copies(note, 13_500, ours, until=20.87)
         for second in (122.0, 131.0):
             desk.to(second)
             desk.send()
