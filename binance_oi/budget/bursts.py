@@ -8,9 +8,9 @@ more than they lately used in about 60 s. If they also use much for longer than 
 keep room for at least the most that they used in any span that is as long as the rest of this
 minute.
 
-Example: others came in bursts of 150, four a minute in the mean, and 15 s of this minute are left.
-One burst is likely in that time, and more than four come with a probability of 0.4 %. So we keep
-room for four.
+Example: 20 bursts of 150 came in 300 s, and 15 s of this minute are left. One burst is likely in
+that time. More than four come with a probability of 0.5 %, and more than five with 0.1 %. So we
+keep room for five.
 """
 
 import math
@@ -88,9 +88,8 @@ def _room_for_short(
     size, left, now = sizes[len(sizes) // 2], WEIGHT.seconds - into, row.begin + into / SLOT
     gap, is_sure = _gap([begin for begin, _ in seen], holes)
     fitting = _fitting(gap, seen[-1][0], now, row.begin + SLOTS) if gap else math.inf
-    # Early in our first minute, the rate may be far too high, so it has a bound.
-    rate = sum(size for _, size in bursts) / size / max(now * SLOT, 1.0)
-    weight = min(_poisson_quantile(min(rate * left, limit / size)), fitting) * size
+    number, span = sum(size for _, size in bursts) / size, max(now * SLOT, 1.0)
+    weight = min(_likely(number, span, left, limit / size), fitting) * size
     is_over = fitting == 0 and is_sure and seen[-1][0] + BURST_SLOTS <= now
     if len(row.uses) - row.since < 3 * SLOTS:
         return Room(weight, is_over)
@@ -203,15 +202,24 @@ def _fitting(gap: int, last: int, now: float, end: int) -> int:
     return max(0, math.ceil((end - max(due, now)) / gap))
 
 
-def _poisson_quantile(mean: float) -> int:
+def _likely(seen: float, span: float, left: float, most: float) -> int:
     """The number of bursts to keep room for: more come with probability `BURST_RISK` at most.
 
-    Bursts come at random, and `mean` of them are likely.
+    Bursts come at random, and we have seen only a few, so their rate is uncertain. Then the number
+    of further bursts has a negative binomial distribution. A Poisson distribution would assume that
+    we know the rate.
+
+    Args:
+        seen: How many bursts came: their weight, in median bursts.
+        span: In how many seconds they came.
+        left: The seconds in which further bursts may come.
+        most: With room for so many, we keep the whole limit free.
     """
-    number, chance = 0, math.exp(-mean)
+    passed = span / (span + left)
+    number, chance = 0, passed**seen
     below = chance
-    while below < 1.0 - BURST_RISK:
+    while below < 1.0 - BURST_RISK and number < most:
+        chance *= (seen + number) / (number + 1) * (1.0 - passed)
         number += 1
-        chance *= mean / number
         below += chance
     return number

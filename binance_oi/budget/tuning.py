@@ -75,9 +75,9 @@ SLOT = 5.0  # s: the step of a curve of their use
 CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
 UNSEEN = 0.25  # part of the time after a first count; until then, use before it may be late
-# Others with bursts at random lose 2.5 % of their weight to refusals. They would lose 4.0 % with a
-# `BURST` of 0.1, and 6.6 % with a `BURST_RISK` of 0.05. Beside bursts every 45 s, 97.4 % of the
-# limit is used. It would be 93.9 % with `BURST_SLOTS` of 12.
+# Others with bursts at random lose 1.9 % of their weight to refusals. They would lose 2.6 % with a
+# `BURST` of 0.1, and 4.8 % with a `BURST_RISK` of 0.05. Beside bursts every 45 s, 95.4 % of the
+# limit is used. It would be 93.3 % with `BURST_SLOTS` of 12.
 BURST = 0.04  # share; a burst is so much more use within `BURST_SLOTS` than their usual rate
 BURST_SLOTS = 4  # slots, 20 s: use that goes on for longer is no burst
-BURST_RISK = 0.005  # chance that bursts without a rhythm need more than the room we keep for them
+BURST_RISK = 0.003  # chance that bursts without a rhythm need more than the room we keep for them

@@ -425,10 +425,10 @@ def test_a_later_count_moves_a_count_from_near_the_rollover_into_the_new_minute(
 def test_we_assume_that_others_used_as_much_unseen_weight_as_we_have_under_way() -> None:
     alone, busy = bucket(2400), bucket(2400)
     for made, size in ((alone, 0), (busy, 200)):
-        fill(made, 10, 1, used=101)
+        fill(made, 40, 1, used=101)
         if size:
-            take(made, 10.5, size)
-    assert sent_at_once(busy, 10.6) + 200 <= sent_at_once(alone, 10.6)
+            take(made, 40.5, size)
+    assert 0 < sent_at_once(busy, 40.6) + 200 <= sent_at_once(alone, 40.6)
 
 
 # -- others ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from binance_oi.budget.bursts import Room, room_for_bursts
+from binance_oi.budget.bursts import Room, _likely, room_for_bursts
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import (
     MINUTE,
@@ -271,14 +271,28 @@ def bursts_at(*seconds: float, size: int = 150) -> list[Curve]:
 
 def test_bursts_without_a_rhythm_get_room_that_chance_rarely_exceeds() -> None:
     past = erratic()[1:]
-    rate = sum(each.top for each in past) / 150 / len(past) / MINUTE  # bursts/s
+    seen, span = sum(each.top for each in past) // 150, len(past) * MINUTE
     for into in (0.0, 10.0, 30.0, 44.0, 54.0, 59.0):
         kept = room(past, NOTHING, into)
-        mean = rate * (MINUTE - into) * len(past) * MINUTE / (len(past) * MINUTE + into)
-        chances = [math.exp(-mean) * mean**n / math.factorial(n) for n in range(30)]
+        chances = [chance_of(n, seen, span + into, MINUTE - into) for n in range(60)]
+        assert sum(chances) == pytest.approx(1.0)
         bursts = round(kept / 150)
         assert kept == 150 * bursts
         assert sum(chances[bursts + 1 :]) <= BURST_RISK < sum(chances[bursts:])
+
+
+def chance_of(number: int, seen: int, span: float, left: float) -> float:
+    """The chance that `number` bursts come in `left` seconds before `seen` more in `span` seconds.
+
+    Each burst comes in one of the two times, and which one depends on their lengths alone.
+    """
+    part = left / (span + left)
+    return math.comb(number + seen - 1, number) * part**number * (1.0 - part) ** seen
+
+
+@pytest.mark.parametrize("seen", [1.0, 400.0])
+def test_however_often_bursts_come_room_for_no_more_than_the_limit_is_kept(seen: float) -> None:
+    assert _likely(seen, 1.0, 59.0, 16.0) == 16
 
 
 def test_others_are_erratic_if_their_use_of_a_minute_varies_by_several_bursts() -> None:
@@ -545,9 +559,9 @@ def forecast(past: list[Curve], current: Curve, into: float) -> float:
 
 
 def test_a_forecast_leaves_room_for_a_second_burst_at_any_second() -> None:
-    past, current = [burst(at=8.0, size=300)], curve((49.0, 0))
-    assert expected_rest(past, current, 50.0, 0) < 300
-    assert forecast(past, current, 50.0) == 300
+    past, current = [burst(at=8.0, size=300)], curve((55.0, 0))
+    assert expected_rest(past, current, 56.0, 0) < 300
+    assert forecast(past, current, 56.0) == 300
 
 
 def test_a_forecast_expects_no_burst_before_it_is_due() -> None:

@@ -36,8 +36,8 @@ SWITCHES = (
     Switch(
         "no burst before it is due",
         BURSTS,
-        "min(_poisson_quantile(min(rate * left, limit / size)), fitting) * size",
-        "_poisson_quantile(min(rate * left, limit / size)) * size",
+        "min(_likely(number, span, left, limit / size), fitting) * size",
+        "_likely(number, span, left, limit / size) * size",
     ),
     Switch("one gap, if it is long", BURSTS, " and sum(known) <= 2 * LATE / SLOT:", ":"),
     Switch("no gap over a hole", BURSTS, "any(a < hole <= b for hole in holes)", "False"),
