@@ -221,22 +221,21 @@ class Known:
         Copies are other clients that run this library; 0 means that the others do not look like
         copies. Others may be copies in three cases. First, they used over `FAIR` of the limit, less
         `SLACK`, within `EARLY` seconds of the minute. Second, their use in its first `EARLY`
-        seconds and all our use of the minute add up to `USED_UP` of the limit. Third, they sent as
-        slowly as copies do beside copies (`spread_beside_copies`): over half of `USED_UP` in its
-        first `EARLY` seconds, and some in each slot of these. In no case are they copies if a count
-        of minute `k`, or of the `MEMORY` minutes before it, exceeds the limit: copies never exceed
-        it.
+        seconds and all our use of the minute add up to `USED_UP` of the limit. Third, they sent
+        steadily, as copies do beside copies (`spread_beside_copies`): over half of `USED_UP` in its
+        first `EARLY` seconds, and over half of `PACE` in each slot of these. In no case are they
+        copies if a count of minute `k`, or of the `MEMORY` minutes before it, exceeds the limit:
+        copies never exceed it.
         """
-        curve = self.others.curve(k, self.limit)
+        limit, curve = self.limit, self.others.curve(k, self.limit)
         early = curve.at(EARLY, 0.0)
         busiest = max(early, curve.busiest(EARLY))
-        is_used_up = early + self.ledger.minute(k).booked >= USED_UP * self.limit
-        is_slow = curve.least(EARLY) > PACE * SLOT / 2 * self.limit
-        is_paced = is_slow and early > USED_UP / 2 * self.limit
-        if not (is_used_up or is_paced or busiest > (FAIR - SLACK) * self.limit):
+        is_used_up = early + self.ledger.minute(k).booked >= USED_UP * limit
+        is_paced = early > USED_UP / 2 * limit and curve.least(EARLY) > PACE * SLOT / 2 * limit
+        if not (is_used_up or is_paced or busiest > (FAIR - SLACK) * limit):
             return 0.0
         most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
-        return busiest if most <= self.limit else 0.0
+        return busiest if most <= limit else 0.0
 
     def is_in_a_crowd(self, k: int) -> bool:
         """Whether possible copies used minute `k` so fast that they are more than one."""

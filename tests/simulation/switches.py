@@ -163,7 +163,7 @@ SWITCHES = (
     Switch(
         "others above the limit are no copies",
         KNOWLEDGE,
-        "return busiest if most <= self.limit else 0.0",
+        "return busiest if most <= limit else 0.0",
         "return busiest",
     ),
     Switch("room for our probes", ADMISSION, "return need, most + probes", "return need, most"),
