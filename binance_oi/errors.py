@@ -84,7 +84,7 @@ class Reason(StrEnum):
     SINGLE_CALLS = "single_calls"
     """The request is bulk work, and we keep the rest of the minute free for single calls."""
     CAUTION = "caution"
-    """We have just started or been banned, so we send requests evenly for a minute or two."""
+    """Shortly after a start or a ban, we use only a part of the minute early."""
     SHARE = "share"
     """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"

@@ -228,17 +228,17 @@ def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
     return Wait(POLL, Reason.PROBE_PENDING, PROBE_PAUSE) if is_much else None
 
 
-def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
-    """Send evenly while we know too little about this address: after a start, or after a ban."""
+def begin_carefully(ask: Ask, known: Known) -> Verdict | None:
+    """Send little while we know too little about this address: after a start, or after a ban."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
-    if known.cautious_until == math.inf and not minute.under_way:
-        return None  # the first request: even sending begins with it
-    most, rate = known.even_allowance(ask.now, k, ask.budget)
-    if most >= ask.budget:
-        return None
+    if known.careful_since == math.inf and not minute.under_way:
+        return None  # careful sending begins with this request
+    if ask.now >= known.careful_until:
+        return None  # almost always, so nothing is computed
     left = min(1.0, known.clock.left(ask.now, k) / RELEASE)
     ours = minute.booked + ask.weight + left * _part_of_single_calls(ask, known)
-    return Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None
+    wait = known.until_allowed(ask.now, k, ours, ask.budget)
+    return Wait(max(wait, POLL), Reason.CAUTION) if wait > 0.0 else None
 
 
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
@@ -318,7 +318,7 @@ RULES: tuple[Rule, ...] = (
     leave_room_for_single_calls,
     spread_beside_copies,
     wait_for_first_count,
-    begin_evenly,
+    begin_carefully,
     leave_room_for_others,
 )
 

@@ -18,7 +18,6 @@ from binance_oi.budget.tuning import (
     FLIGHT,
     IDLE,
     LAG,
-    LOOK,
     PATIENCE,
     PROBE_PATIENCE,
     TRAVEL,
@@ -82,7 +81,7 @@ class Bucket:
         - Only one minute may count it. That minute has room and a count, and we expect no other
           clients in it. A count came since the start, the last cooldown and the last new clock.
         - Answers show counts, and no refusal showed a lower limit.
-        - Our share allows it, and so does the even pace after a start or a ban.
+        - Our share allows it, and so does careful sending after a start or a ban.
         - It is a single call, or no single call came lately.
 
         A property test compares this path with the rules, which admit several requests one by one.
@@ -113,7 +112,7 @@ class Bucket:
             and minute.reported
             and minute.used + weight <= budget
             and (ours := minute.booked + weight) <= self._share
-            and (now >= known.cautious_until + LOOK or known.stays_even(now, last, ours, budget))
+            and (now >= known.careful_until or known.stays_careful(now, last, ours, budget))
         ):
             minute.book(weight, bulk, self._interactive)
             return Receipt(weight, now, first, last, minute.reported, False, bulk)
@@ -175,7 +174,7 @@ class Bucket:
         """Book a request that the rules admitted, and return its receipt."""
         known, ledger = self.known, self.known.ledger
         if probe and ask.likeliest > ledger.newest + IDLE:
-            known.cautious_until, known.after_ban = math.inf, False
+            known.careful_since, known.after_ban = math.inf, False
         reported = ledger.minute(ask.first).reported
         receipt = Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe, ask.bulk)
         ledger.book(receipt, ask.interactive)
@@ -210,8 +209,8 @@ class Bucket:
             window.settle(receipt.sent + FLIGHT, now, receipt.weight)
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
-        if known.cautious_until == math.inf:
-            known.end_caution(receipt.sent, now)
+        if known.careful_since == math.inf and not known.is_held(now):
+            known.careful_since = receipt.sent
         k: int | None = receipt.last
         if now > receipt.sent + FLIGHT or not receipt.first == k == known.clock.latest(now):
             receipt, k = learning.find_minute(known, receipt, now, used, date)
@@ -286,7 +285,7 @@ class Bucket:
         known.silent = 0  # refusals may lack counts, but must not make us blind
         if ban:
             known.banned_until = max(known.banned_until, until)
-            known.cautious_until, known.after_ban = math.inf, True
+            known.careful_since, known.after_ban = math.inf, True
         known.counted_at = UNKNOWN
 
     def held_for(self, now: float, *, ban: bool = False) -> float:

@@ -17,16 +17,16 @@ from binance_oi.budget.tuning import (
     AT_ONCE,
     BLIND_AFTER,
     BLIND_FOR,
+    CAREFUL,
     DISTRUST,
     EARLY,
+    EDGE,
     FAIR,
     FLIGHT,
-    LOOK,
     MEMORY,
     NEGLIGIBLE_SHARE,
     NEGLIGIBLE_WEIGHT,
     PACE,
-    POLL,
     SLACK,
     SLOT,
     USED_UP,
@@ -43,7 +43,7 @@ class Known:
 
     A field whose name ends with `_at` is in monotonic seconds. One that ends with `_until` is in
     Unix seconds by the exchange's clock, or is a minute of that clock if it is an `int`. The one
-    exception is `cautious_until`, in monotonic seconds.
+    exception is `careful_since`, in monotonic seconds.
     """
 
     limit: int
@@ -70,12 +70,12 @@ class Known:
     """Our use of each limit whose span is not a minute of the exchange's clock."""
     demands: list[Demand] = field(default_factory=list[Demand])
     """The weight that pollers plan to use. No rule reads it."""
-    cautious_until: float = math.inf
-    """Monotonic s until which we send at an even pace (`even_allowance`). After a start, a ban, or
-    `IDLE` minutes without an answer it is infinite. The first answer sets it to 60 s after its
-    request was sent. While we see no others after a start, we go on for `LOOK` s more."""
+    careful_since: float = math.inf
+    """Monotonic s since which we send carefully (`until_allowed`). After a start, a ban, or `IDLE`
+    minutes without an answer it is infinite. The first answer sets it to when its request was
+    sent."""
     after_ban: bool = False
-    """Whether we send evenly because of a ban."""
+    """Whether we send carefully because of a ban."""
     announced: int = 0
     """The limit that the exchange announces, if `limit` is lower because of a refusal; otherwise
     0."""
@@ -124,55 +124,45 @@ class Known:
             limit = Limit(int(MINUTE), self.limit, False)
             self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
 
-    def end_caution(self, sent: float, now: float) -> None:
-        """Set the end of even sending, now that the first answer since a start or a ban is here.
+    @property
+    def careful_until(self) -> float:
+        """Monotonic s until which we send carefully: for 60 s after a ban, or if we are blind."""
+        is_short = self.after_ban or self.is_blind
+        return self.careful_since + (MINUTE if is_short else CAREFUL)
 
-        An answer that comes in a cooldown sets nothing.
+    def until_allowed(self, now: float, k: int, ours: int | float, budget: int) -> float:
+        """Seconds until careful sending allows our weight in minute `k` to be `ours`.
 
-        Args:
-            sent: When the request of that answer was sent, monotonic s. Even sending ends 60 s
-                later.
-            now: When the answer came, monotonic s.
-        """
-        if not self.is_held(now):
-            self.cautious_until = sent + MINUTE
-
-    def even_allowance(self, now: float, k: int, budget: int) -> tuple[float, float]:
-        """Return our weight in minute `k` that even sending allows by now, and how fast it grows.
-
-        After a start we may send a part at once, and the rest evenly until the minute ends, or
-        until even sending ends if that is earlier: at `cautious_until`, or `LOOK` s later while
-        counts show no others. After a ban we may send nothing at once, and the pace uses up one
-        budget in 60 s.
+        After a start we may send a part at once. What we may send of the rest grows with the square
+        of the time, until `EDGE` s before the minute ends, or until careful sending ends if that is
+        earlier. So much room stays free until late, for a burst of others, and yet counts come all
+        the time. The exchange might count later requests in the next minute. Soon after a start
+        near the end of a minute, the time is `EDGE`. After a ban we may send nothing at once, and
+        the pace uses up one budget in 60 s.
 
         Returns:
-            Weight, and weight/s.
+            Seconds; 0.0 or less if it is allowed now.
         """
-        goes_on = not self.after_ban and not self.is_blind and k > self.others.expected_until
-        until = self.cautious_until + (LOOK if goes_on else 0.0)
-        if now >= until:
-            return math.inf, 0.0
+        first = 0 if self.after_ban else int(AT_ONCE * self.limit)
+        until = self.careful_until
+        if ours <= first or now >= until:
+            return 0.0
+        part = (ours - first) / max(1, budget - first)
         begin = MINUTE * k - self.clock.middle
-        since = max(min(now, self.cautious_until - MINUTE), begin)
-        end = min(begin + MINUTE, max(until, now))
-        first = 0 if self.after_ban else min(budget, int(AT_ONCE * self.limit))
-        span = MINUTE if self.after_ban else max(end - since, POLL)
-        rate = (budget - first) / span
-        return first + rate * max(0.0, now - since), rate
+        since = max(min(now, self.careful_since), begin)
+        end = min(begin + MINUTE - EDGE, until)
+        time = part * MINUTE if self.after_ban else math.sqrt(part) * max(end - since, EDGE)
+        return min(since + time, until) - now
 
-    def stays_even(self, now: float, k: int, ours: int, budget: int) -> bool:
-        """Whether our weight `ours` certainly stays within `even_allowance`, for the fast path.
+    def stays_careful(self, now: float, k: int, ours: int, budget: int) -> bool:
+        """Whether careful sending certainly allows our weight `ours`, for the fast path.
 
         It ignores the weight that bulk work leaves for single calls, because a bulk request takes
         the fast path only while that weight is 0. Before the first answer the result is False, and
         the rules decide.
         """
-        if self.cautious_until == math.inf:
-            return False
-        if not self.after_ban and ours <= min(budget, int(AT_ONCE * self.limit)):
-            return True
-        most, _ = self.even_allowance(now, k, budget)
-        return ours <= most or most >= budget
+        has_begun = self.careful_since != math.inf
+        return has_begun and self.until_allowed(now, k, ours, budget) <= 0.0
 
     def start_again(self, after: ServerClock, now: float) -> None:
         """Replace the estimate of the exchange's clock with `after`, which contradicts it.

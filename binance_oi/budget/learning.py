@@ -143,9 +143,10 @@ def _correct_first_count(
 
     A count falls at the rollover. So if the first count of `k` is above the count that we assigned
     to the minute before, we probably assigned that earlier count to the wrong minute. We assume
-    this only while we send evenly, after a start or a ban.
+    this only in the first 60 s of careful sending, after a start or a ban.
     """
-    if before is not None and receipt.sent < known.cautious_until and used > before.reported:
+    is_new = receipt.sent < known.careful_since + MINUTE
+    if before is not None and is_new and used > before.reported:
         before.others = 0
         known.others.curves.pop(k - 1, None)
 
@@ -321,7 +322,7 @@ def learn_refusal(
 
     A 429 shows one of three things: the limit is lower than we thought, the exchange counts the
     last 60 s, or others use more than we expected. A ban shows none of them, because another client
-    may have caused it. After a ban we send evenly (`Known.even_allowance`), so the counts show the
+    may have caused it. After a ban we send evenly (`Known.until_allowed`), so the counts show the
     use by others before we send much.
 
     Returns:

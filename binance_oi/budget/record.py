@@ -196,7 +196,7 @@ def _are_instants_possible(state: Known, now: float) -> bool:
         and UNKNOWN <= state.probe_ends_at <= now + MAX_WAIT_S
         and UNKNOWN <= state.counted_at <= now + CORES_APART_S
         and (
-            state.cautious_until == math.inf or UNKNOWN <= state.cautious_until <= now + MAX_WAIT_S
+            state.careful_since == math.inf or UNKNOWN <= state.careful_since <= now + CORES_APART_S
         )
     )
 
@@ -298,7 +298,7 @@ def keep_cooldowns(ours: Known, found: Known, now: float) -> None:
     if found.banned_until > 0.0 and first < found.banned_until <= last:
         ours.banned_until = max(ours.banned_until, found.banned_until)
         ours.cooldown_until = max(ours.cooldown_until, ours.banned_until)
-        ours.cautious_until, ours.after_ban = math.inf, True
+        ours.careful_since, ours.after_ban = math.inf, True
         ours.counted_at = UNKNOWN
 
 
@@ -353,10 +353,10 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.lowered_until = max(shared.lowered_until, ours.lowered_until)
     shared.rolling_until = max(shared.rolling_until, ours.rolling_until)
     shared.silent = min(shared.silent, ours.silent)
-    # After a start, it is enough that one side has sent evenly for 60 s. After a ban, both must.
+    # After a start, the side that began earlier decides. After a ban, the other one does.
     shared.after_ban |= ours.after_ban
-    longest = max if shared.after_ban else min
-    shared.cautious_until = longest(shared.cautious_until, ours.cautious_until)
+    latest = max if shared.after_ban else min
+    shared.careful_since = latest(shared.careful_since, ours.careful_since)
 
 
 def _share_clock(shared: Known, ours: Known, now: float) -> bool:

@@ -85,7 +85,7 @@ def move(known: Known, seconds: float) -> dict[tuple[int, bool], int]:
     """
     clock = known.clock
     clock.lo, clock.hi, clock.at = clock.lo - seconds, clock.hi - seconds, clock.at + seconds
-    for name in ("counted_at", "probe_ends_at", "cautious_until"):
+    for name in ("counted_at", "probe_ends_at", "careful_since"):
         if math.isfinite(moment := getattr(known, name)):
             setattr(known, name, moment + seconds)
     for minute in known.ledger.minutes.values():

@@ -35,7 +35,7 @@ CONTRADICTIONS = 3  # `Date`s in a row that contradict our clock; then we trust 
 IDLE = 10  # minutes without an answer; after them we begin as after a start: others may have come
 
 # Room for others, for copies of us, and for single calls.
-LOOK = 60.0  # s more of even sending after a start if we see no others: some come every 90 s
+CAREFUL = 120.0  # s after a start in which we send less at once: others may come every 90 s
 AT_ONCE = 0.5  # share that a client without knowledge may send at once: two may start together
 OURS = 0.05  # share for us and our probes that others cannot take
 GROWS = 0.05  # share by which our part grows each minute beside a possible copy of us

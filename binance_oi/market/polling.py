@@ -59,7 +59,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 LISTING_LEAD = 5.0  # s before a slot at which we read the list of symbols again, if it is old
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
-EVENLY = "; shortly after a start or a ban, requests are sent evenly"
+CAREFULLY = "; soon after a start or ban, only a part of the minute is used early"
 LONGEST_COOLDOWN = 60.0  # s that a sweep may wait after a 429: usually until the minute ends
 
 
@@ -439,7 +439,7 @@ class Plan:
         usage = self._reader.usage
         since = f"the sweep of {instant(begun):%T} is under way"
         if Reason.CAUTION in usage.waiting_for:
-            since += EVENLY
+            since += CAREFULLY
         if usage.banned_until is not None:
             return "banned", f"until {plain(usage.banned_until)} UTC"
         if usage.held_until is not None:

@@ -54,7 +54,7 @@ from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
 REQUESTS = 4000  # requests of one measurement
-FIRST_MINUTE = 61.0  # s; after twice that, a client no longer sends evenly (`LOOK` in tuning.py)
+FIRST_MINUTE = 61.0  # s; after twice that, a client no longer sends carefully (`CAREFUL`)
 LATEST = 42.0  # s: the latest moment of a minute at which a measurement begins
 WARM_UP = 1000  # requests before a measurement; they read each symbol at least once
 LARGE = 2**24  # bytes of the block that `_contenders` frees
@@ -90,7 +90,7 @@ def cpu(rounds: int) -> None:
 
 
 def first_minute(rounds: int) -> None:
-    """As `cpu`, but in the first minute of a client, while the client sends evenly."""
+    """As `cpu`, but in the first minute of a client, while the client sends carefully."""
     _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
 
 
@@ -139,7 +139,7 @@ def _cpu_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
 
 
 def _steady_samples(rounds: int, loop_factory: LoopFactory, *, is_tls: bool = False) -> Samples:
-    """Measure all rounds with the same clients, after their first minute."""
+    """Measure all rounds with the same clients, after their first two minutes."""
     with (
         tempfile.TemporaryDirectory() as directory,
         ExitStack() as servers,
@@ -166,11 +166,11 @@ async def _profile(
 ) -> tuple[float, Counter[str]]:
     """Return the CPU of a request, s, and the samples of each part; see `sampling`.
 
-    The measurement begins after the first minute of the client.
+    The measurement begins after the first two minutes of the client.
     """
     seconds, seen = list[float](), Counter[str]()
     async with client(url) as read:
-        await _pass_first_minute([read])
+        await _pass_first_minutes([read])
         for _ in range(rounds):
             _avoid_the_rollover()
             await contenders.read_all(read, WARM_UP, workers=50)
@@ -180,8 +180,8 @@ async def _profile(
     return statistics.median(seconds), seen
 
 
-async def _pass_first_minute(readers: Iterable[contenders.Read]) -> None:
-    """Let clients that have just started send, until they no longer have to send evenly."""
+async def _pass_first_minutes(readers: Iterable[contenders.Read]) -> None:
+    """Let clients that have just started send, until they no longer have to send carefully."""
     for _ in range(2):
         for read in readers:
             await contenders.read_all(read, WARM_UP, workers=50)
@@ -195,7 +195,7 @@ async def _steady(urls: Mapping[str, tuple[contenders.Contender, str]], rounds: 
             name: await stack.enter_async_context(client(url))
             for name, (client, url) in urls.items()
         }
-        await _pass_first_minute(readers.values())
+        await _pass_first_minutes(readers.values())
         for _ in range(rounds):
             for name, read in readers.items():
                 _avoid_the_rollover()

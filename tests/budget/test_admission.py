@@ -20,7 +20,7 @@ from binance_oi.budget.knowledge import UNKNOWN, Ask, Known, Parts
 from binance_oi.budget.ledger import Ledger, Minute
 from binance_oi.budget.others import Curve, Forecast, Others
 from binance_oi.budget.server_clock import ServerClock
-from binance_oi.budget.tuning import BLIND_AFTER, POLL, PROBE_PAUSE
+from binance_oi.budget.tuning import BLIND_AFTER, EDGE, POLL, PROBE_PAUSE
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.budget.window import Window
 
@@ -32,7 +32,7 @@ def known(minute: Minute | None = None, **fields: object) -> Known:
     """Make a state without others. The latest count came at second 19 of minute `K`."""
     minutes = {K - 1: Minute(reported=1), K: minute or Minute(booked=1, reported=1)}
     made = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), Ledger(minutes, K))
-    made.counted_at, made.cautious_until = 19.0, UNKNOWN
+    made.counted_at, made.careful_since = 19.0, UNKNOWN
     for name, value in fields.items():
         setattr(made, name, value)
     return made
@@ -266,7 +266,7 @@ def states(draw: st.DrawFn) -> Known:
         probe_ends_at=draw(st.sampled_from([UNKNOWN, UNKNOWN, 10.0, 30.0])),
         silent=draw(st.sampled_from([0, 0, BLIND_AFTER - 1, BLIND_AFTER])),
         windows=draw(st.sampled_from(windows)),
-        cautious_until=draw(st.sampled_from([UNKNOWN, UNKNOWN, 20.0, 70.0, 70.0, math.inf])),
+        careful_since=draw(st.sampled_from([UNKNOWN, UNKNOWN, -40.0, 10.0, 10.0, math.inf])),
         after_ban=draw(st.booleans()),
         rolling_until=K + 1 if is_rolling else 0,
     )
@@ -331,15 +331,15 @@ def test_in_any_state_one_charge_for_several_requests_books_as_a_charge_for_each
 
 @pytest.mark.parametrize("bulk", [False, True])
 @pytest.mark.parametrize(
-    "most, share, cautious_until",
-    [(FULL, 1.0, UNKNOWN), (LIMIT // 2, 0.5, UNKNOWN), (LIMIT // 2, 1.0, 80.0)],
-    ids=["a minute", "a share", "a first minute, sent evenly"],
+    "most, share, careful_since",
+    [(FULL, 1.0, UNKNOWN), (LIMIT // 2, 0.5, UNKNOWN), (LIMIT // 2, 1.0, 20.0)],
+    ids=["a minute", "a share", "a first minute, sent carefully"],
 )
 def test_one_charge_for_several_requests_needs_room_for_all_of_them(
-    most: int, share: float, cautious_until: float, bulk: bool
+    most: int, share: float, careful_since: float, bulk: bool
 ) -> None:
     minute = Minute(most - 8, reported=most - 8)
-    state = known(minute, counted_at=20.0, cautious_until=cautious_until)
+    state = known(minute, counted_at=20.0, careful_since=careful_since)
     fit = [count for count in range(1, 20) if books_together(state, 20.0, count, share, bulk)]
     assert fit == list(range(1, 9))
 
@@ -360,9 +360,9 @@ def books_together(state: Known, now: float, count: int, share: float, bulk: boo
     return whole is not None
 
 
-@pytest.mark.parametrize("after_ban", [False, True])
-def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
-    after_ban: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("after_ban, weight, more", [(False, 3, 200), (True, 1, 742)])
+def test_charges_that_careful_sending_allows_skip_the_rules(
+    after_ban: bool, weight: int, more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
 
@@ -373,12 +373,12 @@ def test_charges_below_the_even_pace_of_a_first_minute_skip_the_rules(
     monkeypatch.setattr(admission, "decide", noted)
     since = 20.0
     state = known(Minute(1, 0, reported=1), counted_at=since)
-    state.cautious_until, state.after_ban = since + 60.0, after_ban
+    state.careful_since, state.after_ban = since, after_ban
     made = Bucket(state, Parts(reserve=RESERVE))
-    for number in range(60, 290):  # 10 weight/s, less than even sending allows
-        made.charge(since + number / 10, 1)
+    for number in range(60, 290):  # a bit less than careful sending allows
+        made.charge(since + number / 10, weight)
     assert asked == []
-    made.charge(since + 29.0, FULL * 3 // 4)
+    made.charge(since + 29.0, more)
     assert asked == [since + 29.0]
 
 
@@ -701,14 +701,21 @@ def test_a_heavy_probe_leaves_others_their_weight_until_the_minute_ends(
 
 def test_in_the_first_minute_bulk_work_leaves_single_calls_their_part() -> None:
     state = known(Minute(booked=480, reported=480, single=20, interactive=50))
-    state.cautious_until = 70.0  # the first request went at 10 s: 500 at once, the rest evenly
+    state.careful_since = 10.0  # the first request went at 10 s: 500 at once
     bulk = ask(now=10.0)._replace(bulk=True, interactive=50)
-    assert decide(bulk, state) == Wait((480 + 1 + 20 - 500) / (490 / 50), Reason.CAUTION)
+    wait = decide(bulk, state)
+    assert isinstance(wait, Wait)
+    assert wait.reason is Reason.CAUTION
+    assert wait.seconds == pytest.approx((50 - EDGE) * math.sqrt((480 + 1 + 20 - 500) / 490))
     assert decide(bulk._replace(bulk=False), state) == Send()
 
 
 def test_at_the_end_of_the_first_minute_bulk_work_may_use_the_part_of_single_calls() -> None:
-    state = known(Minute(booked=980, reported=980, single=20, interactive=50))
-    state.cautious_until = 70.0
-    bulk = ask(now=59.999)._replace(bulk=True, interactive=50)
-    assert decide(bulk, state) == Send()
+    state = known(Minute(booked=942, reported=942, single=20, interactive=50))
+    state.careful_since = 10.0
+    bulk = ask(now=57.0)._replace(bulk=True, interactive=50)
+    assert (
+        decide(bulk, state) == Send()
+    )  # 960 is allowed by then, and 3/5 of the part of 30 is left
+    state.ledger.minute(K).booked += 10
+    assert isinstance(decide(bulk, state), Wait)

@@ -26,6 +26,7 @@ from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import (
     BLIND_AFTER,
     BLIND_RESERVE,
+    CAREFUL,
     CLOSING,
     CONTRADICTIONS,
     DISTRUST,
@@ -64,7 +65,7 @@ def bucket(
     state = Known(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
         state.counted_at = -60.0
-        state.cautious_until = UNKNOWN
+        state.careful_since = UNKNOWN
         state.ledger.newest = int(NOON // 60) - 1
     made = Bucket(state, Parts(reserve=reserve, share=share))
     if known:
@@ -338,13 +339,13 @@ def sent_at_once(made: Bucket, now: float, weight: int = 1) -> int:
     return sent
 
 
-def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly() -> None:
+def test_a_client_that_just_started_uses_half_at_once_and_most_of_the_rest_late() -> None:
     made = bucket(2400, reserve=24, known=False)
     fill(made, 2.0, 1, used=1)
     assert sent_at_once(made, 2.0) == 1199
-    assert refuse(made, 2.0) == pytest.approx(58 / 1176, abs=0.01)
-    assert sent_at_once(made, 31.0) == 588  # half of the rest, after half of the time
-    assert sent_at_once(made, 59.999) == 587  # all of the rest except a weight of 1
+    assert refuse(made, 2.0) == pytest.approx((58 - EDGE) / math.sqrt(1176), abs=0.01)
+    assert sent_at_once(made, 2.0 + (58 - EDGE) / 2) == 294  # half the time, a quarter of the rest
+    assert sent_at_once(made, 60.0 - EDGE) == 882 + 1  # all of the rest, and a probe
     made.known.ledger.minutes.clear()
     fill(made, 122.5, 1, used=1)
     assert sent_at_once(made, 122.6) == 2375
@@ -356,39 +357,53 @@ def test_a_starting_client_may_read_the_market_but_uses_at_most_half_of_the_limi
     assert 840 <= 1 + sent_at_once(made, 0.6) <= 2400 / 2  # a market has about 840 symbols
 
 
-def test_a_client_that_sees_no_others_sends_evenly_for_two_minutes() -> None:
+def test_a_client_sends_carefully_until_it_has_seen_two_minutes() -> None:
     made = bucket(2400, reserve=24, known=False)
     fill(made, 45.0, 1, used=1)
-    for minute, end in ((60.0, 120.0), (120.0, 165.0)):
+    for minute in (60.0, 120.0):
         made.known.probe_ends_at = UNKNOWN
         made.known.ledger.minutes.clear()
         fill(made, minute + 1.0, 1, used=1)
-        sent = [1 + sent_at_once(made, at) for at in (minute + 1.0, (minute + end) / 2, end - 0.01)]
-        assert sent[0] == pytest.approx(1200 + 1176 / (end - minute), abs=2)
-        assert sum(sent[:2]) == pytest.approx(1788, abs=2)
-        assert sum(sent) == pytest.approx(2376, abs=3)  # the last one may be a probe
+        end = min(minute + 60.0 - EDGE, 45.0 + CAREFUL)
+        sent = [1 + sent_at_once(made, minute + 1.0)]
+        sent += [sent_at_once(made, at) for at in ((minute + end) / 2, end)]
+        assert sent[0] == pytest.approx(1200, abs=2)
+        assert sum(sent[:2]) == pytest.approx(1200 + 1176 / 4, abs=2)
+        assert 2376 <= sum(sent) <= 2377  # the last request may be a probe, which uses the reserve
     made.known.probe_ends_at = UNKNOWN
     made.known.ledger.minutes.clear()
-    fill(made, 166.0, 1, used=1)
-    assert 1 + sent_at_once(made, 166.0) == 2376
+    fill(made, 181.0, 1, used=1)
+    assert 1 + sent_at_once(made, 181.0) == 2376
 
 
-@pytest.mark.parametrize("why", ["others", "a ban", "no headers"])
-def test_a_client_sends_evenly_for_one_minute_if_another_one_would_show_nothing(why: str) -> None:
+@pytest.mark.parametrize("at", [57.5, 58.4, 58.6, 59.5])
+def test_a_client_that_starts_near_the_end_of_a_minute_uses_half_at_once(at: float) -> None:
     made = bucket(2400, reserve=24, known=False)
-    fill(made, 45.0, 1, used=1)
-    known, k = made.known, int(NOON // 60) + 1
-    assert known.even_allowance(104.9, k, 2376)[0] == pytest.approx(1200 + 1176 * 44.9 / 60)
-    assert known.even_allowance(105.1, k, 2376)[0] == pytest.approx(1200 + 1176 * 45.1 / 60)
-    if why == "others":
-        known.others.expected_until = k
-    elif why == "a ban":
-        known.after_ban = True
-    else:
-        known.silent = BLIND_AFTER
-    first, rate = (0, 2376 / 60) if why == "a ban" else (1200, 1176 / 45)
-    assert known.even_allowance(104.9, k, 2376)[0] == pytest.approx(first + rate * 44.9)
-    assert known.even_allowance(105.1, k, 2376)[0] == math.inf
+    fill(made, at, 1, used=1)
+    assert 1 + sent_at_once(made, at) == 1200
+    sent_soon = 1200 + sent_at_once(made, at + 0.2)
+    assert sent_soon == pytest.approx(1200 + 1176 * (0.2 / EDGE) ** 2, abs=2)
+
+
+@pytest.mark.parametrize("after_ban", [False, True])
+def test_without_counts_careful_sending_ends_after_60_s(after_ban: bool) -> None:
+    known = bucket(2400).known
+    known.careful_since, known.after_ban = 45.0, after_ban
+    assert known.careful_until == 45.0 + (60.0 if after_ban else CAREFUL)
+    known.silent = BLIND_AFTER
+    assert known.careful_until == 45.0 + 60.0
+
+
+@pytest.mark.parametrize("minute, forgets", [(1, True), (2, False)])
+def test_only_after_the_first_rollover_a_higher_first_count_corrects_the_minute_before(
+    minute: int, forgets: bool
+) -> None:
+    made = bucket(2400, reserve=24, known=False)
+    for begin in range(0, 60 * minute, 60):
+        fill(made, begin + 20.0, 1, used=100)
+    fill(made, 60.0 * minute + 5.0, 1, used=400)
+    before = made.known.ledger.minutes[int(NOON // 60) + minute - 1]
+    assert (before.others == 0) == forgets
 
 
 def test_after_more_than_ten_minutes_without_an_answer_a_client_sends_as_after_a_start() -> None:
@@ -399,11 +414,11 @@ def test_after_more_than_ten_minutes_without_an_answer_a_client_sends_as_after_a
         assert 1 + sent_at_once(made, 60.0 * minutes + 5) == at_once
 
 
-def test_a_client_that_just_started_sends_evenly_without_headers_too() -> None:
+def test_without_headers_a_client_that_just_started_sends_carefully_for_60_s() -> None:
     made = bucket(100, known=False)
     go_blind(made)
     assert sent_at_once(made, 2) == 40
-    assert sent_at_once(made, 40) == 27
+    assert sent_at_once(made, 40) == 18
     assert sent_at_once(made, 61) == 91
 
 
@@ -574,7 +589,7 @@ def go_blind(made: Bucket, now: float = 1.0) -> None:
 def test_without_headers_a_larger_reserve_applies_to_our_own_books() -> None:
     made = bucket(100, known=False)
     go_blind(made)
-    made.known.cautious_until = UNKNOWN
+    made.known.careful_since = UNKNOWN
     left = 100 - BLIND_RESERVE * 100 - BLIND_AFTER
     assert made.usage(2).remaining == left
     assert not take(made, 2, int(left)).probe
@@ -1233,11 +1248,11 @@ def test_75_minutes_after_a_refusal_requests_above_its_count_are_sent_one_at_a_t
     fill(made, late + 1, 1, used=1)
     fill(made, late + 2, 100)
     fill(made, late + 3, 399)
-    assert take(made, late + 7, 100).probe
+    assert take(made, late + 47, 100).probe
     made.known.probe_ends_at = -math.inf
     fill(made, late + 61, 1, used=1)
     assert made.known.others.refused_count == 501  # no request above that count was served
-    fill(made, late + 62, 503)
+    fill(made, late + 92, 503)
     fill(made, late + 121, 1, used=1)
     assert made.known.others.refused_count == 0
 

@@ -26,7 +26,7 @@ LIMIT = 2400
 
 def bucket() -> Bucket:
     """A bucket that had an answer in the minute before, and is not cautious as after a start."""
-    state = Known(LIMIT, ServerClock(NOON, NOON, 0.0), counted_at=-60.0, cautious_until=UNKNOWN)
+    state = Known(LIMIT, ServerClock(NOON, NOON, 0.0), counted_at=-60.0, careful_since=UNKNOWN)
     state.ledger.newest = K - 1
     state.ledger.open_minute(K - 1).reported = 1
     return Bucket(state, Parts())
@@ -104,7 +104,7 @@ def test_after_a_ban_we_stay_cautious_whatever_answers_arrived_during_it() -> No
     receipt = take(made, 1.1)
     made.refused(1.2, 120.0, ban=True)
     made.settle(receipt, 1.3, 2, NOON + 1)
-    assert made.known.cautious_until == math.inf
+    assert made.known.careful_since == math.inf
 
 
 # -- answers without counts ----------------------------------------------------------------------

@@ -96,7 +96,7 @@ def cost(pool: Pool) -> tuple[float, float]:
     assert isinstance(first, Receipt)
     pool.settle(first, 1, None)
     pool.flush()
-    cast(ProcessPool, pool)._bucket.known.cautious_until = UNKNOWN
+    cast(ProcessPool, pool)._bucket.known.careful_since = UNKNOWN
     with calls_counted() as calls:
         for used in range(2, CALLS + 2):
             receipt = pool.charge(1)

@@ -453,7 +453,7 @@ states = st.builds(
     near(NOW),
     near(NOW),
     counts,
-    cautious_until=near(NOW) | st.just(math.inf),
+    careful_since=near(NOW) | st.just(math.inf),
     after_ban=st.booleans(),
     announced=counts,
     lowered_until=minutes_near,
@@ -634,19 +634,29 @@ def test_a_merge_without_a_base_keeps_the_lower_limit(limits: tuple[int, int]) -
 
 def test_a_process_that_joins_a_running_record_is_no_longer_cautious() -> None:
     shared, ours = state(), state()
-    shared.cautious_until, ours.cautious_until = NOW - 60.0, NOW + 30.0
+    shared.careful_since, ours.careful_since = NOW - 180.0, NOW - 30.0
     merge(shared, ours, None, NOW)
-    assert shared.cautious_until == NOW - 60.0
+    assert shared.careful_since == NOW - 180.0
 
 
 def test_after_a_ban_a_merge_stays_cautious() -> None:
     for banned, free in ((0, 1), (1, 0)):
         both = state(), state()
-        both[banned].after_ban, both[banned].cautious_until = True, NOW + 30.0
-        both[free].cautious_until = NOW - 60.0
+        both[banned].after_ban, both[banned].careful_since = True, NOW - 30.0
+        both[free].careful_since = NOW - 120.0
         merge(*both, None, NOW)
         assert both[0].after_ban
-        assert both[0].cautious_until == NOW + 30.0
+        assert both[0].careful_since == NOW - 30.0
+
+
+def test_a_client_that_just_started_sends_at_once_if_another_one_was_banned_long_ago() -> None:
+    for banned, free in ((0, 1), (1, 0)):
+        both = state(), state()
+        both[banned].after_ban, both[banned].careful_since = True, NOW - 180.0
+        both[free].careful_since = NOW
+        merge(*both, None, NOW)
+        assert both[0].until_allowed(NOW + 1.0, K, 30, 2376) <= 0.0
+        assert both[0].careful_until == NOW + 60.0
 
 
 def test_after_a_merge_a_lowered_limit_stays_lowered() -> None:

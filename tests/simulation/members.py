@@ -22,6 +22,7 @@ from binance_oi.budget import Pool, ProcessBudget
 from binance_oi.budget.courier import Courier
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.pool import fresh_state
+from binance_oi.budget.tuning import CAREFUL
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.sending.governor import Permit
 from support.record_keeper import Keeper, Link
@@ -396,7 +397,7 @@ async def _set_clock(stage: Stage, end: float) -> None:
 
 async def _ban(stage: Stage, end: float) -> None:
     """Ban the address while all members send. Only one of them gets an answer soon."""
-    await asyncio.sleep(stage.random.uniform(60.0, 120.0))
+    await asyncio.sleep(stage.random.uniform(CAREFUL, CAREFUL + 60.0))
     k = int((stage.keeper.time() - EPOCH_S) // 60.0) + 1
     members = range(len(stage.members))
     least = stage.random.randint(1, stage.limit // (2 * len(members)))

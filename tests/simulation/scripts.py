@@ -186,7 +186,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """Exempt the client of a script from sending evenly after its start."""
+    """Let the client of a script send the whole limit at once in its first two minutes."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -383,6 +383,7 @@ def refused_twice_in_a_row(note: Note) -> None:
 
 
 @script
+@of_a_known_address
 def others_of_negligible_weight(note: Note) -> None:
     """NEGLIGIBLE_WEIGHT, NEGLIGIBLE_SHARE: how much use by others makes the pool expect them."""
     for limit, weight in ((1_000, 2), (2_400, 2), (2_400, 3), (3_990, 4), (4_000, 4)):

@@ -182,7 +182,7 @@ SWITCHES = (
     Switch(
         "a start is careful",
         ADMISSION,
-        "Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None",
+        "Wait(max(wait, POLL), Reason.CAUTION) if wait > 0.0 else None",
         "None",
     ),
     Switch(

@@ -41,7 +41,7 @@ def test_members_without_the_server_stay_within_the_limit_while_their_demand_cha
 
 
 def test_no_member_sends_once_it_can_know_of_a_ban() -> None:
-    found = run(BAN, 3, 5, minutes=4, limit=600)
+    found = run(BAN, 3, 2, minutes=5, limit=600)
     assert found.is_met(BAN)
     assert found.refused > 3  # several requests were under way
 
@@ -50,6 +50,6 @@ def test_the_drill_of_a_ban_notices_members_that_learn_of_it_with_their_next_tur
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MemberPool, "take_news", lambda _: b"")
-    found = run(BAN, 3, 5, minutes=4, limit=600)
+    found = run(BAN, 3, 2, minutes=5, limit=600)
     assert found.late > 0
     assert not found.is_met(BAN)

@@ -111,6 +111,7 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 
 @script
+@of_a_known_address
 def others_rest_after_a_busy_minute(note: Note) -> None:
     """SLOT, CHANCE, SIGMA, PROBES: how much weight the pool keeps free at each moment."""
     desk = Desk(
@@ -154,7 +155,7 @@ def a_client_starts_just_before_the_rollover(note: Note) -> None:
 
 @script
 def a_client_comes_back_after_minutes_without_a_request(note: Note) -> None:
-    """IDLE: after how many minutes the client sends evenly again, as after a start."""
+    """IDLE: after how many minutes the client sends carefully again, as after a start."""
     for minute in (9, 10, 11, 12):
         desk = _acquainted(note, 5.3)
         desk.to(60.0 * minute + 10.0)
