@@ -679,7 +679,7 @@ async def test_3600_simultaneous_calls_are_answered_as_fast_as_the_minutes_allow
     ends.sort()
     assert ends[1190] < 3.0  # half of the limit at once
     rest = [sum(second <= end < second + 10.0 for end in ends) for second in range(10, 50, 10)]
-    grows = [next - last for last, next in pairwise(rest)]
+    grows = [later - earlier for earlier, later in pairwise(rest)]
     assert max(grows) - min(grows) <= 20  # what is sent of the rest grows with the square of time
     assert sum(rest) == pytest.approx(1176 * (25 - 1) / 36, rel=0.1)  # 2376 - 1200 = 1176
     assert ends[2376 + 1190] < 63.0  # the second minute begins with a half, too

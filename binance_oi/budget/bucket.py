@@ -14,6 +14,7 @@ from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
+    CAREFUL,
     DRIFT_EVERY,
     FLIGHT,
     IDLE,
@@ -112,7 +113,10 @@ class Bucket:
             and minute.reported
             and minute.used + weight <= budget
             and (ours := minute.booked + weight) <= self._share
-            and (now >= known.careful_until or known.stays_careful(now, last, ours, budget))
+            and (
+                now >= known.careful_since + CAREFUL  # usually; this needs no call
+                or known.until_allowed(now, last, ours, budget) <= 0.0
+            )
         ):
             minute.book(weight, bulk, self._interactive)
             return Receipt(weight, now, first, last, minute.reported, False, bulk)

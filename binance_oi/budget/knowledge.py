@@ -130,7 +130,7 @@ class Known:
         is_short = self.after_ban or self.is_blind
         return self.careful_since + (MINUTE if is_short else CAREFUL)
 
-    def until_allowed(self, now: float, k: int, ours: int | float, budget: int) -> float:
+    def until_allowed(self, now: float, k: int, ours: float, budget: int) -> float:
         """Seconds until careful sending allows our weight in minute `k` to be `ours`.
 
         After a start we may send a part at once. What we may send of the rest grows with the square
@@ -141,28 +141,18 @@ class Known:
         the pace uses up one budget in 60 s.
 
         Returns:
-            Seconds; 0.0 or less if it is allowed now.
+            Seconds; 0.0 or less if it is allowed now, or if careful sending is over.
         """
         first = 0 if self.after_ban else int(AT_ONCE * self.limit)
-        until = self.careful_until
-        if ours <= first or now >= until:
+        if ours <= first:
             return 0.0
         part = (ours - first) / max(1, budget - first)
         begin = MINUTE * k - self.clock.middle
         since = max(min(now, self.careful_since), begin)
+        until = self.careful_until
         end = min(begin + MINUTE - EDGE, until)
         time = part * MINUTE if self.after_ban else math.sqrt(part) * max(end - since, EDGE)
         return min(since + time, until) - now
-
-    def stays_careful(self, now: float, k: int, ours: int, budget: int) -> bool:
-        """Whether careful sending certainly allows our weight `ours`, for the fast path.
-
-        It ignores the weight that bulk work leaves for single calls, because a bulk request takes
-        the fast path only while that weight is 0. Before the first answer the result is False, and
-        the rules decide.
-        """
-        has_begun = self.careful_since != math.inf
-        return has_begun and self.until_allowed(now, k, ours, budget) <= 0.0
 
     def start_again(self, after: ServerClock, now: float) -> None:
         """Replace the estimate of the exchange's clock with `after`, which contradicts it.

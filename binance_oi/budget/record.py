@@ -355,8 +355,8 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.silent = min(shared.silent, ours.silent)
     # After a start, the side that began earlier decides. After a ban, the other one does.
     shared.after_ban |= ours.after_ban
-    latest = max if shared.after_ban else min
-    shared.careful_since = latest(shared.careful_since, ours.careful_since)
+    decisive = max if shared.after_ban else min
+    shared.careful_since = decisive(shared.careful_since, ours.careful_since)
 
 
 def _share_clock(shared: Known, ours: Known, now: float) -> bool:
