@@ -84,7 +84,7 @@ class Reason(StrEnum):
     SINGLE_CALLS = "single_calls"
     """The request is bulk work, and we keep the rest of the minute free for single calls."""
     CAUTION = "caution"
-    """Shortly after a start or a ban, we use only a part of the minute early."""
+    """Shortly after a start or a ban, we hold some requests back."""
     SHARE = "share"
     """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"

@@ -59,7 +59,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 LISTING_LEAD = 5.0  # s before a slot at which we read the list of symbols again, if it is old
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
-CAREFULLY = "; soon after a start or ban, only a part of the minute is used early"
+CAREFULLY = "; shortly after a start or a ban, requests are held back"
 LONGEST_COOLDOWN = 60.0  # s that a sweep may wait after a 429: usually until the minute ends
 
 

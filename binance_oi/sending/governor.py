@@ -47,7 +47,7 @@ WHY = {
     Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the exchange may still be in the previous minute",
     Reason.OTHERS: f"{NO_ROOM}the rest of the minute is kept for other clients on this address",
     Reason.SINGLE_CALLS: f"{NO_ROOM}bulk work leaves the rest of the minute to single calls",
-    Reason.CAUTION: f"{NO_ROOM}soon after a start or ban, only a part of the minute is used early",
+    Reason.CAUTION: f"{NO_ROOM}shortly after a start or a ban, requests are held back",
     Reason.SHARE: f"{NO_ROOM}our share of the minute is used up until {{rollover}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
     Reason.LEASE: f"{NOT_ADMITTED}the server of the shared budget has not answered",

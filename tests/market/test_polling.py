@@ -165,16 +165,14 @@ async def test_slots_that_pass_during_a_cooldown_are_gaps_with_reason_limited() 
     assert [why for _, why in shown(await first(2, reader))] == ["", "banned"]
 
 
-async def test_the_detail_of_a_gap_after_a_ban_says_that_only_a_part_is_used_early() -> None:
+async def test_the_detail_of_a_gap_after_a_ban_says_that_requests_are_held_back() -> None:
     reader = Scripted()
     reader.seconds[0] = 30.0
     reader.usage = usage(waiting_for={Reason.CAUTION: 5})
     gap = (await first(2, reader))[1]
     assert isinstance(gap, Gap)
     assert gap.reason == "overrun"
-    assert gap.detail.endswith(
-        "; soon after a start or ban, only a part of the minute is used early"
-    )
+    assert gap.detail.endswith("; shortly after a start or a ban, requests are held back")
 
 
 async def test_a_sweep_without_any_value_is_a_gap() -> None:

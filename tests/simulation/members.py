@@ -396,7 +396,10 @@ async def _set_clock(stage: Stage, end: float) -> None:
 
 
 async def _ban(stage: Stage, end: float) -> None:
-    """Ban the address while all members send. Only one of them gets an answer soon."""
+    """Ban the address while all members send. Only one of them gets an answer soon.
+
+    That is after careful sending, in which members hold requests back.
+    """
     await asyncio.sleep(stage.random.uniform(CAREFUL, CAREFUL + 60.0))
     k = int((stage.keeper.time() - EPOCH_S) // 60.0) + 1
     members = range(len(stage.members))
