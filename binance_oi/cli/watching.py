@@ -327,7 +327,11 @@ async def _watch(
 
 
 async def _polled(
-    client: OpenInterestClient, plan: Plan, board: Board, say: Callable[[str], object]
+    client: OpenInterestClient,
+    plan: Plan,
+    board: Board,
+    say: Callable[[str], object],
+    clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Snapshot]:
     """Poll as `OpenInterestClient.poll` does, but first note and say when the first sweep is due.
 
@@ -336,10 +340,10 @@ async def _polled(
     try:
         await plan.begin()
         plan.check_fits()
-        begin = next_slot(time.time, plan.period)
+        begin = next_slot(clock, plan.period)
         board.first = instant(-(-begin // plan.step) * plan.step)
-        say(beginning(board.first, datetime.now(UTC)))
-        async with aclosing(poll(client, begin=begin, plan=plan)) as snapshots:
+        say(beginning(board.first, datetime.fromtimestamp(clock(), UTC)))
+        async with aclosing(poll(client, begin=begin, plan=plan, clock=clock)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
     finally:

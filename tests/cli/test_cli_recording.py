@@ -31,6 +31,7 @@ from binance_oi.recorder import Recorder, Recording, Status, care
 from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
 from binance_oi.testing import simulated_client
+from binance_oi.testing.virtual_clock import wall_time
 from support.lanes import some, thorough
 from support.recorded import sweep, write_recording
 from support.terminals import CONTROL, seen_on_a_terminal
@@ -800,7 +801,8 @@ async def test_watch_knows_when_its_first_sweep_is_due(every: float | None) -> N
     board, said = Board("1h"), list[str]()
     async with simulated_client() as client:
         plan = Plan(client, ["BTCUSDT"], every, notional=False)
-        async with aclosing(watching._polled(client, plan, board, said.append)) as polled:
+        polls = watching._polled(client, plan, board, said.append, wall_time)
+        async with aclosing(polls) as polled:
             snapshot = await anext(polled)
     assert board.first is not None
     assert (snapshot.slot, snapshot.missed) == (board.first, ())
