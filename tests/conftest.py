@@ -33,6 +33,7 @@ with suppress(ValueError):  # raised outside the main thread
     # handler. So it has the default action again.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
+SIMULATIONS = Path(__file__).parent / "simulation"
 examples = int(os.environ.get("BINANCE_OI_EXAMPLES", "25"))  # `nox -s thorough` sets more
 # No deadline: on a busy machine, a slow example is no defect.
 settings.register_profile("binance-oi", max_examples=examples, deadline=None)
@@ -66,6 +67,13 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         session.config.option.continue_on_collection_errors = True
         session.config.hook.pytest_runtestloop(session=session)
     return done
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Do not trace the lines of long simulations: their modules are covered without them."""
+    for item in items:
+        if item.path.is_relative_to(SIMULATIONS):
+            item.add_marker("no_cover")
 
 
 def pytest_asyncio_loop_factories(

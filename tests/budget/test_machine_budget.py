@@ -25,8 +25,8 @@ LIMIT = 300
 
 
 def test_processes_together_use_one_limit_and_never_exceed_it(tmp_path: Path) -> None:
-    young = 5.0 - time.time() % 60.0  # s; the exchange starts at second 5 of its minute
-    exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=young)
+    late = 45.0 - time.time() % 60.0  # s; the exchange starts at second 45 of its minute
+    exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=late)
     with exchange.in_thread(), running(exchange.url, 3, tmp_path) as processes:
         until(lambda: exchange.used >= 0.97 * LIMIT)  # in the first minute, or in a later one
         answers = [process.stop()["answers"] for process in processes]
