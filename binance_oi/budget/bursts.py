@@ -19,7 +19,7 @@ from itertools import accumulate, pairwise
 from operator import sub
 from typing import NamedTuple
 
-from binance_oi.budget.tuning import BURST, BURST_RISK, BURST_SLOTS, LATE, SLOT
+from binance_oi.budget.tuning import BURST, BURST_RISK, BURST_RISK_FOR, BURST_SLOTS, LATE, SLOT
 from binance_oi.exchange.limits import WEIGHT
 
 SLOTS = round(WEIGHT.seconds / SLOT)  # slots in a minute
@@ -203,7 +203,11 @@ def _fitting(gap: int, last: int, now: float, end: int) -> int:
 
 
 def _likely(seen: float, span: float, left: float, most: float) -> int:
-    """The number of bursts to keep room for: more come with probability `BURST_RISK` at most.
+    """The number of bursts to keep room for: that more come is as unlikely as `BURST_RISK`.
+
+    In the last `BURST_RISK_FOR` seconds of a minute, the chance is `BURST_RISK` at most. Earlier it
+    is lower, in inverse proportion to the time left. Room that we keep early is not lost: we may
+    still use it later.
 
     Bursts come at random, and we have seen only a few, so their rate is uncertain. Then the number
     of further bursts has a negative binomial distribution. A Poisson distribution would assume that
@@ -215,10 +219,11 @@ def _likely(seen: float, span: float, left: float, most: float) -> int:
         left: The seconds in which further bursts may come.
         most: With room for so many, we keep the whole limit free.
     """
+    risk = BURST_RISK / max(1.0, left / BURST_RISK_FOR)
     passed = span / (span + left)
     number, chance = 0, passed**seen
     below = chance
-    while below < 1.0 - BURST_RISK and number < most:
+    while below < 1.0 - risk and number < most:
         chance *= (seen + number) / (number + 1) * (1.0 - passed)
         number += 1
         below += chance

@@ -26,9 +26,10 @@ from binance_oi.budget.tuning import (
     MEMORY,
     NEGLIGIBLE_SHARE,
     NEGLIGIBLE_WEIGHT,
-    PACE,
+    OURS,
+    PROBED,
+    PROBES,
     SLACK,
-    SLOT,
     USED_UP,
 )
 from binance_oi.budget.window import Window
@@ -202,17 +203,17 @@ class Known:
         copies. Others may be copies in three cases. First, they used over `FAIR` of the limit, less
         `SLACK`, within `EARLY` seconds of the minute. Second, their use in its first `EARLY`
         seconds and all our use of the minute add up to `USED_UP` of the limit. Third, they sent
-        steadily, as copies do beside copies (`spread_beside_copies`): over half of `USED_UP` in its
-        first `EARLY` seconds, and over half of `PACE` in each slot of these. In no case are they
-        copies if a count of minute `k`, or of the `MEMORY` minutes before it, exceeds the limit:
-        copies never exceed it.
+        probes, as copies do while they keep room for others: in `PROBED` slots they used about as
+        much as our probes of a reserved minute do, and over `OURS` in the whole minute. In no case
+        are they copies if a count of minute `k`, or of the `MEMORY` minutes before it, exceeds the
+        limit: copies never exceed it.
         """
         limit, curve = self.limit, self.others.curve(k, self.limit)
         early = curve.at(EARLY, 0.0)
         busiest = max(early, curve.busiest(EARLY))
         is_used_up = early + self.ledger.minute(k).booked >= USED_UP * limit
-        is_paced = early > USED_UP / 2 * limit and curve.least(EARLY) > PACE * SLOT / 2 * limit
-        if not (is_used_up or is_paced or busiest > (FAIR - SLACK) * limit):
+        is_probing = curve.top > OURS * limit and curve.slots_at(PROBES * limit / MINUTE) >= PROBED
+        if not (is_used_up or is_probing or busiest > (FAIR - SLACK) * limit):
             return 0.0
         most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
         return busiest if most <= limit else 0.0

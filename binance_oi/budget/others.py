@@ -95,10 +95,10 @@ class Curve:
         heights, slots = [0, *self.seen().heights], round(seconds / SLOT)
         return max(map(sub, heights[slots:], heights), default=heights[-1])
 
-    def least(self, seconds: float) -> float:
-        """The least weight that others used in a slot of the minute's first `seconds`."""
-        heights = [self.at(n * SLOT, 0.0) for n in range(round(seconds / SLOT) + 1)]
-        return min(b - a for a, b in pairwise(heights))
+    def slots_at(self, rate: float) -> int:
+        """In how many slots after our first count others used about `rate`, in weight/s."""
+        rates = [(b - a) / SLOT for a, b in pairwise(self.heights)]
+        return sum(rate / 2 <= each <= 1.5 * rate for each in rates)
 
     def seen(self) -> "Curve":
         """Return this curve without the weight that others used before our first count."""

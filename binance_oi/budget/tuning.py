@@ -42,6 +42,7 @@ GROWS = 0.05  # share by which our part grows each minute beside a possible copy
 FAIR = 0.5  # share up to which our part grows: two copies get a half each
 PACE = 1 / 40  # share that we send per second beside copies that used over `FAIR` / 2 in `EARLY` s
 EARLY = 15.0  # s; others that use about `FAIR` in it, or `USED_UP` with us, may be copies of us
+PROBED = 4  # slots of a minute in which others send as copies probe; fewer may be chance
 USED_UP = 0.75  # share at which a minute counts as used up: copies leave each other the rest
 SINGLE_LEAST = 0.01  # least share kept for single calls: a bot that just started has used little
 SINGLE_GROWS = 2  # we keep so many times the recent use by single calls: that use may double
@@ -75,9 +76,11 @@ SLOT = 5.0  # s: the step of a curve of their use
 CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
 UNSEEN = 0.25  # part of the time after a first count; until then, use before it may be late
-# In 30 seeds, others with bursts at random lose 1.9 % of their weight to refusals. They would lose
-# 2.6 % with a `BURST` of 0.1, and 4.8 % with a `BURST_RISK` of 0.05. Beside bursts every 45 s,
-# 95.4 % of the limit is used. It would be 93.3 % with `BURST_SLOTS` of 12.
+# In 40 seeds, others with bursts at random lose 1.2 % of their weight, and 90.4 % of the limit is
+# used. With a risk of 0.003 all through the minute, it was 1.2 % and 89.3 %. With that risk, they
+# lost 0.7 points more with a `BURST` of 0.1; and beside bursts every 45 s, 2.1 points less of the
+# limit was used with `BURST_SLOTS` of 12.
 BURST = 0.04  # share; a burst is so much more use within `BURST_SLOTS` than their usual rate
 BURST_SLOTS = 4  # slots, 20 s: use that goes on for longer is no burst
-BURST_RISK = 0.003  # chance that bursts without a rhythm need more than the room we keep for them
+BURST_RISK = 0.01  # chance that bursts without a rhythm need more than the room we keep for them
+BURST_RISK_FOR = 3.0  # s at a minute's end; earlier we take less risk, as there is time to send

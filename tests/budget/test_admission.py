@@ -590,9 +590,11 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 300, 0, 40),  # 400 + 300 is less than three quarters of the limit
         ([481] * 12, 100, 0, 150),  # others use over 48 % of the limit in 15 s
         ([480] * 12, 100, 0, 40),
-        ([200, 300, *[376] * 10], 100, 0, 150),  # they sent slowly, as we do beside copies
-        ([200, 300, *[375] * 10], 100, 0, 40),
-        ([200, 314, *[376] * 10], 100, 0, 40),  # less than half of `PACE` in the third slot
+        ([60] * 8 + [61, 62, 63, 64], 100, 0, 150),  # in four slots they sent as copies probe
+        ([61] * 9 + [62, 63, 64], 100, 0, 40),
+        ([60] * 8 + [62, 64, 66, 68], 100, 0, 40),  # twice as much: 0.2 %, and not 0.1 %
+        ([47, 48, 49, 50, 51, *[51] * 7], 100, 0, 150),
+        ([46, 47, 48, 49, 50, *[50] * 7], 100, 0, 40),  # not more than 5 % in all
         (ALL_ALONG, 540, 0, 40),  # 100 in the first 15 s + 540: less than three quarters
         ([0] * 9 + [161, 321, 481], 100, 0, 150),  # over 48 % in the last 15 s
         ([0] * 9 + [160, 320, 480], 100, 0, 40),

@@ -16,7 +16,7 @@ from binance_oi.budget.others import (
     rest_in_each,
     row_of_past,
 )
-from binance_oi.budget.tuning import BURST, BURST_RISK, CHANCE, LATE, SIGMA, SLOT
+from binance_oi.budget.tuning import BURST, BURST_RISK, BURST_RISK_FOR, CHANCE, LATE, SIGMA, SLOT
 
 LIMIT = 2400
 FASTEST = LIMIT / MINUTE  # weight/s
@@ -272,13 +272,14 @@ def bursts_at(*seconds: float, size: int = 150) -> list[Curve]:
 def test_bursts_without_a_rhythm_get_room_that_chance_rarely_exceeds() -> None:
     past = erratic()[1:]
     seen, span = sum(each.top for each in past) // 150, len(past) * MINUTE
-    for into in (0.0, 10.0, 30.0, 44.0, 54.0, 59.0):
+    for into in (0.0, 10.0, 30.0, 44.0, 54.0, 58.0, 59.0):
         kept = room(past, NOTHING, into)
         chances = [chance_of(n, seen, span + into, MINUTE - into) for n in range(60)]
         assert sum(chances) == pytest.approx(1.0)
         bursts = round(kept / 150)
         assert kept == 150 * bursts
-        assert sum(chances[bursts + 1 :]) <= BURST_RISK < sum(chances[bursts:])
+        risk = BURST_RISK if into >= MINUTE - BURST_RISK_FOR else 3 * BURST_RISK / (MINUTE - into)
+        assert sum(chances[bursts + 1 :]) <= risk < sum(chances[bursts:])
 
 
 def chance_of(number: int, seen: int, span: float, left: float) -> float:

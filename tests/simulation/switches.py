@@ -166,6 +166,12 @@ SWITCHES = (
         "return busiest if most <= limit else 0.0",
         "return busiest",
     ),
+    Switch(
+        "others that send as copies probe",
+        KNOWLEDGE,
+        "is_probing = curve.top > OURS * limit",
+        "is_probing = False",
+    ),
     Switch("room for our probes", ADMISSION, "return need, most + probes", "return need, most"),
     Switch(
         "a possible earlier minute stays within the limit",

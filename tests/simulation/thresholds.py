@@ -5,6 +5,9 @@ now and then, so a slight change of a number may change none of their decisions.
 file charge at moments close together, or find the largest weight that may be sent.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from binance_oi.budget.usage import Receipt
 from binance_oi.exchange.limits import Limit
 from binance_oi.sending.governor import Governor
@@ -244,7 +247,12 @@ def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> D
     def used(minute: int, into: float) -> int:
         return int(theirs * min(1.0, max(0.0, into - 2.0) / (until - 2.0))) if minute else 0
 
-    desk = Desk(note, at=20.0, limit=24_000, others=used)
+    return _beside(note, used, ours)
+
+
+def _beside(note: Note, others: Callable[[int, float], int], ours: int) -> Desk:
+    """Use `ours` in minute 1, beside `others`."""
+    desk = Desk(note, at=20.0, limit=24_000, others=others)
     for second in (20.0, 30.0, 61.2, *every(1.0, 63.0, 83.0), 110.0):
         desk.to(second)
         desk.send()
@@ -277,6 +285,24 @@ def others_may_be_copies_of_us(note: Note) -> None:
     """EARLY, USED_UP: others may be copies if their early use and our use fill a minute."""
     for ours in range(9_160, 9_680, 40):
         desk = _among_copies(note, 13_500, ours, until=20.87)
+        for second in (122.0, 131.0):
+            desk.to(second)
+            desk.send()
+        desk.to(131.2)
+        desk.room()
+
+
+@script
+@of_a_known_address
+def copies_of_us_send_probes(note: Note) -> None:
+    """PROBED: others may be copies if they send as copies probe in so many slots."""
+
+    def used(slots: int, minute: int, into: float) -> int:
+        probes, later = (min(max(0.0, into - begin), 20.0) for begin in (5.0, 30.0))
+        return 1_500 + int(4.0 * min(probes, 5.0 * slots) + 760.0 * later) if minute else 0
+
+    for slots in (2, 3, 4):
+        desk = _beside(note, partial(used, slots), 6_000)
         for second in (122.0, 131.0):
             desk.to(second)
             desk.send()
