@@ -97,8 +97,8 @@ class Curve:
 
     def slots_at(self, rate: float) -> int:
         """In how many slots after our first count others used about `rate`, in weight/s."""
-        rates = [(b - a) / SLOT for a, b in pairwise(self.heights)]
-        return sum(rate / 2 <= each <= 1.5 * rate for each in rates)
+        least, most = SLOT * rate / 2, SLOT * rate * 1.5
+        return sum(least <= b - a <= most for a, b in pairwise(self.heights))
 
     def seen(self) -> "Curve":
         """Return this curve without the weight that others used before our first count."""
