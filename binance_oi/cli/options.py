@@ -297,7 +297,7 @@ class Source:
         """Make a client of the chosen exchange; the caller closes the client.
 
         Raises:
-            UsageError: The client refuses these options.
+            UsageError: The client refuses these options, or they need a library that is missing.
         """
         log_from(self.log_level)
         if self.simulated:
@@ -332,7 +332,7 @@ class Source:
                 proxy=None if self.simulated else self.proxy,
                 local_address=None if self.simulated else self.local_address,
             )
-        except ValueError as error:
+        except (ValueError, ModuleNotFoundError) as error:
             raise UsageError(str(error)) from error
 
     def _budget(self) -> "Budget":

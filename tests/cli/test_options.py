@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,6 +264,19 @@ def test_an_impossible_limit_is_an_error_in_one_line_with_exit_code_2(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
+
+
+@pytest.mark.parametrize(
+    "words", ["get BTCUSDT", "snapshot", "budget", "record --to {0}/oi.db", "backfill {0}/oi.db"]
+)
+def test_a_shared_budget_without_its_library_is_an_error_in_one_line_with_exit_code_2(
+    words: str, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)  # as if it were not installed
+    shared = ["--budget", "redis://127.0.0.1:9", "--egress", "x"]
+    assert main([*words.format(tmp_path).split(), *shared]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "binance-oi: this needs redis: pip install 'binance-oi[redis]'\n")
 
 
 @pytest.mark.parametrize(
