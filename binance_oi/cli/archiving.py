@@ -7,7 +7,7 @@ after it has received them. So after an interruption, even a kill, the same comm
 import asyncio
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,8 +72,9 @@ async def _write_symbols(
             for number, name in enumerate(names):
                 drawn = _drawing(draw, rows, number, len(names))
                 found = archived.days([name], **stretch._asdict(), on_progress=drawn)
-                with ExitStack() as open_files:
+                async with AsyncExitStack() as open_files:
                     file: DaysWriter | None = None
+                    await open_files.enter_async_context(aclosing(found))
                     async for day in found:
                         file = file or open_files.enter_context(writing(to, name, form))
                         file.add(day)

@@ -8,7 +8,7 @@ same command continues.
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -113,12 +113,13 @@ async def _keep(client: OpenInterestClient, arguments: Arguments, file: PastFile
             arguments = arguments._replace(
                 symbols=[name for name in names if name not in file.symbols]
             )
-            async for each in arguments.read(client, on_progress):
-                if each.error is None:
-                    file.add(each)
-                    holes += len(each.holes)
-                else:
-                    failed.append(each)
+            async with aclosing(arguments.read(client, on_progress)) as read:
+                async for each in read:
+                    if each.error is None:
+                        file.add(each)
+                        holes += len(each.holes)
+                    else:
+                        failed.append(each)
         except asyncio.CancelledError:
             kept = counted(len(file.symbols), "symbol")
             write_note(f"kept {kept}; run the same command again to continue")

@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -298,11 +298,12 @@ async def read_recent(
     found = client.histories(
         wanted, period=PERIOD, since=span, received=received, on_progress=on_progress
     )
-    async for history in found:
-        symbol, before = history.symbol, known.get(history.symbol)
-        if history.error is not None:
-            yield Recent(symbol, () if before is None else before.rows, history.error)
-            continue
-        kept = Kept.of(history) if before is None else before.joined(Kept.of(history))
-        await asyncio.to_thread(cache.save, symbol, kept, min(since, now - KEPT_MS))
-        yield Recent(symbol, kept.rows)
+    async with aclosing(found):
+        async for history in found:
+            symbol, before = history.symbol, known.get(history.symbol)
+            if history.error is not None:
+                yield Recent(symbol, () if before is None else before.rows, history.error)
+                continue
+            kept = Kept.of(history) if before is None else before.joined(Kept.of(history))
+            await asyncio.to_thread(cache.save, symbol, kept, min(since, now - KEPT_MS))
+            yield Recent(symbol, kept.rows)

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from binance_oi import Archive, ArchiveDay, RecordingError
 from binance_oi.cli import main
+from binance_oi.output.days import DaysWriter
 from binance_oi.recorder import Recording
 from binance_oi.simulator import Files, LocalExchange
 from support.archive_files import published, served, whole_day
+from support.generators import note_ends
 
 HANGS = 600.0  # s after which a process counts as hung
 Captured = pytest.CaptureFixture[str]
@@ -175,6 +178,20 @@ def test_an_unwritable_target_is_an_error_with_exit_code_2(
     command = ["archive", "BTCUSDT", *last(1), "--archive-url", exchange.url]
     assert main([*command, "--to", str(tmp_path / "file")]) == 2
     assert "cannot be" in capsys.readouterr().err
+
+
+def test_the_downloads_end_before_an_error_of_the_file_is_reported(
+    exchange: LocalExchange, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(_: DaysWriter, day: ArchiveDay) -> None:
+        raise RecordingError(f"{day.symbol} cannot be written")
+
+    monkeypatch.setattr(DaysWriter, "add", add)
+    ended = note_ends(monkeypatch, Archive, "days")
+    command = ["archive", "BTCUSDT", *last(3), "--to", str(tmp_path / "out")]
+    assert main([*command, "--archive-url", exchange.url]) == 2
+    assert capsys.readouterr().err == "binance-oi: BTCUSDT cannot be written\n"
+    assert ended == ["days", "aclose"]
 
 
 # -- backfill ------------------------------------------------------------------------------------

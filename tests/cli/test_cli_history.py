@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from binance_oi import History, OpenInterestClient, RecordingError
 from binance_oi.cli import main
-from binance_oi.output.past import PART
+from binance_oi.output.past import PART, PastFile
 from binance_oi.simulator import LocalExchange
 from binance_oi.times import unix_ms
+from support.generators import note_ends
 from support.lanes import some
 
 Captured = pytest.CaptureFixture[str]
@@ -87,6 +89,20 @@ def test_a_file_is_replaced_only_on_request(tmp_path: Path, capsys: Captured) ->
     assert capsys.readouterr().err.endswith(said)
     assert main([*command, "--replace"]) == 6
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["x.jsonl"]
+
+
+def test_the_reading_ends_before_an_error_of_the_file_is_reported(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(_: PastFile, found: History) -> None:
+        raise RecordingError(f"{found.symbol} cannot be written")
+
+    monkeypatch.setattr(PastFile, "add", add)
+    ended = note_ends(monkeypatch, OpenInterestClient, "histories")
+    command = ["history", "BTCUSDT", "--since", "1h", "--to", str(tmp_path / "x.csv")]
+    assert main([*command, "--simulated"]) == 2
+    assert capsys.readouterr().err == "binance-oi: BTCUSDT cannot be written\n"
+    assert ended == ["histories", "aclose"]
 
 
 NAMES = ("BTCUSDT", "1000SHIBUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")

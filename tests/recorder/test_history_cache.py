@@ -9,7 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -32,6 +32,7 @@ from binance_oi.recorder.history_cache import (
     read_recent,
 )
 from binance_oi.simulator import LocalExchange
+from support.generators import note_ends
 from support.lanes import thorough
 
 BEGIN = 1_795_003_200_000
@@ -272,6 +273,17 @@ async def recent(
     async with OpenInterestClient(base_url=exchange.url) as client:
         found = read_recent(client, cache, symbols, SPAN)
         return {each.symbol: each async for each in found}
+
+
+async def test_the_requests_end_with_the_iteration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = note_ends(monkeypatch, OpenInterestClient, "histories")
+    async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
+        names, cache = ("BTCUSDT", "ETHUSDT"), HistoryCache(tmp_path)
+        async with aclosing(read_recent(client, cache, names, SPAN)) as found:
+            await anext(found)
+        assert ended == ["histories"]
 
 
 def instants_between(began: float, ended: float) -> int:
