@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, get_args
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
 from cyclopts.validators import Number
@@ -246,7 +246,7 @@ class Source:
     """The exchange to read, and the limits to keep, for every command that needs a client."""
 
     simulated: Annotated[Flag, Parameter(group=_exchange)] = False
-    """Start a local exchange for this command, and read it."""
+    """Start a local exchange for this command, and read it. It has a budget of its own."""
     testnet: Annotated[Flag, Parameter(group=_exchange)] = False
     """Read the exchange's testnet; its numbers are synthetic."""
     base_url: Annotated[
@@ -344,23 +344,37 @@ class Source:
             options["reserve"] = self.reserve
         if self.share is not None:
             options["share"] = self.share
-        if self.budget is not None and not self.simulated:
+        shared = None if self.simulated else check_shared(self.budget, self.egress)
+        if shared is not None:
             from binance_oi.budget.redis import RedisBudget
 
-            return RedisBudget(self.budget, egress=check_egress(self.egress), **options)
+            return RedisBudget(shared.budget, egress=shared.egress, **options)
         # Only this process reads its simulated exchange, so it needs no shared budget.
         return ProcessBudget(**options) if self.simulated else MachineBudget(**options)
 
 
-def check_egress(egress: str | None) -> str:
-    """Return the name of the public IP address, which `--budget` requires.
+class Shared(NamedTuple):
+    """A budget that several machines share."""
+
+    budget: str
+    """The URL of its server."""
+    egress: str
+    """The name of the public IP address."""
+
+
+def check_shared(budget: str | None, egress: str | None) -> Shared | None:
+    """Return the shared budget that the two options name; None if neither is given.
 
     Raises:
-        UsageError: There is no name.
+        UsageError: One option is given without the other.
     """
+    if budget is None and egress is None:
+        return None
     if egress is None:
         raise UsageError("--budget needs --egress: a name for the public address of this machine")
-    return egress
+    if budget is None:
+        raise UsageError("--egress needs --budget: the server of the budget that machines share")
+    return Shared(budget, egress)
 
 
 @Parameter(name="*")

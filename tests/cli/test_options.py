@@ -280,6 +280,29 @@ def test_a_shared_budget_without_its_library_is_an_error_in_one_line_with_exit_c
 
 
 @pytest.mark.parametrize(
+    "command", [["get", "BTCUSDT", "--base-url", "http://127.0.0.1:9"], ["budget"]]
+)
+def test_each_option_of_a_shared_budget_needs_the_other(
+    command: list[str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*command, "--budget", "redis://127.0.0.1:9"]) == 2
+    assert capsys.readouterr().err.startswith("binance-oi: --budget needs --egress: ")
+    assert main([*command, "--egress", "x"]) == 2
+    needs = "binance-oi: --egress needs --budget: the server of the budget that machines share\n"
+    assert capsys.readouterr().err == needs
+    monkeypatch.setenv("BINANCE_OI_EGRESS", "x")
+    assert main(command) == 2
+    assert capsys.readouterr().err == needs
+
+
+def test_a_simulated_exchange_has_its_own_budget(capsys: Captured) -> None:
+    assert main(["get", "BTCUSDT", "--egress", "x", "--simulated", *PATIENT]) == 0
+    assert main(["get", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "for this command, and read it. It has a budget of its own." in shown
+
+
+@pytest.mark.parametrize(
     "words, said",
     [
         ("record BTCUSDT --every 1s", "record needs --to"),

@@ -7,7 +7,7 @@ from cyclopts.validators import Number
 
 from binance_oi.cli.app import app, command
 from binance_oi.cli.endings import OK, UsageError
-from binance_oi.cli.options import Flag, Output, check_egress, variable
+from binance_oi.cli.options import Flag, Output, check_shared, variable
 from binance_oi.cli.streams import PROGRAM, write_out
 
 
@@ -33,10 +33,11 @@ def budget(
     """
     from binance_oi.cli import budgets
 
-    if budget is not None:
-        if forget is not None:
-            raise UsageError("--forget is for the budgets of this machine, not for --budget")
-        return budgets.shared(budget, check_egress(egress), output)
+    if budget is not None and forget is not None:
+        raise UsageError("--forget is for the budgets of this machine, not for --budget")
+    shared = check_shared(budget, egress)
+    if shared is not None:
+        return budgets.shared(shared.budget, shared.egress, output)
     if forget is None:
         return budgets.budgets(output)
     return budgets.forget(forget, output, is_agreed=yes)
