@@ -192,8 +192,11 @@ class ResponseError(BinanceOIError):
         """The exchange's text, escaped and bounded."""
 
     def __str__(self) -> str:
-        code = "" if self.code is None else f" (code {self.code})"
-        return f"{self.status}{code}: {printable(self.message)}"
+        text = printable(self.message)
+        if self.code is not None:
+            return f"{self.status} (code {self.code}): {text}"
+        # A status of 200 says nothing: we have read the reason in a good answer.
+        return text if self.status == 200 else f"{self.status}: {text}"
 
 
 NOT_LISTED: Final = "the exchange does not list it"

@@ -146,6 +146,7 @@ def test_errors_also_have_the_matching_builtin_type(
 @pytest.mark.parametrize(
     "error, text",
     [
+        (SymbolNotTradingError(200, None, "it is listed as PENDING"), "it is listed as PENDING"),
         (
             BannedError(418, -1003, "Way too many requests", UNTIL),
             "418 (code -1003): Way too many requests [until 2026-11-23T23:42:07Z]",
