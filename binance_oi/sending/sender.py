@@ -234,13 +234,15 @@ class Sender:
     ) -> T:
         """Continue a request whose first attempt did not end on the fast path of `send`."""
         permit, began, route = started.permit, started.began, request.route
-        left, attempt, fresh = terms.timeout, 0, False
+        left, attempt, fresh, by_deadline = terms.timeout, 0, False, False
         while True:
             attempt += 1
+            by_deadline = by_deadline or terms.ends - began < left
             left = min(left, terms.ends - began)
             try:
                 answer = started.answer or await self._transport.get(
                     *(target.url, permit, route.max_bytes, left),
+                    by_deadline=by_deadline,
                     fresh=fresh,
                     sent=started.attempt,
                     error=started.error,

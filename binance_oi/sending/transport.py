@@ -230,6 +230,7 @@ class Transport:
         max_bytes: int,
         timeout: float,
         *,
+        by_deadline: bool = False,
         fresh: bool = False,
         sent: Attempt | None = None,
         error: BaseException | None = None,
@@ -245,6 +246,7 @@ class Transport:
                 descriptor for a connection.
             max_bytes: The largest size of the uncompressed body.
             timeout: Seconds from now to the end of the body.
+            by_deadline: Whether this time is what a deadline leaves; then the error says so.
             fresh: Whether to use a new connection.
             sent: The attempt, if `start` has sent it.
             error: The error that ended the wait for its answer, if any.
@@ -283,7 +285,8 @@ class Transport:
                 return Answer(response.status, b"", False)
             if refusal is not None:
                 return refusal
-            raise TransportTimeoutError(f"no answer within {timeout:g} s") from ended
+            limit = "before the deadline" if by_deadline else f"within {timeout:g} s"
+            raise TransportTimeoutError(f"no answer {limit}") from ended
         except Exception as ended:  # aiohttp raises OSError, ValueError, zlib.error and its own
             return _refusal_after(ended, attempt, permit, response)
         finally:

@@ -279,13 +279,23 @@ async def test_a_past_deadline_sends_nothing() -> None:
     assert [type(error) for error in market.errors.values()] == [BudgetExhaustedError] * 2
 
 
+@pytest.mark.parametrize(
+    "timeout, deadline, said",
+    [(10.0, 2.0, "no answer before the deadline"), (2.0, 10.0, "no answer within 2 s")],
+)
 @pytest.mark.virtual_time
-async def test_an_answer_after_the_deadline_is_a_timeout() -> None:
-    async with RawExchange(lambda n: b"") as exchange, local_client(exchange) as client:
+async def test_an_answer_after_the_deadline_or_the_timeout_is_an_error_that_names_it(
+    timeout: float, deadline: float, said: str
+) -> None:
+    async with (
+        RawExchange(lambda n: b"") as exchange,
+        local_client(exchange, timeout=timeout) as client,
+    ):
         began = now()
-        market = await client.snapshot(["BTCUSDT"], deadline=2.0)
+        market = await client.snapshot(["BTCUSDT"], deadline=deadline)
         assert now() - began == pytest.approx(2.0, abs=0.1)
-    assert type(market.errors["BTCUSDT"]) is TransportTimeoutError
+    error = market.errors["BTCUSDT"]
+    assert (type(error), str(error)) == (TransportTimeoutError, said)
 
 
 @pytest.mark.virtual_time
