@@ -323,13 +323,14 @@ class Source:
     def _client(self, base_url: str) -> "OpenInterestClient":
         from binance_oi.client import OpenInterestClient
 
+        proxy = None if self.simulated else check_proxy(self.proxy)
         try:
             return OpenInterestClient(
                 base_url=base_url,
                 budget=self._budget(),
                 timeout=self.timeout,
                 max_wait=self.max_wait,
-                proxy=None if self.simulated else self.proxy,
+                proxy=proxy,
                 local_address=None if self.simulated else self.local_address,
             )
         except (ValueError, ModuleNotFoundError) as error:
@@ -351,6 +352,23 @@ class Source:
             return RedisBudget(shared.budget, egress=shared.egress, **options)
         # Only this process reads its simulated exchange, so it needs no shared budget.
         return ProcessBudget(**options) if self.simulated else MachineBudget(**options)
+
+
+def check_proxy(proxy: str | None) -> str | None:
+    """Return the URL of the proxy; None stays None.
+
+    Raises:
+        UsageError: It cannot be the URL of an HTTP proxy. The message does not repeat it, because
+            it may have a password.
+    """
+    from binance_oi.exchange import hosts
+
+    try:
+        return hosts.check_proxy(proxy)
+    except ValueError as error:
+        raise UsageError(
+            "--proxy must be an HTTP proxy: http://[user:password@]host[:port] or https://..."
+        ) from error
 
 
 class Shared(NamedTuple):
@@ -395,7 +413,11 @@ class ArchiveSource:
 
     @contextmanager
     def archive(self, cache: Path) -> "Generator[Archive]":
-        """Make an archive with this cache; the caller closes the archive."""
+        """Make an archive with this cache; the caller closes the archive.
+
+        Raises:
+            UsageError: `--proxy` cannot be the URL of an HTTP proxy.
+        """
         from binance_oi.exchange.archive import PUBLIC_ARCHIVE
         from binance_oi.market.archive import Archive
 
@@ -407,7 +429,7 @@ class ArchiveSource:
                 yield Archive(cache, base_url=exchange.url)
         else:
             url = self.archive_url or PUBLIC_ARCHIVE
-            yield Archive(cache, base_url=url, proxy=self.proxy)
+            yield Archive(cache, base_url=url, proxy=check_proxy(self.proxy))
 
 
 @Parameter(name="*")

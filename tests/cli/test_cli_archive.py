@@ -153,7 +153,7 @@ def test_a_range_that_the_archive_cannot_have_yet_writes_nothing(
         (["BTCUSDT", "--to", "x", "--format", "xml"], "--format"),
         (["BTCUSDT", "--to", "x", "--archive-url", "ftp://x"], "base_url"),
         (["BTCUSDT", "--to", "x", "--simulated", "--archive-url", "https://x"], "exclude"),
-        (["BTCUSDT", "--to", "x", "--proxy", "socks5://x"], "a proxy must be"),
+        (["BTCUSDT", "--to", "x", "--proxy", "socks5://x"], "--proxy must be"),
     ],
 )
 def test_wrong_usage_is_an_error_in_one_line_with_exit_code_2(

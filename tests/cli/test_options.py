@@ -254,7 +254,8 @@ def test_an_empty_symbol_is_wrong_usage(name: str, capsys: Captured) -> None:
         ("--share=half", "a share is a number up to 1, or a percentage such as 25%"),
         ("--max-wait=soon", "a period is a number with s, m, h or d"),
         ("--log-level=loud", "a level is one of debug, info, warning, error"),
-        ("--proxy=nonsense", "a proxy must be http://"),
+        ("--proxy=nonsense", "--proxy must be an HTTP proxy: http://[user:password@]host[:port]"),
+        ("--proxy=socks5://x", "[:port] or https://...\n"),
     ],
 )
 def test_an_impossible_limit_is_an_error_in_one_line_with_exit_code_2(
