@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -26,7 +26,15 @@ from binance_oi.cli.endings import (
     exit_code,
     explain,
 )
-from binance_oi.cli.streams import PROGRAM, discard, drop_unwritten, prepare, write_note, write_out
+from binance_oi.cli.streams import (
+    PROGRAM,
+    StdoutError,
+    discard,
+    drop_unwritten,
+    prepare,
+    write_note,
+    write_out,
+)
 from binance_oi.errors import BinanceOIError
 
 if TYPE_CHECKING:
@@ -120,10 +128,13 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of stdout has closed the pipe
         discard(sys.stdout)
         return OK
-    except OSError as error:  # stdout is full
-        write_note(str(error))
-        with suppress(OSError):
-            write_out("")  # if the flush fails, it drops the rest of a help page
+    except OSError as error:
+        text = str(error)
+        try:
+            write_out("")  # the rest of a help page may wait in the buffer; a failed flush drops it
+        except StdoutError as found:
+            text = str(found)
+        write_note(text)
         return UNEXPECTED
     except KeyboardInterrupt:
         return INTERRUPTED

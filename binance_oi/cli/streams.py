@@ -16,6 +16,10 @@ from typing import Final, TextIO
 PROGRAM: Final = "binance-oi"
 
 
+class StdoutError(OSError):
+    """Stdout cannot be written, for example because its disk is full."""
+
+
 class Notes(logging.Handler):
     """Writes log messages of the library as lines on stderr, above a progress bar."""
 
@@ -59,14 +63,19 @@ def log_from(level: str) -> None:
 
 
 def write_out(text: str) -> bool:
-    """Write to stdout and flush; return False if the reader has closed the pipe."""
+    """Write to stdout and flush; return False if the reader has closed the pipe.
+
+    Raises:
+        StdoutError: Stdout cannot be written for another reason.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
-            raise
+            text = f"stdout cannot be written: {error.strerror or error}"
+            raise StdoutError(text) from error
         return False
     return True
 

@@ -663,7 +663,7 @@ def test_a_full_disk_is_an_error_in_one_line_for_help_too(flag: str) -> None:
             [*PROGRAM, flag], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE
         )
     assert done.returncode == 1
-    assert done.stderr == b"binance-oi: [Errno 28] No space left on device\n"
+    assert done.stderr == b"binance-oi: stdout cannot be written: No space left on device\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
@@ -672,7 +672,7 @@ def test_a_full_disk_is_an_error_in_one_line() -> None:
         command = [*PROGRAM, "get", "BTCUSDT", "--simulated", *PATIENT]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
     assert done.returncode == 1
-    assert done.stderr == b"binance-oi: [Errno 28] No space left on device\n"
+    assert done.stderr == b"binance-oi: stdout cannot be written: No space left on device\n"
 
 
 def test_an_interrupted_snapshot_prints_nothing() -> None:
