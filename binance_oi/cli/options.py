@@ -52,7 +52,17 @@ def _seconds(_: object, tokens: Sequence[Token]) -> float:
 
 
 def _schedule(kind: object, tokens: Sequence[Token]) -> float | None:
-    return None if tokens[0].value == AUTO else _seconds(kind, tokens)
+    from binance_oi.market.schedule import period_ms
+
+    text = tokens[0].value
+    if text == AUTO:
+        return None
+    seconds = _seconds(kind, tokens)
+    try:
+        period_ms(seconds)
+    except ValueError as error:
+        raise ValueError(f"a schedule is at least 0.001s, and at most a year: {text}") from error
+    return seconds
 
 
 def _moment(_: object, tokens: Sequence[Token]) -> datetime:

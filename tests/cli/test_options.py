@@ -329,6 +329,16 @@ def test_an_error_says_only_what_is_missing_or_wrong(
     assert capsys.readouterr().err.startswith(f"binance-oi: {said} (see ")
 
 
+@pytest.mark.parametrize("command", ["watch", "record --to oi.db", "serve"])
+@pytest.mark.parametrize("every", ["0s", "0.0004", *thorough("0", "367d")])
+def test_an_impossible_schedule_is_an_error_that_names_its_option(
+    command: str, every: str, capsys: Captured
+) -> None:
+    assert main([*command.split(), "--every", every, "--simulated"]) == 2
+    wrong = f"--every: a schedule is at least 0.001s, and at most a year: {every}"
+    assert capsys.readouterr().err.startswith(f"binance-oi: Invalid value for {wrong} (see ")
+
+
 @pytest.mark.parametrize(
     "words, command",
     [
