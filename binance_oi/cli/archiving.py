@@ -26,6 +26,7 @@ from binance_oi.cli.options import ArchiveSource, Source
 from binance_oi.cli.render import counted, stretches
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import write_note
+from binance_oi.cli.summary import write_summary
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import BinanceOIError
 from binance_oi.exchange.archive import archive_of
@@ -88,7 +89,7 @@ async def _write_symbols(
         write_note("the archive covers 2020-09-01 to yesterday; nothing was written")
         return OK
     _note_failed(failed)
-    write_note(
+    write_summary(
         f"{counted(rows, 'row')} of {counted(days, 'day')}, {cached:,} from the cache; "
         f"{stretches(holes)}; {counted(len(failed), 'day')} failed"
     )
@@ -178,7 +179,7 @@ async def _fill(
             on_progress=seen,
         )
     _note_failed(found.failed)
-    write_note(
+    write_summary(
         f"{counted(found.symbols, 'symbol')}; {counted(found.rows, 'row')}, {found.new:,} of them "
         f"new; {stretches(found.holes)}; {len(found.failed):,} failed"
     )

@@ -15,6 +15,7 @@ from binance_oi.cli.endings import OK, UsageError, as_usage_errors
 from binance_oi.cli.options import Output
 from binance_oi.cli.render import counted, pools_sheet
 from binance_oi.cli.streams import prompt, write_note
+from binance_oi.cli.summary import write_summary
 from binance_oi.errors import TransportError, printable
 from binance_oi.exchange.hosts import local_place
 from binance_oi.times import iso
@@ -68,7 +69,7 @@ def forget(name: str, output: Output, *, is_agreed: bool) -> int:
     if name not in known:
         raise UsageError(f"there is no budget {printable(name)}{_names(known)}")
     output.show(pools_sheet({name: known[name]}))
-    write_note(f"{printable(name)}: {_loss(known[name])}")
+    write_summary(f"{printable(name)}: {_loss(known[name])}")
     if not is_agreed:
         if not (sys.stdin and sys.stdin.isatty()):
             raise UsageError("stdin is not a terminal, so no user can confirm; add --yes")

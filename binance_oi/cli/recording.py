@@ -34,6 +34,7 @@ from binance_oi.cli.options import End, Source
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.signals import stopped_by_signals
 from binance_oi.cli.streams import write_note
+from binance_oi.cli.summary import write_summary
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
 from binance_oi.recorder import Recorder, Status
@@ -89,7 +90,7 @@ def record(
                 finally:
                     for task in beside:
                         task.cancel()
-        write_note(f"stopped: {status_line(recorder.status)}{_schedule(recorder.status)}")
+        write_summary(f"stopped: {status_line(recorder.status)}{_schedule(recorder.status)}")
         if recorder.status.lost:
             return LOST
         if not recorder.status.sweeps and recorder.status.trouble is not None:

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import sys
+import textwrap
 from collections.abc import Iterator
 
 import pytest
@@ -168,6 +169,19 @@ def test_on_a_terminal_forget_asks_for_consent(answer: bytes, is_kept: bool) -> 
     assert plain.index("banned until") < plain.index("forget this budget? [y/N]")
     assert ("budget kept" in plain) is is_kept
     assert (NAME in machine_pools()) is is_kept
+
+
+@pytest.mark.parametrize("columns", [30, 60])
+def test_a_summary_on_a_terminal_breaks_between_words(columns: int) -> None:
+    use(NAME, banned=True)
+    words = ("budget", "--forget", NAME, "--yes", "--json")
+    _, seen = seen_on_a_terminal(*words, columns=columns)
+    plain = CONTROL.sub("", seen).replace("\r", "")
+    begin = f"binance-oi: {NAME}:"
+    summary = begin + plain.partition(begin)[2].partition("\nbinance-oi: ")[0]
+    text = " ".join(summary.split("\n"))
+    assert len(text) > columns
+    assert summary == textwrap.fill(text, columns, break_on_hyphens=False)
 
 
 def test_ctrl_c_at_the_question_keeps_the_budget() -> None:

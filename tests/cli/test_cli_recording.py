@@ -641,11 +641,13 @@ def test_a_recorder_draws_its_status_on_one_line_of_the_terminal(
     _, seen = seen_on_a_terminal(
         *words, columns=columns, until=lambda shown: re.search("sweeps [1-9]", shown) is not None
     )
-    drawn, _, _ = seen.partition("binance-oi: stopped: ")
+    drawn, _, summary = seen.partition("binance-oi: stopped: ")
     lines = CONTROL.sub("\n", drawn).replace("\r", "\n").split("\n")
     assert any(line.startswith("sweeps ") for line in lines)
     assert max(map(len, lines)) <= columns
     assert drawn.count("\x1b[1A") <= 1  # more lines would move the cursor up for each
+    rows = f"binance-oi: stopped: {CONTROL.sub('', summary)}".replace("\r", "").split("\n")
+    assert max(map(len, rows)) <= columns
 
 
 async def test_without_a_terminal_the_status_is_printed_as_a_line_at_intervals(
