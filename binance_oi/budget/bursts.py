@@ -1,16 +1,16 @@
 """Estimates how much room other clients need that come in bursts, at any second.
 
 Pure. The rule of this file: it knows only what others used in each slot of the last minutes. The
-number of their bursts shows how often bursts come. We keep room for so many that more are very
-unlikely in the rest of the minute. If the gaps between the bursts are about equal, we expect the
-next one no earlier than after the smallest gap. Once we have seen three minutes, we also expect no
-more than they lately used in about 60 s. If they also use much for longer than a burst lasts, we
-keep room for at least the most that they used in any span that is as long as the rest of this
-minute.
+number of their bursts shows how often bursts come. We keep room for so many that more are unlikely
+in the rest of the minute; the more time is left, the less likely they must be. If the gaps between
+the bursts are about equal, we expect the next one no earlier than after the smallest gap. Once we
+have seen three minutes, we also expect no more than they lately used in about 60 s. If they also
+use much for longer than a burst lasts, we keep room for at least the most that they used in any
+span that is as long as the rest of this minute.
 
 Example: 20 bursts of 150 came in 300 s, and 15 s of this minute are left. One burst is likely in
-that time. More than four come with a probability of 0.5 %, and more than five with 0.1 %. So we
-keep room for five.
+that time. More than four come with a probability of 0.5 %, and more than five with 0.1 %. With 15 s
+left we accept 0.2 %. So we keep room for five.
 """
 
 import math
@@ -203,11 +203,10 @@ def _fitting(gap: int, last: int, now: float, end: int) -> int:
 
 
 def _likely(seen: float, span: float, left: float, most: float) -> int:
-    """The number of bursts to keep room for: that more come is as unlikely as `BURST_RISK`.
+    """How many bursts to keep room for, so that more come with at most the accepted risk.
 
-    In the last `BURST_RISK_FOR` seconds of a minute, the chance is `BURST_RISK` at most. Earlier it
-    is lower, in inverse proportion to the time left. Room that we keep early is not lost: we may
-    still use it later.
+    In the last `BURST_RISK_FOR` seconds of a minute, the risk is `BURST_RISK`. Earlier it is lower,
+    in inverse proportion to the time left, because we may still use the room later.
 
     Bursts come at random, and we have seen only a few, so their rate is uncertain. Then the number
     of further bursts has a negative binomial distribution. A Poisson distribution would assume that

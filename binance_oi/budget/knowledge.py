@@ -203,16 +203,17 @@ class Known:
         copies. Others may be copies in three cases. First, they used over `FAIR` of the limit, less
         `SLACK`, within `EARLY` seconds of the minute. Second, their use in its first `EARLY`
         seconds and all our use of the minute add up to `USED_UP` of the limit. Third, they sent
-        probes, as copies do while they keep room for others: in `PROBED` slots they used about as
-        much as our probes of a reserved minute do, and over `OURS` in the whole minute. In no case
-        are they copies if a count of minute `k`, or of the `MEMORY` minutes before it, exceeds the
-        limit: copies never exceed it.
+        as copies do that probe while they keep room for others: in `PROBED` slots they used about
+        as much as our probes of a reserved minute do, and over `OURS` in the whole minute. In no
+        case are they copies if a count of minute `k`, or of the `MEMORY` minutes before it, exceeds
+        the limit: copies never exceed it.
         """
         limit, curve = self.limit, self.others.curve(k, self.limit)
         early = curve.at(EARLY, 0.0)
         busiest = max(early, curve.busiest(EARLY))
         is_used_up = early + self.ledger.minute(k).booked >= USED_UP * limit
-        is_probing = curve.top > OURS * limit and curve.slots_at(PROBES * limit / MINUTE) >= PROBED
+        pace = PROBES * limit / MINUTE
+        is_probing = curve.top > OURS * limit and curve.slots_with_rate(pace) >= PROBED
         if not (is_used_up or is_probing or busiest > (FAIR - SLACK) * limit):
             return 0.0
         most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))

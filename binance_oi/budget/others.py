@@ -95,10 +95,14 @@ class Curve:
         heights, slots = [0, *self.seen().heights], round(seconds / SLOT)
         return max(map(sub, heights[slots:], heights), default=heights[-1])
 
-    def slots_at(self, rate: float) -> int:
-        """In how many slots after our first count others used about `rate`, in weight/s."""
+    def slots_with_rate(self, rate: float) -> int:
+        """In how many slots others used half to one and a half times `rate`, in weight/s.
+
+        Use before our first count does not count. Between two counts that are far apart, we take
+        the use for even.
+        """
         least, most = SLOT * rate / 2, SLOT * rate * 1.5
-        return sum(least <= b - a <= most for a, b in pairwise(self.heights))
+        return sum(least <= b - a <= most for a, b in pairwise(self.seen().heights))
 
     def seen(self) -> "Curve":
         """Return this curve without the weight that others used before our first count."""

@@ -77,10 +77,10 @@ CHANCE = 2.0  # standard deviations of missing use that we take for chance, not 
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
 UNSEEN = 0.25  # part of the time after a first count; until then, use before it may be late
 # In 40 seeds, others with bursts at random lose 1.2 % of their weight, and 90.4 % of the limit is
-# used. With a risk of 0.003 all through the minute, it was 1.2 % and 89.3 %. With that risk, they
-# lost 0.7 points more with a `BURST` of 0.1; and beside bursts every 45 s, 2.1 points less of the
-# limit was used with `BURST_SLOTS` of 12.
+# used. With a risk of 0.003 all through the minute, it was 1.2 % and 89.3 %. Two numbers were found
+# with that risk: a `BURST` of 0.1 costs others 0.7 points more, and beside bursts every 45 s
+# `BURST_SLOTS` of 12 leaves 2.1 points more of the limit unused.
 BURST = 0.04  # share; a burst is so much more use within `BURST_SLOTS` than their usual rate
 BURST_SLOTS = 4  # slots, 20 s: use that goes on for longer is no burst
 BURST_RISK = 0.01  # chance that bursts without a rhythm need more than the room we keep for them
-BURST_RISK_FOR = 3.0  # s at a minute's end; earlier we take less risk, as there is time to send
+BURST_RISK_FOR = 3.0  # s at a minute's end; earlier we accept less risk: there is time left to send

@@ -351,6 +351,16 @@ def test_a_slot_of_a_burst_has_more_than_a_quarter_of_the_threshold(
     assert (at_any_second([curve(*used)], 0.0).weight > 0) == (longest > 0)
 
 
+def test_slots_with_a_rate_have_half_to_one_and_a_half_times_as_much_use() -> None:
+    for rise, number in ((0, 0), (1, 4), (2, 4), (3, 4), (4, 0)):  # 0.4/s are 2 in a slot
+        steady = [(5.0 * n, 50 + rise * n) for n in range(1, 6)]
+        assert curve((0.5, 50), *steady).slots_with_rate(0.4) == number
+
+
+def test_use_before_the_first_count_is_in_no_slot_with_a_rate() -> None:
+    assert curve((7.0, 2), (12.0, 4), (17.0, 6), (22.0, 8)).slots_with_rate(0.4) == 3
+
+
 def test_possible_copies_of_us_get_no_room_for_a_burst() -> None:
     past = [burst(at=2.0, size=1200), burst(at=30.0, size=1200)] * 2
     assert room(past, NOTHING, 1.0) == 0

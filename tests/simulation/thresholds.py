@@ -359,7 +359,7 @@ def others_come_in_a_burst(note: Note) -> None:
 
 @script
 def others_come_in_bursts_without_a_rhythm(note: Note) -> None:
-    """BURST_RISK: for how many bursts we leave room."""
+    """BURST_RISK, BURST_RISK_FOR: for how many bursts we leave room."""
     moments = (7, 12, 31, 38, 44), (3, 29), (18, 21, 51, 56), (), ()
 
     def used(minute: int, into: float) -> int:
