@@ -98,10 +98,10 @@ class Curve:
     def slots_with_rate(self, rate: float) -> int:
         """In how many slots others used half to one and a half times `rate`, in weight/s.
 
-        Use before our first count does not count. Between two counts that are far apart, we take
-        the use for even.
+        If that is less than a weight of 1, a slot with 1 counts. Use before our first count does
+        not count. Between two counts that are far apart, we take the use for even.
         """
-        least, most = SLOT * rate / 2, SLOT * rate * 1.5
+        least, most = SLOT * rate / 2, max(1.0, SLOT * rate * 1.5)
         return sum(least <= b - a <= most for a, b in pairwise(self.seen().heights))
 
     def seen(self) -> "Curve":

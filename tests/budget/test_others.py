@@ -357,6 +357,11 @@ def test_slots_with_a_rate_have_half_to_one_and_a_half_times_as_much_use() -> No
         assert curve((0.5, 50), *steady).slots_with_rate(0.4) == number
 
 
+def test_a_single_request_in_a_slot_has_a_rate_that_is_lower() -> None:
+    rare = curve((0.5, 50), (5.0, 51), (10.0, 51), (15.0, 52), (20.0, 54))
+    assert rare.slots_with_rate(0.1) == 1
+
+
 def test_use_before_the_first_count_is_in_no_slot_with_a_rate() -> None:
     assert curve((7.0, 2), (12.0, 4), (17.0, 6), (22.0, 8)).slots_with_rate(0.4) == 3
 
