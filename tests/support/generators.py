@@ -29,7 +29,7 @@ def note_ends(
         finally:
             ended.append(name)
 
-    async def aclose(self: object) -> None:
+    async def aclose(self: Any) -> None:
         ended.append("aclose")
         await close(self)
 
