@@ -209,11 +209,11 @@ class Known:
         the limit: copies never exceed it.
         """
         limit, curve = self.limit, self.others.curve(k, self.limit)
-        early = curve.at(EARLY, 0.0)
-        busiest = max(early, curve.busiest(EARLY))
+        early, seen = curve.at(EARLY, 0.0), curve.seen()
+        busiest = max(early, seen.busiest(EARLY))
         is_used_up = early + self.ledger.minute(k).booked >= USED_UP * limit
         pace = PROBES * limit / MINUTE
-        is_probing = curve.top > OURS * limit and curve.slots_with_rate(pace) >= PROBED
+        is_probing = curve.top > OURS * limit and seen.slots_with_rate(pace) >= PROBED
         if not (is_used_up or is_probing or busiest > (FAIR - SLACK) * limit):
             return 0.0
         most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))

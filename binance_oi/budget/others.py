@@ -91,18 +91,18 @@ class Curve:
         return rises
 
     def busiest(self, seconds: float) -> int:
-        """Weight that others used in their busiest `seconds` since our first count."""
-        heights, slots = [0, *self.seen().heights], round(seconds / SLOT)
+        """Weight that others used in their busiest `seconds`."""
+        heights, slots = [0, *self.heights], round(seconds / SLOT)
         return max(map(sub, heights[slots:], heights), default=heights[-1])
 
     def slots_with_rate(self, rate: float) -> int:
         """In how many slots others used half to one and a half times `rate`, in weight/s.
 
-        If that is less than a weight of 1, a slot with 1 counts. Use before our first count does
-        not count. Between two counts that are far apart, we take the use for even.
+        If that is less than a weight of 1, a slot with 1 counts. Between two counts that are far
+        apart, we take the use for even.
         """
         least, most = SLOT * rate / 2, max(1.0, SLOT * rate * 1.5)
-        return sum(least <= b - a <= most for a, b in pairwise(self.seen().heights))
+        return sum(least <= b - a <= most for a, b in pairwise(self.heights))
 
     def seen(self) -> "Curve":
         """Return this curve without the weight that others used before our first count."""

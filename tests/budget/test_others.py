@@ -278,7 +278,7 @@ def test_bursts_without_a_rhythm_get_room_that_chance_rarely_exceeds() -> None:
         assert sum(chances) == pytest.approx(1.0)
         bursts = round(kept / 150)
         assert kept == 150 * bursts
-        risk = BURST_RISK if into >= MINUTE - BURST_RISK_FOR else 3 * BURST_RISK / (MINUTE - into)
+        risk = BURST_RISK * min(1.0, BURST_RISK_FOR / (MINUTE - into))
         assert sum(chances[bursts + 1 :]) <= risk < sum(chances[bursts:])
 
 
@@ -363,7 +363,8 @@ def test_a_single_request_in_a_slot_has_a_rate_that_is_lower() -> None:
 
 
 def test_use_before_the_first_count_is_in_no_slot_with_a_rate() -> None:
-    assert curve((7.0, 2), (12.0, 4), (17.0, 6), (22.0, 8)).slots_with_rate(0.4) == 3
+    drawn = curve((7.0, 2), (12.0, 4), (17.0, 6), (22.0, 8))
+    assert drawn.seen().slots_with_rate(0.4) == 3
 
 
 def test_possible_copies_of_us_get_no_room_for_a_burst() -> None:
