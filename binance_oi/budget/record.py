@@ -281,8 +281,16 @@ def _is_curve_possible(curve: Curve) -> bool:
         and (not heights or 0 <= heights[0] <= heights[-1] <= MAX_WEIGHT)
         and 0.0 <= curve.since <= MINUTE
         and 0.0 <= curve.fastest <= MAX_WEIGHT
-        and 0 <= curve.base <= MAX_WEIGHT
+        and _is_base_possible(curve)
     )
+
+
+def _is_base_possible(curve: Curve) -> bool:
+    """Whether the use before the first count is part of the use up to the slot of that count."""
+    if not curve.base:
+        return True
+    slots = min(math.ceil(curve.since / SLOT), len(curve.heights))
+    return slots > 0 and 0 < curve.base <= curve.heights[slots - 1]
 
 
 def keep_cooldowns(ours: Known, found: Known, now: float) -> None:
