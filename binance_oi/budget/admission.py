@@ -13,6 +13,7 @@ from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
+    BUSY,
     CROWD,
     FAIR,
     FLIGHT,
@@ -207,7 +208,7 @@ def _part_of_single_calls(ask: Ask, known: Known) -> int:
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside other clients of this library, so that late ones find room too."""
     k = ask.likeliest
-    is_busy = known.weight_of_copies(k - 1) > FAIR / 2 * known.limit
+    is_busy = known.weight_of_copies(k - 1) > BUSY * known.limit
     if not (_keeps_room(ask, known) and is_busy):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit

@@ -1,39 +1,40 @@
 """Forecasts how much weight other clients on this IP address will still use of a minute.
 
-Pure. The rule of this file: it does not model who the others are. A bot that polls every 20 s, a
-bot that wakes at second 30, a steady stream and a copy of this library all repeat within a minute
-or so. So each minute keeps a `Curve`: how much others had used at each second. To forecast the rest
-of a minute, we compare the minute with each of the last five, and keep the highest forecast. From
-each of these minutes, we expect two kinds of use to come again: the use after the same second, and
-earlier use that the current minute still lacks, because it may only be late. If we have not seen a
-whole minute yet, or if others use more than in any minute that we saw, we also expect them to
-continue at their mean rate so far.
+Pure. The rule of this file: it does not model who the others are. Each minute keeps a `Curve`: how
+much others had used at each second. From the curves of this minute and of the last five, we expect
+three kinds of use in the rest of the minute:
 
-Example: in the last minute others used 300 by second 20, and 1000 by its end. Now it is second 20,
-and they have used 200. We expect the 700 that followed second 20 in the last minute. Of the 100
-that this minute lacks, chance explains 35. We expect the other 65 too, because they may be late.
+- Steady use: others continue at their usual rate.
+- Bursts, which may come at any second (`bursts`). The number of the last ones shows how many are
+  likely.
+- Use that comes at the same seconds of each minute (`rest_if_repeated`). Without bursts, we expect
+  what the minute shows that leaves most to come. The seconds of bursts may differ from minute to
+  minute, so beside bursts we expect only what came in every minute.
 
-A client with another rhythm, such as every 45 s, comes at other seconds in each minute. So if
-others come in bursts, we also keep room for the bursts that are likely in the rest of the minute.
+Example of the third kind, without bursts: in the last minute others used 300 by second 20, and 1000
+by its end. Now it is second 20, and they have used 200. We expect the 700 that followed second 20
+in the last minute. Of the 100 that this minute lacks, chance explains 35. We expect the other 65
+too, because they may be late.
+
+Until we have seen a whole minute, we are more cautious: we expect what the minute shows that leaves
+most to come, even beside bursts, and at least that others continue at their mean rate so far.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import sub
 
-from binance_oi.budget.bursts import EMPTY, NONE, SLOTS, Room, Row, even_rate, room_for_bursts
+from binance_oi.budget.bursts import SLOTS, Row, even_rate, find_bursts, room_for_bursts
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
-    BURST,
     CHANCE,
     FORECAST_AGE,
     LATE,
     MEMORY,
     SIGMA,
     SLOT,
-    UNSEEN,
     USED_UP,
 )
 from binance_oi.exchange.limits import WEIGHT
@@ -150,113 +151,40 @@ class Curve:
         return before + (self.heights[slot] - before) * (into - start) / (end - start)
 
 
-def rest_if_repeated(curve: Curve, into: float, others: int, rate: float) -> float:
+def rest_if_repeated(curve: Curve, into: float, others: int) -> float:
     """How much others will still use of this minute if they repeat an earlier one.
 
     Args:
         curve: Their curve of the earlier minute.
         into: Seconds since this minute began.
         others: Their use of this minute so far.
-        rate: Weight/s to assume in the earlier minute from our last count to its end.
     """
-    whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
-    before = curve.at(max(0.0, into - LATE), 0.0)
-    if into > curve.since + UNSEEN * (MINUTE - curve.since):
-        # We do not know when others used the weight before our first count. This late in the
-        # minute, we no longer expect any of that weight.
-        before = max(before, curve.base)
-    due = whole - now
+    seen, before = curve.at(into), curve.at(max(0.0, into - LATE))
     # Others are late by the weight that they lack compared with that minute, less the part that
     # chance explains. But we no longer expect use that is over `LATE` seconds late.
-    late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
-    rest = due + late
-    if others < before and curve.since < into - LATE:  # they use less than in that minute
-        rest -= min(rest, curve.calm * (MINUTE - into + LATE)) * (1.0 - others / before)
-    return rest
+    late = min(seen - others - CHANCE * math.sqrt(seen), seen - before)
+    return curve.at(MINUTE) - seen + max(0.0, late)
 
 
-def rest_if_steady(current: Curve, into: float, others: int) -> float:
-    """How much others will still use of a minute if they continue at their mean rate.
+def row_of(past: Mapping[int, Curve], k: int, current: Curve) -> Row:
+    """Their use of each slot, from the first minute of `past` to our last count of minute `k`.
 
-    The result is the higher of two forecasts: one from their mean rate up to now, and one from
-    their mean rate up to our last count.
-
-    Args:
-        current: Their curve of this minute.
-        into: Seconds since the minute began.
-        others: Their use of it so far.
+    After our last count of an earlier minute, and in minutes without counts, we assume the usual
+    use: that of the median minute. `past` has the oldest minute first.
     """
-    rate = min(others / max(into, 1.0), current.fastest)
-    held = current.rate * (MINUTE - current.until) - (others - current.top)
-    return max(rate * (MINUTE - into), held)
-
-
-def expected_rest(past: Collection[Curve], current: Curve, into: float, others: int) -> float:
-    """The most that others are expected to use in the rest of a minute.
-
-    Args:
-        past: Their curves of the minutes before this one, oldest first.
-        current: Their curve of this minute.
-        into: Seconds since the minute began.
-        others: Their use of it so far.
-    """
-    most, known = 0.0, -1.0
-    whole = any(curve.whole for curve in past)
-    for curve in past:
-        rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        # Once our counts cover a whole minute, we ignore the use before our first count in every
-        # minute that they cover only in part.
-        if whole and not curve.whole:
-            curve = curve.seen()
-            rate = curve.calm if curve.until - curve.since > SLOT else 0.0
-        most = max(most, rest_if_repeated(curve, into, others, rate))
-        known = max(known, curve.at(min(MINUTE, into + LATE), rate))
-    if others > known or not whole:
-        most = max(most, rest_if_steady(current, into, others))
-    return most
-
-
-def rest_in_each(past: Collection[Curve], into: float, others: int) -> float:
-    """The least that others will still use if they repeat an earlier minute that we saw whole.
-
-    For the arguments, see `expected_rest`.
-    """
-    rests = [rest_if_repeated(each, into, others, each.calm) for each in past if each.whole]
-    return min(rests, default=0.0)
-
-
-def row_of_past(minutes: Mapping[int, Curve], k: int) -> Row:
-    """Their use of each slot of the minutes that we saw before minute `k`.
-
-    After our last count of a minute, we assume the usual use: that of the median minute.
-
-    Args:
-        minutes: Their curves by minute, oldest first.
-        k: The current minute.
-    """
-    # The median of a few seconds may be that of a burst, so it is not their usual rate.
-    calm = sorted(c.calm for c in minutes.values() if c.until - c.since > LATE) or [0.0]
-    row = Row(calm[(len(calm) - 1) // 2] * SLOT, [], 0, [], 0)
-    last = -1
-    for j, curve in minutes.items():
-        row = _and_minute(row, curve, is_next=last == j - 1)
-        uses = row.uses + [row.usual] * (row.begin + SLOTS - len(row.uses))
-        holes = [*row.holes, len(uses)] if curve.until <= MINUTE - LATE / 2 else row.holes
-        row, last = row._replace(uses=uses, begin=len(uses), holes=holes), j
-    return row if last == k - 1 else row._replace(since=row.begin)
-
-
-def _and_minute(row: Row, curve: Curve, *, is_next: bool = True) -> Row:
-    """Add a minute to a row; `is_next` if we saw the minute before it."""
-    since = row.since if is_next else row.begin
-    holes, first = row.holes, row.begin + math.ceil(curve.since / SLOT)
-    is_hidden = curve.base > 0 and (since == row.begin or curve.since > LATE / 2)
-    if is_hidden:
-        holes = [*holes, first - 1, first]  # we do not know the gaps before and after that use
-    # So much use before our first count is hardly a burst. We may have used it before a restart.
-    is_much = curve.base > USED_UP / 2 * curve.fastest * MINUTE
-    rises = curve.rises(row.usual, keep_all=not (is_hidden and is_much))
-    return Row(row.usual, [*row.uses, *rises], since, holes, row.begin)
+    # The median of a few seconds may be that of a burst, so it is not their usual rate. In our first
+    # minute there is nothing better, so we take a shorter time.
+    least = LATE if past else LATE / 2
+    seen = [each for each in past.values() or [current] if each.until - each.since > least]
+    calm = sorted(each.calm for each in seen) or [0.0]
+    usual, first = SLOT * calm[(len(calm) - 1) // 2], min(past, default=k)
+    uses = list[float]()
+    for j, curve in [*past.items(), (k, current)]:
+        uses += [usual] * (SLOTS * (j - first) - len(uses))
+        # So much use before the oldest count is hardly a burst. It may be ours, before a restart.
+        is_much = j == first and curve.base > USED_UP / 2 * curve.fastest * MINUTE
+        uses += curve.rises(usual, keep_all=not is_much)
+    return Row(usual, uses, SLOTS * (k - first), len(past))
 
 
 @dataclass(slots=True)
@@ -267,14 +195,8 @@ class Forecast:
     """The minute, the time in steps of `FORECAST_AGE`, and the weight that others have used."""
     need: float = 0.0
     """Weight that we expect others to use until the minute ends."""
-    bursts: float = 0.0
-    """Weight that they may use until then in bursts and at their usual rate; 0 without bursts."""
-    most_of_bursts: float = 0.0
-    """`bursts`, with a margin because their usual use varies by chance."""
-    past: tuple[object, ...] = ()
-    """What `row` depends on: the current minute, and where each earlier curve ends."""
-    row: Row = EMPTY
-    """Their use of each slot of the earlier minutes."""
+    margin: float = 0.0
+    """Weight to keep free in addition, because their steady use varies by chance."""
 
 
 @dataclass(slots=True)
@@ -296,8 +218,8 @@ class Others:
         self.expected_until = max(self.expected_until, k)
 
     def past(self, k: int) -> dict[int, Curve]:
-        """Their curves of the last `MEMORY` minutes before `k`, by minute."""
-        known = self.curves.items()
+        """Their curves of the last `MEMORY` minutes before `k`, by minute, oldest first."""
+        known = sorted(self.curves.items())  # a late answer may begin the curve of an older minute
         return {j: curve for j, curve in known if k - MEMORY <= j < k and curve.heights}
 
     def curve(self, k: int, limit: int) -> Curve:
@@ -334,42 +256,55 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            latest.question = question
-            room, steady = self._room_for_bursts(k, limit, into, others, latest)
-            most = max(0.0, limit - others)
-            # The room for bursts covers chance already, but not that of their steady use.
-            latest.bursts = min(room.weight + steady, most)
-            latest.most_of_bursts = min(latest.bursts + SIGMA * math.sqrt(steady), most)
-            if room.replaces:
-                latest.need = max(steady, rest_in_each(past.values(), into, others))
-            else:
-                latest.need = expected_rest(past.values(), curve, into, others)
-        # A rate that we saw for only a tenth of a minute has ten times the variance.
-        spread = 1.0 if past else MINUTE / max(1.0, curve.until)
-        margin = SIGMA * math.sqrt(latest.need * spread)
+            need, steady = self._rest(k, limit, into, others)
+            # A rate that we saw for only a tenth of a minute has ten times the variance.
+            spread = 1.0 if past else MINUTE / max(1.0, curve.until)
+            latest.question, latest.need = question, max(0.0, min(need, limit - others))
+            latest.margin = SIGMA * math.sqrt(steady * spread)
         need = max(latest.need, self.expected_surge - minute.others)
-        return max(need, latest.bursts), max(need + margin, latest.most_of_bursts)
+        return need, need + latest.margin
 
-    def _room_for_bursts(
-        self, k: int, limit: int, into: float, others: int, latest: Forecast
-    ) -> tuple[Room, float]:
-        """Return the room for bursts, and the use of others at their usual rate; 0 without bursts.
+    def _rest(self, k: int, limit: int, into: float, others: int) -> tuple[float, float]:
+        """Return how much others will still use of minute `k`, and the steady part of that.
 
-        That rate is the highest of this minute, the minute before and the median minute. So a
-        client that has just begun gets room, too.
+        The steady part continues at their usual rate: the highest of the rates of this minute, the
+        minute before and the median minute. So a client that has just begun gets room, too.
         """
-        curve, past = self.curve(k, limit), self.past(k)
-        tops = sorted(each.top for each in past.values()) or [curve.top]
-        if tops[(len(tops) - 1) // 2] > USED_UP / 2 * limit:
-            return NONE, 0.0  # maybe copies of us: each would keep room that none would use
-        seen = (k, *((j, each.until, each.top) for j, each in past.items()))
-        if seen != latest.past:
-            latest.past, latest.row = seen, row_of_past(past, k)
-        usual = latest.row.usual if past else curve.calm * SLOT
-        row = _and_minute(latest.row._replace(usual=usual), curve)
-        room = room_for_bursts(row, into, limit, others)
-        if room is NONE:
-            return room, 0.0
-        last, even = self.curve(k - 1, limit), even_rate(row, BURST * limit)
-        rate = min(max(curve.calm, last.calm, usual / SLOT, even), limit / MINUTE)
-        return room, rate * (MINUTE - into)
+        curve, past, left = self.curve(k, limit), self.past(k), max(0.0, MINUTE - into)
+        whole = [each for each in past.values() if each.whole]
+        row = row_of(past, k, curve)
+        rates = [row.usual / SLOT, even_rate(row, limit)]
+        rates += [
+            each.calm
+            for each in (curve, self.curve(k - 1, limit))
+            if each.until - each.since > LATE / 2
+        ]
+        steady = min(max(rates), limit / MINUTE) * left
+        # In a minute seen in part, we do not know when others used the weight before our first
+        # count, so we leave it out.
+        repeated = [
+            rest_if_repeated(each, into, others)
+            for each in whole or [each.seen() for each in past.values()]
+        ]
+        bursts = [] if _are_heavy(whole, limit) else find_bursts(row, limit)
+        if bursts:
+            room = room_for_bursts(row, bursts, into, limit, others)
+            rest = max(steady + room, min(repeated, default=0.0))
+        else:
+            rest = max(steady, *repeated, 0.0)
+        if not whole:  # we know too little of their minutes, so their mean rate so far counts too
+            # `learning` omits counts that our weight under way may make too low. So the curve may
+            # end earlier, and show a higher mean rate.
+            held = curve.rate * (MINUTE - curve.until) - (others - curve.top)
+            mean = min(others / max(into, 1.0), curve.fastest) * left
+            rest = max(rest, *repeated, mean, held)
+        return rest, steady
+
+
+def _are_heavy(whole: Sequence[Curve], limit: int) -> bool:
+    """Whether others used so much of most minutes that they may be copies of us.
+
+    Room for bursts of copies would be wasted: each copy would keep it free, and none would use it.
+    """
+    tops = sorted(each.top for each in whole)
+    return bool(tops) and tops[(len(tops) - 1) // 2] > USED_UP / 2 * limit

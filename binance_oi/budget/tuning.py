@@ -40,7 +40,8 @@ AT_ONCE = 0.5  # share that a client without knowledge may send at once: two may
 OURS = 0.05  # share for us and our probes that others cannot take
 GROWS = 0.05  # share by which our part grows each minute beside a possible copy of us
 FAIR = 0.5  # share up to which our part grows: two copies get a half each
-PACE = 1 / 40  # share that we send per second beside copies that used over `FAIR` / 2 in `EARLY` s
+PACE = 1 / 40  # share that we send per second beside copies that used over `BUSY` in `EARLY` s
+BUSY = 0.3  # share; with a smaller copy, its use and our slow use would stay below `USED_UP`
 EARLY = 15.0  # s; others that use about `FAIR` in it, or `USED_UP` with us, may be copies of us
 PROBED = 4  # slots of a minute in which others send as copies probe; fewer may be chance
 USED_UP = 0.75  # share at which a minute counts as used up: copies leave each other the rest
@@ -75,12 +76,7 @@ DRIFT_EVERY = 1.0  # s between two updates of our clock's error, at least
 SLOT = 5.0  # s: the step of a curve of their use
 CHANCE = 2.0  # standard deviations of missing use that we take for chance, not for lateness
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
-UNSEEN = 0.25  # part of the time after a first count; until then, use before it may be late
-# In 40 seeds, others with bursts at random lose 1.2 % of their weight, and 90.4 % of the limit is
-# used. With a risk of 0.003 all through the minute, it was 1.2 % and 89.3 %. Two numbers were found
-# with that risk: a `BURST` of 0.1 costs others 0.7 points more, and beside bursts every 45 s
-# `BURST_SLOTS` of 12 leaves 2.1 points more of the limit unused.
-BURST = 0.04  # share; a burst is so much more use within `BURST_SLOTS` than their usual rate
-BURST_SLOTS = 4  # slots, 20 s: use that goes on for longer is no burst
+BURST = 0.04  # share; a burst is so much more use than their usual rate
+ENOUGH = 3  # minutes; once we have seen so many, their use of them bounds the room for bursts
 BURST_RISK = 0.01  # chance that bursts without a rhythm need more than the room we keep for them
 BURST_RISK_FOR = 3.0  # s at a minute's end; earlier we accept less risk: there is time left to send

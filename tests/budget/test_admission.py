@@ -631,9 +631,9 @@ def test_while_a_copy_is_active_a_refusal_does_not_reduce_our_part() -> None:
     [
         ([501] * 12, 4.0, 150),  # 50 at once, and 25 in each second (1/40 of the limit)
         ([501] * 12, 0.4, 60),
-        ([251] * 12, 4.0, 150),  # a copy that uses just over a quarter of the limit in 15 s
-        ([250] * 12, 4.0, None),
-        ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # evenly: a quarter takes 30 s
+        ([301] * 12, 4.0, 150),  # a copy that uses just over 30 % of the limit in 15 s
+        ([300] * 12, 4.0, None),
+        ([601 * n // 12 for n in range(1, 13)], 4.0, None),  # evenly: 30 % take 30 s
     ],
 )
 def test_while_a_copy_uses_much_of_the_minute_early_we_send_slowly(

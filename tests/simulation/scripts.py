@@ -439,7 +439,7 @@ def heavy_probes_of_a_full_minute(note: Note) -> None:
 
 @script
 def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
-    """UNSEEN: until when in the next minute the pool expects the same use again."""
+    """How long the next minute keeps room for use that came before the first count."""
     for at in every(0.03, 33.0, 33.4):
         desk = Desk(note, at=at, others=bursts(1000, 10.0, minutes=(0,)))
         desk.go_on(59.0, every=1.0, most=5)
@@ -454,6 +454,7 @@ def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
 def a_ban_and_what_follows(note: Note) -> None:
     desk = Desk(note, at=40.0, others=bursts(300, 10.0))
     desk.go_on(45.0)
+    desk.to(50.0)
     desk.send()
     desk.refuse(120.0, ban=True, shown=None)
     desk.go_on(320.0, every=1.0)

@@ -281,6 +281,18 @@ def copies_of_us_share_the_address(note: Note) -> None:
 
 
 @script
+def copies_of_us_have_grown(note: Note) -> None:
+    """BUSY: how much copies must use early, so that we send slowly."""
+    for theirs in range(7_100, 7_320, 20):
+        desk = _among_copies(note, theirs, 11_200)
+        for second in (124.0, 131.0):
+            desk.to(second)
+            desk.send()
+            desk.to(second + 0.2)
+            desk.room()
+
+
+@script
 def others_may_be_copies_of_us(note: Note) -> None:
     """EARLY, USED_UP: others may be copies if their early use and our use fill a minute."""
     for ours in range(9_160, 9_680, 40):
@@ -344,12 +356,11 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 @script
 def others_come_in_a_burst(note: Note) -> None:
-    """BURST, BURST_SLOTS: which use is a burst, so that we leave room for another one."""
-    for size, lasts in ((955, 1.0), (965, 1.0), (2_000, 18.0), (2_000, 22.0)):
+    """BURST: which use is a burst, so that we leave room for another one."""
+    for size in (955, 965):
 
-        def used(minute: int, into: float, size: int = size, lasts: float = lasts) -> int:
-            late = max(0.0, into - 11.0)
-            return int(size * min(1.0, late / lasts)) if minute == 1 else 0
+        def used(minute: int, into: float, size: int = size) -> int:
+            return int(size * min(1.0, max(0.0, into - 11.0))) if minute == 1 else 0
 
         desk = Desk(note, at=4.0, limit=24_000, others=used)
         for minute in range(3):
@@ -359,7 +370,7 @@ def others_come_in_a_burst(note: Note) -> None:
 
 @script
 def others_come_in_bursts_without_a_rhythm(note: Note) -> None:
-    """BURST_RISK, BURST_RISK_FOR: for how many bursts we leave room."""
+    """BURST_RISK, BURST_RISK_FOR, ENOUGH: for how many bursts we leave room."""
     moments = (7, 12, 31, 38, 44), (3, 29), (18, 21, 51, 56), (), ()
 
     def used(minute: int, into: float) -> int:
@@ -394,6 +405,20 @@ def refusals_a_minute_and_two_minutes_apart(note: Note) -> None:
             if refused:
                 desk.send()
                 desk.refuse()
+
+
+@script
+def refusals_in_three_minutes_in_a_row(note: Note) -> None:
+    """SURGE_MOST: the most weight that the pool keeps free after several refusals."""
+    desk = Desk(note, at=12.0)
+    desk.go_on(15.0)
+    for second in (70.0, 130.0, 190.0):
+        desk.to(second)
+        desk.send()
+        desk.refuse()
+    desk.go_on(290.0, every=1.0, weight=37, most=1)
+    for second in (291.0, 293.0):
+        _room_beside_others(desk, second)
 
 
 @script
