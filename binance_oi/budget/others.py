@@ -30,6 +30,7 @@ from binance_oi.budget.bursts import SLOTS, Row, even_rate, find_bursts, room_fo
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
     CHANCE,
+    ENOUGH,
     FORECAST_AGE,
     LATE,
     MEMORY,
@@ -172,8 +173,8 @@ def row_of(past: Mapping[int, Curve], k: int, current: Curve) -> Row:
     After our last count of an earlier minute, and in minutes without counts, we assume the usual
     use: that of the median minute. `past` has the oldest minute first.
     """
-    # The median of a few seconds may be that of a burst, so it is not their usual rate. In our first
-    # minute there is nothing better, so we take a shorter time.
+    # The median of a few seconds may be that of a burst, so it is not their usual rate. In our
+    # first minute there is nothing better, so we take a shorter time.
     least = LATE if past else LATE / 2
     seen = [each for each in past.values() or [current] if each.until - each.since > least]
     calm = sorted(each.calm for each in seen) or [0.0]
@@ -181,9 +182,12 @@ def row_of(past: Mapping[int, Curve], k: int, current: Curve) -> Row:
     uses = list[float]()
     for j, curve in [*past.items(), (k, current)]:
         uses += [usual] * (SLOTS * (j - first) - len(uses))
-        # So much use before the oldest count is hardly a burst. It may be ours, before a restart.
-        is_much = j == first and curve.base > USED_UP / 2 * curve.fastest * MINUTE
-        uses += curve.rises(usual, keep_all=not is_much)
+        # We do not know when others used the weight before our first count. It may even be ours,
+        # before a restart. So we leave it out if we know enough other minutes, or if it is so much
+        # that it is hardly a burst.
+        is_much = curve.base > USED_UP / 2 * curve.fastest * MINUTE
+        is_unclear = j == first and (is_much or len(past) > ENOUGH)
+        uses += curve.rises(usual, keep_all=not is_unclear)
     return Row(usual, uses, SLOTS * (k - first), len(past))
 
 
@@ -196,7 +200,7 @@ class Forecast:
     need: float = 0.0
     """Weight that we expect others to use until the minute ends."""
     margin: float = 0.0
-    """Weight to keep free in addition, because their steady use varies by chance."""
+    """Weight to keep free in addition, because their use varies by chance."""
 
 
 @dataclass(slots=True)
@@ -256,19 +260,20 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            need, steady = self._rest(k, limit, into, others)
+            need, varies = self._rest(k, limit, into, others)
             # A rate that we saw for only a tenth of a minute has ten times the variance.
             spread = 1.0 if past else MINUTE / max(1.0, curve.until)
             latest.question, latest.need = question, max(0.0, min(need, limit - others))
-            latest.margin = SIGMA * math.sqrt(steady * spread)
+            latest.margin = SIGMA * math.sqrt(varies * spread)
         need = max(latest.need, self.expected_surge - minute.others)
         return need, need + latest.margin
 
     def _rest(self, k: int, limit: int, into: float, others: int) -> tuple[float, float]:
-        """Return how much others will still use of minute `k`, and the steady part of that.
+        """Return how much others will still use of minute `k`, and the part that varies by chance.
 
-        The steady part continues at their usual rate: the highest of the rates of this minute, the
-        minute before and the median minute. So a client that has just begun gets room, too.
+        If that part is their steady use, it continues at their usual rate: the highest of the rates
+        of this minute, the minute before and the median minute. So a client that has just begun
+        gets room, too. The room for bursts covers chance already.
         """
         curve, past, left = self.curve(k, limit), self.past(k), max(0.0, MINUTE - into)
         whole = [each for each in past.values() if each.whole]
@@ -280,25 +285,23 @@ class Others:
             if each.until - each.since > LATE / 2
         ]
         steady = min(max(rates), limit / MINUTE) * left
+        bursts = [] if _are_heavy(whole, limit) else find_bursts(row, limit)
+        room = room_for_bursts(row, bursts, into, limit, others) if bursts else 0.0
         # In a minute seen in part, we do not know when others used the weight before our first
         # count, so we leave it out.
-        repeated = [
+        rests = [
             rest_if_repeated(each, into, others)
             for each in whole or [each.seen() for each in past.values()]
         ]
-        bursts = [] if _are_heavy(whole, limit) else find_bursts(row, limit)
-        if bursts:
-            room = room_for_bursts(row, bursts, into, limit, others)
-            rest = max(steady + room, min(repeated, default=0.0))
-        else:
-            rest = max(steady, *repeated, 0.0)
         if not whole:  # we know too little of their minutes, so their mean rate so far counts too
             # `learning` omits counts that our weight under way may make too low. So the curve may
             # end earlier, and show a higher mean rate.
             held = curve.rate * (MINUTE - curve.until) - (others - curve.top)
-            mean = min(others / max(into, 1.0), curve.fastest) * left
-            rest = max(rest, *repeated, mean, held)
-        return rest, steady
+            rests += [min(others / max(into, 1.0), curve.fastest) * left, held]
+        repeated = min(rests) if bursts and whole else max(rests)
+        if repeated > steady + room:
+            return repeated, repeated
+        return steady + room, steady
 
 
 def _are_heavy(whole: Sequence[Curve], limit: int) -> bool:

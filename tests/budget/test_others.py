@@ -395,6 +395,21 @@ def test_only_little_use_before_our_first_count_is_a_burst(size: int, expected: 
     assert min(room([part], NOTHING, 5.0), 900) == expected
 
 
+def test_use_before_our_first_count_is_left_out_once_we_know_enough_minutes() -> None:
+    part, quiet = curve((40.0, 500), (59.0, 500)), curve((1.0, 0), (60.0, 0))
+    assert room([part, *[quiet] * 2], NOTHING, 5.0) > 0
+    assert room([part, *[quiet] * 3], NOTHING, 5.0) == 0
+
+
+def test_the_margin_is_that_of_the_steady_or_the_repeated_use() -> None:
+    bursts = noted([burst(8.0)] * 4, curve((1.0, 0)), 1.0)
+    assert bursts.need == 500
+    assert bursts.margin == 0
+    small = noted([burst(8.0, size=90)] * 4, curve((1.0, 0)), 1.0)
+    assert small.need == 90
+    assert small.margin == SIGMA * math.sqrt(90)
+
+
 def test_much_use_before_the_first_count_of_a_later_minute_is_a_burst() -> None:
     quiet, much = curve((1.0, 0), (60.0, 0)), curve((9.0, 1000), (60.0, 1000))
     assert room([quiet, much], NOTHING, 5.0) >= 1000

@@ -24,6 +24,18 @@ ADMISSION, TUNING, LEDGER = "budget/admission.py", "budget/tuning.py", "budget/l
 ATTRIBUTION, CLOCK = "budget/attribution.py", "budget/server_clock.py"
 
 SWITCHES = (
+    Switch("what came in each minute", OTHERS, "min(rests) if bursts and", "0.0 if bursts and"),
+    Switch("what came in an earlier minute", OTHERS, "whole else max(rests)", "whole else 0.0"),
+    Switch(
+        "the mean rate so far", OTHERS, "rests += [min(others / max(into, 1.0)", "rests += [min(0.0"
+    ),
+    Switch(
+        "the rate of an earlier count",
+        OTHERS,
+        "curve.fastest) * left, held]",
+        "curve.fastest) * left]",
+    ),
+    Switch("a margin for chance", OTHERS, "SIGMA * math.sqrt(varies * spread)", "0.0"),
     Switch("a minute seen in part", OTHERS, "in whole or [each", "in [each"),
     Switch("use before the first count", OTHERS, "each.seen() for each in", "each for each in"),
     Switch("others that come late", OTHERS, " + max(0.0, late)", ""),
@@ -34,13 +46,8 @@ SWITCHES = (
     Switch("use as in any 60 s", BURSTS, "return max(0.0, min(room, bound))", "return room"),
     Switch("a burst that goes on", BURSTS, "if now < last.end + 1 else 0.0", "if False else 0.0"),
     Switch("no room for bursts of copies", OTHERS, "[] if _are_heavy(whole, limit) else ", ""),
-    Switch("what came in each minute", OTHERS, "min(repeated, default=0.0)", "0.0"),
-    Switch("what came in an earlier minute", OTHERS, "max(steady, *repeated, 0.0)", "steady"),
     Switch("steady others that are new", OTHERS, "in (curve, self.curve(k - 1, limit))", "in ()"),
     Switch("the mean rate without bursts", OTHERS, " / SLOT, even_rate(row, limit)", " / SLOT"),
-    Switch("the mean rate so far", OTHERS, "*repeated, mean, held)", "*repeated, held)"),
-    Switch("the rate of an earlier count", OTHERS, "*repeated, mean, held)", "*repeated, mean)"),
-    Switch("a margin for chance", OTHERS, "SIGMA * math.sqrt(steady * spread)", "0.0"),
     Switch(
         "our weight under way hides others' use",
         OTHERS,
